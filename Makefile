@@ -1,0 +1,33 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each makes its own virtual environment.
+
+PYTHON ?= python3
+LIGHT := .venv
+TEST := .venv-test
+
+.PHONY: demo test install clean
+
+demo: install
+	$(LIGHT)/bin/tailorbird demo
+
+install: $(LIGHT)/installed
+
+$(LIGHT)/installed: pyproject.toml $(shell find src -type f -not -name '*.pyc' 2>/dev/null)
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "tailorbird needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make demo PYTHON=python3.12")'
+	$(PYTHON) -m venv $(LIGHT)
+	$(LIGHT)/bin/pip install --quiet --disable-pip-version-check .
+	@touch $@
+
+$(TEST)/installed: pyproject.toml
+	$(PYTHON) -m venv $(TEST)
+	$(TEST)/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(TEST)/bin/pip install --quiet --disable-pip-version-check --editable . --group test
+	@touch $@
+
+test: $(TEST)/installed
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/mypy
+	$(TEST)/bin/python -m pytest
+
+clean:
+	rm -rf $(LIGHT) $(TEST)

@@ -1,0 +1,232 @@
+"""A published ONNX file, made complete in itself and checked before anything is built on it.
+
+What other tools export varies: weights in a second file, functions of their own, operators of one runtime only. Here that is
+brought to one form, or refused with what was seen.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from tailorbird import graphs
+from tailorbird.errors import BackboneError
+
+if TYPE_CHECKING:
+    import onnx
+
+MOST_BYTES = 1_500_000_000
+"""The largest network that is taken in, weights in other files included: one protobuf file ends at 2 GB."""
+
+LEAST_OPSET = 11
+
+OTHER_FILE = "choose another ONNX file of the repository with `file`, such as the unquantised, unoptimised onnx/model.onnx"
+
+
+@dataclass(frozen=True)
+class PixelInput:
+    """The input that takes the image. `fixed` is the (height, width) the graph fixes, None where it leaves it open."""
+
+    name: str
+    half: bool
+    """Whether it takes float16 instead of float32."""
+    channels_last: bool
+    """(N, H, W, 3) rather than (N, 3, H, W)."""
+    fixed: tuple[int | None, int | None]
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The network with all weights inside, its own functions inlined, standard operators only.
+
+    Raises BackboneError: not ONNX, weights missing or outside the folder, more than 1.5 GB, operators or versions not supported.
+    """
+    import onnx
+    import onnx.inliner
+
+    model = _parse(path)
+    _embed(model, path)
+    if model.functions:
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+        except Exception as problem:  # the C++ inliner throws RuntimeError and ValueError alike
+            raise BackboneError(f"{path.name} defines functions that cannot be inlined: {first_line(problem)}; {OTHER_FILE}") from None
+    _check_operators(model, path.name)
+    if len(model.graph.node) == 0:
+        raise BackboneError(f"{path.name} holds no graph; it is not a network")
+    return model
+
+
+def external_files(path: Path) -> list[str]:
+    """The names, relative to the file's folder, of the other files that hold its weights. Raises BackboneError."""
+    return sorted({_location(tensor, path.name) for tensor in _tensors(_parse(path)) if _is_external(tensor)})
+
+
+def pixel_input(model: onnx.ModelProto) -> PixelInput:
+    """The one input, if it takes images. Raises BackboneError naming the inputs seen and what would be understood."""
+    import onnx
+
+    initialisers = {tensor.name for tensor in model.graph.initializer} | {s.values.name for s in model.graph.sparse_initializer}
+    inputs = [value for value in model.graph.input if value.name not in initialisers]
+    seen = f"inputs seen: {graphs.describe(inputs)}"
+    if len(inputs) != 1:
+        advice = "choose a vision-only file such as onnx/vision_model.onnx with `file`, if the repository has one"
+        if not any("ids" in value.name or "text" in value.name for value in inputs):
+            advice = "understood is a network with one image input, such as a feature extractor or an image classifier"
+        raise BackboneError(f"the network takes {len(inputs)} inputs, not just an image; {seen}; {advice}")
+    kind = inputs[0].type.tensor_type
+    if kind.elem_type == onnx.TensorProto.UINT8 and {"features"} <= {value.name for value in model.graph.output}:
+        raise BackboneError("this file is a tailorbird backbone already; use it directly: --backbone FILE.onnx")
+    dimensions = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+    if kind.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16) or len(dimensions) != 4:
+        raise BackboneError(f"the input is no image; {seen}; understood is float32 or float16 of shape (N, 3, H, W)")
+    # With every axis open, exporters mean channels first; a fixed 3 at the end only is TensorFlow's order.
+    channels_last = dimensions[3] == 3 and dimensions[1] != 3
+    channels = dimensions[3 if channels_last else 1]
+    if channels not in (3, None):
+        raise BackboneError(f"the input has {channels} channels; {seen}; understood are three (RGB)")
+    height, width = (dimensions[1], dimensions[2]) if channels_last else (dimensions[2], dimensions[3])
+    return PixelInput(inputs[0].name, kind.elem_type == onnx.TensorProto.FLOAT16, channels_last, (height or None, width or None))
+
+
+def first_line(problem: Exception) -> str:
+    """The first line of a library's error message, at most 300 characters."""
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:300]
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    import onnx
+
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise _too_large(path.name, path.stat().st_size)
+        data = path.read_bytes()
+    except OSError as problem:
+        raise BackboneError(f"{path} cannot be read: {problem.strerror}") from None
+    if data.startswith(b"version https://git-lfs"):
+        raise BackboneError(f"{path.name} is a Git LFS pointer, not the network itself; fetch it with `git lfs pull`")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except Exception:  # protobuf's DecodeError has no stable home
+        raise BackboneError(f"{path.name} is not an ONNX file, or it is truncated; download it again") from None
+    return model
+
+
+def _too_large(name: str, size: int) -> BackboneError:
+    return BackboneError(
+        f"{name} has {size / 1e9:.1f} GB of weights; at most {MOST_BYTES / 1e9:.1f} GB fit into one backbone file; "
+        "choose a smaller member of the family"
+    )
+
+
+def _embed(model: onnx.ModelProto, path: Path) -> None:
+    """Read the weights that are kept in other files into the model.
+
+    Not done with onnx.load: it refuses symbolic links, and in the download cache every file is one.
+    """
+    outside = [tensor for tensor in _tensors(model) if _is_external(tensor)]
+    total = path.stat().st_size
+    for name in {_location(tensor, path.name) for tensor in outside}:
+        beside = path.parent / name
+        if not beside.is_file():
+            raise BackboneError(f"{path.name} keeps weights in {name}, which is not beside it; download both into one folder")
+        total += beside.stat().st_size
+    if total > MOST_BYTES:
+        raise _too_large(path.name, total)
+    for tensor in outside:
+        said = {entry.key: entry.value for entry in tensor.external_data}
+        beside = path.parent / _location(tensor, path.name)
+        try:
+            offset, length = int(said.get("offset", 0)), int(said.get("length", -1))
+            with beside.open("rb") as file:
+                file.seek(offset)
+                data = file.read(length)
+        except (ValueError, OSError) as problem:
+            raise BackboneError(f"{path.name}: weight {tensor.name!r} cannot be read from {beside.name}: {problem}") from None
+        if length >= 0 and len(data) != length:
+            raise BackboneError(f"{beside.name} is truncated: weight {tensor.name!r} ends after {len(data)} of {length} bytes")
+        tensor.raw_data = data
+        del tensor.external_data[:]
+        tensor.data_location = tensor.DEFAULT
+
+
+def _location(tensor: onnx.TensorProto, name: str) -> str:
+    """Where a tensor's weights are, relative to the file's folder and never outside it."""
+    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    parts = PurePosixPath(location).parts
+    if not parts or location.startswith("/") or ".." in parts or "\\" in location or ":" in location:
+        raise BackboneError(f"{name} keeps weights at {location!r}, outside its own folder; such a file is not opened")
+    return location
+
+
+def _check_operators(model: onnx.ModelProto, name: str) -> None:
+    """Refuse operators outside the ONNX standard and operator sets that are too old or too new."""
+    import onnx
+    import onnxruntime
+
+    strange: dict[str, set[str]] = defaultdict(set)
+    dynamic = False
+    for node in _nodes(model.graph):
+        if node.domain not in graphs.STANDARD_DOMAINS:
+            strange[node.domain].add(node.op_type)
+        dynamic = dynamic or node.op_type == "DynamicQuantizeLinear"
+    if strange:
+        listed = "; ".join(f"{domain}: {', '.join(sorted(operators))}" for domain, operators in sorted(strange.items()))
+        raise BackboneError(f"{name} uses operators outside the ONNX standard ({listed}), which run in one runtime only; {OTHER_FILE}")
+    if dynamic:
+        raise BackboneError(
+            f"{name} is dynamically quantised: the quantisation step is taken over the whole batch, so a photo's features would "
+            f"depend on the photos beside it; {OTHER_FILE}"
+        )
+    opset = graphs.standard_opset(model)
+    if opset < LEAST_OPSET:
+        raise BackboneError(f"{name} is written in operator set {opset}; at least {LEAST_OPSET} is needed: {OTHER_FILE}")
+    if opset > onnx.defs.onnx_opset_version() or model.ir_version > onnx.IR_VERSION:
+        raise BackboneError(
+            f"{name} is written in operator set {opset}, IR version {model.ir_version}; the installed onnx {onnx.__version__} and "
+            f"onnxruntime {onnxruntime.__version__} are older: pip install --upgrade onnxruntime onnx"
+        )
+
+
+def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the graphs inside its nodes (branches and loop bodies), at any depth."""
+    yield graph
+    for node in graph.node:
+        yield from inner_graphs(node)
+
+
+def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside one node, at any depth."""
+    for attribute in node.attribute:
+        for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+            yield from all_graphs(inner)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for inner in all_graphs(graph):
+        yield from inner.node
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor: weights, and constants in nodes, inner graphs and functions."""
+    nodes = [node for inner in all_graphs(model.graph) for node in inner.node]
+    for function in model.functions:
+        for node in function.node:
+            nodes.append(node)
+            nodes.extend(deeper for inner in inner_graphs(node) for deeper in inner.node)
+    for inner in all_graphs(model.graph):
+        yield from inner.initializer
+        for sparse in inner.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location == tensor.EXTERNAL

@@ -1,0 +1,43 @@
+"""The application: its commands, in the order of a user's path."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tailorbird.cli import backbones, cache, demo, evaluate, predict, scan, train
+
+app = typer.Typer(
+    name="tailorbird",
+    help="From a folder of labelled photos to a tested, portable image classifier.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import tailorbird
+
+        typer.echo(f"tailorbird {tailorbird.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    """From a folder of labelled photos to a tested, portable image classifier."""
+
+
+app.command("demo")(demo.demo)
+app.command("scan")(scan.scan)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.add_typer(backbones.app, name="backbones")
+app.add_typer(cache.app, name="cache")

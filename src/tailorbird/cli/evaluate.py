@@ -1,0 +1,56 @@
+"""`tailorbird evaluate`: score a model on labelled photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tailorbird.cli import output
+from tailorbird.cli.train import print_confusion, print_scores
+
+if TYPE_CHECKING:
+    from tailorbird.evaluation import Evaluation
+
+SHOWN = 10
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model file made by `tailorbird train`.")],
+    photos: Annotated[Path, typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split].")],
+    split: Annotated[str | None, typer.Option(help="Score this split only; by default test where there is one, else everything.")] = None,
+    json: output.Json = False,
+    quiet: output.Quiet = False,
+    verbose: output.Verbose = False,
+    debug: output.Debug = False,
+) -> None:
+    """Accuracy with its interval, scores per class, confusion matrix, worst mistakes.
+
+    Exits 3 when photos had to be left out.
+    """
+    from tailorbird import evaluation
+
+    with output.progress("evaluate") as bar:
+        result = evaluation.evaluate(model, photos, split=split, progress=bar.advance)
+    for path, reason in result.left_out if verbose else result.left_out[:SHOWN]:
+        output.say(f"left out: {path}: {reason}")
+    if len(result.left_out) > SHOWN and not verbose:
+        output.say(f"left out: {len(result.left_out) - SHOWN} more; -v shows all")
+    if json:
+        output.print_json(result.as_dict())
+    else:
+        print_scores(result.scores, f"Split {result.split}" if result.split else "All photos", verbose=False)
+        print_confusion(result.scores)
+        _print_mistakes(result, everything=verbose)
+    raise typer.Exit(3 if result.left_out else 0)
+
+
+def _print_mistakes(result: Evaluation, *, everything: bool) -> None:
+    console = output.out()
+    shown = result.mistakes if everything else result.mistakes[:SHOWN]
+    if shown:
+        console.print(f"Worst of {len(result.mistakes)} mistakes (surest first):")
+    for mistake in shown:
+        line = f"  {mistake.probability:6.1%} sure of {mistake.predicted}, labelled {mistake.label}: {mistake.path}"
+        console.print(output.printable(line), markup=False, soft_wrap=True)

@@ -1,0 +1,164 @@
+"""What every command prints with: results on standard output, everything meant for people's eyes meanwhile on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+
+@dataclass
+class _State:
+    """How much to say."""
+
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+
+
+STATE = _State()
+
+
+def _quiet(value: bool) -> None:
+    STATE.quiet = STATE.quiet or value
+
+
+def _verbose(value: bool) -> None:
+    STATE.verbose = STATE.verbose or value
+    if value:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
+def _debug(value: bool) -> None:
+    STATE.debug = STATE.debug or value
+    if value:
+        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s", stream=sys.stderr, force=True)
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_quiet, help="Print results and errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_verbose, help="Say more about what is done.")]
+Debug = Annotated[bool, typer.Option("--debug", callback=_debug, help="Show tracebacks and log messages.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+
+
+def out() -> Console:
+    """The console of results."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def err() -> Console:
+    """The console of everything else."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line for a person, on standard error; nothing with --quiet."""
+    if not STATE.quiet:
+        err().print(text, markup=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """The one line of an error."""
+    print(f"tailorbird: {printable(text)}", file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    r"""One JSON object on one line, plain ASCII: what a file name's bytes could not decode to comes out as \udcXX escapes."""
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """Text that any UTF-8 terminal or parser takes, whatever bytes a file name holds."""
+    if text.isprintable():
+        return text
+    from tailorbird.dataset import printable as escape
+
+    return "\n".join(escape(part) for part in text.split("\n"))
+
+
+def cell(text: str) -> str:
+    """Text for a rich table, where square brackets would be markup."""
+    from rich.markup import escape
+
+    return escape(printable(text))
+
+
+def percent(value: float) -> str:
+    """0.9213 as 92.1%."""
+    return f"{100 * value:.1f}%"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 8 s, 2 min 5 s."""
+    whole = max(1, round(seconds))
+    return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60} s"
+
+
+@contextmanager
+def progress(description: str, total: int | None = None, unit: str = "photos") -> Iterator[ProgressBar]:
+    """A bar with speed and time left on standard error; nothing with --quiet; a few plain lines where there is no terminal."""
+    bar = ProgressBar(unit)
+    bar.start(description, total)
+    try:
+        yield bar
+    finally:
+        bar.stop()
+
+
+class ProgressBar:
+    """One bar at a time; `start` begins a new one."""
+
+    def __init__(self, unit: str = "photos") -> None:
+        self._unit = unit
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def start(self, description: str, total: int | None = None, unit: str | None = None) -> None:
+        """Finish the bar before and begin one of `total` steps."""
+        self.stop()
+        if STATE.quiet:
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=err(),
+            transient=False,
+            refresh_per_second=5,
+        )
+        self._unit = unit or self._unit
+        self._task = self._progress.add_task(description, total=total, speed="")
+        self._progress.start()
+
+    def advance(self, done: int, total: int) -> None:
+        """`done` of `total` steps are over."""
+        if self._progress is not None and self._task is not None:
+            task = self._progress.tasks[0]
+            speed = task.finished_speed or task.speed
+            said = f"{speed:,.0f} {self._unit}/s" if speed else ""
+            self._progress.update(self._task, completed=done, total=total, speed=said)
+
+    def stop(self) -> None:
+        """Finish the bar."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

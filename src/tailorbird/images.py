@@ -1,0 +1,301 @@
+"""Bytes or a path in, RGB pixels out: the one decoder and the one resize rule that training and serving share.
+
+Arrays here are uint8 (H, W, 3), channels in the order red, green, blue, values 0 to 255.
+Pictures that are still to be resized travel as `PIL.Image.Image` of mode RGB, which spares a copy of the large version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import struct
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, features
+
+from tailorbird.errors import ImageTooLarge, ModelFileError, SettingsError, UnreadableImage, UnsupportedImage
+
+Pixels = npt.NDArray[np.uint8]
+"""uint8 (H, W, 3), RGB, 0 to 255."""
+
+ACCEPTED: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP") + (("AVIF",) if features.check("avif") else ())
+"""What is decoded, decided by content; a file's name plays no part."""
+
+EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".avif"})
+"""Names under which photos are usually found; files with other names are opened too and judged by content."""
+
+MAX_PIXELS: Final = 89_478_485
+"""Pixels allowed by default: 256 MiB of RGB, the same figure Pillow warns at."""
+
+# Pillow warns from this figure on; here the same figure is an error with its own message, so the warning says nothing new.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# What people try to upload and what to tell them. (offset, signature, name)
+_FOREIGN: Final = (
+    (0, b"%PDF", "PDF"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"II+\0", "TIFF"),
+    (0, b"MM\0+", "TIFF"),
+    (4, b"ftypheic", "HEIC"),
+    (4, b"ftypheix", "HEIC"),
+    (4, b"ftypmif1", "HEIF"),
+    (4, b"ftypmsf1", "HEIF"),
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftyp", "MP4 video"),
+    (0, b"8BPS", "Photoshop (PSD)"),
+    (0, b"\0\0\1\0", "icon (ICO)"),
+    (0, b"\x1aE\xdf\xa3", "WebM video"),
+    (0, b"PK\3\4", "ZIP archive"),
+    (0, b"\x1f\x8b", "gzip archive"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"qoif", "QOI"),
+    (0, b"#!", "script"),
+    (0, b"\x7fELF", "program"),
+)
+_OWN: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """How a picture of any shape becomes the square the backbone wants: squashed to `size` x `size` pixels.
+
+    Squashing keeps the whole product in view, as the usual Keras loaders do. The filter is Pillow's BILINEAR, a triangle
+    filter that widens when it shrinks, so that nothing aliases.
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.size <= 2048:
+            raise SettingsError(f"image size is {self.size}; it must be between 8 and 2048 pixels")
+
+    @property
+    def key(self) -> str:
+        """A short name that changes whenever the pixels a rule produces would."""
+        return f"squash-{self.size}-bilinear"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The rule as it stands in a model file's metadata."""
+        return {"mode": "squash", "size": self.size, "filter": "bilinear, antialiased (Pillow BILINEAR)"}
+
+    @classmethod
+    def from_dict(cls, value: object) -> ResizeRule:
+        """Read `as_dict` back. Raises ModelFileError for a rule this version does not know."""
+        if not isinstance(value, dict) or value.get("mode") != "squash" or not isinstance(value.get("size"), int):
+            raise ModelFileError(f"the resize rule {value!r} is unknown to this version of tailorbird; upgrade tailorbird")
+        return cls(size=value["size"])
+
+
+def foreign_format(head: bytes) -> str | None:
+    """The everyday name of a format that is not accepted, told from a file's first bytes; None when not recognised."""
+    for offset, signature, name in _FOREIGN:
+        if head[offset : offset + len(signature)] == signature:
+            return name
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:512].lower()
+    if start.startswith((b"<svg", b"<?xml", b"<!doctype svg")):
+        return "SVG" if b"<svg" in head.lower() or start.startswith(b"<!doctype svg") else "XML"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "HTML page"
+    if head and all(byte in b"\t\r\n\f\x1b" or byte >= 32 for byte in head[:512]):
+        return "text"
+    return None
+
+
+def starts_like_a_photo(head: bytes) -> bool:
+    """Whether a file's first 16 bytes are those of an image, accepted or not, rather than of text."""
+    return head.startswith(_OWN) or head[8:12] == b"WEBP" or foreign_format(head) not in (None, "text", "script")
+
+
+_HINTS: Final = {
+    "SVG": "export it as PNG",
+    "HEIC": "export it as JPEG (on an iPhone: Settings, Camera, Formats, Most Compatible)",
+    "HEIF": "export it as JPEG",
+    "PDF": "export the page as PNG or JPEG",
+    "HTML page": "this is a web page saved in place of the photo; download the photo itself",
+}
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """A file's bytes. Raises UnreadableImage with the reason in words."""
+    try:
+        return Path(path).read_bytes()
+    except PermissionError:
+        raise UnreadableImage("permission denied; allow this user to read the file") from None
+    except FileNotFoundError:
+        raise UnreadableImage("no such file") from None
+    except IsADirectoryError:
+        raise UnreadableImage("this is a folder, not a photo") from None
+    except (OSError, ValueError) as error:
+        raise UnreadableImage(f"could not be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
+    """A lazily opened picture whose format and size are acceptable; nothing is decoded yet."""
+    if not data:
+        raise UnreadableImage("the file is empty (0 bytes)")
+    accepted = ", ".join(ACCEPTED)
+    try:
+        image = Image.open(io.BytesIO(data), formats=ACCEPTED)
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge(f"{error}; the cap is {max_pixels:,} pixels") from None
+    except Image.UnidentifiedImageError:
+        name = foreign_format(data[:4096])
+        if name and not data.startswith(_OWN):
+            hint = f"; {_HINTS[name]}" if name in _HINTS else ""
+            raise UnsupportedImage(f"{name} is not accepted; accepted are {accepted}{hint}") from None
+        if data.startswith(_OWN) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
+            raise UnreadableImage("the file is damaged or truncated: its header cannot be read") from None
+        raise UnsupportedImage(f"not an image of a known format; accepted are {accepted}") from None
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, TypeError) as error:
+        raise UnreadableImage(f"the file is damaged: {error}") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageTooLarge(f"{width} x {height} pixels are {width * height:,}; the cap is {max_pixels:,}; shrink the photo")
+    return image
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode to RGB: 16-bit scaled rather than clipped, transparency over white."""
+    mode = image.mode
+    if mode == "RGB" and "transparency" not in image.info:
+        return image
+    if mode in ("I", "F") or mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.float64)
+        # 16-bit grey spans 0 to 65535, and 65535 / 257 = 255 exactly.
+        scaled = np.clip(np.rint(values / 257.0), 0, 255).astype(np.uint8)
+        return Image.fromarray(scaled).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One decoded picture. `image` is RGB, upright, and may be smaller than the original `width` x `height` in pixels."""
+
+    image: Image.Image
+    width: int
+    height: int
+
+
+def decode(source: bytes | str | Path, *, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Decode a JPEG, PNG, WebP, GIF, BMP or AVIF picture: upright, RGB, first frame of an animation.
+
+    source: the file's bytes, or its path.
+    at_least: the caller will shrink the picture to this many pixels a side, so a JPEG may be decoded at 1/2, 1/4 or 1/8 of
+        its size as long as both sides stay at least this long (libjpeg's scaled inverse DCT). None decodes in full.
+    max_pixels: more than this, by the header, is refused before anything is decoded.
+
+    Raises UnsupportedImage, ImageTooLarge or UnreadableImage (empty, truncated, damaged, not permitted).
+    """
+    data = source if isinstance(source, bytes) else read_bytes(source)
+    image = _opened(data, max_pixels)
+    width, height = image.size
+    try:
+        if at_least is not None:
+            image.draft(image.mode, (at_least, at_least))
+        image.load()
+        upright = ImageOps.exif_transpose(_as_rgb(image))
+    except MemoryError:
+        raise UnreadableImage(f"not enough memory to decode {width} x {height} pixels") from None
+    except Exception as error:
+        # Decoders raise whatever they like on damaged input (OSError, SyntaxError, struct.error, ZeroDivisionError...).
+        raise UnreadableImage(f"the file is truncated or damaged: {error}") from None
+    return Photo(upright, width, height)
+
+
+def resize(image: Image.Image, rule: ResizeRule) -> Pixels:
+    """THE resize rule: uint8 (size, size, 3)."""
+    if image.size != (rule.size, rule.size):
+        image = image.resize((rule.size, rule.size), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def load(source: bytes | str | Path, rule: ResizeRule, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode and resize: uint8 (size, size, 3). Raises what `decode` raises."""
+    return resize(decode(source, at_least=rule.size, max_pixels=max_pixels).image, rule)
+
+
+def from_array(array: npt.ArrayLike) -> Image.Image:
+    """An array as an RGB picture: uint8 (H, W, 3) RGB, (H, W, 4) RGBA over white, or (H, W) grey.
+
+    Raises UnsupportedImage for any other shape or dtype.
+    """
+    values = np.asarray(array)
+    shape_ok = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))
+    if values.dtype != np.uint8 or not shape_ok or 0 in values.shape:
+        raise UnsupportedImage(
+            f"an array of shape {values.shape} and type {values.dtype} is not a picture; "
+            "give uint8 of shape (height, width, 3), RGB, values 0 to 255"
+        )
+    return _as_rgb(Image.fromarray(values))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The range each augmented view is drawn from; every number is the largest change either way.
+
+    zoom: scale factor 1 - zoom to 1 + zoom. rotation: degrees. shear: degrees. shift: fraction of the side.
+    brightness: factor 1 - brightness to 1 + brightness. flip: mirrored left to right with probability one half.
+    """
+
+    flip: bool = True
+    zoom: float = 0.15
+    rotation: float = 10.0
+    shear: float = 8.0
+    shift: float = 0.06
+    brightness: float = 0.15
+
+    @property
+    def key(self) -> str:
+        """A short name that changes with any of the ranges."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
+
+
+def view_random(digest: bytes, view: int) -> np.random.Generator:
+    """The random numbers of one view of one photo: they depend on its content and the view's number, on nothing else."""
+    seed = hashlib.sha256(digest + b"view" + str(view).encode()).digest()[:16]
+    return np.random.default_rng(int.from_bytes(seed, "big"))
+
+
+def warp(image: Image.Image, rule: ResizeRule, augmentation: Augmentation, random: np.random.Generator) -> Pixels:
+    """One augmented view, uint8 (size, size, 3): flip, zoom, rotation, shear and shift as a single affine map, then brightness.
+
+    The picture is first shrunk to the sharpness the view can show, because an affine map samples points and would alias.
+    Corners that would lie outside the picture repeat its border colours.
+    """
+    size = rule.size
+    a = augmentation
+    side = math.ceil(size * (1 + a.zoom))
+    margin = side * 3 // 8  # further than the default ranges can reach
+    source = image.resize((side, side), Image.Resampling.BILINEAR)
+    padded = Image.fromarray(np.pad(np.asarray(source), ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
+
+    flip = -1.0 if a.flip and random.random() < 0.5 else 1.0
+    scale = math.exp(random.uniform(math.log(1 - a.zoom), math.log(1 + a.zoom)))
+    angle, shear = (math.radians(random.uniform(-limit, limit)) for limit in (a.rotation, a.shear))
+    shift_x, shift_y = (random.uniform(-a.shift, a.shift) * side for _ in range(2))
+    brightness = random.uniform(1 - a.brightness, 1 + a.brightness)
+
+    # Pillow wants the map from output to input: input = M (output - centre) + centre + shift.
+    to_input = side / size / scale
+    cos, sin = math.cos(angle), math.sin(angle)
+    rotate = np.array([[cos, -sin], [sin, cos]])
+    skew = np.array([[1.0, math.tan(shear)], [0.0, 1.0]])
+    matrix = rotate @ skew @ np.diag([flip, 1.0]) * to_input
+    centre_in = np.array([side / 2 + margin + shift_x, side / 2 + margin + shift_y])
+    offset = centre_in - matrix @ np.array([size / 2, size / 2])
+    coefficients = (matrix[0, 0], matrix[0, 1], offset[0], matrix[1, 0], matrix[1, 1], offset[1])
+    warped = padded.transform((size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
+    return np.asarray(warped.point([min(255, round(value * brightness)) for value in range(256)] * 3))

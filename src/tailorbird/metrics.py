@@ -1,0 +1,200 @@
+"""Scores from labels and probabilities. scikit-learn does the counting.
+
+Labels are int64 (N,), numbers of classes 0 to C-1; probabilities are float (N, C), rows summing to 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import DatasetError
+
+Labels = npt.NDArray[np.int64]
+Probabilities = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Precision, recall and F1 (0 to 1; 0 where undefined) and the number of photos of one class."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model scores on N labelled photos.
+
+    interval: 95% Wilson interval of the accuracy. top3: the label is among the three most probable classes.
+    log_loss: mean negative log-probability of the label, in nats. ece: expected calibration error over 15 equal-width bins.
+    confusion: counts, rows are true classes, columns predicted ones. majority_baseline: accuracy of always answering
+    the most frequent class. threshold: below this probability the model says it is unsure; coverage: the share of photos on
+    which it is sure; sure_accuracy: its accuracy on those (None when there are none).
+    """
+
+    n: int
+    accuracy: float
+    interval: tuple[float, float]
+    top3: float
+    log_loss: float
+    ece: float
+    macro: dict[str, float]
+    per_class: tuple[ClassScore, ...]
+    classes: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    majority_baseline: float
+    threshold: float
+    coverage: float
+    sure_accuracy: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The scores as they stand in `evaluate --json` and in a model's metadata."""
+        return {
+            "n": self.n,
+            "accuracy": self.accuracy,
+            "interval": list(self.interval),
+            "top3": self.top3,
+            "log_loss": self.log_loss,
+            "ece": self.ece,
+            "macro": dict(self.macro),
+            "per_class": [vars(score).copy() for score in self.per_class],
+            "classes": list(self.classes),
+            "confusion": [list(row) for row in self.confusion],
+            "majority_baseline": self.majority_baseline,
+            "threshold": self.threshold,
+            "coverage": self.coverage,
+            "sure_accuracy": self.sure_accuracy,
+        }
+
+
+def wilson_interval(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval for a proportion (E. B. Wilson, JASA 22, 1927); z = 1.96 gives 95%."""
+    if n == 0:
+        return (0.0, 1.0)
+    p, zz = hits / n, z * z
+    centre = (p + zz / (2 * n)) / (1 + zz / n)
+    half = z / (1 + zz / n) * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
+    return (max(0.0, centre - half), min(1.0, centre + half))
+
+
+def calibration_error(labels: Labels, probabilities: Probabilities, bins: int = 15) -> float:
+    """Expected calibration error: |accuracy - confidence| averaged over equal-width bins of confidence, weighted by count.
+
+    Naeini, Cooper and Hauskrecht, AAAI 2015; 15 bins as in Guo et al., ICML 2017.
+    """
+    confidence = probabilities.max(axis=1)
+    hit = probabilities.argmax(axis=1) == labels
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    counts = np.bincount(which, minlength=bins)
+    gaps = np.abs(np.bincount(which, hit, bins) - np.bincount(which, confidence, bins))
+    return float(gaps.sum() / max(1, counts.sum()))
+
+
+def score(labels: Labels, probabilities: Probabilities, classes: Sequence[str], threshold: float) -> Scores:
+    """Score N photos. Raises DatasetError when there are none."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    n = len(labels)
+    if n == 0:
+        raise DatasetError("there are no photos to score: none is readable and labelled with a class the model knows")
+    predicted = probabilities.argmax(axis=1)
+    hits = int((predicted == labels).sum())
+    every = np.arange(len(classes))
+    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0.0)
+    present = support > 0
+    own = np.clip(probabilities[np.arange(n), labels].astype(np.float64), 1e-15, 1.0)
+    first3 = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
+    sure = probabilities.max(axis=1) >= threshold
+    return Scores(
+        n=n,
+        accuracy=hits / n,
+        interval=wilson_interval(hits, n),
+        top3=float((first3 == labels[:, None]).any(axis=1).mean()),
+        log_loss=float(-np.log(own).mean()),
+        ece=calibration_error(labels, probabilities),
+        # Classes without a photo here have no recall to average.
+        macro={
+            "precision": float(precision[present].mean()),
+            "recall": float(recall[present].mean()),
+            "f1": float(f1[present].mean()),
+        },
+        per_class=tuple(
+            ClassScore(label, float(p), float(r), float(f), int(s))
+            for label, p, r, f, s in zip(classes, precision, recall, f1, support, strict=True)
+        ),
+        classes=tuple(classes),
+        confusion=tuple(tuple(int(count) for count in row) for row in confusion_matrix(labels, predicted, labels=every)),
+        majority_baseline=float(np.bincount(labels).max() / n),
+        threshold=threshold,
+        coverage=float(sure.mean()),
+        sure_accuracy=float((predicted == labels)[sure].mean()) if sure.any() else None,
+    )
+
+
+def softmax(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Rows of probabilities, float64 (N, C)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    result: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return result
+
+
+def temperature(logits: npt.NDArray[np.floating[Any]], labels: Labels) -> float:
+    """The T that minimises the log-loss of softmax(logits / T) (Guo et al., ICML 2017), searched from 0.05 to 20.
+
+    The bounds keep a validation set without a single mistake from pushing T to 0, where every answer would be 100%.
+    """
+    from scipy.optimize import minimize_scalar
+
+    rows = np.arange(len(labels))
+
+    def loss(log_t: float) -> float:
+        return float(-np.log(np.clip(softmax(logits / math.exp(log_t))[rows, labels], 1e-15, 1.0)).mean())
+
+    found = minimize_scalar(loss, bounds=(math.log(0.05), math.log(20.0)), method="bounded", options={"xatol": 1e-4})
+    return float(math.exp(found.x))
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Below `value` (0 to 1) the model is unsure; on validation the rest was right with `precision`, at this `coverage`.
+
+    `reached` is False when no threshold gives the wanted precision; `value` is then the one with the best precision found.
+    """
+
+    value: float
+    precision: float
+    coverage: float
+    wanted: float
+    reached: bool
+
+
+def choose_threshold(labels: Labels, probabilities: Probabilities, wanted: float) -> Threshold:
+    """The lowest probability above which the answers on validation are right at least `wanted` of the time.
+
+    Prefers the widest coverage that keeps the precision. Fewer than ten sure answers are never enough to claim a precision.
+    """
+    order = np.argsort(-probabilities.max(axis=1), kind="stable")
+    confidence = probabilities.max(axis=1)[order].astype(float)
+    precision = np.cumsum((probabilities.argmax(axis=1) == labels)[order]) / np.arange(1, len(order) + 1)
+    least = min(10, len(order))
+    # A cut may not fall between equal confidences: both sides would get the same answer at run time.
+    cut = np.append(confidence[1:] < confidence[:-1], True)
+    allowed = cut & (np.arange(1, len(order) + 1) >= least)
+    good = np.flatnonzero(allowed & (precision >= wanted))
+    reached = len(good) > 0
+    last = int(good[-1]) if reached else int(np.flatnonzero(allowed)[np.argmax(precision[allowed])])
+    if last + 1 == len(order):
+        value = 0.0 if reached else float(confidence[-1])
+    else:
+        value = float((confidence[last] + confidence[last + 1]) / 2)
+    return Threshold(value, float(precision[last]), (last + 1) / len(order), wanted, reached)

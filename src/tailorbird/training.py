@@ -1,0 +1,326 @@
+"""The pipeline: scan -> split -> embed -> head -> calibrate -> test once -> model file."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata as distributions
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from tailorbird import parallel
+from tailorbird.backbone import Backbone, open_backbone
+from tailorbird.backbone.catalogue import SHIPPED
+from tailorbird.dataset import Dataset, Sample, clean, scan, split, write_manifest
+from tailorbird.errors import DatasetError, SettingsError
+from tailorbird.features import Embedder, embed
+from tailorbird.head import Fit, HeadSettings, SearchResult, search
+from tailorbird.images import load
+from tailorbird.metrics import Scores, Threshold, choose_threshold, score, softmax, temperature
+from tailorbird.model.file import ModelInfo, write
+from tailorbird.model.graph import build
+
+VERIFIED_PHOTOS = 32
+"""Validation photos the finished file is run on before it is kept."""
+
+MOST_VIEWS = 32
+
+DECODE_SECONDS = 0.003
+"""One core's time to decode a photo of about 0.2 megapixels; only the estimate before the start rests on it."""
+
+
+class Watcher(Protocol):
+    """Told what training is doing. Every method may be called from the training thread only."""
+
+    def stage(self, name: str, total: int | None) -> None:
+        """A stage begins: scan, views, head, test, write. `total` is its number of steps where known."""
+
+    def advance(self, done: int, total: int) -> None:
+        """`done` of `total` steps of the stage are over."""
+
+    def note(self, text: str) -> None:
+        """Something a person would want to know."""
+
+
+class Silent:
+    """A Watcher that says nothing."""
+
+    def stage(self, name: str, total: int | None) -> None:
+        """Nothing."""
+
+    def advance(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A photo that took no part, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `train` did. `seconds` by stage, and their total; `fit` is the chosen head; `trials` all that were tried."""
+
+    model: Path
+    info: ModelInfo
+    dataset: Dataset
+    validation: Scores
+    test: Scores
+    threshold: Threshold
+    fit: Fit
+    search: SearchResult
+    left_out: tuple[LeftOut, ...]
+    seconds: dict[str, float]
+    embedded: int
+    report: Path | None = field(default=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object of `train --json`."""
+        return {
+            "model": str(self.model),
+            "report": str(self.report) if self.report else None,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "scores": {"validation": self.validation.as_dict(), "test": self.test.as_dict()},
+            "settings": self.info.settings,
+            "left_out": [entry.path for entry in self.left_out],
+            "left_out_reasons": {entry.path: entry.reason for entry in self.left_out},
+            "embedded": self.embedded,
+            "backbone": self.info.backbone,
+            "seed": self.info.seed,
+        }
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def total(self) -> dict[str, float]:
+        return {**self.seconds, "total": time.perf_counter() - self._start}
+
+
+def expected_seconds(photos: int, backbone: Backbone, views: int) -> float:
+    """Roughly how long training takes with an empty cache, from the backbone's speed measured now."""
+    per_photo = views / backbone.images_per_second() + DECODE_SECONDS * min(2, views)
+    return photos * per_photo / parallel.cores() + 3.0
+
+
+def train(
+    photos: str | Path,
+    output: str | Path,
+    *,
+    backbone: str | Path = SHIPPED,
+    views: int = 1,
+    fixed: Mapping[str, Any] | None = None,
+    precision: float = 0.95,
+    seed: int = 0,
+    manifest: str | Path | None = None,
+    watcher: Watcher | None = None,
+) -> TrainResult:
+    """Train a classifier on a folder or CSV of labelled photos and write it as one ONNX file.
+
+    Args:
+        photos: class folders, split/class folders, or a CSV `path,label[,split]`.
+        output: the model file to write, `.onnx`; an existing one is replaced only by a finished and verified one.
+        backbone: a name at hand or the path of an .onnx file.
+        views: views of each training photo, 1 to MOST_VIEWS; the first is the photo itself, the others are augmented.
+        fixed: fields of HeadSettings that are not to be searched.
+        precision: what the answers above the "unsure below" threshold should reach on validation, 0.5 to 1.
+        seed: of the split, the search and the fit.
+        manifest: also write the split that was used, as a CSV that can be trained on again.
+        watcher: told about progress.
+
+    Raises:
+        SettingsError: an option outside its range; all of them together.
+        DatasetError: nothing to learn from: no usable photo, fewer than two classes, too few photos.
+        BackboneError: the backbone's file breaks the contract.
+        StorageError: the disk is full or a folder cannot be written.
+        TrainingError: the loss became non-finite, or the finished file disagreed with the pipeline.
+    """
+    watcher = watcher or Silent()
+    output = Path(output)
+    _check_settings(output, views, precision, seed)
+    HeadSettings(**(fixed or {}))  # raises for a bad value before the long part begins
+    clock = _Clock()
+    with clock.measure("open"):
+        opened = open_backbone(backbone)
+    embedder = Embedder(opened)
+
+    with clock.measure("scan"):
+        watcher.stage("scan", None)
+        try:
+            scanned = scan(photos, progress=watcher.advance, visitor=embedder)
+        finally:
+            embedder.flush()
+    with clock.measure("split"):
+        dataset, left_out = _prepare(scanned, seed)
+        if manifest is not None:
+            write_manifest(dataset, manifest)
+    parts = {name: [sample for sample in dataset.samples if sample.split == name] for name in ("train", "validation", "test")}
+    classes = tuple(sorted({sample.label for sample in parts["train"]}))
+    with clock.measure("embed"):
+        matrices = _matrices(opened, embedder, parts, views, watcher)
+    labels = {name: np.array([classes.index(sample.label) for sample in part], np.int64) for name, part in parts.items()}
+
+    with clock.measure("head"):
+        watcher.stage("head", None)
+        found = search(
+            matrices["train"],
+            labels["train"],
+            matrices["validation"][0],
+            labels["validation"],
+            classes=len(classes),
+            fixed=dict(fixed or {}),
+            seed=seed,
+            progress=watcher.advance,
+        )
+    best = found.best
+    with clock.measure("test"):
+        watcher.stage("test", None)
+        logits = {name: best.head.logits(matrices[name][0]) for name in ("validation", "test")}
+        scale = temperature(logits["validation"], labels["validation"])
+        probabilities = {name: softmax(values / scale) for name, values in logits.items()}
+        threshold = choose_threshold(labels["validation"], probabilities["validation"], precision)
+        scores = {name: score(labels[name], probabilities[name], classes, threshold.value) for name in ("validation", "test")}
+
+    info = ModelInfo(
+        classes=classes,
+        resize=opened.info.rule,
+        threshold=threshold.value,
+        temperature=scale,
+        scores={name: value.as_dict() for name, value in scores.items()},
+        backbone=opened.info.as_dict(),
+        settings={"views_made": views, "precision": precision, **_plain(asdict(best.settings))},
+        seed=seed,
+        data={
+            "fingerprint": dataset.fingerprint,
+            "splits": dataset.splits,
+            "left_out": len(left_out),
+            "threshold_reached": threshold.reached,
+        },
+        versions=_versions(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    with clock.measure("write"):
+        watcher.stage("write", None)
+        graph = build(opened, best.head, scale)
+        chosen = np.unique(np.linspace(0, len(parts["validation"]) - 1, VERIFIED_PHOTOS).round().astype(int))
+        images = np.stack([load(parts["validation"][i].path, opened.info.rule) for i in chosen])
+        write(output, graph, info, images=images, expected=probabilities["validation"][chosen])
+    return TrainResult(
+        model=output,
+        info=info,
+        dataset=dataset,
+        validation=scores["validation"],
+        test=scores["test"],
+        threshold=threshold,
+        fit=best,
+        search=found,
+        left_out=left_out,
+        seconds=clock.total(),
+        embedded=embedder.embedded,
+    )
+
+
+def _check_settings(output: Path, views: int, precision: float, seed: int) -> None:
+    problems = []
+    if output.suffix != ".onnx":
+        problems.append(f"the model file is {output.name!r}; its name must end in .onnx")
+    if output.is_dir():
+        problems.append(f"{output} is a folder; give the name of a file")
+    if not 1 <= views <= MOST_VIEWS:
+        problems.append(f"views is {views}; it must be between 1 and {MOST_VIEWS}")
+    if not 0.5 <= precision <= 1:
+        problems.append(f"precision is {precision}; it must be between 0.5 and 1")
+    if not 0 <= seed < 2**32:
+        problems.append(f"seed is {seed}; it must be between 0 and 4294967295")
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def _prepare(scanned: Dataset, seed: int) -> tuple[Dataset, tuple[LeftOut, ...]]:
+    """Splits made, held-out sets clean, only classes that can be learned. Raises DatasetError when nothing is left to learn."""
+    if len(scanned.classes) < 2:
+        raise DatasetError(
+            f"all usable photos carry the single label {scanned.classes[0]!r}; a classifier needs at least two classes: "
+            "put the photos of each class into a folder of its own"
+        )
+    dataset, dropped = clean(split(scanned, seed=seed))
+    left_out = [LeftOut(path, finding.message) for finding in scanned.findings if finding.kind in _UNUSABLE for path in finding.paths]
+    left_out += [LeftOut(sample.name, reason) for sample, reason in dropped]
+    learned = {sample.label for sample in dataset.samples if sample.split == "train"}
+    kept: list[tuple[Sample, int]] = []
+    for sample, group in zip(dataset.samples, dataset.groups, strict=True):
+        if sample.label in learned:
+            kept.append((sample, group))
+        else:
+            left_out.append(LeftOut(sample.name, f"class {sample.label!r} has no photo in train"))
+    dataset = replace(dataset, samples=tuple(sample for sample, _ in kept), groups=tuple(group for _, group in kept))
+    if len(learned) < 2:
+        raise DatasetError(f"only {len(learned)} class has photos to train on; at least two are needed")
+    for name in ("validation", "test"):
+        if not any(sample.split == name for sample in dataset.samples):
+            raise DatasetError(
+                f"no photo is left for {name}: each class needs at least three different photos (one each for train, validation and test); "
+                f"there are {', '.join(f'{label} {count}' for label, count in list(dataset.counts.items())[:10])}"
+            )
+    return dataset, tuple(left_out)
+
+
+_UNUSABLE = frozenset({"unreadable", "unsupported", "too-large", "outside-link"})
+
+
+def _matrices(
+    backbone: Backbone, embedder: Embedder, parts: Mapping[str, Sequence[Sample]], views: int, watcher: Watcher
+) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    """Features of each split, float32 (V, N, K): V views of training photos, one of the others."""
+    digests = {name: [bytes.fromhex(sample.digest) for sample in part] for name, part in parts.items()}
+    result = {name: embedder.matrix(keys)[None] for name, keys in digests.items()}
+    if views > 1:
+        watcher.stage("views", (views - 1) * len(parts["train"]))
+        extra = []
+        for view in range(1, views):
+            augmented = Embedder(backbone, view=view)
+            done = (view - 1) * len(parts["train"])
+            embed(parts["train"], augmented, progress=_shifted(watcher, done, (views - 1) * len(parts["train"])))
+            embedder.embedded += augmented.embedded
+            extra.append(augmented.matrix(digests["train"])[None])
+        result["train"] = np.concatenate([result["train"], *extra])
+    return result
+
+
+def _shifted(watcher: Watcher, before: int, total: int) -> Callable[[int, int], None]:
+    def advance(done: int, _: int) -> None:
+        watcher.advance(before + done, total)
+
+    return advance
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Tuples as lists, as JSON has it."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
+def _versions() -> dict[str, str]:
+    packages = ("tailorbird", "onnxruntime", "onnx", "numpy", "pillow")
+    return {"python": platform.python_version(), **{name: distributions.version(name) for name in packages}}
