@@ -70,16 +70,25 @@ def convolutional(*, channels: int = 6, half: bool = False, logits: int = 0, bot
 
 
 def transformer(
-    *, side: int | None = 32, patch: int = 8, width: int = 12, registers: int = 0, half: bool = False, head: str = "last_hidden_state", **more: Any
+    *,
+    side: int | None = 32,
+    patch: int = 8,
+    width: int = 12,
+    registers: int = 0,
+    half: bool = False,
+    interpolated: bool = False,
+    head: str = "last_hidden_state",
+    **more: Any,
 ) -> onnx.ModelProto:
     """A ViT's form: patch convolution, class and register tokens, position embedding, one attention layer, normalisation.
 
-    side: pixels the position embedding is for; None: no position embedding, any side. head: last_hidden_state, image_embeds (class
+    side: pixels the position embedding is for; None: no position embedding, any side. interpolated: the graph resizes the position
+    embedding to the image's own number of patches, as DINOv2's does. head: last_hidden_state, image_embeds (class
     token projected, as CLIP), or logits (class token classified).
     """
     d = Drawing(half=half)
     prefix = 1 + registers
-    x = d.add("Conv", more.get("name", "pixel_values"), d.weight(width, 3, patch, patch, scale=0.1), strides=[patch, patch])
+    x = patches = d.add("Conv", more.get("name", "pixel_values"), d.weight(width, 3, patch, patch, scale=0.1), strides=[patch, patch])
     x = d.add("Reshape", x, d.constant(np.array([0, width, -1], np.int64)))
     x = d.add("Transpose", x, perm=[0, 2, 1])
     count = d.add("Shape", x)
@@ -87,7 +96,14 @@ def transformer(
     tail = d.constant(np.array([prefix, width], np.int64))
     tokens = d.add("Expand", d.weight(1, prefix, width), d.add("Concat", batch, tail, axis=0))
     x = d.add("Concat", tokens, x, axis=1)
-    if side is not None:
+    if side is not None and interpolated:
+        positions = d.weight(1, width, side // patch, side // patch)
+        grid = d.add("Slice", d.add("Shape", patches), d.constant(np.array([2])), d.constant(np.array([4])))
+        grid = d.add("Concat", d.constant(np.array([1, width], np.int64)), grid, axis=0)
+        positions = d.add("Resize", positions, "", "", grid, mode="cubic", coordinate_transformation_mode="half_pixel", cubic_coeff_a=-0.75)
+        positions = d.add("Transpose", d.add("Reshape", positions, d.constant(np.array([1, width, -1], np.int64))), perm=[0, 2, 1])
+        x = d.add("Add", x, d.add("Concat", d.weight(1, prefix, width), positions, axis=1))
+    elif side is not None:
         x = d.add("Add", x, d.weight(1, (side // patch) ** 2 + prefix, width))
     query, key, value = (d.add("MatMul", x, d.weight(width, width)) for _ in range(3))
     scores = d.add("Softmax", d.add("MatMul", query, d.add("Transpose", key, perm=[0, 2, 1])), axis=-1)

@@ -26,9 +26,7 @@ def test_gradients_match_finite_differences(
 
     def loss() -> float:
         # The same generator state each time draws the same dropout masks.
-        logits, tape = net.forward_training(
-            network, inputs, dropout=dropout, generator=np.random.default_rng(7)
-        )
+        logits, tape = net.forward_training(network, inputs, dropout=dropout, generator=np.random.default_rng(7))
         value, upstream = net.cross_entropy(logits, labels, smoothing=smoothing, weights=weights)
         net.backward(network, tape, upstream, gradient)
         return value + net.add_l2(network, gradient, l2)

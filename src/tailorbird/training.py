@@ -18,8 +18,9 @@ from tailorbird import parallel
 from tailorbird.backbone import Backbone, open_backbone
 from tailorbird.backbone.catalogue import SHIPPED
 from tailorbird.dataset import Dataset, Sample, clean, scan, split, write_manifest
+from tailorbird.dataset.layout import find
 from tailorbird.errors import DatasetError, SettingsError
-from tailorbird.features import Embedder, embed
+from tailorbird.features import BATCH, Embedder, embed
 from tailorbird.head import Fit, HeadSettings, SearchResult, search
 from tailorbird.images import load
 from tailorbird.metrics import Scores, Threshold, choose_threshold, score, softmax, temperature
@@ -164,7 +165,11 @@ def train(
     clock = _Clock()
     with clock.measure("open"):
         opened = open_backbone(backbone)
-    embedder = Embedder(opened)
+        embedder = Embedder(opened)
+        files = len(find(photos).entries)
+    seconds = expected_seconds(files, opened, views)
+    watcher.note(f"{files:,} files, {views} view{'s' * (views > 1)} each, {opened.info.name} at {opened.info.size} px: about {seconds:.0f} s; "
+                 "photos seen before are quicker")  # fmt: skip
 
     with clock.measure("scan"):
         watcher.stage("scan", None)

@@ -73,7 +73,7 @@ def adapt(
     reduced = pixel.half or halves[tap.tensor] or any("Quantize" in node.op_type or "Integer" in node.op_type for node in model.graph.node)
 
     result = _rebuilt(model, pixel, prepared, tap, half=halves[tap.tensor])
-    side, left_out = prepared.side, f", without the first {tap.prefix} tokens" if tap.prefix else ""
+    side, left_out = prepared.side, f" behind {tap.prefix} prefix token{'s' * (tap.prefix > 1)}" if tap.prefix else ""
     how = {
         "input": f"uint8 RGB (N,{side},{side},3)",
         "pooling": tap.pooling,
@@ -101,6 +101,7 @@ def _run_published(
 ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, bool]]:
     """Run the network as published on pixels prepared in NumPy: its outputs and a classifier's input, as float32, and which are float16."""
     import onnx
+    import onnxruntime
 
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -113,9 +114,16 @@ def _run_published(
         pixels = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
     if pixel.half:
         pixels = pixels.astype(np.float16)
-    session = graphs.session(probe.SerializeToString(), name, BackboneError)
     try:
-        outputs = session.run(None, {pixel.name: pixels})
+        session = graphs.session(probe.SerializeToString(), name, BackboneError)
+    except BackboneError as problem:
+        newer = "opset" in str(problem).lower() or "ir version" in str(problem).lower()
+        raise BackboneError(f"{problem}; " + ("pip install --upgrade onnxruntime" if newer else published.OTHER_FILE)) from None
+    del probe  # as large as the network
+    quiet = onnxruntime.RunOptions()
+    quiet.log_severity_level = 4  # a failure is reported below, in our own words
+    try:
+        outputs = session.run(None, {pixel.name: pixels}, quiet)
     except Exception as problem:  # the runtime's exceptions share no base class
         raise BackboneError(
             f"{name} does not run on {len(images)} images of {prepared.side} x {prepared.side} pixels: {published.first_line(problem)}; "
@@ -301,12 +309,11 @@ def _verify(result: onnx.ModelProto, images: npt.NDArray[np.uint8], reference: n
     """Check the finished backbone and compare it with the published network. Raises BackboneError with the numbers."""
     import onnx
 
+    data = result.SerializeToString()
     try:
-        onnx.checker.check_model(result, full_check=True)
+        onnx.checker.check_model(data, full_check=True)
     except Exception as problem:  # ValidationError and InferenceError share no base class
         raise BackboneError(f"{name} does not pass ONNX's own checker: {published.first_line(problem)}; {published.OTHER_FILE}") from None
-    data = result.SerializeToString()
-    graphs.parse_audited(data, name, BackboneError)
     session = graphs.session(data, name, BackboneError)
     names = [value.name for value in result.graph.output]
     outputs = dict(zip(names, session.run(names, {"images": images}), strict=True))

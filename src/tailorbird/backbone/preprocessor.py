@@ -41,19 +41,22 @@ class Preprocessing:
 
     def pixels(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 (N, S, S, 3) RGB to float32 (N, 3, S, S), step by step as the publisher does; the reference for the graph."""
+        mean: npt.NDArray[np.float32] = np.array(self.mean, np.float32)
+        std: npt.NDArray[np.float32] = np.array(self.std, np.float32)
         values = images.astype(np.float32) * np.float32(self.rescale) + np.float32(self.shift)
-        values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        values = (values - mean) / std
         if self.bgr:
             values = values[..., ::-1]
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
 
     def affine(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """The same as one multiplication and one addition: scale and offset, float32 (3,), in the network's channel order."""
-        std = np.array(self.std, np.float64)
-        scale, offset = self.rescale / std, (self.shift - np.array(self.mean, np.float64)) / std
+        channels = list(zip(self.mean, self.std, strict=True))
         if self.bgr:
-            scale, offset = scale[::-1], offset[::-1]
-        return scale.astype(np.float32), offset.astype(np.float32)
+            channels.reverse()
+        scale = [self.rescale / std for _, std in channels]
+        offset = [(self.shift - mean) / std for mean, std in channels]
+        return np.array(scale, np.float32), np.array(offset, np.float32)
 
 
 def read(

@@ -37,15 +37,19 @@ def backbones(
         ]
         output.print_json({"backbones": found})
         return
-    table = Table()
-    for name in ("name", "MB", "input", "features", "heat maps", "images/s", "licence", "source"):
-        table.add_column(name, justify="right" if name in ("MB", "input", "features", "images/s") else "left", overflow="fold")
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for name in ("name", "MB", "input", "features", "heat maps", "images/s", "licence"):
+        table.add_column(name, justify="right" if name in ("MB", "input", "features", "images/s") else "left", no_wrap=name == "name")
     for info, speed in rows:
         grid = "x".join(map(str, info.grid)) if info.grid else "no"
-        cells = [info.name, f"{info.file_bytes / 1e6:.1f}", f"{info.size}", f"{info.width}", grid, f"{speed:,.0f}", info.licence, info.source]
+        cells = [info.name, f"{info.file_bytes / 1e6:.1f}", f"{info.size}", f"{info.width}", grid, f"{speed:,.0f}", info.licence]
         table.add_row(*(output.cell(text) for text in cells))
     output.out().print(table)
-    output.say(f"images/s: measured now on one core, times the {parallel.cores()} cores at hand; decoding not included")
+    if verbose:
+        for info, _ in rows:
+            said = f"{info.name}: {info.path}\n  source: {info.source}\n  trained on: {info.trained_on}\n  sha256: {info.sha256}"
+            output.out().print(said, markup=False, soft_wrap=True)
+    output.say(f"images/s: measured now on one core, times the {parallel.cores()} cores at hand; decoding not included; -v shows origins")
     output.say("more: tailorbird backbones pull hf:onnx-community/dinov2-small, then train --backbone dinov2-small")
 
 

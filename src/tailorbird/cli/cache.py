@@ -36,7 +36,7 @@ def cache(
     console = output.out()
     console.print(f"{cache_folder()}: {total / 1e6:,.1f} MB", markup=False, soft_wrap=True)
     if entries:
-        table = Table()
+        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
         for name in ("kind", "what", "files", "MB"):
             table.add_column(name, justify="right" if name in ("files", "MB") else "left", overflow="fold")
         for entry in entries:

@@ -116,7 +116,8 @@ def _text_rows() -> Callable[[Prediction | Failure], None]:
             return  # named on standard error
         others = ", ".join(f"{entry['label']} {entry['probability']:.1%}" for entry in said["top"][1:])
         label = f"not sure: {said['label']}?" if said["unsure"] else said["label"]
-        print(output.printable(f"{said['path'] or '-'}\t{label}\t{said['probability']:.1%}\t{others}"), flush=True)
+        name = output.printable(said["path"] or "-")
+        print(f"{name}\t{output.printable(label)}\t{said['probability']:.1%}\t{output.printable(others)}", flush=True)
 
     return row
 

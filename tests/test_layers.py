@@ -1,0 +1,152 @@
+"""Gates: layers hold, public names are pinned, docs cover the commands, the light install stays light."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import tailorbird
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "tailorbird"
+
+# Lowest first. A module may import modules that stand above it in this list, and its own folder's.
+LADDER = (
+    "errors",
+    "parallel",
+    "images",
+    "files",
+    "graphs",
+    "metrics",
+    "wardrobe",
+    "dataset",
+    "backbone",
+    "head",
+    "model",
+    "features",
+    "training",
+    "evaluation",
+    "cli",
+    "__main__",
+)
+FRAMEWORKS = {"torch", "timm", "keras", "tensorflow", "jax", "ray", "starlette", "fastapi"}
+HEAVY = {"onnx", "onnxruntime", "sklearn", "scipy", "huggingface_hub", "rich", "numpy", "PIL"}
+
+
+def modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def part(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def test_every_module_stands_on_the_ladder() -> None:
+    assert {part(path) for path in modules()} - {"__init__"} == set(LADDER)
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if part(p) != "__init__"], ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_point_downward_only(path: Path) -> None:
+    own = LADDER.index(part(path))
+    for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
+        head, *rest = name.split(".")
+        assert head not in FRAMEWORKS, f"{path.name} imports {head}; only engines may"
+        if head == "tailorbird" and rest and rest[0] != "__version__":
+            assert rest[0] == part(path) or LADDER.index(rest[0]) < own, f"{path} imports {name}, which is not below it"
+
+
+def test_errors_import_nothing_of_ours() -> None:
+    assert not [name for name in imported(ast.parse((SOURCE / "errors.py").read_text())) if name.startswith("tailorbird")]
+
+
+def test_public_names_are_pinned_and_all_there() -> None:
+    assert tailorbird.__all__ == [
+        "Classifier", "Dataset", "Evaluation", "Failure", "Finding", "InputError", "Prediction", "RunError", "Sample", "Scores",
+        "TailorbirdError", "TrainResult", "evaluate", "load", "scan", "train", "write_manifest",
+    ]  # fmt: skip
+    for name in tailorbird.__all__:
+        assert getattr(tailorbird, name).__doc__
+    assert tailorbird.load is tailorbird.Classifier and re.fullmatch(r"\d+\.\d+\.\d+", tailorbird.__version__)
+    with pytest.raises(AttributeError, match="has no attribute 'fit'; it has Classifier"):
+        tailorbird.fit  # noqa: B018
+
+
+def test_the_error_tree_in_the_docstring_is_the_tree() -> None:
+    from tailorbird import errors
+
+    classes = {name: value for name, value in vars(errors).items() if isinstance(value, type)}
+    drawn = re.findall(r"^ *[│├└─ ]*([A-Z]\w+)", errors.__doc__ or "", re.M)
+    assert set(classes) <= set(drawn)
+    for value in classes.values():
+        assert issubclass(value, errors.TailorbirdError) and value.exit_code in (1, 2)
+
+
+def fresh(code: str) -> set[str]:
+    """Modules loaded after running code in a new interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    return {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+
+
+def test_importing_the_package_costs_nothing() -> None:
+    assert not fresh("import tailorbird") & (HEAVY | FRAMEWORKS)
+
+
+def test_predict_loads_no_training_library(trained: Path) -> None:
+    code = f"from tailorbird.model import Classifier; import numpy; Classifier({str(trained)!r}).predict(numpy.zeros((9, 9, 3), numpy.uint8))"
+    assert not fresh(code) & (FRAMEWORKS | {"sklearn", "scipy", "huggingface_hub"})
+
+
+def test_the_core_depends_on_no_training_framework() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[<>=\[; ]", requirement)[0].lower() for requirement in project["dependencies"]}
+    assert not names & {*FRAMEWORKS, "torchvision", "tensorflow-cpu"}
+    assert {"onnxruntime", "numpy", "pillow"} <= names
+
+
+def commands() -> list[list[str]]:
+    from typer.main import get_command
+
+    from tailorbird.cli.app import app
+
+    found: list[list[str]] = []
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        found.append([name])
+        found.extend([name, inner] for inner in getattr(command, "commands", {}))
+    return found
+
+
+def test_readme_covers_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in commands():
+        assert f"tailorbird {' '.join(command)}" in text, f"README.md does not mention `tailorbird {' '.join(command)}`"
+
+
+def test_every_command_has_a_file_and_help() -> None:
+    for command in commands():
+        assert (SOURCE / "cli" / f"{command[0]}.py").exists()
+        done = subprocess.run([sys.executable, "-m", "tailorbird", *command, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0 and "--debug" in done.stdout and "-q" in done.stdout, command
+
+
+def test_modules_stay_short() -> None:
+    for path in modules():
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, f"{path} is longer than 400 lines: two subjects?"
