@@ -1,0 +1,46 @@
+"""`tailorbird predict` on one photo: the whole process, seconds and peak memory, over starting Python and importing onnxruntime alone.
+
+    python benchmarks/cold_start.py [--repeat 7]
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from common import folder, parser, photos_in, report, tailorbird
+
+
+def measured(command: list[str]) -> tuple[float, float]:
+    """Seconds and peak resident memory in MB (1e6 bytes) of a process."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{command} failed")
+    return time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e6
+
+
+def main() -> None:
+    options = parser(__doc__ or "")
+    options.add_argument("--repeat", type=int, default=7)
+    given = options.parse_args()
+    for backbone in ("pocket", given.backbone):
+        with folder() as place:
+            model = place / "model.onnx"
+            tailorbird("train", given.photos, "-o", model, "--backbone", backbone, "-q", "--inner", 0, cache=place / "cache")
+            photo = str(photos_in(given.photos)[0])
+            runs = [measured([sys.executable, "-m", "tailorbird", "predict", str(model), photo]) for _ in range(given.repeat)]
+            bare = [measured([sys.executable, "-c", "import onnxruntime, numpy, PIL.Image"]) for _ in range(given.repeat)]
+        seconds, memory = statistics.median(r[0] for r in runs), max(r[1] for r in runs)
+        floor = statistics.median(r[0] for r in bare)
+        print(f"{Path(backbone).name}: {seconds:.2f} s (target <= 1.5), {memory:.0f} MB (target <= 300); importing onnxruntime alone {floor:.2f} s")
+        report("cold_start", seconds / floor, "<= 1.5 s and <= 300 MB", seconds=seconds, peak_mb=memory, bare_import_seconds=floor, backbone=Path(backbone).name)
+
+
+if __name__ == "__main__":
+    main()
