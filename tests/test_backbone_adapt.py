@@ -225,7 +225,8 @@ def test_the_users_size_and_the_graphs(adapted: Adapted) -> None:
         adapted(networks.transformer(), size=44)
     with pytest.raises(SettingsError, match="8 to 2048"):
         adapted(networks.convolutional(), size=5000)
-    with pytest.raises(BackboneError, match="does not run on 3 images of 48 x 48 pixels"):  # the position embedding is for 32
+    # The position embedding is for 32 pixels.
+    with pytest.raises(BackboneError, match=r"does not run on images of 48 x 48 pixels: Add: .*by a dimension other than 1"):
         adapted(networks.transformer(), size=48)
 
 
@@ -384,7 +385,7 @@ def test_files_that_are_no_networks(tmp_path: Path) -> None:
         adapt(tmp_path / "absent.onnx", PLAIN)
 
 
-def test_versions(adapted: Adapted) -> None:
+def test_versions(adapted: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackboneError, match="operator set 9; at least 11"):
         adapted(networks.convolutional(opset=9))
     with pytest.raises(BackboneError, match="pip install --upgrade onnxruntime onnx"):
@@ -393,6 +394,10 @@ def test_versions(adapted: Adapted) -> None:
     new.ir_version = 99
     with pytest.raises(BackboneError, match="pip install --upgrade"):
         adapted(new)
+    too_new = BackboneError("model.onnx cannot be run by ONNX Runtime 1.2: ValidateOpsetForDomain")
+    with monkeypatch.context() as patched, pytest.raises(BackboneError, match="ValidateOpsetForDomain; pip install --upgrade onnxruntime"):
+        patched.setattr(graphs, "session", lambda *_: (_ for _ in ()).throw(too_new))
+        adapted(networks.convolutional())
     old = networks.convolutional(opset=11)
     old.ir_version = 3  # weights are inputs as well
     for weight in old.graph.initializer:
@@ -413,6 +418,14 @@ def test_a_network_that_mixes_the_images_of_a_batch_is_refused(adapted: Adapted)
     d.add("Sub", x, mean, out="last_hidden_state")
     with pytest.raises(BackboneError, match=r"disagrees with itself when images come one by one .*largest difference [0-9.]+ of"):
         adapted(d.model({"last_hidden_state": ["b", 6, "h", "w"]}))
+
+
+def test_a_batch_of_one_fixed_inside_is_refused(adapted: Adapted) -> None:
+    d = networks.Drawing()
+    x = d.add("Conv", "pixel_values", d.weight(6, 3, 4, 4), strides=[4, 4])
+    d.add("Reshape", x, d.constant(np.array([1, 6, 8, 8], np.int64)), out="last_hidden_state")
+    with pytest.raises(BackboneError, match="runs on one image at a time only, a batch of 1 is fixed inside; choose another"):
+        adapted(d.model({"last_hidden_state": [1, 6, 8, 8]}))
 
 
 def test_features_that_are_not_finite_are_refused(adapted: Adapted) -> None:

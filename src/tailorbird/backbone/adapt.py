@@ -125,10 +125,14 @@ def _run_published(
     try:
         outputs = session.run(None, {pixel.name: pixels}, quiet)
     except Exception as problem:  # the runtime's exceptions share no base class
-        raise BackboneError(
-            f"{name} does not run on {len(images)} images of {prepared.side} x {prepared.side} pixels: {published.first_line(problem)}; "
-            "if its size is fixed inside, leave `size` out or give the size it was exported for; if its batch is, choose another file"
-        ) from None
+        try:
+            session.run(None, {pixel.name: pixels[:1]}, quiet)
+        except Exception:
+            why = f"does not run on images of {prepared.side} x {prepared.side} pixels: {published.runtime_message(problem)}"
+            advice = "if another size is fixed inside, give that as `size`, or leave `size` out for the publisher's"
+        else:
+            why, advice = "runs on one image at a time only, a batch of 1 is fixed inside", published.OTHER_FILE
+        raise BackboneError(f"{name} {why}; {advice}") from None
     named = dict(zip((value.name for value in session.get_outputs()), outputs, strict=True))
     arrays = {key: value for key, value in named.items() if isinstance(value, np.ndarray)}
     if len(arrays) < len(named):

@@ -6,6 +6,7 @@ brought to one form, or refused with what was seen.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,6 +95,13 @@ def pixel_input(model: onnx.ModelProto) -> PixelInput:
 def first_line(problem: Exception) -> str:
     """The first line of a library's error message, at most 300 characters."""
     return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:300]
+
+
+def runtime_message(problem: Exception) -> str:
+    """What ONNX Runtime says of a failed run, without the places in its own source code."""
+    text = " ".join(str(problem).split())
+    found = re.search(r"running (\w+) node.*?Status Message: (?:/\S+ .*?\) )?(.*)", text)
+    return f"{found[1]}: {found[2][:250]}" if found else first_line(problem)
 
 
 def _parse(path: Path) -> onnx.ModelProto:

@@ -1,0 +1,7 @@
+"""The head: dense layers trained on cached, frozen features."""
+
+from tailorbird.head.fit import EpochLog, Fit, HeadSettings, fit
+from tailorbird.head.network import Dense, Head
+from tailorbird.head.search import SearchResult, Trial, search
+
+__all__ = ["Dense", "EpochLog", "Fit", "Head", "HeadSettings", "SearchResult", "Trial", "fit", "search"]

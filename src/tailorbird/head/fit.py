@@ -1,0 +1,396 @@
+"""One training run of the head: settings, then fit, epoch and step.
+
+Shapes as in `network`; V views of the same N samples come as features (V, N, K), the plain one first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from tailorbird.errors import SettingsError, TrainingError
+from tailorbird.head import network as net
+from tailorbird.head.network import Floats, Head, Labels, Network
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """Everything that shapes one training run, apart from the data and the seed."""
+
+    inner: tuple[int, ...] = ()
+    """Widths of the inner ReLU layers, nearest the features first; () is logistic regression."""
+    dropout: float = 0.0
+    """Probability in [0, 1) of dropping an input of each dense layer but the first; of the only one without inner."""
+    learning_rate: float = 1e-3
+    """Adam's step size at the start, > 0."""
+    epochs: int = 30
+    """The most passes over the training samples; early stopping may end sooner."""
+    batch_size: int = 128
+    l2: float = 1e-2
+    """Adds l2 / 2 * (sum of squared weights, on scaled features) to the loss; scikit-learn's 1 / (C * samples)."""
+    batch_norm: bool = False
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes, in [0, 1)."""
+    class_weight: Literal["balanced"] | None = None
+    """`balanced` weighs a class by N / (classes present * its count)."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    patience: int = 5
+    """Stop after this many epochs in a row without a lower validation loss."""
+    views: int = 1
+    """How many of the cached views to train on; 1 is the plain one."""
+
+    def __post_init__(self) -> None:
+        """Raise one SettingsError that names every problem."""
+        problems = _problems(self)
+        if problems:
+            raise SettingsError("the head cannot be trained so: " + "; ".join(problems))
+
+
+def _problems(settings: HeadSettings) -> list[str]:
+    problems = []
+
+    def need(name: str, valid: str, check: Callable[[object], bool]) -> None:
+        value = getattr(settings, name)
+        if not check(value):
+            problems.append(f"{name} is {value!r}, but must be {valid}")
+
+    def whole(value: object) -> bool:
+        return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+
+    def number(low: float, high: float) -> Callable[[object], bool]:
+        def check(value: object) -> bool:
+            if not isinstance(value, float | int | np.floating) or isinstance(value, bool):
+                return False
+            return bool(low <= value < high)
+
+        return check
+
+    need(
+        "inner",
+        "a tuple of layer widths of at least 1, such as (100,) or ()",
+        lambda value: isinstance(value, tuple) and all(map(whole, value)),
+    )
+    need("dropout", "in [0, 1)", number(0, 1))
+    need("learning_rate", "a finite number above 0", number(math.nextafter(0, 1), math.inf))
+    need("l2", "a finite number of at least 0", number(0, math.inf))
+    need("label_smoothing", "in [0, 1)", number(0, 1))
+    for name in ("epochs", "batch_size", "patience", "views"):
+        need(name, "a whole number of at least 1", whole)
+    need("batch_norm", "True or False", lambda value: isinstance(value, bool))
+    need("class_weight", "'balanced' or None", lambda value: value in ("balanced", None))
+    need("schedule", "'cosine' or 'constant'", lambda value: value in ("cosine", "constant"))
+    return problems
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """One epoch. Losses are mean log-losses in nats; `loss` also has smoothing, class weights and L2 in it.
+
+    Training loss and accuracy are running means over the epoch, as the weights moved, with dropout on.
+    """
+
+    epoch: int
+    learning_rate: float
+    loss: float
+    accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained head: the weights of the epoch with the lowest validation loss. `best_epoch` counts from 1."""
+
+    head: Head
+    settings: HeadSettings
+    history: tuple[EpochLog, ...]
+    best_epoch: int
+    validation_loss: float
+    validation_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """Checked data, scaled as `(raw - mean) * scale`, shared by all the fits of a search."""
+
+    features: Floats
+    labels: Labels
+    validation_features: Floats
+    validation_labels: Labels
+    classes: int
+    mean: Floats
+    scale: Floats
+
+
+def prepare(
+    features: NDArray[np.float32],
+    labels: Labels,
+    validation_features: NDArray[np.float32],
+    validation_labels: Labels,
+    classes: int,
+) -> Data:
+    """Check the arrays of `fit` and scale them by the mean and deviation of the plain training view, the one served."""
+    _check(features, labels, validation_features, validation_labels, classes)
+    mean = features[0].mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred = np.subtract(features, mean, dtype=np.float32)
+    variance = np.einsum("nk,nk->k", centred[0], centred[0], dtype=np.float64) / len(labels)
+    scale = _pareto_scale(mean, np.sqrt(variance)).astype(np.float32)
+    centred *= scale
+    return Data(
+        features=centred,
+        labels=np.asarray(labels, np.int64),
+        validation_features=np.subtract(validation_features, mean, dtype=np.float32) * scale,
+        validation_labels=np.asarray(validation_labels, np.int64),
+        classes=classes,
+        mean=mean,
+        scale=scale,
+    )
+
+
+def _pareto_scale(mean: Floats, deviation: Floats) -> Floats:
+    """Factors (K,), proportional to 1 / sqrt(deviation), that make the mean variance of the columns 1.
+
+    Pareto scaling (van den Berg et al. 2006) leaves rarely firing, noisy columns smaller than the others; dividing by
+    all of the deviation would make them equals. A column that never varied in training tells nothing: its factor, and
+    so its exported weight, is zero, whatever serving sees.
+    """
+    varied = deviation > 1e-6 * np.maximum(np.abs(mean), 1e-6)
+    if not varied.any():
+        return np.zeros_like(deviation)
+    common = np.sqrt(deviation[varied].mean())
+    return np.where(varied, 1.0 / (common * np.sqrt(np.where(varied, deviation, 1.0))), 0.0)
+
+
+def _check(
+    features: NDArray[np.float32],
+    labels: Labels,
+    validation_features: NDArray[np.float32],
+    validation_labels: Labels,
+    classes: int,
+) -> None:
+    problems = []
+    if classes < 2:
+        problems.append(f"a classifier needs at least 2 classes, not {classes}")
+    if features.ndim != 3 or 0 in features.shape:
+        problems.append(f"training features must be (views, samples, features) and not empty, not {features.shape}")
+    elif labels.shape != features.shape[1:2]:
+        problems.append(f"{features.shape[1]} training samples have labels of shape {labels.shape}")
+    if len(validation_features) == 0:
+        problems.append("the validation set is empty: it decides when to stop, so give it at least one photo a class")
+    elif validation_features.ndim != 2 or validation_features.shape[1:] != features.shape[2:]:
+        problems.append(f"validation features {validation_features.shape} do not match training's {features.shape}")
+    elif validation_labels.shape != validation_features.shape[:1]:
+        problems.append(f"{len(validation_features)} validation samples have labels of shape {validation_labels.shape}")
+    for name, values in (("training", labels), ("validation", validation_labels)):
+        if values.size and not 0 <= int(values.min()) <= int(values.max()) < classes:
+            problems.append(f"{name} labels must be 0 to {classes - 1}, not {values.min()} to {values.max()}")
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def fit(
+    features: NDArray[np.float32],
+    labels: Labels,
+    validation_features: NDArray[np.float32],
+    validation_labels: Labels,
+    *,
+    classes: int,
+    settings: HeadSettings,
+    seed: int,
+    on_epoch: Callable[[EpochLog], None] | None = None,
+) -> Fit:
+    """Train one head on cached features.
+
+    Args:
+        features: float32 (V, N, K), the plain view first.
+        labels: int64 (N,), 0 to classes - 1. A class may be absent.
+        validation_features: float32 (M, K), M at least 1.
+        validation_labels: int64 (M,).
+        classes: at least 2.
+        settings: of this run.
+        seed: at least 0; the same seed gives the same bits on any number of cores.
+        on_epoch: called after each epoch.
+
+    Raises:
+        SettingsError: arrays that do not fit each other, no validation samples, or more views asked for than given.
+        TrainingError: the loss became infinite or not a number.
+    """
+    data = prepare(features, labels, validation_features, validation_labels, classes)
+    with one_blas_thread():
+        return fit_prepared(data, settings, (seed, 0), on_epoch)
+
+
+def one_blas_thread() -> threadpool_limits:
+    """Sums split over several threads round differently, so BLAS gets one; searches use the cores side by side."""
+    return threadpool_limits(1, user_api="blas")
+
+
+@dataclass
+class _Run:
+    """What changes while a head trains."""
+
+    settings: HeadSettings
+    network: Network
+    gradient: Network
+    moment: Floats
+    squared: Floats
+    scratch: Floats
+    batch: Floats
+    class_weights: Floats | None
+    generator: np.random.Generator
+    total_steps: int
+    steps: int = 0
+    history: list[EpochLog] = field(default_factory=list)
+
+
+def fit_prepared(
+    data: Data, settings: HeadSettings, seed: tuple[int, int], on_epoch: Callable[[EpochLog], None] | None = None
+) -> Fit:
+    """`fit` on prepared data, under the caller's limit of BLAS threads; the seed is (seed, number of the trial)."""
+    started = time.perf_counter()
+    run = _start(data, settings, seed)
+    best, best_loss, best_epoch = run.network.like(), math.inf, 0
+    for number in range(1, settings.epochs + 1):
+        log = _epoch(run, data, number)
+        run.history.append(log)
+        if on_epoch is not None:
+            on_epoch(log)
+        if log.validation_loss < best_loss:
+            best_loss, best_epoch = log.validation_loss, number
+            best.copy_from(run.network)
+        elif number - best_epoch >= settings.patience:
+            break
+    return Fit(
+        head=net.fold(best, data.mean, data.scale),
+        settings=settings,
+        history=tuple(run.history),
+        best_epoch=best_epoch,
+        validation_loss=best_loss,
+        validation_accuracy=run.history[best_epoch - 1].validation_accuracy,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _start(data: Data, settings: HeadSettings, seed: tuple[int, int]) -> _Run:
+    views, samples, width = data.features.shape
+    if min(seed) < 0:
+        raise SettingsError(f"seed is {seed[0]}, but must be at least 0")
+    if settings.views > views:
+        raise SettingsError(f"views is {settings.views}, but only {views} were cached; lower it or embed more views")
+    generator = np.random.default_rng(seed)
+    network = net.initialise(
+        (width, *settings.inner, data.classes), batch_norm=settings.batch_norm, generator=generator
+    )
+    return _Run(
+        settings=settings,
+        network=network,
+        gradient=network.like(),
+        moment=np.zeros_like(network.flat),
+        squared=np.zeros_like(network.flat),
+        scratch=np.empty_like(network.flat),
+        batch=np.empty((min(settings.batch_size, samples), width), np.float32),
+        class_weights=_balanced(data.labels, data.classes) if settings.class_weight else None,
+        generator=generator,
+        total_steps=settings.epochs * len(batches(samples, settings.batch_size)),
+    )
+
+
+def _balanced(labels: Labels, classes: int) -> Floats:
+    """Weights float32 (C,) with mean 1 over the samples; 0 for a class without samples."""
+    counts = np.bincount(labels, minlength=classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return np.where(counts, weights, 0).astype(np.float32)
+
+
+def batches(samples: int, batch_size: int) -> list[slice]:
+    """Batches of nearly equal size: a leftover of one or two would give a wild step, or a batch norm of nothing."""
+    count = math.ceil(samples / batch_size)
+    edges = [round(index * samples / count) for index in range(count + 1)]
+    return [slice(low, high) for low, high in itertools.pairwise(edges)]
+
+
+def _epoch(run: _Run, data: Data, number: int) -> EpochLog:
+    """Every sample once, in a new order and each from one of its views by chance; then the validation scores."""
+    views, samples, width = data.features.shape
+    rows = data.features.reshape(views * samples, width)
+    order = run.generator.permutation(samples)
+    picked = order
+    if run.settings.views > 1:
+        picked = order + samples * run.generator.integers(run.settings.views, size=samples)
+    rate = _learning_rate(run)
+    loss = correct = 0.0
+    for step, part in enumerate(batches(samples, run.settings.batch_size), start=1):
+        inputs = run.batch[: part.stop - part.start]
+        np.take(rows, picked[part], axis=0, out=inputs, mode="clip")
+        batch_loss, batch_correct = _step(run, inputs, data.labels[order[part]])
+        if not math.isfinite(batch_loss):
+            raise TrainingError(_non_finite(batch_loss, number, step, run.settings, data))
+        loss += batch_loss * len(inputs)
+        correct += batch_correct
+    logits = net.forward(run.network, data.validation_features)
+    return EpochLog(
+        epoch=number,
+        learning_rate=rate,
+        loss=loss / samples,
+        accuracy=correct / samples,
+        validation_loss=net.log_loss(logits, data.validation_labels),
+        validation_accuracy=float(np.mean(logits.argmax(axis=1) == data.validation_labels)),
+    )
+
+
+def _step(run: _Run, inputs: Floats, labels: Labels) -> tuple[float, int]:
+    """One batch (B, K), (B,): forward, backward, Adam. Returns its loss and how many it got right."""
+    settings = run.settings
+    # Overflow is found by the check of the loss, which can say when it happened; NumPy's warning cannot.
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits, tape = net.forward_training(run.network, inputs, dropout=settings.dropout, generator=run.generator)
+        loss, upstream = net.cross_entropy(
+            logits, labels, smoothing=settings.label_smoothing, weights=run.class_weights
+        )
+        net.backward(run.network, tape, upstream, run.gradient)
+        loss += net.add_l2(run.network, run.gradient, settings.l2)
+        _adam(run)
+    return loss, int(np.count_nonzero(logits.argmax(axis=1) == labels))
+
+
+def _learning_rate(run: _Run) -> float:
+    """Cosine without restarts (Loshchilov and Hutter 2017), from the full rate at step 0 to zero after the last."""
+    if run.settings.schedule == "constant":
+        return run.settings.learning_rate
+    return 0.5 * run.settings.learning_rate * (1 + math.cos(math.pi * run.steps / run.total_steps))
+
+
+def _adam(run: _Run, *, first: float = 0.9, second: float = 0.999, epsilon: float = 1e-8) -> None:
+    """Kingma and Ba 2015, algorithm 1, in place, with both bias corrections moved into the step size and epsilon."""
+    rate = _learning_rate(run)
+    run.steps += 1
+    gradient, scratch = run.gradient.flat, run.scratch
+    run.moment *= first
+    np.multiply(gradient, 1 - first, out=scratch)
+    run.moment += scratch
+    run.squared *= second
+    np.square(gradient, out=scratch)
+    scratch *= 1 - second
+    run.squared += scratch
+    correction = math.sqrt(1 - second**run.steps)
+    np.sqrt(run.squared, out=scratch)
+    scratch += epsilon * correction
+    np.divide(run.moment, scratch, out=scratch)
+    scratch *= rate * correction / (1 - first**run.steps)
+    np.subtract(run.network.flat, scratch, out=run.network.flat)
+
+
+def _non_finite(loss: float, epoch: int, step: int, settings: HeadSettings, data: Data) -> str:
+    message = f"the training loss became {loss} in epoch {epoch}, step {step}"
+    if not (np.isfinite(data.features).all()):
+        return f"{message}: the features hold infinite or missing values, so the backbone or its cache is at fault"
+    return f"{message}: the learning rate {settings.learning_rate:g} is too high for this data; try a tenth of it"

@@ -1,0 +1,215 @@
+"""Choosing the head: a small search by validation log-loss, and a blend of the best where the shape is left open."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailorbird.errors import SettingsError, TrainingError
+from tailorbird.head.fit import Data, Fit, HeadSettings, batches, fit_prepared, one_blas_thread, prepare
+from tailorbird.head.network import Labels, blend, log_loss
+
+# Chosen by cross-validation on photos of clothes, rubbish and hand signs, with two backbones. Widest first, so that no
+# core is left alone with a long fit at the end.
+CANDIDATES: tuple[Mapping[str, object], ...] = (
+    {"inner": (256,), "dropout": 0.5, "learning_rate": 2e-3, "l2": 3e-3},
+    {"inner": (256,), "dropout": 0.2, "learning_rate": 2e-3, "l2": 1e-2},
+    {"inner": (128,), "dropout": 0.5, "learning_rate": 3e-3, "l2": 3e-3},
+    {"inner": (128,), "dropout": 0.5, "learning_rate": 5e-3, "l2": 1e-3},
+    {"inner": (), "dropout": 0.0, "learning_rate": 3e-3, "l2": 1e-2},
+    {"inner": (), "dropout": 0.0, "learning_rate": 1e-2, "l2": 3e-3},
+)
+# How long a candidate trains is set in steps, since a small set gives few of them an epoch.
+STEPS = 300
+FEWEST_EPOCHS = 8
+# More samples than this and candidates are compared on a part; the winners are then trained on everything.
+SEARCH_SAMPLES = 6000
+BLENDED = 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration of a search: its settings and validation scores, or why it failed (the scores are then NaN)."""
+
+    settings: HeadSettings
+    validation_loss: float
+    validation_accuracy: float
+    best_epoch: int
+    seconds: float
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The winner, trained on every sample, and all trials in the order they were planned.
+
+    Where `inner` was left open, the head of `best` may be a blend: `members` lists the settings of the fits whose mean
+    logits it gives, best first; `best.settings` and `best.history` are those of the first.
+    """
+
+    best: Fit
+    members: tuple[HeadSettings, ...]
+    trials: tuple[Trial, ...]
+
+
+def search(
+    features: NDArray[np.float32],
+    labels: Labels,
+    validation_features: NDArray[np.float32],
+    validation_labels: Labels,
+    *,
+    classes: int,
+    fixed: Mapping[str, object] | None = None,
+    seed: int,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> SearchResult:
+    """Choose and train a head. Searched are inner, dropout, learning_rate, l2 and, with several views given, views.
+
+    Args:
+        features: float32 (V, N, K), the plain view first.
+        labels: int64 (N,), 0 to classes - 1. A class may be absent.
+        validation_features: float32 (M, K), M at least 1.
+        validation_labels: int64 (M,).
+        classes: at least 2.
+        fixed: fields of HeadSettings that are not to be searched, for example {"inner": (100,), "dropout": 0.2}.
+        seed: at least 0; the result has the same bits whatever the number of workers.
+        workers: configurations trained at the same time; by default one a core.
+        progress: called with (fits done, fits in all).
+
+    Raises:
+        SettingsError: an unknown or invalid field, or arrays that do not fit each other.
+        TrainingError: every configuration failed.
+    """
+    fixed = dict(fixed or {})
+    _check(fixed, workers)
+    data = prepare(features, labels, validation_features, validation_labels, classes)
+    plan = plan_trials(fixed, views=len(features), samples=min(len(labels), SEARCH_SAMPLES))
+    part = _subsample(data, SEARCH_SAMPLES, seed) if len(plan) > 1 else data
+    blended = 1 if "inner" in fixed else BLENDED
+    refits = min(blended, len(plan)) if part is not data else 0
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress(done, len(plan) + refits)
+
+    jobs = [(settings, number) for number, settings in enumerate(plan)]
+    with one_blas_thread():
+        outcomes = _train(part, jobs, seed, workers, report)
+        order = _best_first(outcomes)[:blended]
+        winners = [outcome for outcome in (outcomes[number] for number in order) if isinstance(outcome, Fit)]
+        if refits:
+            again = [(_timed(plan[number], fixed, len(labels)), number) for number in order]
+            winners = _fits(_train(data, again, seed, workers, lambda done: report(len(plan) + done)))
+        best, members = _blend(winners, validation_features, data.validation_labels)
+    return SearchResult(best, members, tuple(map(_trial, plan, outcomes)))
+
+
+def _check(fixed: Mapping[str, object], workers: int | None) -> None:
+    known = [field.name for field in fields(HeadSettings)]
+    unknown = sorted(set(fixed) - set(known))
+    if unknown:
+        raise SettingsError(f"the head has no setting {', '.join(unknown)}; it has {', '.join(known)}")
+    if workers is not None and workers < 1:
+        raise SettingsError(f"workers is {workers}, but must be at least 1")
+    HeadSettings(**fixed)  # type: ignore[arg-type]  # it checks the types itself
+
+
+def plan_trials(fixed: Mapping[str, object], *, views: int, samples: int) -> list[HeadSettings]:
+    """The configurations a search would train, without repeats."""
+    plan = [
+        _timed(HeadSettings(**{**candidate, "views": count, **fixed}), fixed, samples)  # type: ignore[arg-type]
+        for count in sorted({1, views})
+        for candidate in CANDIDATES
+    ]
+    return list(dict.fromkeys(plan))
+
+
+def _timed(settings: HeadSettings, fixed: Mapping[str, object], samples: int) -> HeadSettings:
+    """Epochs for about STEPS steps, and patience in proportion, where the user has not fixed them."""
+    epochs = max(FEWEST_EPOCHS, math.ceil(STEPS / len(batches(samples, settings.batch_size))))
+    epochs = settings.epochs if "epochs" in fixed else epochs
+    patience = settings.patience if "patience" in fixed else max(4, epochs // 4)
+    return replace(settings, epochs=epochs, patience=patience)
+
+
+def _subsample(data: Data, limit: int, seed: int) -> Data:
+    """At most about `limit` training samples, each class by its share and with at least one."""
+    if len(data.labels) <= limit:
+        return data
+    share = limit / len(data.labels)
+    shuffled = np.random.default_rng((seed, 1)).permutation(len(data.labels))
+    rows = [shuffled[data.labels[shuffled] == label] for label in np.unique(data.labels)]
+    kept = np.sort(np.concatenate([row[: math.ceil(share * len(row))] for row in rows]))
+    return replace(data, features=data.features[:, kept], labels=data.labels[kept])
+
+
+def _train(
+    data: Data,
+    jobs: Sequence[tuple[HeadSettings, int]],
+    seed: int,
+    workers: int | None,
+    report: Callable[[int], None],
+) -> list[Fit | TrainingError]:
+    """Fit each (settings, number) on a thread of its own; NumPy gives up the interpreter's lock in matrix products."""
+
+    def one(job: tuple[HeadSettings, int]) -> Fit | TrainingError:
+        settings, number = job
+        try:
+            return fit_prepared(data, settings, (seed, number))
+        except TrainingError as error:
+            return error
+
+    outcomes = []
+    with ThreadPoolExecutor(workers or _cores()) as pool:
+        for outcome in pool.map(one, jobs):
+            outcomes.append(outcome)
+            report(len(outcomes))
+    return outcomes
+
+
+def _cores() -> int:
+    """Cores this process may use, which in a container can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _fits(outcomes: Sequence[Fit | TrainingError]) -> list[Fit]:
+    fits = [outcome for outcome in outcomes if isinstance(outcome, Fit)]
+    if not fits:
+        raise TrainingError(f"every configuration of the head failed ({len(outcomes)} tried); the first: {outcomes[0]}")
+    return sorted(fits, key=lambda result: result.validation_loss)
+
+
+def _best_first(outcomes: Sequence[Fit | TrainingError]) -> list[int]:
+    _fits(outcomes)
+    losses = [outcome.validation_loss if isinstance(outcome, Fit) else math.inf for outcome in outcomes]
+    return [number for number in sorted(range(len(losses)), key=losses.__getitem__) if losses[number] < math.inf]
+
+
+def _blend(
+    fits: Sequence[Fit], validation_features: NDArray[np.float32], validation_labels: Labels
+) -> tuple[Fit, tuple[HeadSettings, ...]]:
+    """The blend of `fits` if it beats the first of them on validation, else that first one alone."""
+    best = fits[0]
+    if len(fits) > 1:
+        head = blend([result.head for result in fits])
+        logits = head.logits(validation_features)
+        loss = log_loss(logits, validation_labels)
+        if loss < best.validation_loss:
+            accuracy = float(np.mean(logits.argmax(axis=1) == validation_labels))
+            seconds = sum(result.seconds for result in fits)
+            blended = replace(best, head=head, validation_loss=loss, validation_accuracy=accuracy, seconds=seconds)
+            return blended, tuple(result.settings for result in fits)
+    return best, (best.settings,)
+
+
+def _trial(settings: HeadSettings, outcome: Fit | TrainingError) -> Trial:
+    if isinstance(outcome, TrainingError):
+        return Trial(settings, math.nan, math.nan, 0, 0.0, str(outcome))
+    return Trial(settings, outcome.validation_loss, outcome.validation_accuracy, outcome.best_epoch, outcome.seconds)
