@@ -68,12 +68,21 @@ def test_a_convolutional_network(adapted: Adapted) -> None:
     model, images = networks.convolutional(), pictures(32)
     backbone = adapted(model, about={"name": "tiny", "licence": "MIT", "source": "hf:a/b", "trained_on": "birds"})
     info = backbone.info
-    assert (info.size, info.width, info.grid, info.pooling, info.name, info.licence) == (32, 6, (8, 8), "mean", "tiny", "MIT")
+    assert (info.size, info.width, info.grid, info.pooling, info.name, info.licence) == (
+        32,
+        6,
+        (8, 8),
+        "mean",
+        "tiny",
+        "MIT",
+    )
     features, feature_map = both(backbone, images)
     expected = original(model, imagenet(images), "last_hidden_state")
     np.testing.assert_allclose(feature_map, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(features, expected.mean(axis=(2, 3)), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(features, original(model, imagenet(images), "pooler_output")[:, :, 0, 0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        features, original(model, imagenet(images), "pooler_output")[:, :, 0, 0], rtol=1e-4, atol=1e-4
+    )
     said = graphs.metadata(backbone.proto)
     assert json.loads(said["preprocessor"]) == PLAIN
     assert said["resize"].startswith("squashed to 32 x 32 by tailorbird's resize rule")
@@ -114,7 +123,11 @@ def test_a_pyramid_of_tokens_and_one_with_channels_last(adapted: Adapted) -> Non
 
 
 def test_half_precision(adapted: Adapted) -> None:
-    for model in (networks.convolutional(half=True), networks.transformer(half=True), networks.transformer(half=True, head="image_embeds")):
+    for model in (
+        networks.convolutional(half=True),
+        networks.transformer(half=True),
+        networks.transformer(half=True, head="image_embeds"),
+    ):
         backbone, images = adapted(model), pictures(32)
         assert backbone.features(images).dtype == np.float32
     expected = original(networks.convolutional(half=True), imagenet(images).astype(np.float16), "last_hidden_state")
@@ -127,7 +140,9 @@ def test_pooled_outputs_have_no_map(adapted: Adapted) -> None:
     model = networks.transformer(head="image_embeds")
     clip = adapted(model)
     assert (clip.info.grid, clip.info.width, clip.info.pooling) == (None, 5, "projection")
-    np.testing.assert_allclose(clip.features(images), original(model, imagenet(images), "image_embeds"), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        clip.features(images), original(model, imagenet(images), "image_embeds"), rtol=1e-4, atol=1e-4
+    )
 
     d = networks.Drawing()
     d.add("GlobalAveragePool", d.add("Conv", "pixel_values", d.weight(6, 3, 3, 3)), out="pooler_output")
@@ -144,12 +159,16 @@ def test_a_classifier_gives_what_its_last_layer_works_on(adapted: Adapted) -> No
     assert backbone.info.grid == (8, 8) and backbone.info.width == 6
     without = both(adapted(networks.convolutional(logits=0)), images)[0]
     assert not any(node.op_type == "Gemm" for node in backbone.proto.graph.node)
-    assert sum(len(w.raw_data) for w in backbone.proto.graph.initializer) < sum(len(w.raw_data) for w in model.graph.initializer)
+    assert sum(len(w.raw_data) for w in backbone.proto.graph.initializer) < sum(
+        len(w.raw_data) for w in model.graph.initializer
+    )
     np.testing.assert_allclose(backbone.features(images), without, rtol=1e-4, atol=1e-4)  # drawn with the same seed
 
     assert adapted(networks.transformer(head="logits")).info.grid is None
 
-    d = networks.Drawing()  # timm's form: average over positions, then MatMul and a bias, then softmax, under another name
+    d = (
+        networks.Drawing()
+    )  # timm's form: average over positions, then MatMul and a bias, then softmax, under another name
     x = d.add("Relu", d.add("Conv", "pixel_values", d.weight(6, 3, 4, 4), strides=[4, 4]))
     x = d.add("ReduceMean", x, axes=[2, 3], keepdims=0)
     d.add("Softmax", d.add("Add", d.add("MatMul", x, d.weight(6, 7)), d.weight(7)), out="output")
@@ -175,19 +194,33 @@ PROCESSORS: list[tuple[dict[str, Any], Callable[[npt.NDArray[np.float64]], npt.N
         lambda x: ((x / 255 - [0.1, 0.2, 0.3]) / [1, 2, 4])[..., ::-1],
     ),
     (
-        {"size": 32, "image_processor_type": "EfficientNetImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.4] * 3},
+        {
+            "size": 32,
+            "image_processor_type": "EfficientNetImageProcessor",
+            "image_mean": [0.5] * 3,
+            "image_std": [0.4] * 3,
+        },
         lambda x: (x / 255 - 0.5) / 0.16,
     ),
-    ({"pretrained_cfg": {"input_size": [3, 32, 32], "mean": [0.5, 0.4, 0.3], "std": [0.2] * 3}}, lambda x: (x / 255 - [0.5, 0.4, 0.3]) / 0.2),
+    (
+        {"pretrained_cfg": {"input_size": [3, 32, 32], "mean": [0.5, 0.4, 0.3], "std": [0.2] * 3}},
+        lambda x: (x / 255 - [0.5, 0.4, 0.3]) / 0.2,
+    ),
     ({"image_processor": {"size": {"height": 32, "width": 32}, "do_rescale": False}}, lambda x: x),
 ]
 
 
 @pytest.mark.parametrize(("processor", "prepare"), PROCESSORS, ids=[" ".join(sorted(p)) for p, _ in PROCESSORS])
-def test_pixels_are_prepared_as_published(adapted: Adapted, processor: dict[str, Any], prepare: Callable[..., npt.NDArray[np.float64]]) -> None:
+def test_pixels_are_prepared_as_published(
+    adapted: Adapted, processor: dict[str, Any], prepare: Callable[..., npt.NDArray[np.float64]]
+) -> None:
     images, model = pictures(32), networks.convolutional()
-    expected = original(model, prepare(images.astype(np.float64)).transpose(0, 3, 1, 2).astype(np.float32), "last_hidden_state").mean(axis=(2, 3))
-    np.testing.assert_allclose(adapted(model, processor).features(images), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    expected = original(
+        model, prepare(images.astype(np.float64)).transpose(0, 3, 1, 2).astype(np.float32), "last_hidden_state"
+    ).mean(axis=(2, 3))
+    np.testing.assert_allclose(
+        adapted(model, processor).features(images), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,9 +248,14 @@ def test_the_users_size_and_the_graphs(adapted: Adapted) -> None:
     assert adapted(networks.transformer(side=None), size=48).info.grid == (6, 6)
     dino, images = networks.transformer(interpolated=True), pictures(56)
     np.testing.assert_allclose(
-        adapted(dino, size=56).features(images), original(dino, imagenet(images), "last_hidden_state")[:, 1:].mean(axis=1), rtol=1e-4, atol=1e-4
+        adapted(dino, size=56).features(images),
+        original(dino, imagenet(images), "last_hidden_state")[:, 1:].mean(axis=1),
+        rtol=1e-4,
+        atol=1e-4,
     )
-    fixed = networks.convolutional(shape=[1, 3, 32, 32])  # a batch of one is announced too, but nothing inside depends on it
+    fixed = networks.convolutional(
+        shape=[1, 3, 32, 32]
+    )  # a batch of one is announced too, but nothing inside depends on it
     assert adapted(fixed, {"size": 224}).info.size == 32
     with pytest.raises(SettingsError, match="runs at 32 x 32 only"):
         adapted(fixed, size=48)
@@ -226,7 +264,9 @@ def test_the_users_size_and_the_graphs(adapted: Adapted) -> None:
     with pytest.raises(SettingsError, match="8 to 2048"):
         adapted(networks.convolutional(), size=5000)
     # The position embedding is for 32 pixels.
-    with pytest.raises(BackboneError, match=r"does not run on images of 48 x 48 pixels: Add: .*by a dimension other than 1"):
+    with pytest.raises(
+        BackboneError, match=r"does not run on images of 48 x 48 pixels: Add: .*by a dimension other than 1"
+    ):
         adapted(networks.transformer(), size=48)
 
 
@@ -265,13 +305,20 @@ def test_inputs_that_are_refused(adapted: Adapted) -> None:
 def test_outputs_that_are_refused(adapted: Adapted) -> None:
     d = networks.Drawing()
     d.add("Conv", "pixel_values", d.weight(5, 3, 3, 3), pads=[1, 1, 1, 1], out="mask")
-    with pytest.raises(BackboneError, match=r"mask is no map of features of a 32 x 32 image; outputs seen: mask \(3, 5, 32, 32\); understood"):
+    with pytest.raises(
+        BackboneError,
+        match=r"mask is no map of features of a 32 x 32 image; outputs seen: mask \(3, 5, 32, 32\); understood",
+    ):
         adapted(d.model({"mask": ["b", 5, "h", "w"]}))
     d.add("Conv", "pixel_values", d.weight(5, 3, 4, 4), strides=[4, 4], out="boxes")
     with pytest.raises(BackboneError, match="not clear which output holds the features"):
         adapted(d.model({"mask": ["b", 5, "h", "w"], "boxes": ["b", 5, "h", "w"]}))
     d = networks.Drawing()
-    x = d.add("Reshape", d.add("Conv", "pixel_values", d.weight(6, 3, 3, 3), strides=[5, 4]), d.constant(np.array([0, 6, -1], np.int64)))
+    x = d.add(
+        "Reshape",
+        d.add("Conv", "pixel_values", d.weight(6, 3, 3, 3), strides=[5, 4]),
+        d.constant(np.array([0, 6, -1], np.int64)),
+    )
     d.add("Transpose", x, perm=[0, 2, 1], out="last_hidden_state")
     with pytest.raises(BackboneError, match=r"48 tokens, and it is not clear.*patch size is not known"):
         adapted(d.model({"last_hidden_state": ["b", "t", 6]}))
@@ -294,7 +341,12 @@ def test_functions_of_the_file_are_inlined(adapted: Adapted) -> None:
     body = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Neg", ["r"], ["y"])]
     function = helper.make_function("own", "NegativeRelu", ["x"], ["y"], body, [helper.make_opsetid("", 17)])
     d = networks.Drawing()
-    d.add("NegativeRelu", d.add("Conv", "pixel_values", d.weight(6, 3, 4, 4), strides=[4, 4]), out="last_hidden_state", domain="own")
+    d.add(
+        "NegativeRelu",
+        d.add("Conv", "pixel_values", d.weight(6, 3, 4, 4), strides=[4, 4]),
+        out="last_hidden_state",
+        domain="own",
+    )
     model = d.model({"last_hidden_state": ["b", 6, "h", "w"]}, opsets=[helper.make_opsetid("own", 1)])
     model.functions.append(function)
     backbone = adapted(model)
@@ -395,7 +447,10 @@ def test_versions(adapted: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackboneError, match="pip install --upgrade"):
         adapted(new)
     too_new = BackboneError("model.onnx cannot be run by ONNX Runtime 1.2: ValidateOpsetForDomain")
-    with monkeypatch.context() as patched, pytest.raises(BackboneError, match="ValidateOpsetForDomain; pip install --upgrade onnxruntime"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(BackboneError, match="ValidateOpsetForDomain; pip install --upgrade onnxruntime"),
+    ):
         patched.setattr(graphs, "session", lambda *_: (_ for _ in ()).throw(too_new))
         adapted(networks.convolutional())
     old = networks.convolutional(opset=11)
@@ -416,7 +471,9 @@ def test_a_network_that_mixes_the_images_of_a_batch_is_refused(adapted: Adapted)
     x = d.add("Conv", "pixel_values", d.weight(6, 3, 4, 4), strides=[4, 4])
     mean = d.add("ReduceMean", x, axes=[0], keepdims=1)
     d.add("Sub", x, mean, out="last_hidden_state")
-    with pytest.raises(BackboneError, match=r"disagrees with itself when images come one by one .*largest difference [0-9.]+ of"):
+    with pytest.raises(
+        BackboneError, match=r"disagrees with itself when images come one by one .*largest difference [0-9.]+ of"
+    ):
         adapted(d.model({"last_hidden_state": ["b", 6, "h", "w"]}))
 
 
@@ -424,7 +481,9 @@ def test_a_batch_of_one_fixed_inside_is_refused(adapted: Adapted) -> None:
     d = networks.Drawing()
     x = d.add("Conv", "pixel_values", d.weight(6, 3, 4, 4), strides=[4, 4])
     d.add("Reshape", x, d.constant(np.array([1, 6, 8, 8], np.int64)), out="last_hidden_state")
-    with pytest.raises(BackboneError, match="runs on one image at a time only, a batch of 1 is fixed inside; choose another"):
+    with pytest.raises(
+        BackboneError, match="runs on one image at a time only, a batch of 1 is fixed inside; choose another"
+    ):
         adapted(d.model({"last_hidden_state": [1, 6, 8, 8]}))
 
 

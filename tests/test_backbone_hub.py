@@ -44,7 +44,12 @@ for arguments in map(json.loads, sys.argv[1:]):
 
 def repository(model: onnx.ModelProto | None = None, **more: bytes) -> dict[str, bytes]:
     model = model or networks.convolutional()
-    return {"README.md": CARD, "config.json": b"{}", "preprocessor_config.json": PREPROCESSOR, "onnx/model.onnx": model.SerializeToString()} | more
+    return {
+        "README.md": CARD,
+        "config.json": b"{}",
+        "preprocessor_config.json": PREPROCESSOR,
+        "onnx/model.onnx": model.SerializeToString(),
+    } | more
 
 
 def large() -> onnx.ModelProto:
@@ -57,7 +62,9 @@ def hub() -> Iterator[Hub]:
     vit = networks.transformer()
     quantised = networks.convolutional(channels=3).SerializeToString()
     repositories = {
-        "birds/tiny": Repository(repository(**{"onnx/model_quantized.onnx": quantised, "onnx/model_fp16.onnx": quantised})),
+        "birds/tiny": Repository(
+            repository(**{"onnx/model_quantized.onnx": quantised, "onnx/model_fp16.onnx": quantised})
+        ),
         "others/tiny": Repository(repository(vit)),
         "birds/gated": Repository(repository(), token="hf_secret"),
         "birds/private": Repository(repository(), token="hf_secret", private=True),
@@ -76,10 +83,19 @@ def pulls(tmp_path: Path, hub: Hub) -> Pulls:
 
     def run(*requests: dict[str, Any], **environment: str) -> list[dict[str, Any]]:
         variables = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-        variables |= {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url, "TAILORBIRD_CACHE": str(tmp_path / "cache")}
+        variables |= {
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_ENDPOINT": hub.url,
+            "TAILORBIRD_CACHE": str(tmp_path / "cache"),
+        }
         variables |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
         done = subprocess.run(
-            [sys.executable, "-c", PULL, *map(json.dumps, requests)], env=variables, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", PULL, *map(json.dumps, requests)],
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
@@ -89,11 +105,17 @@ def pulls(tmp_path: Path, hub: Hub) -> Pulls:
 
 
 def test_pull_end_to_end_then_at_hand_then_offline(hub: Hub, pulls: Pulls, tmp_path: Path) -> None:
-    first, again, half = pulls({"reference": "hf:birds/tiny"}, {"reference": "hf:birds/tiny"}, {"reference": "hf:birds/tiny", "size": 64})
+    first, again, half = pulls(
+        {"reference": "hf:birds/tiny"}, {"reference": "hf:birds/tiny"}, {"reference": "hf:birds/tiny", "size": 64}
+    )
     path = Path(first["path"])
     assert path == tmp_path / "cache" / "backbones" / "tiny.backbone.onnx"
     backbone = Backbone(path)
-    assert (backbone.info.name, backbone.info.licence, backbone.info.trained_on) == ("tiny", "apache-2.0", "imagenet-1k")
+    assert (backbone.info.name, backbone.info.licence, backbone.info.trained_on) == (
+        "tiny",
+        "apache-2.0",
+        "imagenet-1k",
+    )
     said = graphs.metadata(backbone.proto)
     commit = hub.repositories["birds/tiny"].commit
     assert said["source"] == "hf:birds/tiny" and said["revision"] == commit and said["file"] == "onnx/model.onnx"
@@ -115,13 +137,22 @@ def test_pull_end_to_end_then_at_hand_then_offline(hub: Hub, pulls: Pulls, tmp_p
     assert len(hub.requests) == before
     assert kept["path"] == str(path) and "cannot be reached" in kept["said"][0]
     assert Backbone(other_size["path"]).info.size == 48 and "licence: apache-2.0" in other_size["said"][-1]
-    assert missing["kind"] == "HubError" and "HF_HUB_OFFLINE is set" in missing["message"] and "--backbone FILE.onnx" in missing["message"]
+    assert (
+        missing["kind"] == "HubError"
+        and "HF_HUB_OFFLINE is set" in missing["message"]
+        and "--backbone FILE.onnx" in missing["message"]
+    )
 
     # No connection at all, and nobody said so.
-    kept, missing = pulls({"reference": "hf:birds/tiny"}, {"reference": "hf:birds/unknown"}, HF_ENDPOINT="http://127.0.0.1:9")
+    kept, missing = pulls(
+        {"reference": "hf:birds/tiny"}, {"reference": "hf:birds/unknown"}, HF_ENDPOINT="http://127.0.0.1:9"
+    )
     assert kept["path"] == str(path)
     assert missing["kind"] == "HubError"
-    assert "http://127.0.0.1:9 cannot be reached" in missing["message"] and "set HF_ENDPOINT to a mirror" in missing["message"]
+    assert (
+        "http://127.0.0.1:9 cannot be reached" in missing["message"]
+        and "set HF_ENDPOINT to a mirror" in missing["message"]
+    )
 
 
 def test_owners_files_and_revisions_do_not_overwrite_each_other(hub: Hub, pulls: Pulls) -> None:
@@ -158,7 +189,11 @@ def test_refusals_say_what_to_do(hub: Hub, pulls: Pulls) -> None:
         ("hf:birds/tiny:onnx/other.onnx", "HubError", "its ONNX files: onnx/model.onnx, onnx/model_fp16.onnx"),
         ("hf:birds/bare", "BackboneError", "has no preprocessor_config.json"),
         ("hf:birds/torch", "BackboneError", "has no ONNX file; look for the same network under onnx-community"),
-        ("hf:birds/several", "BackboneError", "several ONNX files and none is the usual one: a.onnx, b.onnx; pick one: hf:birds/several:a.onnx"),
+        (
+            "hf:birds/several",
+            "BackboneError",
+            "several ONNX files and none is the usual one: a.onnx, b.onnx; pick one: hf:birds/several:a.onnx",
+        ),
     ]
     results = pulls(*({"reference": reference} for reference, _, _ in expected))
     for (reference, kind, message), result in zip(expected, results, strict=True):
@@ -189,7 +224,10 @@ def test_weights_in_a_second_file_are_downloaded_and_taken_in(hub: Hub, pulls: P
     hub.repositories["birds/halved"] = Repository(repository() | {"onnx/model.onnx": parts["onnx/model.onnx"]})
     whole, halved = pulls({"reference": "hf:birds/outside"}, {"reference": "hf:birds/halved"})
     assert Backbone(whole["path"]).info.grid == (4, 4)
-    assert halved["kind"] == "HubError" and "has no file onnx/model.onnx_data, which the network needs" in halved["message"]
+    assert (
+        halved["kind"] == "HubError"
+        and "has no file onnx/model.onnx_data, which the network needs" in halved["message"]
+    )
 
 
 def test_a_hub_that_is_down_or_forbids(hub: Hub, pulls: Pulls) -> None:
@@ -201,7 +239,11 @@ def test_a_hub_that_is_down_or_forbids(hub: Hub, pulls: Pulls) -> None:
     finally:
         hub.refuse = None
     assert down["kind"] == "HubError" and "cannot be reached" in down["message"] and "503" in down["message"]
-    assert forbidden["kind"] == "HubError" and "answered 403" in forbidden["message"] and "HF_TOKEN" in forbidden["message"]
+    assert (
+        forbidden["kind"] == "HubError"
+        and "answered 403" in forbidden["message"]
+        and "HF_TOKEN" in forbidden["message"]
+    )
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -231,7 +273,18 @@ def test_references(text: str, expected: Reference) -> None:
     assert str(expected) == text
 
 
-NO_REFERENCES = ["hf:a", "a/b", "hf:a/b/c", "hf:../b", "hf:a/b:readme.md", "hf:a/b@", "", "hf:a/b:", "hf:a/b:../m.onnx", "hf:a/b:/m.onnx"]
+NO_REFERENCES = [
+    "hf:a",
+    "a/b",
+    "hf:a/b/c",
+    "hf:../b",
+    "hf:a/b:readme.md",
+    "hf:a/b@",
+    "",
+    "hf:a/b:",
+    "hf:a/b:../m.onnx",
+    "hf:a/b:/m.onnx",
+]
 
 
 @pytest.mark.parametrize("text", NO_REFERENCES)

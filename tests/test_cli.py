@@ -21,7 +21,9 @@ from tailorbird.cli.predict import formula_safe
 
 
 def run(*arguments: object, stdin: bytes | None = None, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([sys.executable, "-m", "tailorbird", *map(str, arguments)], input=stdin, capture_output=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "tailorbird", *map(str, arguments)], input=stdin, capture_output=True, timeout=120
+    )
     text = subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
     if code is not None:
         assert text.returncode == code, f"{text.stdout}\n{text.stderr}"
@@ -34,15 +36,24 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 
 def test_train_json_and_what_programs_read(shapes: Path, tmp_path: Path) -> None:
-    done = run("train", shapes, "-o", tmp_path / "m.onnx", "--json", "--inner", "0", "--epochs", 12, "--learning-rate", "0.01")
+    done = run(
+        "train", shapes, "-o", tmp_path / "m.onnx", "--json", "--inner", "0", "--epochs", 12, "--learning-rate", "0.01"
+    )
     (found,) = lines(done)
     assert set(found) >= {"model", "report", "seconds", "scores", "settings", "left_out"}
-    assert set(found["seconds"]) >= {"scan", "embed", "head", "total"} and set(found["scores"]) == {"validation", "test"}
+    assert set(found["seconds"]) >= {"scan", "embed", "head", "total"} and set(found["scores"]) == {
+        "validation",
+        "test",
+    }
     assert set(found["scores"]["test"]) >= {
         "n", "accuracy", "interval", "top3", "log_loss", "ece", "macro", "per_class", "classes", "confusion",
         "majority_baseline", "threshold", "coverage",
     }  # fmt: skip
-    assert found["settings"]["inner"] == [] and found["settings"]["epochs"] == 12 and found["settings"]["learning_rate"] == 0.01
+    assert (
+        found["settings"]["inner"] == []
+        and found["settings"]["epochs"] == 12
+        and found["settings"]["learning_rate"] == 0.01
+    )
     assert "72 files, 1 view each, pocket at 128 px: about" in done.stderr, "the expected time comes first"
 
 
@@ -61,7 +72,9 @@ def test_train_and_evaluate_for_people(shapes: Path, tmp_path: Path) -> None:
 
 def test_scan_exit_codes_and_json(shapes: Path, make_dataset: MakeDataset) -> None:
     (clean,) = lines(run("scan", shapes, "--json"))
-    assert clean["images"] == 72 and clean["classes"] == {"box": 24, "cross": 24, "disc": 24} and clean["findings"] == []
+    assert (
+        clean["images"] == 72 and clean["classes"] == {"box": 24, "cross": 24, "disc": 24} and clean["findings"] == []
+    )
     assert "No findings." in run("scan", shapes).stdout
     folder = make_dataset("with space and ü")
     (folder / "box" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
@@ -70,7 +83,9 @@ def test_scan_exit_codes_and_json(shapes: Path, make_dataset: MakeDataset) -> No
     kinds = {finding["kind"]: finding["paths"] for finding in found["findings"]}
     assert kinds == {"unreadable": ["box/broken.jpg"], "duplicate": ["disc/again.jpg", "disc/disc-000.jpg"]}
     text = run("scan", folder, code=3).stdout
-    assert "Findings: 1 unreadable, 1 duplicate" in text.replace("1 duplicate, 1 unreadable", "1 unreadable, 1 duplicate")
+    assert "Findings: 1 unreadable, 1 duplicate" in text.replace(
+        "1 duplicate, 1 unreadable", "1 unreadable, 1 duplicate"
+    )
 
 
 def test_scan_writes_a_manifest_that_can_be_scanned(shapes: Path, tmp_path: Path) -> None:
@@ -108,16 +123,32 @@ def test_predict_as_text_and_csv(trained: Path, tmp_path: Path) -> None:
     done = run("predict", trained, folder)
     assert len(done.stdout.splitlines()) == 7 and all(line.count("\t") == 3 for line in done.stdout.splitlines())
     rows = list(csv.DictReader(io.StringIO(run("predict", trained, folder, "--csv", "--top", 2).stdout)))
-    assert len(rows) == 7 and set(rows[0]) == {"path", "label", "probability", "unsure", "label2", "probability2", "error"}
+    assert len(rows) == 7 and set(rows[0]) == {
+        "path",
+        "label",
+        "probability",
+        "unsure",
+        "label2",
+        "probability2",
+        "error",
+    }
     assert all(0 <= float(row["probability"]) <= 1 for row in rows)
     relative = subprocess.run(
-        [sys.executable, "-m", "tailorbird", "predict", str(trained), "=cmd|calc.jpg", "--csv"], cwd=folder, capture_output=True, text=True
+        [sys.executable, "-m", "tailorbird", "predict", str(trained), "=cmd|calc.jpg", "--csv"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
     )
     assert relative.stdout.splitlines()[1].startswith("'=cmd|calc.jpg,"), "a spreadsheet must not run a file's name"
-    assert run("predict", trained, folder, "--csv", "--json", code=2).stderr.startswith("tailorbird: --json and --csv were both given")
+    assert run("predict", trained, folder, "--csv", "--json", code=2).stderr.startswith(
+        "tailorbird: --json and --csv were both given"
+    )
 
 
-@pytest.mark.parametrize(("cell", "safe"), [("=1+1", "'=1+1"), ("+x", "'+x"), ("-x", "'-x"), ("@x", "'@x"), ("\tx", "'\tx"), ("a=b", "a=b"), ("-", "-")])
+@pytest.mark.parametrize(
+    ("cell", "safe"),
+    [("=1+1", "'=1+1"), ("+x", "'+x"), ("-x", "'-x"), ("@x", "'@x"), ("\tx", "'\tx"), ("a=b", "a=b"), ("-", "-")],
+)
 def test_formula_safe(cell: str, safe: str) -> None:
     assert formula_safe(cell) == safe
 
@@ -129,7 +160,10 @@ def test_predict_reads_standard_input_and_globs(trained: Path, tmp_path: Path) -
     piped = lines(run("predict", trained, "-", "--json", stdin=photo.read_bytes()))[0]
     assert piped["path"] is None and piped["top"] == direct["top"]
     listed = lines(run("predict", trained, "-", "--json", stdin=f"{photo}\n{folder / 'disc'}\n".encode()))
-    assert [line["path"] for line in listed] == [str(photo), *(str(folder / "disc" / f"disc-00{i}.jpg") for i in (0, 1))]
+    assert [line["path"] for line in listed] == [
+        str(photo),
+        *(str(folder / "disc" / f"disc-00{i}.jpg") for i in (0, 1)),
+    ]
     assert len(lines(run("predict", trained, f"{folder}/*/*-001.jpg", "--json"))) == 3
     assert "nothing matches" in run("predict", trained, f"{folder}/*.gif", code=2).stderr
     assert "no such file" in run("predict", trained, folder / "gone.jpg", code=3).stderr
@@ -140,7 +174,7 @@ def test_predict_reads_standard_input_and_globs(trained: Path, tmp_path: Path) -
 def test_names_no_terminal_expects(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "Über größe – 雪"
     folder.mkdir()
-    names = [b"latin-\xe9.jpg", ("n" * 250 + ".jpg").encode(), "tab\there [bold]x.jpg".encode(), b"line\nbreak.jpg"]
+    names = [b"latin-\xe9.jpg", ("n" * 250 + ".jpg").encode(), b"tab\there [bold]x.jpg", b"line\nbreak.jpg"]
     for number, name in enumerate(names):
         with open(os.fsencode(folder) + b"/" + name, "wb") as file:  # noqa: PTH123
             file.write(encoded(picture("box", number)))
@@ -159,9 +193,15 @@ def test_bad_input_exits_2_in_one_line(tmp_path: Path, shapes: Path, trained: Pa
     for arguments, message in [
         (("scan", tmp_path / "missing"), "does not exist"),
         (("train", tmp_path, "-o", tmp_path / "m.onnx"), "holds no photos"),
-        (("train", shapes, "-o", tmp_path / "m.onnx", "--inner", "many"), "--inner is 'many'; give sizes of inner layers"),
+        (
+            ("train", shapes, "-o", tmp_path / "m.onnx", "--inner", "many"),
+            "--inner is 'many'; give sizes of inner layers",
+        ),
         (("train", shapes, "-o", tmp_path / "m.onnx", "--dropout", 2), "dropout"),
-        (("train", shapes, "-o", tmp_path / "m.onnx", "--backbone", "nope"), "no backbone named 'nope' is at hand; there are: pocket"),
+        (
+            ("train", shapes, "-o", tmp_path / "m.onnx", "--backbone", "nope"),
+            "no backbone named 'nope' is at hand; there are: pocket",
+        ),
         (("predict", tmp_path / "missing.onnx", shapes), "does not exist; check the path"),
         (("predict", shapes / "box" / "box-000.jpg", shapes), "is not an ONNX file"),
         (("evaluate", trained, tmp_path / "missing"), "does not exist"),
@@ -177,14 +217,21 @@ def test_usage_errors_exit_2() -> None:
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "tailorbird", "scan", str(tmp_path / "missing"), "--debug"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tailorbird", "scan", str(tmp_path / "missing"), "--debug"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode != 0 and "Traceback" in done.stderr and "DatasetError" in done.stderr
 
 
 def test_ctrl_c_exits_130(trained: Path) -> None:
     # Standard input never ends: predict waits for the next path.
     process = subprocess.Popen(
-        [sys.executable, "-m", "tailorbird", "predict", str(trained), "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "tailorbird", "predict", str(trained), "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     time.sleep(1.5)
     process.send_signal(signal.SIGINT)
@@ -195,7 +242,12 @@ def test_ctrl_c_exits_130(trained: Path) -> None:
 def test_backbones_and_cache(shapes: Path) -> None:
     (found,) = lines(run("backbones", "--json"))
     (pocket,) = found["backbones"]
-    assert (pocket["name"], pocket["input_size"], pocket["features"], pocket["licence"]) == ("pocket", 128, 512, "Apache-2.0")
+    assert (pocket["name"], pocket["input_size"], pocket["features"], pocket["licence"]) == (
+        "pocket",
+        128,
+        512,
+        "Apache-2.0",
+    )
     assert pocket["images_per_second"] > 10
     text = run("backbones", "-v").stdout
     assert "pocket" in text and "distilled" in text

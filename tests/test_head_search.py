@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tailorbird.errors import SettingsError, TrainingError
-from tailorbird.head import Dense, Head, SearchResult, fit, search
+from tailorbird.head import Dense, Head, SearchResult, fit, refit, search
 from tailorbird.head.network import blend
 from tailorbird.head.search import plan_trials
 
@@ -52,7 +52,7 @@ def accuracy(head: Head, arrays: Arrays) -> float:
 def test_learns_what_needs_an_inner_layer() -> None:
     result = run(xor(600, 0), xor(200, 1))
     assert accuracy(result.best.head, xor(500, 2)) > 0.85
-    assert all(member.inner for member in result.members)
+    assert all(member.settings.inner for member in result.members)
     straight = run(xor(600, 0), xor(200, 1), fixed={"inner": ()})
     assert accuracy(straight.best.head, xor(500, 2)) < 0.65
 
@@ -73,7 +73,7 @@ def test_the_best_scores_are_those_of_its_head() -> None:
     result = run(line(300, 0), line(100, 1), fixed={"epochs": 8})
     assert result.best.validation_accuracy == pytest.approx(accuracy(result.best.head, line(100, 1)))
     assert result.best.validation_loss <= min(trial.validation_loss for trial in result.trials)
-    assert result.members[0] == result.best.settings
+    assert result.members[0].settings == result.best.settings
 
 
 def test_fixed_settings_are_respected() -> None:
@@ -156,3 +156,22 @@ def test_a_blend_gives_the_mean_of_the_logits() -> None:
         assert len(blended.layers) == depth
         expected = np.mean([head.logits(features) for head in heads], axis=0)
         np.testing.assert_allclose(blended.logits(features), expected, atol=1e-5)
+
+
+def test_refit_trains_the_winners_on_everything() -> None:
+    train, validation, new = line(60, 0), line(400, 1), line(2000, 2)
+    found = run(train, validation, fixed={"inner": (), "epochs": 20})
+    head = refit(found, train[0][None], train[1], validation[0], validation[1], classes=2, seed=0)
+    assert weights(head) != weights(found.best.head)
+    assert weights(head) == weights(
+        refit(found, train[0][None], train[1], validation[0], validation[1], classes=2, seed=0)
+    )
+    assert accuracy(head, new) > accuracy(found.best.head, new), "460 samples teach more than 60"
+
+
+def test_refit_gives_a_blend_of_the_same_shape() -> None:
+    train, validation = xor(300, 0), xor(100, 1)
+    found = run(train, validation)
+    head = refit(found, train[0][None], train[1], validation[0], validation[1], classes=2, seed=0)
+    assert [layer.weight.shape for layer in head.layers] == [layer.weight.shape for layer in found.best.head.layers]
+    assert accuracy(head, xor(500, 2)) > 0.9

@@ -21,7 +21,12 @@ def random_scores(n: int = 400, seed: int = 0, sharpness: float = 3.0) -> tuple[
 
 def test_wilson_interval_against_published_values() -> None:
     # Newcombe, Statistics in Medicine 17 (1998), table I, method 3: 81/263, 15/148, 0/20, 1/29.
-    for hits, n, low, high in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)]:
+    for hits, n, low, high in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ]:
         assert metrics.wilson_interval(hits, n) == pytest.approx((low, high), abs=5e-5)
     assert metrics.wilson_interval(0, 0) == (0.0, 1.0)
 
@@ -39,11 +44,11 @@ def test_scores_on_a_case_counted_by_hand() -> None:
         ]
     )
     found = metrics.score(labels, probabilities, CLASSES, 0.65)
-    assert (found.n, found.accuracy, found.majority_baseline) == (6, pytest.approx(4 / 6), 0.5)
+    assert found.n == 6 and found.accuracy == pytest.approx(4 / 6) and found.majority_baseline == 0.5
     assert found.confusion == ((2, 1, 0, 0), (1, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 0))
     assert found.top3 == pytest.approx(5 / 6)
     a, b, _, d = found.per_class
-    assert (a.precision, a.recall, a.f1, a.support) == (pytest.approx(2 / 3), pytest.approx(2 / 3), pytest.approx(2 / 3), 3)
+    assert (a.precision, a.recall, a.f1, a.support) == pytest.approx((2 / 3, 2 / 3, 2 / 3, 3))
     assert (b.precision, b.recall, d.support, d.recall) == (0.5, 0.5, 0, 0.0)
     assert found.macro["recall"] == pytest.approx((2 / 3 + 0.5 + 1) / 3), "a class without photos is not averaged in"
     assert found.log_loss == pytest.approx(-np.mean(np.log([0.9, 0.6, 0.2, 0.8, 0.05, 0.7])))

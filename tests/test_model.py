@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ def head(sizes: tuple[int, ...], seed: int = 0) -> Head:
     random = np.random.default_rng(seed)
     return Head(
         tuple(
-            Dense((random.normal(size=(a, b)) / np.sqrt(a)).astype(np.float32), random.normal(size=b).astype(np.float32) * 0.3)
-            for a, b in zip(sizes, sizes[1:], strict=False)
+            Dense(
+                (random.normal(size=(a, b)) / np.sqrt(a)).astype(np.float32),
+                random.normal(size=b).astype(np.float32) * 0.3,
+            )
+            for a, b in pairwise(sizes)
         )
     )
 
@@ -69,7 +73,9 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-def reference_grad_cam(backbone: Backbone, layers: Head, pixels: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+def reference_grad_cam(
+    backbone: Backbone, layers: Head, pixels: np.ndarray, temperature: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities, and heat maps whose gradients come from finite differences in float64, not from any formula."""
     feature_map = session(backbone.proto).run(["feature_map"], {"images": pixels})[0].astype(np.float64)
 
@@ -150,7 +156,9 @@ def test_writing_refuses_a_file_that_disagrees_with_the_pipeline(tmp_path: Path,
     path = tmp_path / "model.onnx"
     path.write_bytes(b"the model before")
     wrong = session(graph).run(["probabilities"], {"images": images()})[0] + 0.002
-    with pytest.raises(TrainingError, match=r"differ from the pipeline's by up to 0.002, 0.001 is allowed; it was not written"):
+    with pytest.raises(
+        TrainingError, match=r"differ from the pipeline's by up to 0.002, 0.001 is allowed; it was not written"
+    ):
         write(path, graph, info(), images=images(), expected=wrong)
     assert path.read_bytes() == b"the model before"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "tiny.backbone.onnx"]
@@ -185,10 +193,22 @@ def _external(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("alter", "message"),
     [
-        (_metadata(lambda said: said.update(format=99)), "has format number 99; this tailorbird reads format 1; upgrade tailorbird"),
-        (_metadata(lambda said: said.update(classes=["a", "b"])), "the metadata name 2 classes, the graph's outputs are probabilities float"),
-        (_metadata(lambda said: said.update(classes=["a", "a", "b", "c"])), "'classes' must be a list of at least two different names"),
-        (_metadata(lambda said: said.update(resize={"mode": "squash", "size": 32})), "the metadata say pictures of 32 x 32, the graph takes images uint8"),
+        (
+            _metadata(lambda said: said.update(format=99)),
+            "has format number 99; this tailorbird reads format 1; upgrade tailorbird",
+        ),
+        (
+            _metadata(lambda said: said.update(classes=["a", "b"])),
+            "the metadata name 2 classes, the graph gives probabilities float",
+        ),
+        (
+            _metadata(lambda said: said.update(classes=["a", "a", "b", "c"])),
+            "'classes' must be a list of at least two different names",
+        ),
+        (
+            _metadata(lambda said: said.update(resize={"mode": "squash", "size": 32})),
+            "say pictures of 32 x 32, the graph takes images uint8",
+        ),
         (_metadata(lambda said: said.update(resize={"mode": "pad", "size": 16})), "the resize rule .* is unknown"),
         (_metadata(lambda said: said.update(threshold=7)), "'threshold' must be a number from 0 to 1"),
         (_metadata(lambda said: said.update(temperature=float("nan"))), "'temperature' a positive one"),
@@ -216,7 +236,7 @@ def test_truncated_missing_and_foreign_files(write_model: Write, tmp_path: Path)
     cut = tmp_path / "cut.onnx"
     for length in (0, 4, len(whole) // 3, len(whole) - 10):
         cut.write_bytes(whole[:length])
-        with pytest.raises(ModelFileError, match="truncated|damaged|lack the key|cannot be run|not JSON"):
+        with pytest.raises(ModelFileError, match=r"truncated|damaged|lack the key|cannot be run|not JSON"):
             Classifier(cut)
     with pytest.raises(ModelFileError, match="does not exist; check the path"):
         Classifier(tmp_path / "missing.onnx")
@@ -286,7 +306,12 @@ def test_a_stream_goes_on_past_bad_photos_in_order_and_reads_as_needed(write_mod
 def test_every_exif_orientation_gives_the_same_prediction(write_model: Write) -> None:
     classifier = Classifier(write_model())
     upright = picture("cross", 3, (64, 48))
-    turned = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270, 3: Image.Transpose.ROTATE_180, 2: Image.Transpose.FLIP_LEFT_RIGHT}
+    turned: dict[int, Image.Transpose] = {
+        6: Image.Transpose.ROTATE_90,
+        8: Image.Transpose.ROTATE_270,
+        3: Image.Transpose.ROTATE_180,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+    }
     turned |= {4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 7: Image.Transpose.TRANSVERSE}
     expected = classifier.predict(upright)
     for tag, inverse in turned.items():

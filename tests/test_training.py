@@ -113,13 +113,17 @@ def test_bad_files_are_named_and_the_rest_is_learned(make_dataset: MakeDataset, 
         (("box", "disc"), 2, "no photo is left for validation"),
     ],
 )
-def test_too_little_to_learn(make_dataset: MakeDataset, tmp_path: Path, labels: tuple[str, ...], count: int, message: str) -> None:
+def test_too_little_to_learn(
+    make_dataset: MakeDataset, tmp_path: Path, labels: tuple[str, ...], count: int, message: str
+) -> None:
     with pytest.raises(DatasetError, match=message):
         train(make_dataset(labels=labels, count=count), tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
 
 
-def test_three_photos_a_class_are_enough_and_a_class_with_one_still_counts(make_dataset: MakeDataset, tmp_path: Path) -> None:
+def test_three_photos_a_class_are_enough_and_a_class_with_one_still_counts(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
     folder = make_dataset(labels=("box", "disc"), count=3)
     draw_dataset(folder, ("cross",), 1)
     result = train(folder, tmp_path / "m.onnx", fixed=QUICK)
@@ -201,7 +205,8 @@ def test_two_trainings_at_once(shapes: Path, tmp_path: Path) -> None:
 def test_ctrl_c_keeps_the_features(make_dataset: MakeDataset, tmp_path: Path) -> None:
     folder = make_dataset(count=400)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tailorbird", "train", str(folder), "-o", str(tmp_path / "m.onnx")], stderr=subprocess.PIPE
+        [sys.executable, "-m", "tailorbird", "train", str(folder), "-o", str(tmp_path / "m.onnx")],
+        stderr=subprocess.PIPE,
     )
     time.sleep(2.5)
     process.send_signal(signal.SIGINT)
@@ -223,7 +228,9 @@ def test_evaluate_names_what_it_leaves_out_and_its_worst_mistakes(trained: Path,
     assert [m.probability for m in found.mistakes] == sorted((m.probability for m in found.mistakes), reverse=True)
     with pytest.raises(SettingsError, match="has no split 'test'; it has: none"):
         evaluate(trained, folder, split="test")
-    with pytest.raises(DatasetError, match=r"holds no photo that can be scored.*the model's classes are box, cross, disc"):
+    with pytest.raises(
+        DatasetError, match=r"holds no photo that can be scored.*the model's classes are box, cross, disc"
+    ):
         evaluate(trained, draw_dataset(tmp_path / "other", ("x box", "y box"), 3))
 
 

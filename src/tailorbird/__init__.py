@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from tailorbird.errors import InputError, RunError, TailorbirdError
     from tailorbird.evaluation import Evaluation, evaluate
     from tailorbird.metrics import Scores
-    from tailorbird.model import Classifier, Failure, Prediction
-    from tailorbird.model import Classifier as load
+    from tailorbird.model import Classifier, Failure, Prediction, load
     from tailorbird.training import TrainResult, train
 
 __all__ = [
@@ -68,7 +67,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'tailorbird' has no attribute {name!r}; it has {', '.join(__all__)}")
     module = import_module(f"tailorbird.{_HOMES[name]}")
-    return module.Classifier if name == "load" else getattr(module, name)
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

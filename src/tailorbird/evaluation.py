@@ -69,7 +69,11 @@ def evaluate(
     entries = [entry for entry in layout.entries if chosen is None or entry.split == chosen]
 
     number = {label: i for i, label in enumerate(classifier.classes)}
-    left_out = [(printable(entry.name), f"the model has no class {entry.label!r}") for entry in entries if entry.label not in number]
+    left_out = [
+        (printable(entry.name), f"the model has no class {entry.label!r}")
+        for entry in entries
+        if entry.label not in number
+    ]
     known = [entry for entry in entries if entry.label in number]
     labels: list[int] = []
     rows: list[list[float]] = []
@@ -88,6 +92,8 @@ def evaluate(
             progress(done, len(known))
     if not labels:
         why = f"; the first of {len(left_out)}: {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
-        raise DatasetError(f"{photos} holds no photo that can be scored{why}; the model's classes are {', '.join(classifier.classes)}")
+        raise DatasetError(
+            f"{photos} holds no photo that can be scored{why}; the model's classes are {', '.join(classifier.classes)}"
+        )
     scores = score(np.array(labels), np.array(rows), classifier.classes, classifier.info.threshold)
     return Evaluation(scores, chosen, tuple(sorted(mistakes, key=lambda m: -m.probability)), tuple(left_out))

@@ -42,7 +42,13 @@ def open_store(info: BackboneInfo, view: int = 0, augmentation: Augmentation | N
     """The rows of one backbone and one view: float32 (N, K) under the photos' SHA-256 digests."""
     name = "plain" if view == 0 else f"view-{(augmentation or Augmentation()).key}-{view}"
     place = folder() / f"{info.sha256[:32]}-{info.rule.key}" / name
-    about = {"backbone": info.name, "sha256": info.sha256, "resize": info.rule.key, "view": name, "features": info.width}
+    about = {
+        "backbone": info.name,
+        "sha256": info.sha256,
+        "resize": info.rule.key,
+        "view": name,
+        "features": info.width,
+    }
     return RowStore(place, dtype=np.float32, width=info.width, about=about)
 
 
@@ -72,10 +78,10 @@ class Embedder:
     def see(self, digest: bytes, image: Image.Image) -> None:
         """Take one decoded RGB photo; now and then run the backbone and write a chunk, in the calling thread."""
         rule = self.backbone.info.rule
-        if self._view == 0:
-            pixels = resize(image, rule)
-        else:
-            pixels = warp(image, rule, self._augmentation, view_random(digest, self._view))
+        plain = self._view == 0
+        pixels = (
+            resize(image, rule) if plain else warp(image, rule, self._augmentation, view_random(digest, self._view))
+        )
         with self._lock:
             self._batch.append((digest, pixels))
             if len(self._batch) < BATCH:
@@ -112,13 +118,17 @@ class Embedder:
         try:
             rows: npt.NDArray[np.float32] = self._store.get(digests)
         except KeyError:
-            raise StorageError("the feature cache was cleared or damaged while it was in use; run the command again") from None
+            raise StorageError(
+                "the feature cache was cleared or damaged while it was in use; run the command again"
+            ) from None
         return rows
 
 
 def embed(samples: Iterable[Sample], embedder: Embedder, *, progress: Progress | None = None) -> None:
     """Compute what is missing of these photos' features. Files that changed or vanished since the scan raise ImageError."""
-    missing = {bytes.fromhex(sample.digest): sample for sample in samples if embedder.wants(bytes.fromhex(sample.digest))}
+    missing = {
+        bytes.fromhex(sample.digest): sample for sample in samples if embedder.wants(bytes.fromhex(sample.digest))
+    }
 
     def one(item: tuple[bytes, Sample]) -> None:
         digest, sample = item

@@ -53,12 +53,20 @@ def parse_audited(data: bytes, name: str, error: type[InputError]) -> onnx.Model
         raise error(f"{name} is not an ONNX file, or it is truncated: it holds no graph; copy or download it again")
     outside = next((tensor.name for tensor in _tensors(model.graph) if _is_external(tensor)), None)
     if outside is not None:
-        raise error(f"{name} keeps weights in another file (tensor {outside!r}); only files complete in themselves are opened")
-    strange = sorted({f"{node.domain}::{node.op_type}" for node in _nodes(model.graph) if node.domain not in STANDARD_DOMAINS})
+        raise error(
+            f"{name} keeps weights in another file (tensor {outside!r}); only files complete in themselves are opened"
+        )
+    strange = sorted(
+        {f"{node.domain}::{node.op_type}" for node in _nodes(model.graph) if node.domain not in STANDARD_DOMAINS}
+    )
     if strange:
-        raise error(f"{name} uses operators outside the ONNX standard: {', '.join(strange[:5])}; only standard operators are run")
+        raise error(
+            f"{name} uses operators outside the ONNX standard: {', '.join(strange[:5])}; only standard operators are run"
+        )
     if model.functions:
-        raise error(f"{name} defines functions of its own ({model.functions[0].name!r}); only standard operators are run")
+        raise error(
+            f"{name} defines functions of its own ({model.functions[0].name!r}); only standard operators are run"
+        )
     return model
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from tailorbird.errors import ImageTooLarge, ModelFileError, SettingsError, UnreadableImage, UnsupportedImage
 
@@ -91,7 +91,9 @@ class ResizeRule:
     def from_dict(cls, value: object) -> ResizeRule:
         """Read `as_dict` back. Raises ModelFileError for a rule this version does not know."""
         if not isinstance(value, dict) or value.get("mode") != "squash" or not isinstance(value.get("size"), int):
-            raise ModelFileError(f"the resize rule {value!r} is unknown to this version of tailorbird; upgrade tailorbird")
+            raise ModelFileError(
+                f"the resize rule {value!r} is unknown to this version of tailorbird; upgrade tailorbird"
+            )
         return cls(size=value["size"])
 
 
@@ -147,7 +149,7 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=ACCEPTED)
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(f"{error}; the cap is {max_pixels:,} pixels") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         name = foreign_format(data[:4096])
         if name and not data.startswith(_OWN):
             hint = f"; {_HINTS[name]}" if name in _HINTS else ""
@@ -159,7 +161,9 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
         raise UnreadableImage(f"the file is damaged: {error}") from None
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageTooLarge(f"{width} x {height} pixels are {width * height:,}; the cap is {max_pixels:,}; shrink the photo")
+        raise ImageTooLarge(
+            f"{width} x {height} pixels are {width * height:,}; the cap is {max_pixels:,}; shrink the photo"
+        )
     return image
 
 

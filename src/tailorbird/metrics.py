@@ -132,7 +132,9 @@ def score(labels: Labels, probabilities: Probabilities, classes: Sequence[str], 
             for label, p, r, f, s in zip(classes, precision, recall, f1, support, strict=True)
         ),
         classes=tuple(classes),
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion_matrix(labels, predicted, labels=every)),
+        confusion=tuple(
+            tuple(int(count) for count in row) for row in confusion_matrix(labels, predicted, labels=every)
+        ),
         majority_baseline=float(np.bincount(labels).max() / n),
         threshold=threshold,
         coverage=float(sure.mean()),
@@ -200,8 +202,7 @@ def choose_threshold(labels: Labels, probabilities: Probabilities, wanted: float
     good = np.flatnonzero(allowed & (precision >= wanted))
     reached = len(good) > 0
     last = int(good[-1]) if reached else int(np.flatnonzero(allowed)[np.argmax(precision[allowed])])
+    value = float(confidence[last : last + 2].mean())
     if last + 1 == len(order):
         value = 0.0 if reached else float(confidence[-1])
-    else:
-        value = float((confidence[last] + confidence[last + 1]) / 2)
     return Threshold(value, float(precision[last]), (last + 1) / len(order), wanted, reached)

@@ -30,7 +30,9 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def ordered(function: Callable[[T], R], items: Iterable[T], *, workers: int | None = None, ahead: int = 2) -> Iterator[R]:
+def ordered(
+    function: Callable[[T], R], items: Iterable[T], *, workers: int | None = None, ahead: int = 2
+) -> Iterator[R]:
     """`map(function, items)` on `workers` threads, in order.
 
     At most `workers` x `ahead` items are under way or waiting to be taken, however many there are; `items` is read as needed.

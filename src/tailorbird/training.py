@@ -20,8 +20,9 @@ from tailorbird.backbone.catalogue import SHIPPED
 from tailorbird.dataset import Dataset, Sample, clean, scan, split, write_manifest
 from tailorbird.dataset.layout import find
 from tailorbird.errors import DatasetError, SettingsError
-from tailorbird.features import BATCH, Embedder, embed
+from tailorbird.features import Embedder, embed
 from tailorbird.head import Fit, HeadSettings, SearchResult, search
+from tailorbird.head import refit as refit_head
 from tailorbird.images import load
 from tailorbird.metrics import Scores, Threshold, choose_threshold, score, softmax, temperature
 from tailorbird.model.file import ModelInfo, write
@@ -133,6 +134,7 @@ def train(
     backbone: str | Path = SHIPPED,
     views: int = 1,
     fixed: Mapping[str, Any] | None = None,
+    refit: bool = False,
     precision: float = 0.95,
     seed: int = 0,
     manifest: str | Path | None = None,
@@ -146,6 +148,8 @@ def train(
         backbone: a name at hand or the path of an .onnx file.
         views: views of each training photo, 1 to MOST_VIEWS; the first is the photo itself, the others are augmented.
         fixed: fields of HeadSettings that are not to be searched.
+        refit: once everything is chosen and calibrated, train the final head on train and validation together; the validation
+            scores are then those of the head before.
         precision: what the answers above the "unsure below" threshold should reach on validation, 0.5 to 1.
         seed: of the split, the search and the fit.
         manifest: also write the split that was used, as a CSV that can be trained on again.
@@ -181,11 +185,15 @@ def train(
         dataset, left_out = _prepare(scanned, seed)
         if manifest is not None:
             write_manifest(dataset, manifest)
-    parts = {name: [sample for sample in dataset.samples if sample.split == name] for name in ("train", "validation", "test")}
+    parts = {
+        name: [sample for sample in dataset.samples if sample.split == name] for name in ("train", "validation", "test")
+    }
     classes = tuple(sorted({sample.label for sample in parts["train"]}))
     with clock.measure("embed"):
         matrices = _matrices(opened, embedder, parts, views, watcher)
-    labels = {name: np.array([classes.index(sample.label) for sample in part], np.int64) for name, part in parts.items()}
+    labels = {
+        name: np.array([classes.index(sample.label) for sample in part], np.int64) for name, part in parts.items()
+    }
 
     with clock.measure("head"):
         watcher.stage("head", None)
@@ -199,14 +207,19 @@ def train(
             seed=seed,
             progress=watcher.advance,
         )
-    best = found.best
+        best = found.best
+        final = best.head
+        if refit:
+            parts_known = (matrices["train"], labels["train"], matrices["validation"][0], labels["validation"])
+            final = refit_head(found, *parts_known, classes=len(classes), seed=seed)
     with clock.measure("test"):
         watcher.stage("test", None)
-        logits = {name: best.head.logits(matrices[name][0]) for name in ("validation", "test")}
-        scale = temperature(logits["validation"], labels["validation"])
-        probabilities = {name: softmax(values / scale) for name, values in logits.items()}
-        threshold = choose_threshold(labels["validation"], probabilities["validation"], precision)
-        scores = {name: score(labels[name], probabilities[name], classes, threshold.value) for name in ("validation", "test")}
+        logits = best.head.logits(matrices["validation"][0])
+        scale = temperature(logits, labels["validation"])
+        validated = softmax(logits / scale)
+        threshold = choose_threshold(labels["validation"], validated, precision)
+        answers = {"validation": validated, "test": softmax(final.logits(matrices["test"][0]) / scale)}
+        scores = {name: score(labels[name], rows, classes, threshold.value) for name, rows in answers.items()}
 
     info = ModelInfo(
         classes=classes,
@@ -215,7 +228,13 @@ def train(
         temperature=scale,
         scores={name: value.as_dict() for name, value in scores.items()},
         backbone=opened.info.as_dict(),
-        settings={"views_made": views, "precision": precision, **_plain(asdict(best.settings))},
+        settings={
+            "views_made": views,
+            "precision": precision,
+            "refit": refit,
+            **_plain(asdict(best.settings)),
+            "blend": [_plain(asdict(member.settings)) for member in found.members],
+        },
         seed=seed,
         data={
             "fingerprint": dataset.fingerprint,
@@ -228,10 +247,11 @@ def train(
     )
     with clock.measure("write"):
         watcher.stage("write", None)
-        graph = build(opened, best.head, scale)
+        graph = build(opened, final, scale)
         chosen = np.unique(np.linspace(0, len(parts["validation"]) - 1, VERIFIED_PHOTOS).round().astype(int))
         images = np.stack([load(parts["validation"][i].path, opened.info.rule) for i in chosen])
-        write(output, graph, info, images=images, expected=probabilities["validation"][chosen])
+        expected = softmax(final.logits(matrices["validation"][0][chosen]) / scale)
+        write(output, graph, info, images=images, expected=expected)
     return TrainResult(
         model=output,
         info=info,
@@ -271,7 +291,12 @@ def _prepare(scanned: Dataset, seed: int) -> tuple[Dataset, tuple[LeftOut, ...]]
             "put the photos of each class into a folder of its own"
         )
     dataset, dropped = clean(split(scanned, seed=seed))
-    left_out = [LeftOut(path, finding.message) for finding in scanned.findings if finding.kind in _UNUSABLE for path in finding.paths]
+    left_out = [
+        LeftOut(path, finding.message)
+        for finding in scanned.findings
+        if finding.kind in _UNUSABLE
+        for path in finding.paths
+    ]
     left_out += [LeftOut(sample.name, reason) for sample, reason in dropped]
     learned = {sample.label for sample in dataset.samples if sample.split == "train"}
     kept: list[tuple[Sample, int]] = []

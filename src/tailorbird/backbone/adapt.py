@@ -65,12 +65,18 @@ def adapt(
     patch = taps.patch_side(model, config)
     if size is not None and patch is not None and size % patch:
         lower = max(size // patch, 1) * patch
-        raise SettingsError(f"size = {size}; the network cuts images into patches of {patch} pixels: give {lower} or {lower + patch}")
+        raise SettingsError(
+            f"size = {size}; the network cuts images into patches of {patch} pixels: give {lower} or {lower + patch}"
+        )
 
     images = _test_images(prepared.side)
     expected, halves = _run_published(model, pixel, prepared, images, path.name)
     tap = taps.choose(model, {name: value.shape for name, value in expected.items()}, config, prepared.side)
-    reduced = pixel.half or halves[tap.tensor] or any("Quantize" in node.op_type or "Integer" in node.op_type for node in model.graph.node)
+    reduced = (
+        pixel.half
+        or halves[tap.tensor]
+        or any("Quantize" in node.op_type or "Integer" in node.op_type for node in model.graph.node)
+    )
 
     result = _rebuilt(model, pixel, prepared, tap, half=halves[tap.tensor])
     side, left_out = prepared.side, f" behind {tap.prefix} prefix token{'s' * (tap.prefix > 1)}" if tap.prefix else ""
@@ -83,7 +89,9 @@ def adapt(
         "adapter": str(ADAPTER),
     }
     graphs.set_metadata(result, {**how, **(about or {})})
-    _verify(result, images, _reference(expected[tap.tensor], tap), path.name, AGREEMENT_REDUCED if reduced else AGREEMENT)
+    _verify(
+        result, images, _reference(expected[tap.tensor], tap), path.name, AGREEMENT_REDUCED if reduced else AGREEMENT
+    )
     return result
 
 
@@ -118,7 +126,9 @@ def _run_published(
         session = graphs.session(probe.SerializeToString(), name, BackboneError)
     except BackboneError as problem:
         newer = "opset" in str(problem).lower() or "ir version" in str(problem).lower()
-        raise BackboneError(f"{problem}; " + ("pip install --upgrade onnxruntime" if newer else published.OTHER_FILE)) from None
+        raise BackboneError(
+            f"{problem}; " + ("pip install --upgrade onnxruntime" if newer else published.OTHER_FILE)
+        ) from None
     del probe  # as large as the network
     quiet = onnxruntime.RunOptions()
     quiet.log_severity_level = 4  # a failure is reported below, in our own words
@@ -136,7 +146,9 @@ def _run_published(
     named = dict(zip((value.name for value in session.get_outputs()), outputs, strict=True))
     arrays = {key: value for key, value in named.items() if isinstance(value, np.ndarray)}
     if len(arrays) < len(named):
-        raise BackboneError(f"{name} has outputs that are no arrays: {', '.join(sorted(set(named) - set(arrays)))}; {taps.UNDERSTOOD}")
+        raise BackboneError(
+            f"{name} has outputs that are no arrays: {', '.join(sorted(set(named) - set(arrays)))}; {taps.UNDERSTOOD}"
+        )
     halves = {key: value.dtype == np.float16 for key, value in arrays.items()}
     return {key: value.astype(np.float32) for key, value in arrays.items()}, halves
 
@@ -162,7 +174,9 @@ def _reference(values: npt.NDArray[np.float32], tap: Tap) -> npt.NDArray[np.floa
     return values.reshape(len(values), tap.width)
 
 
-def _rebuilt(model: onnx.ModelProto, pixel: PixelInput, prepared: Preprocessing, tap: Tap, *, half: bool) -> onnx.ModelProto:
+def _rebuilt(
+    model: onnx.ModelProto, pixel: PixelInput, prepared: Preprocessing, tap: Tap, *, half: bool
+) -> onnx.ModelProto:
     """The backbone: our nodes in front of the published ones and behind them, what is not needed left out. `model` is used up."""
     import onnx
     from onnx import TensorProto, helper
@@ -181,11 +195,15 @@ def _rebuilt(model: onnx.ModelProto, pixel: PixelInput, prepared: Preprocessing,
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", side, side, 3])
     outputs = [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", tap.width])]
     if tap.kind != "pooled":
-        outputs.append(helper.make_tensor_value_info("feature_map", TensorProto.FLOAT, ["N", tap.width, tap.grid, tap.grid]))
+        outputs.append(
+            helper.make_tensor_value_info("feature_map", TensorProto.FLOAT, ["N", tap.width, tap.grid, tap.grid])
+        )
     made = helper.make_graph(nodes, "backbone", [images], outputs, weights, sparse_initializer=sparse)
     opsets = [entry for entry in model.opset_import if entry.domain in graphs.STANDARD_DOMAINS]
     # Before IR version 4 every initialiser had to be an input too; ours are not.
-    finished = helper.make_model(made, opset_imports=opsets, ir_version=max(model.ir_version, 4), producer_name="tailorbird")
+    finished = helper.make_model(
+        made, opset_imports=opsets, ir_version=max(model.ir_version, 4), producer_name="tailorbird"
+    )
     # The shapes inside only help people who look at the file; the runtime infers its own.
     with contextlib.suppress(Exception):
         finished = onnx.shape_inference.infer_shapes(finished)
@@ -206,7 +224,12 @@ def _rename_clashes(graph: onnx.GraphProto) -> dict[str, str]:
             for node in inner.node:
                 node.input[:] = [renamed.get(name, name) for name in node.input]
                 node.output[:] = [renamed.get(name, name) for name in node.output]
-            for value in [*inner.input, *inner.output, *inner.initializer, *(sparse.values for sparse in inner.sparse_initializer)]:
+            for value in [
+                *inner.input,
+                *inner.output,
+                *inner.initializer,
+                *(sparse.values for sparse in inner.sparse_initializer),
+            ]:
                 value.name = renamed.get(value.name, value.name)
     return renamed
 
@@ -230,7 +253,9 @@ def _unused_prefix(graph: onnx.GraphProto) -> str:
     return prefix
 
 
-def _front(pixel: PixelInput, prepared: Preprocessing, prefix: str, target: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+def _front(
+    pixel: PixelInput, prepared: Preprocessing, prefix: str, target: str
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """From `images` uint8 (N, S, S, 3) RGB to the published network's own input."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -309,7 +334,13 @@ def _needed(graph: onnx.GraphProto, tensor: str) -> tuple[list[onnx.NodeProto], 
     return nodes[::-1], [weight for weight in graph.initializer if weight.name in wanted]
 
 
-def _verify(result: onnx.ModelProto, images: npt.NDArray[np.uint8], reference: npt.NDArray[np.float32], name: str, allowed: float) -> None:
+def _verify(
+    result: onnx.ModelProto,
+    images: npt.NDArray[np.uint8],
+    reference: npt.NDArray[np.float32],
+    name: str,
+    allowed: float,
+) -> None:
     """Check the finished backbone and compare it with the published network. Raises BackboneError with the numbers."""
     import onnx
 
@@ -317,7 +348,9 @@ def _verify(result: onnx.ModelProto, images: npt.NDArray[np.uint8], reference: n
     try:
         onnx.checker.check_model(data, full_check=True)
     except Exception as problem:  # ValidationError and InferenceError share no base class
-        raise BackboneError(f"{name} does not pass ONNX's own checker: {published.first_line(problem)}; {published.OTHER_FILE}") from None
+        raise BackboneError(
+            f"{name} does not pass ONNX's own checker: {published.first_line(problem)}; {published.OTHER_FILE}"
+        ) from None
     session = graphs.session(data, name, BackboneError)
     names = [value.name for value in result.graph.output]
     outputs = dict(zip(names, session.run(names, {"images": images}), strict=True))
@@ -331,8 +364,14 @@ def _verify(result: onnx.ModelProto, images: npt.NDArray[np.uint8], reference: n
         "itself when images come one by one instead of together": float(np.abs(features - alone).max()) / unit,
     }
     if "feature_map" in outputs:
-        gaps["the mean of its own feature map"] = float(np.abs(features - outputs["feature_map"].mean(axis=(2, 3))).max()) / unit
-    wrong = [f"{other} (largest difference {gap:.3g} of the largest feature)" for other, gap in gaps.items() if not gap <= allowed]
+        gaps["the mean of its own feature map"] = (
+            float(np.abs(features - outputs["feature_map"].mean(axis=(2, 3))).max()) / unit
+        )
+    wrong = [
+        f"{other} (largest difference {gap:.3g} of the largest feature)"
+        for other, gap in gaps.items()
+        if not gap <= allowed
+    ]
     if wrong:
         raise BackboneError(
             f"the backbone made from {name} disagrees with {' and '.join(wrong)}; {allowed:g} is allowed; {published.OTHER_FILE}"

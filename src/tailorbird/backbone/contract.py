@@ -104,9 +104,13 @@ class Backbone:
             raise BackboneError(f"{self.path} fails on two images: {str(problem).splitlines()[0][:300]}") from None
         features = outputs[0]
         if features.shape != (2, info.width):
-            raise BackboneError(f"{self.path}: features of two images have shape {features.shape}, not (2, {info.width})")
+            raise BackboneError(
+                f"{self.path}: features of two images have shape {features.shape}, not (2, {info.width})"
+            )
         if not np.isfinite(features).all():
-            raise BackboneError(f"{self.path}: features of random images are not finite; the file is damaged or badly converted")
+            raise BackboneError(
+                f"{self.path}: features of random images are not finite; the file is damaged or badly converted"
+            )
         if info.grid:
             pooled = outputs[1].mean(axis=(2, 3))
             gap = float(np.abs(pooled - features).max())
@@ -135,8 +139,16 @@ def _problems(model: onnx.ModelProto) -> list[str]:
         shape, kind = _shape(inputs[0]), inputs[0].type.tensor_type.elem_type
         if kind != onnx.TensorProto.UINT8:
             found.append(f"input images must be uint8; it is {onnx.TensorProto.DataType.Name(kind).lower()}")
-        if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2] or not isinstance(shape[1], int) or not 8 <= shape[1] <= 2048:
-            found.append(f"input images must have shape (N, S, S, 3) with a fixed S of 8 to 2048; it has {tuple(shape)}")
+        if (
+            len(shape) != 4
+            or shape[3] != 3
+            or shape[1] != shape[2]
+            or not isinstance(shape[1], int)
+            or not 8 <= shape[1] <= 2048
+        ):
+            found.append(
+                f"input images must have shape (N, S, S, 3) with a fixed S of 8 to 2048; it has {tuple(shape)}"
+            )
         elif isinstance(shape[0], int):
             found.append(f"the batch axis of images must be symbolic; it is fixed at {shape[0]}")
     if "features" not in outputs:
@@ -150,9 +162,13 @@ def _problems(model: onnx.ModelProto) -> list[str]:
                 expected = "(N, K)" if rank == 2 else "(N, K, h, w)"
                 found.append(f"output {name} must have shape {expected} with all but N fixed; it has {tuple(shape)}")
             elif rank == 4 and "features" in outputs and _shape(outputs["features"])[1:] != shape[1:2]:
-                found.append(f"features and feature_map disagree on K: {_shape(outputs['features'])[1:]} and {shape[1]}")
+                found.append(
+                    f"features and feature_map disagree on K: {_shape(outputs['features'])[1:]} and {shape[1]}"
+                )
     if graphs.standard_opset(model) < LEAST_OPSET:
-        found.append(f"it is written in operator set {graphs.standard_opset(model)}; at least {LEAST_OPSET} is needed: export it again")
+        found.append(
+            f"it is written in operator set {graphs.standard_opset(model)}; at least {LEAST_OPSET} is needed: export it again"
+        )
     return found
 
 

@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,7 +28,9 @@ from tailorbird.files import sha256_file, write_bytes
 # A repository has a vision_model.onnx only when its model.onnx also wants text, so the former comes first.
 PREFERRED = ("onnx/vision_model.onnx", "vision_model.onnx", "onnx/model.onnx", "model.onnx")
 
-_REFERENCE = re.compile(r"hf:(?P<owner>\w[\w.-]*)/(?P<repo>\w[\w.-]*)(?:@(?P<revision>[^@:\s]+))?(?::(?P<file>[^:]+\.onnx))?", re.ASCII)
+_REFERENCE = re.compile(
+    r"hf:(?P<owner>\w[\w.-]*)/(?P<repo>\w[\w.-]*)(?:@(?P<revision>[^@:\s]+))?(?::(?P<file>[^:]+\.onnx))?", re.ASCII
+)
 _SMALL_FILES = ("preprocessor_config.json", "processor_config.json", "config.json", "README.md")
 _ENGINES = {"timm": "timm", "keras": "Keras"}
 
@@ -83,10 +84,16 @@ def parse(reference: str, *, file: str | None = None, revision: str | None = Non
     parsed = Reference(found["owner"], found["repo"], found["revision"], found["file"])
     for name, said, given in (("file", parsed.file, file), ("revision", parsed.revision, revision)):
         if said and given and said != given:
-            raise SettingsError(f"{reference} names the {name} {said!r} and {name} = {given!r} another; give one of them")
+            raise SettingsError(
+                f"{reference} names the {name} {said!r} and {name} = {given!r} another; give one of them"
+            )
     parsed = replace(parsed, file=parsed.file or file, revision=parsed.revision or revision)
-    if parsed.file and (parsed.file.startswith("/") or ".." in PurePosixPath(parsed.file).parts or not parsed.file.endswith(".onnx")):
-        raise SettingsError(f"file = {parsed.file!r}; give the path of an .onnx file in the repository, such as onnx/model.onnx")
+    if parsed.file and (
+        parsed.file.startswith("/") or ".." in PurePosixPath(parsed.file).parts or not parsed.file.endswith(".onnx")
+    ):
+        raise SettingsError(
+            f"file = {parsed.file!r}; give the path of an .onnx file in the repository, such as onnx/model.onnx"
+        )
     return parsed
 
 
@@ -122,7 +129,10 @@ def pull(
                 raise
             snapshot = _Snapshot(kept[1]["revision"], {}, offline=True)
         if kept and kept[1]["revision"] == snapshot.commit:
-            say(f"{kept[0].name} is at hand" + ("; the hub cannot be reached, it may have a newer version" if snapshot.offline else ""))
+            say(
+                f"{kept[0].name} is at hand"
+                + ("; the hub cannot be reached, it may have a newer version" if snapshot.offline else "")
+            )
             return kept[0]
         name = choose(wanted, snapshot.files)
         small = {entry: _download(wanted, snapshot, entry, say) for entry in _SMALL_FILES if entry in snapshot.files}
@@ -139,7 +149,6 @@ def pull(
         "sha256": sha256_file(path),
         "pulled_as": _request(wanted, size),
         "adapted_by": f"tailorbird {_version()}",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **_card(small.get("README.md")),
     }
     target = _target(folder, wanted, name, size)
@@ -156,7 +165,9 @@ def choose(wanted: Reference, files: Mapping[str, int | None]) -> str:
     listed = ", ".join(found[:12]) + (f" and {len(found) - 12} more" if len(found) > 12 else "")
     if wanted.file:
         # The file's name alone will do where only one folder has it.
-        same = [name for name in found if name == wanted.file] or [name for name in found if PurePosixPath(name).name == wanted.file]
+        same = [name for name in found if name == wanted.file] or [
+            name for name in found if PurePosixPath(name).name == wanted.file
+        ]
         if len(same) == 1:
             return same[0]
         raise HubError(f"{wanted.repo_id} has no file {wanted.file}; its ONNX files: {listed or 'none'}")
@@ -170,7 +181,9 @@ def choose(wanted: Reference, files: Mapping[str, int | None]) -> str:
             return name
     if len(found) == 1:
         return found[0]
-    raise BackboneError(f"{wanted.repo_id} has several ONNX files and none is the usual one: {listed}; pick one: hf:{wanted.repo_id}:{found[0]}")
+    raise BackboneError(
+        f"{wanted.repo_id} has several ONNX files and none is the usual one: {listed}; pick one: hf:{wanted.repo_id}:{found[0]}"
+    )
 
 
 def _look(wanted: Reference) -> _Snapshot:
@@ -201,17 +214,23 @@ def _download(wanted: Reference, snapshot: _Snapshot, name: str, say: Callable[[
     """One file of the repository, from the hub or the download cache."""
     if name not in snapshot.files:
         where = "the download cache has" if snapshot.offline else f"{wanted.repo_id} has"
-        raise HubError(f"{where} no file {name}, which the network needs; it was published incomplete, or not all of it was downloaded")
+        raise HubError(
+            f"{where} no file {name}, which the network needs; it was published incomplete, or not all of it was downloaded"
+        )
     size = snapshot.files[name] or 0
     if size > published.MOST_BYTES:
-        raise BackboneError(f"{name} is {size / 1e9:.1f} GB; at most {published.MOST_BYTES / 1e9:.1f} GB fit into one backbone file")
+        raise BackboneError(
+            f"{name} is {size / 1e9:.1f} GB; at most {published.MOST_BYTES / 1e9:.1f} GB fit into one backbone file"
+        )
     if name not in _SMALL_FILES:
         say(f"downloading {name}" + (f", {size / 1e6:.1f} MB" if size else ""))
     # By the revision's own name, so that the cache knows it again without a connection.
     path = _api().hf_hub_download(wanted.repo_id, name, revision=wanted.revision, local_files_only=snapshot.offline)
     commit = Path(path).parents[len(PurePosixPath(name).parts) - 1].name
     if commit != snapshot.commit:
-        raise HubError(f"{wanted.repo_id} changed while it was downloaded ({snapshot.commit[:12]} became {commit[:12]}); run the command again")
+        raise HubError(
+            f"{wanted.repo_id} changed while it was downloaded ({snapshot.commit[:12]} became {commit[:12]}); run the command again"
+        )
     return Path(path)
 
 
@@ -290,7 +309,11 @@ def _kept(folder: Path, wanted: Reference, size: int | None) -> tuple[Path, dict
     """The file an equal request led to before, and its metadata."""
     for path in sorted(folder.glob(f"*{_stem(wanted.repo[:60])}*{SUFFIX}")):
         said = _metadata(path)
-        if said.get("pulled_as") == _request(wanted, size) and said.get("adapter") == str(ADAPTER) and "revision" in said:
+        if (
+            said.get("pulled_as") == _request(wanted, size)
+            and said.get("adapter") == str(ADAPTER)
+            and "revision" in said
+        ):
             return path, said
     return None
 
@@ -323,7 +346,10 @@ def _unreachable(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         return bool(error.response.status_code >= 500)
     # Its first base is the HTTP library's own error, whichever library the installed huggingface_hub uses.
-    return isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError, HfHubHTTPError.__bases__[0]))
+    return isinstance(
+        error,
+        (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError, HfHubHTTPError.__bases__[0]),
+    )
 
 
 @contextlib.contextmanager
@@ -346,7 +372,9 @@ def _translated(wanted: Reference, folder: Path) -> Iterator[None]:
             "read it (or run `hf auth login`)"
         ) from None
     except errors.RevisionNotFoundError:
-        raise HubError(f"{wanted.repo_id} has no revision {wanted.revision!r}; give a branch, a tag or a commit, or leave it out") from None
+        raise HubError(
+            f"{wanted.repo_id} has no revision {wanted.revision!r}; give a branch, a tag or a commit, or leave it out"
+        ) from None
     except Exception as error:
         raise _in_words(error, wanted, folder, constants) from error
 
@@ -367,14 +395,24 @@ def _in_words(error: Exception, wanted: Reference, folder: Path, constants: Any)
             f"{folder} here, then use it with --backbone FILE.onnx"
         )
     if isinstance(error, EntryNotFoundError):
-        return HubError(f"{wanted.repo_id} lists a file that cannot be downloaded: {published.first_line(error)}; run the command again")
+        return HubError(
+            f"{wanted.repo_id} lists a file that cannot be downloaded: {published.first_line(error)}; run the command again"
+        )
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        advice = "set HF_TOKEN to a token that may read it (or run `hf auth login`)" if status in (401, 403) else "wait a while, then run again"
-        return HubError(f"{wanted} could not be downloaded: the hub answered {status} ({published.first_line(error)}); {advice}")
+        advice = (
+            "set HF_TOKEN to a token that may read it (or run `hf auth login`)"
+            if status in (401, 403)
+            else "wait a while, then run again"
+        )
+        return HubError(
+            f"{wanted} could not be downloaded: the hub answered {status} ({published.first_line(error)}); {advice}"
+        )
     if isinstance(error, OSError) and error.errno is not None:
         return StorageError(
             f"{wanted} could not be stored in the download cache {constants.HF_HUB_CACHE}: {error.strerror}; "
             "free some space, or set HF_HOME to another disk, and run again"
         )
-    return HubError(f"{wanted} could not be downloaded: {type(error).__name__}: {published.first_line(error)}; run the command again")
+    return HubError(
+        f"{wanted} could not be downloaded: {type(error).__name__}: {published.first_line(error)}; run the command again"
+    )

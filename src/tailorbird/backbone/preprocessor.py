@@ -76,7 +76,12 @@ def read(
     preprocessor = preprocessor.get("image_processor", preprocessor)
     timm = preprocessor.get("pretrained_cfg") or (config or {}).get("pretrained_cfg")
     if timm and "image_mean" not in preprocessor:
-        preprocessor = {"size": timm.get("input_size"), "image_mean": timm.get("mean"), "image_std": timm.get("std"), "do_normalize": True}
+        preprocessor = {
+            "size": timm.get("input_size"),
+            "image_mean": timm.get("mean"),
+            "image_std": timm.get("std"),
+            "do_normalize": True,
+        }
     refused = [key for key in _NOT_UNDERSTOOD if preprocessor.get(key)]
     if refused:
         raise BackboneError(
@@ -111,7 +116,9 @@ def _number(value: object, name: str) -> float:
 def _triple(value: object, name: str) -> tuple[float, float, float]:
     numbers = list(value) if isinstance(value, list | tuple) else [value] * 3
     if len(numbers) != 3:
-        raise BackboneError(f"the published image processor has {name} with {len(numbers)} channels; three (RGB) are understood")
+        raise BackboneError(
+            f"the published image processor has {name} with {len(numbers)} channels; three (RGB) are understood"
+        )
     red, green, blue = (_number(number, name) for number in numbers)
     return red, green, blue
 
@@ -128,7 +135,9 @@ def _mean_and_std(preprocessor: Mapping[str, Any]) -> tuple[tuple[float, float, 
         )
     mean, std = _triple(preprocessor["image_mean"], "image_mean"), _triple(preprocessor["image_std"], "image_std")
     if min(std) <= 0:
-        raise BackboneError(f"the published image processor has image_std = {list(std)}; positive numbers are understood")
+        raise BackboneError(
+            f"the published image processor has image_std = {list(std)}; positive numbers are understood"
+        )
     kind = str(preprocessor.get("image_processor_type") or preprocessor.get("feature_extractor_type") or "")
     if kind.startswith("EfficientNet") and preprocessor.get("include_top", True):
         # EfficientNetImageProcessor divides by image_std a second time when the network was trained with its classifier.
@@ -160,7 +169,9 @@ def _pair(value: object, name: str) -> tuple[int, int]:
         given = list(value)[-2:] if len(value) in (2, 3) else list(value) * 2  # three: timm's channels, height, width
     else:
         given = [value, value]
-    if len(given) != 2 or not all(isinstance(side, int | float) and not isinstance(side, bool) and side == int(side) for side in given):
+    if len(given) != 2 or not all(
+        isinstance(side, int | float) and not isinstance(side, bool) and side == int(side) for side in given
+    ):
         raise BackboneError(
             f"the published image processor has {name} = {value!r}; understood are a number, "
             "{'height', 'width'}, {'shortest_edge'} and [height, width]; give the side with `size`"
@@ -172,23 +183,31 @@ def _side(published: tuple[int, int] | None, size: int | None, fixed: tuple[int 
     """The one side of the square input: the graph's own when it fixes one, else the user's, else the published one."""
     height, width = fixed
     if height is not None and width is not None and height != width:
-        raise BackboneError(f"the graph fixes its input at {height} x {width} pixels; only square inputs are understood")
+        raise BackboneError(
+            f"the graph fixes its input at {height} x {width} pixels; only square inputs are understood"
+        )
     if size is not None and not LEAST_SIDE <= size <= MOST_SIDE:
         raise SettingsError(f"size = {size}; a backbone's input side is {LEAST_SIDE} to {MOST_SIDE} pixels")
     own = height if height is not None else width
     if own is not None:
         if size is not None and size != own:
-            raise SettingsError(f"size = {size}, but this file runs at {own} x {own} only; leave size out or choose another file")
+            raise SettingsError(
+                f"size = {size}, but this file runs at {own} x {own} only; leave size out or choose another file"
+            )
         return own
     if size is not None:
         return size
     if published is None:
-        raise BackboneError("the published image processor states no size and the graph fixes none; give the side with `size`")
+        raise BackboneError(
+            "the published image processor states no size and the graph fixes none; give the side with `size`"
+        )
     if published[0] != published[1]:
         raise BackboneError(
             f"the published image processor makes pictures of {published[0]} x {published[1]} pixels (height x width); "
             f"only square ones are understood; give a side with `size`, for example {min(published)}"
         )
     if not LEAST_SIDE <= published[0] <= MOST_SIDE:
-        raise BackboneError(f"the published side of {published[0]} pixels is outside {LEAST_SIDE} to {MOST_SIDE}; give one with `size`")
+        raise BackboneError(
+            f"the published side of {published[0]} pixels is outside {LEAST_SIDE} to {MOST_SIDE}; give one with `size`"
+        )
     return published[0]

@@ -24,7 +24,9 @@ MOST_BYTES = 1_500_000_000
 
 LEAST_OPSET = 11
 
-OTHER_FILE = "choose another ONNX file of the repository with `file`, such as the unquantised, unoptimised onnx/model.onnx"
+OTHER_FILE = (
+    "choose another ONNX file of the repository with `file`, such as the unquantised, unoptimised onnx/model.onnx"
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ def load(path: Path) -> onnx.ModelProto:
         try:
             model = onnx.inliner.inline_local_functions(model)
         except Exception as problem:  # the C++ inliner throws RuntimeError and ValueError alike
-            raise BackboneError(f"{path.name} defines functions that cannot be inlined: {first_line(problem)}; {OTHER_FILE}") from None
+            raise BackboneError(
+                f"{path.name} defines functions that cannot be inlined: {first_line(problem)}; {OTHER_FILE}"
+            ) from None
     _check_operators(model, path.name)
     if len(model.graph.node) == 0:
         raise BackboneError(f"{path.name} holds no graph; it is not a network")
@@ -69,7 +73,9 @@ def pixel_input(model: onnx.ModelProto) -> PixelInput:
     """The one input, if it takes images. Raises BackboneError naming the inputs seen and what would be understood."""
     import onnx
 
-    initialisers = {tensor.name for tensor in model.graph.initializer} | {s.values.name for s in model.graph.sparse_initializer}
+    initialisers = {tensor.name for tensor in model.graph.initializer} | {
+        s.values.name for s in model.graph.sparse_initializer
+    }
     inputs = [value for value in model.graph.input if value.name not in initialisers]
     seen = f"inputs seen: {graphs.describe(inputs)}"
     if len(inputs) != 1:
@@ -89,7 +95,9 @@ def pixel_input(model: onnx.ModelProto) -> PixelInput:
     if channels not in (3, None):
         raise BackboneError(f"the input has {channels} channels; {seen}; understood are three (RGB)")
     height, width = (dimensions[1], dimensions[2]) if channels_last else (dimensions[2], dimensions[3])
-    return PixelInput(inputs[0].name, kind.elem_type == onnx.TensorProto.FLOAT16, channels_last, (height or None, width or None))
+    return PixelInput(
+        inputs[0].name, kind.elem_type == onnx.TensorProto.FLOAT16, channels_last, (height or None, width or None)
+    )
 
 
 def first_line(problem: Exception) -> str:
@@ -140,7 +148,9 @@ def _embed(model: onnx.ModelProto, path: Path) -> None:
     for name in {_location(tensor, path.name) for tensor in outside}:
         beside = path.parent / name
         if not beside.is_file():
-            raise BackboneError(f"{path.name} keeps weights in {name}, which is not beside it; download both into one folder")
+            raise BackboneError(
+                f"{path.name} keeps weights in {name}, which is not beside it; download both into one folder"
+            )
         total += beside.stat().st_size
     if total > MOST_BYTES:
         raise _too_large(path.name, total)
@@ -153,9 +163,13 @@ def _embed(model: onnx.ModelProto, path: Path) -> None:
                 file.seek(offset)
                 data = file.read(length)
         except (ValueError, OSError) as problem:
-            raise BackboneError(f"{path.name}: weight {tensor.name!r} cannot be read from {beside.name}: {problem}") from None
+            raise BackboneError(
+                f"{path.name}: weight {tensor.name!r} cannot be read from {beside.name}: {problem}"
+            ) from None
         if length >= 0 and len(data) != length:
-            raise BackboneError(f"{beside.name} is truncated: weight {tensor.name!r} ends after {len(data)} of {length} bytes")
+            raise BackboneError(
+                f"{beside.name} is truncated: weight {tensor.name!r} ends after {len(data)} of {length} bytes"
+            )
         tensor.raw_data = data
         del tensor.external_data[:]
         tensor.data_location = tensor.DEFAULT
@@ -183,7 +197,9 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
         dynamic = dynamic or node.op_type == "DynamicQuantizeLinear"
     if strange:
         listed = "; ".join(f"{domain}: {', '.join(sorted(operators))}" for domain, operators in sorted(strange.items()))
-        raise BackboneError(f"{name} uses operators outside the ONNX standard ({listed}), which run in one runtime only; {OTHER_FILE}")
+        raise BackboneError(
+            f"{name} uses operators outside the ONNX standard ({listed}), which run in one runtime only; {OTHER_FILE}"
+        )
     if dynamic:
         raise BackboneError(
             f"{name} is dynamically quantised: the quantisation step is taken over the whole batch, so a photo's features would "
@@ -191,7 +207,9 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
         )
     opset = graphs.standard_opset(model)
     if opset < LEAST_OPSET:
-        raise BackboneError(f"{name} is written in operator set {opset}; at least {LEAST_OPSET} is needed: {OTHER_FILE}")
+        raise BackboneError(
+            f"{name} is written in operator set {opset}; at least {LEAST_OPSET} is needed: {OTHER_FILE}"
+        )
     if opset > onnx.defs.onnx_opset_version() or model.ir_version > onnx.IR_VERSION:
         raise BackboneError(
             f"{name} is written in operator set {opset}, IR version {model.ir_version}; the installed onnx {onnx.__version__} and "

@@ -91,13 +91,23 @@ def classifier_tensors(model: onnx.ModelProto, output: str) -> list[str]:
     if node is not None and node.op_type == "Add":  # MatMul and bias, as linear layers on three axes are exported
         inner = [name for name in node.input if not constant(name)]
         node = makers.get(skip(inner[0], _SAME_VALUES)) if len(inner) == 1 else None
-    if node is None or node.op_type not in ("Gemm", "MatMul", "Conv") or not constant(node.input[1]) or constant(node.input[0]):
+    if (
+        node is None
+        or node.op_type not in ("Gemm", "MatMul", "Conv")
+        or not constant(node.input[1])
+        or constant(node.input[0])
+    ):
         return []
-    if node.op_type == "Conv" and next((list(a.ints) for a in node.attribute if a.name == "kernel_shape"), [1, 1]) != [1, 1]:
+    if node.op_type == "Conv" and next((list(a.ints) for a in node.attribute if a.name == "kernel_shape"), [1, 1]) != [
+        1,
+        1,
+    ]:
         return []
     source = node.input[0]
     pool = makers.get(skip(source, _SAME_VALUES))
-    if pool is None or not (pool.op_type == "GlobalAveragePool" or (pool.op_type == "ReduceMean" and _axes(model, pool) in _POSITIONS)):
+    if pool is None or not (
+        pool.op_type == "GlobalAveragePool" or (pool.op_type == "ReduceMean" and _axes(model, pool) in _POSITIONS)
+    ):
         return [source]
     return [source, pool.input[0]]
 
@@ -144,7 +154,9 @@ def choose(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], config
             return _pooled("pooler_output", outputs["pooler_output"], pooling, seen)
     if "last_hidden_state" in outputs:
         return _read(model, "last_hidden_state", outputs["last_hidden_state"], config, side, seen)
-    spatial = [n for n, s in outputs.items() if len(s) > 2 and math.prod(s[2:]) > 1 and n.lower() not in _CLASSIFIER_OUTPUTS]
+    spatial = [
+        n for n, s in outputs.items() if len(s) > 2 and math.prod(s[2:]) > 1 and n.lower() not in _CLASSIFIER_OUTPUTS
+    ]
     flat = [name for name, shape in outputs.items() if name not in spatial]
     if len(spatial) == 1 and not any(outputs[name] and is_classifier(name, outputs[name][-1], config) for name in flat):
         return _read(model, spatial[0], outputs[spatial[0]], config, side, seen)
@@ -186,7 +198,9 @@ def _map(name: str, shape: tuple[int, ...], side: int, seen: str, *, channels_fi
     return Tap(name, kind, width, grid, 0, "mean")
 
 
-def _read(model: onnx.ModelProto, name: str, shape: tuple[int, ...], config: Mapping[str, Any], side: int, seen: str) -> Tap:
+def _read(
+    model: onnx.ModelProto, name: str, shape: tuple[int, ...], config: Mapping[str, Any], side: int, seen: str
+) -> Tap:
     """A map, tokens or pooled features, by shape."""
     if len(shape) == 4:
         return _map(name, shape, side, seen)
@@ -205,7 +219,11 @@ def _grid(tokens: int, side: int, patch: int | None, name: str, seen: str) -> tu
     # Swin and other pyramids end with fewer positions than patches, and without prefix tokens.
     if math.isqrt(tokens) ** 2 == tokens and tokens > 1:
         return math.isqrt(tokens), 0
-    expected = f"patches of {patch} pixels would make {side // patch} x {side // patch}" if patch else "the patch size is not known"
+    expected = (
+        f"patches of {patch} pixels would make {side // patch} x {side // patch}"
+        if patch
+        else "the patch size is not known"
+    )
     raise BackboneError(
         f"{name} has {tokens} tokens, and it is not clear which of them are patches: {expected}, and {tokens} is no square; {seen}; "
         f"{UNDERSTOOD}"

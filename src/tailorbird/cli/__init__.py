@@ -32,5 +32,7 @@ def main() -> None:
     except Exception as error:
         if STATE.debug:
             raise
-        complain(f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback, and please report it")
+        complain(
+            f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback, and please report it"
+        )
         sys.exit(1)

@@ -30,7 +30,9 @@ def cache(
     entries = cache_entries()
     total = sum(entry.bytes for entry in entries)
     if json:
-        found = [{"kind": e.kind, "name": e.name, "files": e.files, "bytes": e.bytes, "path": str(e.path)} for e in entries]
+        found = [
+            {"kind": e.kind, "name": e.name, "files": e.files, "bytes": e.bytes, "path": str(e.path)} for e in entries
+        ]
         output.print_json({"folder": str(cache_folder()), "bytes": total, "entries": found})
         return
     console = output.out()
@@ -42,7 +44,9 @@ def cache(
         for entry in entries:
             table.add_row(entry.kind, output.cell(entry.name), f"{entry.files:,}", f"{entry.bytes / 1e6:,.1f}")
         console.print(table)
-    output.say("everything here can be made again; TAILORBIRD_CACHE puts it elsewhere, `tailorbird cache clear` deletes it")
+    output.say(
+        "everything here can be made again; TAILORBIRD_CACHE puts it elsewhere, `tailorbird cache clear` deletes it"
+    )
 
 
 @app.command()

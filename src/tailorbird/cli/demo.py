@@ -48,9 +48,13 @@ def demo(
         prediction = classifier.predict(sample.path)
         said = f"not sure, perhaps {prediction.label}" if prediction.unsure else prediction.label
         mark = "right" if prediction.label == sample.label else f"wrong, it is {sample.label}"
-        output.out().print(f"  {sample.name}: {said} ({prediction.probability:.0%}; {mark})", markup=False, soft_wrap=True)
+        output.out().print(
+            f"  {sample.name}: {said} ({prediction.probability:.0%}; {mark})", markup=False, soft_wrap=True
+        )
 
-    output.say(f"Done in {output.duration(time.perf_counter() - start)}. These were drawings; now with photos of your own, a folder for each class:")
+    output.say(
+        f"Done in {output.duration(time.perf_counter() - start)}. These were drawings; now with photos of your own, a folder for each class:"
+    )
     output.say("  tailorbird scan PHOTOS                     what is wrong with the data")
     output.say("  tailorbird train PHOTOS -o shop.onnx       a tested model in one file")
     output.say("  tailorbird evaluate shop.onnx NEW_PHOTOS   scores on photos it has not seen")

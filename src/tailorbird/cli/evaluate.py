@@ -19,7 +19,9 @@ SHOWN = 10
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model file made by `tailorbird train`.")],
     photos: Annotated[Path, typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split].")],
-    split: Annotated[str | None, typer.Option(help="Score this split only; by default test where there is one, else everything.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Score this split only; by default test where there is one, else everything.")
+    ] = None,
     json: output.Json = False,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,

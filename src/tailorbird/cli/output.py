@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,20 +30,24 @@ class _State:
 STATE = _State()
 
 
-def _quiet(value: bool) -> None:
+# A callback's result becomes the parameter's value.
+def _quiet(value: bool) -> bool:
     STATE.quiet = STATE.quiet or value
+    return value
 
 
-def _verbose(value: bool) -> None:
+def _verbose(value: bool) -> bool:
     STATE.verbose = STATE.verbose or value
     if value:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    return value
 
 
-def _debug(value: bool) -> None:
+def _debug(value: bool) -> bool:
     STATE.debug = STATE.debug or value
     if value:
         logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s", stream=sys.stderr, force=True)
+    return value
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_quiet, help="Print results and errors only.")]
@@ -72,8 +77,8 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """The one line of an error."""
-    print(f"tailorbird: {printable(text)}", file=sys.stderr)
+    """An error, which may list examples on further lines."""
+    print("tailorbird: " + "\n".join(printable(line) for line in text.splitlines()), file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
@@ -88,7 +93,7 @@ def printable(text: str) -> str:
         return text
     from tailorbird.dataset import printable as escape
 
-    return "\n".join(escape(part) for part in text.split("\n"))
+    return escape(text)
 
 
 def cell(text: str) -> str:
@@ -127,6 +132,7 @@ class ProgressBar:
         self._unit = unit
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._began = 0.0
 
     def start(self, description: str, total: int | None = None, unit: str | None = None) -> None:
         """Finish the bar before and begin one of `total` steps."""
@@ -146,15 +152,15 @@ class ProgressBar:
             refresh_per_second=5,
         )
         self._unit = unit or self._unit
+        self._began = time.perf_counter()
         self._task = self._progress.add_task(description, total=total, speed="")
         self._progress.start()
 
     def advance(self, done: int, total: int) -> None:
         """`done` of `total` steps are over."""
         if self._progress is not None and self._task is not None:
-            task = self._progress.tasks[0]
-            speed = task.finished_speed or task.speed
-            said = f"{speed:,.0f} {self._unit}/s" if speed else ""
+            # The average since the start: results that come in batches would make a momentary figure meaningless.
+            said = f"{done / max(1e-3, time.perf_counter() - self._began):,.0f} {self._unit}/s"
             self._progress.update(self._task, completed=done, total=total, speed=said)
 
     def stop(self) -> None:

@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from tailorbird.model import Failure, Prediction, Source
 
 FAILURES_EXIT_CODE = 3
-_PHOTO_LIKE = frozenset({".svg", ".tif", ".tiff", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".ico", ".raw", ".dng", ".cr2", ".nef", ""})
+_PHOTO_LIKE = frozenset(
+    {".svg", ".tif", ".tiff", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".ico", ".raw", ".dng", ".cr2", ".nef", ""}
+)
 """Names in a folder that somebody may take for photos: they are tried, so that their refusal is seen."""
 
 
 def predict(
     model: Annotated[Path, typer.Argument(help="A model file made by `tailorbird train`.")],
-    photos: Annotated[list[str], typer.Argument(help="Photos, folders, globs; - reads paths, or one photo, from standard input.")],
+    photos: Annotated[
+        list[str], typer.Argument(help="Photos, folders, globs; - reads paths, or one photo, from standard input.")
+    ],
     top: Annotated[int, typer.Option(help="How many classes to show for each photo.", min=1)] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, as results come.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, as results come.")] = False,
@@ -77,7 +81,11 @@ def _expand(name: str) -> Iterator[Path]:
     path = Path(name)
     if path.is_dir():
         wanted = EXTENSIONS | _PHOTO_LIKE
-        found = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in wanted and not p.name.startswith(".") and not p.is_dir()]
+        found = [
+            p
+            for p in sorted(path.rglob("*"))
+            if p.suffix.lower() in wanted and not p.name.startswith(".") and not p.is_dir()
+        ]
         if not found:
             raise DatasetError(f"{path} holds no photos; looked for {', '.join(sorted(EXTENSIONS))}")
         yield from found

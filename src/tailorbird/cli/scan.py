@@ -52,7 +52,8 @@ def print_dataset(dataset: Dataset) -> None:
 
     splits = dataset.splits
     named = [name for name in ("train", "validation", "test") if name in splits]
-    table = Table(title=f"{len(dataset.samples):,} photos, {len(dataset.classes)} classes", title_justify="left")
+    output.out().print(f"{len(dataset.samples):,} usable photos, {len(dataset.classes)} classes")
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("class")
     for name in named:
         table.add_column(name, justify="right")

@@ -16,18 +16,20 @@ if TYPE_CHECKING:
 _SEARCHED = "searched when not given"
 
 
+_STAGES = {"scan": "read+embed", "views": "views", "head": "head"}
+"""The stages worth a bar, and what it is called."""
+
+
 class BarWatcher:
     """Shows training's stages as progress bars."""
-
-    _WORDS = {"scan": "read+embed", "views": "views", "head": "head"}
 
     def __init__(self) -> None:
         self._bar = output.ProgressBar()
 
     def stage(self, name: str, total: int | None) -> None:
         """Begin a bar for a stage worth one."""
-        if name in self._WORDS:
-            self._bar.start(self._WORDS[name], total, unit="settings" if name == "head" else "photos")
+        if name in _STAGES:
+            self._bar.start(_STAGES[name], total, unit="settings" if name == "head" else "photos")
         else:
             self._bar.stop()
 
@@ -61,18 +63,27 @@ def train(
     model: Annotated[Path, typer.Option("--output", "-o", help="The model file to write.")] = Path("model.onnx"),
     backbone: Annotated[str, typer.Option(help="A name from `tailorbird backbones`, or an .onnx file.")] = "pocket",
     views: Annotated[int, typer.Option(help="Views of each training photo; those after the first are augmented.")] = 1,
-    inner: Annotated[str | None, typer.Option(help=f"Sizes of inner layers, 100 or 100,50; 0 for none; {_SEARCHED}.")] = None,
+    inner: Annotated[
+        str | None, typer.Option(help=f"Sizes of inner layers, 100 or 100,50; 0 for none; {_SEARCHED}.")
+    ] = None,
     dropout: Annotated[float | None, typer.Option(help=f"Dropout, 0 to below 1; {_SEARCHED}.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help=f"Adam's learning rate; {_SEARCHED}.")] = None,
     l2: Annotated[float | None, typer.Option(help=f"Strength of the L2 penalty; {_SEARCHED}.")] = None,
     epochs: Annotated[int | None, typer.Option(help="The most epochs; early stopping may end sooner.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples in a step.")] = None,
     patience: Annotated[int | None, typer.Option(help="Epochs without improvement before stopping early.")] = None,
-    batch_norm: Annotated[bool | None, typer.Option("--batch-norm/--no-batch-norm", help="Batch normalisation in inner layers.")] = None,
+    batch_norm: Annotated[
+        bool | None, typer.Option("--batch-norm/--no-batch-norm", help="Batch normalisation in inner layers.")
+    ] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="Label smoothing, 0 to below 1.")] = None,
     class_weight: Annotated[str | None, typer.Option(help="`balanced` weighs rare classes up.")] = None,
     schedule: Annotated[str | None, typer.Option(help="Learning-rate schedule: cosine or constant.")] = None,
-    precision: Annotated[float, typer.Option(help="Precision wanted of sure answers; below the threshold it is unsure.")] = 0.95,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="At the end, train the chosen head on train and validation together.")
+    ] = False,
+    precision: Annotated[
+        float, typer.Option(help="Precision wanted of sure answers; below the threshold it is unsure.")
+    ] = 0.95,
     seed: Annotated[int, typer.Option(help="Seed of the split, the search and the fit.")] = 0,
     manifest: Annotated[Path | None, typer.Option(help="Also write the split that was used, as a CSV.")] = None,
     json: output.Json = False,
@@ -105,6 +116,7 @@ def train(
             backbone=backbone,
             views=views,
             fixed=fixed,
+            refit=refit,
             precision=precision,
             seed=seed,
             manifest=manifest,
@@ -121,13 +133,17 @@ def train(
 def print_result(result: TrainResult, *, verbose: bool) -> None:
     """What was chosen, how well it does, what was left out, where the model is."""
     console = output.out()
-    settings = result.fit.settings
-    inner = " -> ".join(map(str, settings.inner)) or "none"
-    console.print(
-        f"Head: inner {inner}, dropout {settings.dropout:g}, learning rate {settings.learning_rate:g}, L2 {settings.l2:g}, "
-        f"best of {len(result.search.trials)} settings at epoch {result.fit.best_epoch}",
-        soft_wrap=True,
-    )
+    members = result.search.members
+    for number, settings in enumerate(member.settings for member in members):
+        inner = " -> ".join(map(str, settings.inner)) or "none"
+        lead = "Head:" if len(members) == 1 else f"Head, {number + 1} of the {len(members)} averaged:"
+        console.print(
+            f"{lead} inner {inner}, dropout {settings.dropout:g}, learning rate {settings.learning_rate:g}, L2 {settings.l2:g}, "
+            f"{settings.views} view{'s' * (settings.views > 1)}, best at epoch {members[number].best_epoch}",
+            soft_wrap=True,
+        )
+    again = "; then trained on train and validation together" if result.info.settings["refit"] else ""
+    console.print(f"  chosen from {len(result.search.trials)} settings by validation log-loss{again}")
     print_scores(result.test, "Test", verbose=verbose)
     threshold = result.threshold
     if threshold.reached:
@@ -149,7 +165,9 @@ def print_result(result: TrainResult, *, verbose: bool) -> None:
         console.print(f"Left out: {len(result.left_out)} photos")
         for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[: None if verbose else 8]:
             console.print(f"  {count} {output.printable(reason)}", markup=False, soft_wrap=True)
-    parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.seconds.items() if name != "total" and seconds >= 0.05)
+    parts = ", ".join(
+        f"{name} {seconds:.1f}" for name, seconds in result.seconds.items() if name != "total" and seconds >= 0.05
+    )
     console.print(f"Seconds: {result.seconds['total']:.1f} ({parts}); {result.embedded:,} photos embedded now")
     console.print(f"Model: {result.model} ({result.model.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True)
 
@@ -175,7 +193,9 @@ def print_scores(scores: Scores, title: str, *, verbose: bool) -> None:
     for name in ("class", "precision", "recall", "F1", "photos", "most often mistaken for"):
         table.add_column(name, justify="left" if name in ("class", "most often mistaken for") else "right")
     for number, row in enumerate(scores.per_class):
-        wrong = [(count, scores.classes[i]) for i, count in enumerate(scores.confusion[number]) if i != number and count]
+        wrong = [
+            (count, scores.classes[i]) for i, count in enumerate(scores.confusion[number]) if i != number and count
+        ]
         worst = max(wrong, default=None)
         table.add_row(
             output.cell(row.label),
@@ -186,7 +206,14 @@ def print_scores(scores: Scores, title: str, *, verbose: bool) -> None:
             f"{output.cell(worst[1])} ({worst[0]})" if worst else "",
         )
     macro = scores.macro
-    table.add_row("[dim]macro[/dim]", f"{macro['precision']:.3f}", f"{macro['recall']:.3f}", f"{macro['f1']:.3f}", f"{scores.n:,}", "")
+    table.add_row(
+        "[dim]macro[/dim]",
+        f"{macro['precision']:.3f}",
+        f"{macro['recall']:.3f}",
+        f"{macro['f1']:.3f}",
+        f"{scores.n:,}",
+        "",
+    )
     console.print(table)
     if verbose:
         print_confusion(scores)
@@ -196,11 +223,15 @@ def print_confusion(scores: Scores) -> None:
     """Counts: rows are true classes, columns predicted ones."""
     from rich.table import Table
 
-    table = Table(title="Confusion: rows true, columns predicted", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    output.out().print("Confusion: rows true, columns predicted")
+    table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("")
     for label in scores.classes:
         table.add_column(output.cell(label[:8]), justify="right")
     for number, row in enumerate(scores.confusion):
-        cells = [f"[bold]{count}[/bold]" if i == number else (str(count) if count else "[dim].[/dim]") for i, count in enumerate(row)]
+        cells = [
+            f"[bold]{count}[/bold]" if i == number else (str(count) if count else "[dim].[/dim]")
+            for i, count in enumerate(row)
+        ]
         table.add_row(output.cell(scores.classes[number]), *cells)
     output.out().print(table)

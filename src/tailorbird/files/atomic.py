@@ -38,7 +38,9 @@ def remove_leftovers(folder: Path) -> None:
 def storage_error(path: Path, error: OSError) -> StorageError:
     """An operating-system error while writing `path`, in words that say what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"the disk is full: {path} could not be written; free some space and run again, nothing else was lost")
+        return StorageError(
+            f"the disk is full: {path} could not be written; free some space and run again, nothing else was lost"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageError(f"{path} could not be written: {error.strerror}; choose a folder this user may write to")
     return StorageError(f"{path} could not be written: {error.strerror or error}")
@@ -59,7 +61,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        temporary.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
         raise storage_error(target, error) from error

@@ -67,7 +67,9 @@ class RowStore:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise StorageError(f"the cache folder {self.folder} cannot be read: {error.strerror}; set TAILORBIRD_CACHE to another") from error
+            raise StorageError(
+                f"the cache folder {self.folder} cannot be read: {error.strerror}; set TAILORBIRD_CACHE to another"
+            ) from error
         for name in names:
             if name in self._seen:
                 continue

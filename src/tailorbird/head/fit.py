@@ -235,7 +235,7 @@ def one_blas_thread() -> threadpool_limits:
 
 
 @dataclass
-class _Run:
+class Run:
     """What changes while a head trains."""
 
     settings: HeadSettings
@@ -257,10 +257,10 @@ def fit_prepared(
 ) -> Fit:
     """`fit` on prepared data, under the caller's limit of BLAS threads; the seed is (seed, number of the trial)."""
     started = time.perf_counter()
-    run = _start(data, settings, seed)
+    run = start_run(data, settings, seed)
     best, best_loss, best_epoch = run.network.like(), math.inf, 0
     for number in range(1, settings.epochs + 1):
-        log = _epoch(run, data, number)
+        log = train_epoch(run, data, number)
         run.history.append(log)
         if on_epoch is not None:
             on_epoch(log)
@@ -280,7 +280,8 @@ def fit_prepared(
     )
 
 
-def _start(data: Data, settings: HeadSettings, seed: tuple[int, int]) -> _Run:
+def start_run(data: Data, settings: HeadSettings, seed: tuple[int, int]) -> Run:
+    """A network with its first weights and all that training it needs. Raises SettingsError for views that were not cached."""
     views, samples, width = data.features.shape
     if min(seed) < 0:
         raise SettingsError(f"seed is {seed[0]}, but must be at least 0")
@@ -290,7 +291,7 @@ def _start(data: Data, settings: HeadSettings, seed: tuple[int, int]) -> _Run:
     network = net.initialise(
         (width, *settings.inner, data.classes), batch_norm=settings.batch_norm, generator=generator
     )
-    return _Run(
+    return Run(
         settings=settings,
         network=network,
         gradient=network.like(),
@@ -318,7 +319,7 @@ def batches(samples: int, batch_size: int) -> list[slice]:
     return [slice(low, high) for low, high in itertools.pairwise(edges)]
 
 
-def _epoch(run: _Run, data: Data, number: int) -> EpochLog:
+def train_epoch(run: Run, data: Data, number: int) -> EpochLog:
     """Every sample once, in a new order and each from one of its views by chance; then the validation scores."""
     views, samples, width = data.features.shape
     rows = data.features.reshape(views * samples, width)
@@ -331,7 +332,7 @@ def _epoch(run: _Run, data: Data, number: int) -> EpochLog:
     for step, part in enumerate(batches(samples, run.settings.batch_size), start=1):
         inputs = run.batch[: part.stop - part.start]
         np.take(rows, picked[part], axis=0, out=inputs, mode="clip")
-        batch_loss, batch_correct = _step(run, inputs, data.labels[order[part]])
+        batch_loss, batch_correct = train_step(run, inputs, data.labels[order[part]])
         if not math.isfinite(batch_loss):
             raise TrainingError(_non_finite(batch_loss, number, step, run.settings, data))
         loss += batch_loss * len(inputs)
@@ -347,7 +348,7 @@ def _epoch(run: _Run, data: Data, number: int) -> EpochLog:
     )
 
 
-def _step(run: _Run, inputs: Floats, labels: Labels) -> tuple[float, int]:
+def train_step(run: Run, inputs: Floats, labels: Labels) -> tuple[float, int]:
     """One batch (B, K), (B,): forward, backward, Adam. Returns its loss and how many it got right."""
     settings = run.settings
     # Overflow is found by the check of the loss, which can say when it happened; NumPy's warning cannot.
@@ -362,14 +363,14 @@ def _step(run: _Run, inputs: Floats, labels: Labels) -> tuple[float, int]:
     return loss, int(np.count_nonzero(logits.argmax(axis=1) == labels))
 
 
-def _learning_rate(run: _Run) -> float:
+def _learning_rate(run: Run) -> float:
     """Cosine without restarts (Loshchilov and Hutter 2017), from the full rate at step 0 to zero after the last."""
     if run.settings.schedule == "constant":
         return run.settings.learning_rate
     return 0.5 * run.settings.learning_rate * (1 + math.cos(math.pi * run.steps / run.total_steps))
 
 
-def _adam(run: _Run, *, first: float = 0.9, second: float = 0.999, epsilon: float = 1e-8) -> None:
+def _adam(run: Run, *, first: float = 0.9, second: float = 0.999, epsilon: float = 1e-8) -> None:
     """Kingma and Ba 2015, algorithm 1, in place, with both bias corrections moved into the step size and epsilon."""
     rate = _learning_rate(run)
     run.steps += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -11,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tailorbird import parallel
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.head.fit import Data, Fit, HeadSettings, batches, fit_prepared, one_blas_thread, prepare
 from tailorbird.head.network import Labels, blend, log_loss
@@ -49,12 +49,12 @@ class Trial:
 class SearchResult:
     """The winner, trained on every sample, and all trials in the order they were planned.
 
-    Where `inner` was left open, the head of `best` may be a blend: `members` lists the settings of the fits whose mean
-    logits it gives, best first; `best.settings` and `best.history` are those of the first.
+    Where `inner` was left open, the head of `best` may be a blend: `members` lists the fits whose mean logits it
+    gives, best first; `best.settings` and `best.history` are those of the first.
     """
 
     best: Fit
-    members: tuple[HeadSettings, ...]
+    members: tuple[Fit, ...]
     trials: tuple[Trial, ...]
 
 
@@ -167,16 +167,11 @@ def _train(
             return error
 
     outcomes = []
-    with ThreadPoolExecutor(workers or _cores()) as pool:
+    with ThreadPoolExecutor(workers or parallel.cores()) as pool:
         for outcome in pool.map(one, jobs):
             outcomes.append(outcome)
             report(len(outcomes))
     return outcomes
-
-
-def _cores() -> int:
-    """Cores this process may use, which in a container can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fits(outcomes: Sequence[Fit | TrainingError]) -> list[Fit]:
@@ -194,7 +189,7 @@ def _best_first(outcomes: Sequence[Fit | TrainingError]) -> list[int]:
 
 def _blend(
     fits: Sequence[Fit], validation_features: NDArray[np.float32], validation_labels: Labels
-) -> tuple[Fit, tuple[HeadSettings, ...]]:
+) -> tuple[Fit, tuple[Fit, ...]]:
     """The blend of `fits` if it beats the first of them on validation, else that first one alone."""
     best = fits[0]
     if len(fits) > 1:
@@ -205,8 +200,8 @@ def _blend(
             accuracy = float(np.mean(logits.argmax(axis=1) == validation_labels))
             seconds = sum(result.seconds for result in fits)
             blended = replace(best, head=head, validation_loss=loss, validation_accuracy=accuracy, seconds=seconds)
-            return blended, tuple(result.settings for result in fits)
-    return best, (best.settings,)
+            return blended, tuple(fits)
+    return best, (best,)
 
 
 def _trial(settings: HeadSettings, outcome: Fit | TrainingError) -> Trial:

@@ -1,6 +1,6 @@
 """THE artefact: one ONNX file, pixels in, calibrated probabilities and heat maps out."""
 
-from tailorbird.model.classifier import Classifier, Failure, Prediction, Source
+from tailorbird.model.classifier import Classifier, Failure, Prediction, Source, load
 from tailorbird.model.file import ModelInfo
 
-__all__ = ["Classifier", "Failure", "ModelInfo", "Prediction", "Source"]
+__all__ = ["Classifier", "Failure", "ModelInfo", "Prediction", "Source", "load"]

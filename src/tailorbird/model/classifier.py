@@ -87,11 +87,14 @@ class Classifier:
         result: npt.NDArray[np.float32] = self._session.run(["probabilities"], {"images": images})[0]
         return result
 
+    # A str is both a Source and an iterable of str, which is the one overlap mypy sees; it is taken as a path.
     @overload
-    def predict(self, photos: Source, *, top: int = ..., heatmaps: bool = ..., max_pixels: int = ...) -> Prediction: ...
+    def predict(self, photos: Source, *, top: int = ..., heatmaps: bool = ..., max_pixels: int = ...) -> Prediction: ...  # type: ignore[overload-overlap]
 
     @overload
-    def predict(self, photos: Iterable[Source], *, top: int = ..., heatmaps: bool = ..., max_pixels: int = ...) -> list[Prediction]: ...
+    def predict(
+        self, photos: Iterable[Source], *, top: int = ..., heatmaps: bool = ..., max_pixels: int = ...
+    ) -> list[Prediction]: ...
 
     def predict(
         self, photos: Source | Iterable[Source], *, top: int = 3, heatmaps: bool = False, max_pixels: int = MAX_PIXELS
@@ -101,8 +104,10 @@ class Classifier:
         photos: a path, bytes, PIL image or uint8 array (H, W, 3); or an iterable of these, such as an array (N, H, W, 3).
         Raises ImageError for the first photo that cannot be used; `stream` goes on past it.
         """
-        single = isinstance(photos, str | Path | bytes | Image.Image) or (isinstance(photos, np.ndarray) and photos.ndim < 4)
-        sources: Iterable[Any] = [photos] if single else photos  # type: ignore[assignment,list-item]
+        single = isinstance(photos, str | Path | bytes | Image.Image) or (
+            isinstance(photos, np.ndarray) and photos.ndim < 4
+        )
+        sources: Iterable[Any] = [photos] if single else photos  # type: ignore[assignment]
         results = []
         for result in self.stream(sources, top=top, heatmaps=heatmaps, max_pixels=max_pixels):
             if isinstance(result, Failure):
@@ -112,7 +117,13 @@ class Classifier:
         return results[0] if single else results
 
     def stream(
-        self, photos: Iterable[Source], *, top: int = 3, heatmaps: bool = False, max_pixels: int = MAX_PIXELS, workers: int | None = None
+        self,
+        photos: Iterable[Source],
+        *,
+        top: int = 3,
+        heatmaps: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        workers: int | None = None,
     ) -> Iterator[Prediction | Failure]:
         """Classify any number of photos in order and in bounded memory, on all cores; a bad one gives a Failure and the rest go on.
 
@@ -121,7 +132,9 @@ class Classifier:
         if top < 1:
             raise SettingsError(f"top is {top}; it must be at least 1")
         if heatmaps and not self._has_heatmaps:
-            raise SettingsError(f"{self.path} has no heat maps: its backbone {self.info.backbone.get('name')} has no feature map")
+            raise SettingsError(
+                f"{self.path} has no heat maps: its backbone {self.info.backbone.get('name')} has no feature map"
+            )
 
         def classify(batch: Sequence[Source]) -> list[Prediction | Failure]:
             return self._classify(batch, top, heatmaps, max_pixels)
@@ -129,7 +142,9 @@ class Classifier:
         for results in parallel.ordered(classify, _batches(photos), workers=workers):
             yield from results
 
-    def _classify(self, batch: Sequence[Source], top: int, heatmaps: bool, max_pixels: int) -> list[Prediction | Failure]:
+    def _classify(
+        self, batch: Sequence[Source], top: int, heatmaps: bool, max_pixels: int
+    ) -> list[Prediction | Failure]:
         """Decode and run one small batch in the calling thread."""
         results: list[Prediction | Failure | None] = []
         pixels: list[Pixels] = []
@@ -154,7 +169,9 @@ class Classifier:
         if isinstance(source, np.ndarray):
             return resize(from_array(source), rule)
         if isinstance(source, Image.Image):
-            return resize(from_array(np.asarray(source.convert("RGBA" if source.has_transparency_data else "RGB"))), rule)
+            return resize(
+                from_array(np.asarray(source.convert("RGBA" if source.has_transparency_data else "RGB"))), rule
+            )
         return resize(decode(source, at_least=rule.size, max_pixels=max_pixels).image, rule)
 
     def _prediction(
@@ -169,6 +186,11 @@ class Classifier:
         ranked = tuple((self.classes[i], float(probabilities[i])) for i in order)
         label, probability = ranked[0]
         return Prediction(path, label, probability, probability < self.info.threshold, ranked, heatmaps)
+
+
+def load(path: str | Path, *, threads: int = 1) -> Classifier:
+    """Open a model file; the same as `Classifier(path, threads=threads)`. Raises ModelFileError."""
+    return Classifier(path, threads=threads)
 
 
 def _name(source: Source) -> str | None:

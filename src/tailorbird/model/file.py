@@ -72,14 +72,18 @@ class ModelInfo:
 
 
 def _number(value: object, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+    )
 
 
 def info_from(model: onnx.ModelProto, name: str) -> ModelInfo:
     """Read and check a model file's metadata against its graph. Raises ModelFileError."""
     text = graphs.metadata(model).get(KEY)
     if text is None:
-        raise ModelFileError(f"{name} is not a tailorbird model: its metadata lack the key {KEY!r}; a backbone alone cannot predict")
+        raise ModelFileError(
+            f"{name} is not a tailorbird model: its metadata lack the key {KEY!r}; a backbone alone cannot predict"
+        )
     try:
         said = json.loads(text)
     except ValueError as error:
@@ -91,18 +95,48 @@ def info_from(model: onnx.ModelProto, name: str) -> ModelInfo:
             f"{name} has format number {said.get('format')!r}; this tailorbird reads format {FORMAT}; upgrade tailorbird or train the model again"
         )
     classes = said.get("classes")
-    if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(c, str) for c in classes) or len(set(classes)) < len(classes):
-        raise ModelFileError(f"{name}: 'classes' must be a list of at least two different names; it is {str(classes)[:100]}")
+    if (
+        not isinstance(classes, list)
+        or len(classes) < 2
+        or not all(isinstance(c, str) for c in classes)
+        or len(set(classes)) < len(classes)
+    ):
+        raise ModelFileError(
+            f"{name}: 'classes' must be a list of at least two different names; it is {str(classes)[:100]}"
+        )
     if not _number(said.get("threshold"), 0, 1) or not _number(said.get("temperature"), 1e-6, 1e6):
         raise ModelFileError(f"{name}: 'threshold' must be a number from 0 to 1 and 'temperature' a positive one; they are "
                              f"{said.get('threshold')!r} and {said.get('temperature')!r}")  # fmt: skip
-    for field, kind in (("scores", dict), ("backbone", dict), ("settings", dict), ("seed", int), ("data", dict), ("versions", dict), ("created", str)):
+    for field, kind in (
+        ("scores", dict),
+        ("backbone", dict),
+        ("settings", dict),
+        ("seed", int),
+        ("data", dict),
+        ("versions", dict),
+        ("created", str),
+    ):
         if not isinstance(said.get(field), kind):
-            raise ModelFileError(f"{name}: the metadata's {field!r} is missing or of the wrong type; the file is damaged")
+            raise ModelFileError(
+                f"{name}: the metadata's {field!r} is missing or of the wrong type; the file is damaged"
+            )
     info = ModelInfo(
         classes=tuple(classes),
         resize=ResizeRule.from_dict(said.get("resize")),
-        **{key: said[key] for key in ("threshold", "temperature", "scores", "backbone", "settings", "seed", "data", "versions", "created")},
+        **{
+            key: said[key]
+            for key in (
+                "threshold",
+                "temperature",
+                "scores",
+                "backbone",
+                "settings",
+                "seed",
+                "data",
+                "versions",
+                "created",
+            )
+        },
     )
     _agree(model, info, name)
     return info
@@ -121,17 +155,23 @@ def _agree(model: onnx.ModelProto, info: ModelInfo, name: str) -> None:
         return [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
 
     if len(inputs) != 1 or inputs[0].name != "images" or inputs[0].type.tensor_type.elem_type != onnx.TensorProto.UINT8:
-        raise ModelFileError(f"{name}: the graph must take the single input images, uint8; it takes {graphs.describe(inputs)}")
+        raise ModelFileError(
+            f"{name}: the graph must take the single input images, uint8; it takes {graphs.describe(inputs)}"
+        )
     if dimensions(inputs[0])[1:] != [size, size, 3]:
         raise ModelFileError(
             f"{name}: the metadata say pictures of {size} x {size}, the graph takes {graphs.describe(inputs)}; they must agree: the file was altered"
         )
     if "probabilities" not in outputs or dimensions(outputs["probabilities"])[1:] != [count]:
         raise ModelFileError(
-            f"{name}: the metadata name {count} classes, the graph's outputs are {graphs.describe(model.graph.output)}; they must agree: the file was altered"
+            f"{name}: the metadata name {count} classes, the graph gives {graphs.describe(model.graph.output)}; they must agree: the file was altered"
         )
-    if "heatmaps" in outputs and (len(dimensions(outputs["heatmaps"])) != 4 or dimensions(outputs["heatmaps"])[1] != min(TOP, count)):
-        raise ModelFileError(f"{name}: heatmaps must have shape (N, {min(TOP, count)}, h, w); it is {graphs.describe([outputs['heatmaps']])}")
+    if "heatmaps" in outputs and (
+        len(dimensions(outputs["heatmaps"])) != 4 or dimensions(outputs["heatmaps"])[1] != min(TOP, count)
+    ):
+        raise ModelFileError(
+            f"{name}: heatmaps must have shape (N, {min(TOP, count)}, h, w); it is {graphs.describe([outputs['heatmaps']])}"
+        )
 
 
 def write(
@@ -171,5 +211,7 @@ def verify(path: Path, images: npt.NDArray[np.uint8], expected: Sequence[Any] | 
             raise TrainingError("the finished model gives values that are not finite; it was not written")
         worst = max(worst, float(np.abs(results["probabilities"] - np.asarray(expected[start : start + 8])).max()))
     if worst >= AGREEMENT:
-        raise TrainingError(f"the finished model's probabilities differ from the pipeline's by up to {worst:.2g}, {AGREEMENT:g} is allowed; it was not written")
+        raise TrainingError(
+            f"the finished model's probabilities differ from the pipeline's by up to {worst:.2g}, {AGREEMENT:g} is allowed; it was not written"
+        )
     return worst

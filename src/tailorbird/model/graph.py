@@ -35,10 +35,10 @@ class _Builder:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def constant(self, name: str, value: npt.NDArray[Any]) -> str:
+    def constant(self, name: str, value: npt.NDArray[Any] | np.generic) -> str:
         from onnx import numpy_helper
 
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), PREFIX + name))
+        self.constants.append(numpy_helper.from_array(np.asarray(value), PREFIX + name))
         return PREFIX + name
 
     def node(self, operator: str, *inputs: str, outputs: int = 1, name: str | None = None, **attributes: Any) -> str:
@@ -96,17 +96,20 @@ def _grad_cam(add: _Builder, head: Head, hidden: list[str], classes: int, width:
     from onnx import TensorProto
 
     top = min(TOP, classes)
-    ranked = add.node("TopK", "probabilities", add.constant("top", np.array([top], np.int64)), outputs=2, axis=1, largest=1, sorted=1)
+    ranked = add.node(
+        "TopK", "probabilities", add.constant("top", np.array([top], np.int64)), outputs=2, axis=1, largest=1, sorted=1
+    )
     # (classes, inputs of the last layer) gathered by (N, top) gives one row of gradient per image and class.
-    last = add.constant("rows", head.layers[-1].weight.T.astype(np.float32))
-    gradient = add.node("Gather", last, ranked, axis=0)
+    # Transposing a constant costs nothing at run time: the runtime does it once when it opens the file.
+    rows = add.node("Transpose", f"{PREFIX}weight{len(head.layers) - 1}", perm=[1, 0])
+    gradient = add.node("Gather", rows, ranked, axis=0)
     for number in range(len(head.layers) - 2, -1, -1):
         layer = head.layers[number]
         zero = add.constant(f"zero{number}", np.float32(0))
         active = add.node("Cast", add.node("Greater", hidden[number], zero), to=TensorProto.FLOAT)
         units = add.constant(f"units{number}", np.array([-1, 1, layer.weight.shape[1]], np.int64))
         struck = add.node("Mul", gradient, add.node("Reshape", active, units))
-        gradient = add.node("MatMul", struck, add.constant(f"back{number}", layer.weight.T.astype(np.float32)))
+        gradient = add.node("MatMul", struck, add.node("Transpose", f"{PREFIX}weight{number}", perm=[1, 0]))
     positions = grid[0] * grid[1]
     flat = add.node("Reshape", "feature_map", add.constant("flat", np.array([-1, width, positions], np.int64)))
     weighed = add.node("MatMul", gradient, flat)
