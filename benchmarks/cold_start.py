@@ -1,6 +1,6 @@
 """`tailorbird predict` on one photo: the whole process, seconds and peak memory, over starting Python and importing onnxruntime alone.
 
-    python benchmarks/cold_start.py [--repeat 7]
+python benchmarks/cold_start.py [--repeat 7]
 """
 
 from __future__ import annotations
@@ -32,14 +32,31 @@ def main() -> None:
     for backbone in ("pocket", given.backbone):
         with folder() as place:
             model = place / "model.onnx"
-            tailorbird("train", given.photos, "-o", model, "--backbone", backbone, "-q", "--inner", 0, cache=place / "cache")
+            tailorbird(
+                "train", given.photos, "-o", model, "--backbone", backbone, "-q", "--inner", 0, cache=place / "cache"
+            )
             photo = str(photos_in(given.photos)[0])
-            runs = [measured([sys.executable, "-m", "tailorbird", "predict", str(model), photo]) for _ in range(given.repeat)]
-            bare = [measured([sys.executable, "-c", "import onnxruntime, numpy, PIL.Image"]) for _ in range(given.repeat)]
+            runs = [
+                measured([sys.executable, "-m", "tailorbird", "predict", str(model), photo])
+                for _ in range(given.repeat)
+            ]
+            bare = [
+                measured([sys.executable, "-c", "import onnxruntime, numpy, PIL.Image"]) for _ in range(given.repeat)
+            ]
         seconds, memory = statistics.median(r[0] for r in runs), max(r[1] for r in runs)
         floor = statistics.median(r[0] for r in bare)
-        print(f"{Path(backbone).name}: {seconds:.2f} s (target <= 1.5), {memory:.0f} MB (target <= 300); importing onnxruntime alone {floor:.2f} s")
-        report("cold_start", seconds / floor, "<= 1.5 s and <= 300 MB", seconds=seconds, peak_mb=memory, bare_import_seconds=floor, backbone=Path(backbone).name)
+        print(
+            f"{Path(backbone).name}: {seconds:.2f} s (target <= 1.5), {memory:.0f} MB (target <= 300); importing onnxruntime alone {floor:.2f} s"
+        )
+        report(
+            "cold_start",
+            seconds / floor,
+            "<= 1.5 s and <= 300 MB",
+            seconds=seconds,
+            peak_mb=memory,
+            bare_import_seconds=floor,
+            backbone=Path(backbone).name,
+        )
 
 
 if __name__ == "__main__":

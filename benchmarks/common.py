@@ -42,7 +42,10 @@ def machine() -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        name = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), name)
+        name = next(
+            (line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")),
+            name,
+        )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     return f"{name}, {cores()} cores, {platform.system()}, Python {platform.python_version()}, load {load:.1f}"
 
@@ -100,7 +103,9 @@ def keras_python() -> Path:
     python = environment / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-r", str(HERE / "requirements-keras.txt")], check=True)
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", "-r", str(HERE / "requirements-keras.txt")], check=True
+        )
     return python
 
 

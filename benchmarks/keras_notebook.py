@@ -1,7 +1,7 @@
 """The notebook's way, run by train_vs_keras.py in the Keras environment: frozen MobileNetV2, pooling, dense head, epochs over photos.
 
-    python keras_notebook.py PHOTOS WEIGHTS.h5 train   trains and scores on test, prints JSON
-    python keras_notebook.py PHOTOS WEIGHTS.h5 predict MODEL.keras   photos/s of `model.predict` over a folder
+python keras_notebook.py PHOTOS WEIGHTS.h5 train   trains and scores on test, prints JSON
+python keras_notebook.py PHOTOS WEIGHTS.h5 predict MODEL.keras   photos/s of `model.predict` over a folder
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ SIZE = 224
 def photos(folder: str, shuffle: bool, labels: str | None = "inferred") -> object:
     mode = "categorical" if labels else None
     found = keras.utils.image_dataset_from_directory(
-        folder, labels=labels, label_mode=mode, image_size=(SIZE, SIZE), batch_size=32, shuffle=shuffle, seed=1, verbose=False
+        folder,
+        labels=labels,
+        label_mode=mode,
+        image_size=(SIZE, SIZE),
+        batch_size=32,
+        shuffle=shuffle,
+        seed=1,
+        verbose=False,
     )
     return found.prefetch(2)
 
@@ -51,7 +58,16 @@ def train(folder: str, weights: str, epochs: int) -> None:
     model.fit(parts["train"], validation_data=parts["validation"], epochs=epochs, callbacks=[keep], verbose=0)
     best = keras.models.load_model("best.keras")
     accuracy = best.evaluate(parts["test"], verbose=0)[1]
-    print(json.dumps({"seconds": time.perf_counter() - start, "accuracy": float(accuracy), "keras": keras.__version__, "backend": keras.backend.backend()}))
+    print(
+        json.dumps(
+            {
+                "seconds": time.perf_counter() - start,
+                "accuracy": float(accuracy),
+                "keras": keras.__version__,
+                "backend": keras.backend.backend(),
+            }
+        )
+    )
 
 
 def predict(folder: str, weights: str) -> None:

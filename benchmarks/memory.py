@@ -29,7 +29,9 @@ def draw(root: Path, count: int) -> None:
     for label in range(10):
         (root / str(label)).mkdir(parents=True)
     for number in range(count):
-        pixels = Image.fromarray(random.integers(0, 256, (5, 5, 3), np.uint8)).resize((40, 40), Image.Resampling.BICUBIC)
+        pixels = Image.fromarray(random.integers(0, 256, (5, 5, 3), np.uint8)).resize(
+            (40, 40), Image.Resampling.BICUBIC
+        )
         buffer = io.BytesIO()
         pixels.save(buffer, "JPEG", quality=80)
         (root / str(number % 10) / f"{number:06}.jpg").write_bytes(buffer.getvalue())
@@ -46,7 +48,16 @@ def work(root: str) -> None:
     dataset = scan(root, visitor=embedder)
     embedder.flush()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": peak, "images": len(dataset.samples), "embedded": embedder.embedded}))
+    print(
+        json.dumps(
+            {
+                "seconds": time.perf_counter() - start,
+                "peak_mb": peak,
+                "images": len(dataset.samples),
+                "embedded": embedder.embedded,
+            }
+        )
+    )
 
 
 def main() -> None:
@@ -63,7 +74,10 @@ def main() -> None:
             )  # fmt: skip
         found = json.loads(done.stdout.splitlines()[-1])
         results.append(found)
-        print(f"{count:,} pictures: {found['seconds']:.0f} s ({1e3 * found['seconds'] / count:.2f} ms each), peak {found['peak_mb']:.0f} MB", flush=True)
+        print(
+            f"{count:,} pictures: {found['seconds']:.0f} s ({1e3 * found['seconds'] / count:.2f} ms each), peak {found['peak_mb']:.0f} MB",
+            flush=True,
+        )
     first, last = results[0], results[-1]
     per_picture = (last["seconds"] / last["images"]) / (first["seconds"] / first["images"])
     report(

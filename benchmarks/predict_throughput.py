@@ -40,7 +40,12 @@ def main() -> None:
             print(f"predict {speed:.1f} photos/s, floor {floor:.1f}: {speed / floor:.3f}", flush=True)
         ratio, speed, floor = sorted(ratios)[1]
         whole, _ = tailorbird("predict", model, given.photos, "--json", "-q", cache=place / "cache")
-        figures = {"photos_per_second": speed, "floor": floor, "all": [round(r[0], 3) for r in ratios], "command_photos_per_second": len(files) / whole}
+        figures = {
+            "photos_per_second": speed,
+            "floor": floor,
+            "all": [round(r[0], 3) for r in ratios],
+            "command_photos_per_second": len(files) / whole,
+        }
         if not given.without_keras:
             script = Path(__file__).with_name("keras_notebook.py")
             done = subprocess.run(

@@ -52,7 +52,17 @@ def main() -> None:
         before = raw_images_per_second(path)
         with folder() as place:
             wall, out = tailorbird(
-                "train", given.photos, "-o", place / "model.onnx", "--backbone", path, "--views", given.views, "--json", "-q", cache=place / "cache"
+                "train",
+                given.photos,
+                "-o",
+                place / "model.onnx",
+                "--backbone",
+                path,
+                "--views",
+                given.views,
+                "--json",
+                "-q",
+                cache=place / "cache",
             )
         speed = (before + raw_images_per_second(path)) / 2
         found = json.loads(out)
@@ -62,7 +72,9 @@ def main() -> None:
         walls.append(wall)
         floors.append(floor)
         print(f"train {wall:.1f} s, floor {floor:.1f} s ({speed:.0f} images/s): {wall / floor:.3f}", flush=True)
-    print(f"one session, {cores()} threads: {raw_images_per_second(path):.0f} images/s; {cores()} single-threaded: {side_by_side(path):.0f} images/s")
+    print(
+        f"one session, {cores()} threads: {raw_images_per_second(path):.0f} images/s; {cores()} single-threaded: {side_by_side(path):.0f} images/s"
+    )
     middle = sorted(range(len(ratios)), key=ratios.__getitem__)[len(ratios) // 2]
     report(
         "train_vs_floor",

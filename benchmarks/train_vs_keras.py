@@ -23,7 +23,17 @@ def main() -> None:
     given = options.parse_args()
     python = keras_python()
     with folder() as place:
-        ours, out = tailorbird("train", given.photos, "-o", place / "m.onnx", "--backbone", given.backbone, "--json", "-q", cache=place / "cache")
+        ours, out = tailorbird(
+            "train",
+            given.photos,
+            "-o",
+            place / "m.onnx",
+            "--backbone",
+            given.backbone,
+            "--json",
+            "-q",
+            cache=place / "cache",
+        )
         accuracy = json.loads(out)["scores"]["test"]["accuracy"]
         print(f"tailorbird train: {ours:.1f} s, test accuracy {accuracy:.4f}", flush=True)
         script = Path(__file__).with_name("keras_notebook.py")
@@ -34,7 +44,9 @@ def main() -> None:
         )  # fmt: skip
         theirs = time.perf_counter() - start
         peer = json.loads(done.stdout.splitlines()[-1])
-    print(f"Keras {peer['keras']} on {peer['backend']}, {given.epochs} epochs: {theirs:.1f} s, test accuracy {peer['accuracy']:.4f}")
+    print(
+        f"Keras {peer['keras']} on {peer['backend']}, {given.epochs} epochs: {theirs:.1f} s, test accuracy {peer['accuracy']:.4f}"
+    )
     report(
         "train_vs_keras",
         theirs / ours,

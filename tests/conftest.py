@@ -52,12 +52,16 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def draw_dataset(folder: Path, labels: tuple[str, ...] = ("disc", "box", "cross"), count: int = 24, seed: int = 0) -> Path:
+def draw_dataset(
+    folder: Path, labels: tuple[str, ...] = ("disc", "box", "cross"), count: int = 24, seed: int = 0
+) -> Path:
     """Class folders of `count` drawn JPEG files each."""
     for label in labels:
         (folder / label).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            picture(label, seed * 10_000 + number).save(folder / label / f"{label.rpartition('/')[2]}-{number:03}.jpg", quality=92)
+            picture(label, seed * 10_000 + number).save(
+                folder / label / f"{label.rpartition('/')[2]}-{number:03}.jpg", quality=92
+            )
     return folder
 
 

@@ -1,8 +1,8 @@
 """A hub on 127.0.0.1: as much of the Hugging Face hub's protocol as huggingface_hub needs to list and download.
 
-    GET       /api/models/OWNER/REPO[/revision/REV]     commit, files, model card
-    GET       /api/models/OWNER/REPO/tree/REV           files with sizes
-    HEAD/GET  /OWNER/REPO/resolve/REV/PATH              a file: ETag, X-Repo-Commit, Range
+GET       /api/models/OWNER/REPO[/revision/REV]     commit, files, model card
+GET       /api/models/OWNER/REPO/tree/REV           files with sizes
+HEAD/GET  /OWNER/REPO/resolve/REV/PATH              a file: ETag, X-Repo-Commit, Range
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class Hub:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -104,7 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _found(self, name: str, revision: str, *, listing: bool) -> Repository | None:
         """The repository, or None after an error was sent."""
         repository = self.hub.repositories.get(name)
-        allowed = repository is None or repository.token is None or self.headers.get("Authorization") == f"Bearer {repository.token}"
+        allowed = (
+            repository is None
+            or repository.token is None
+            or self.headers.get("Authorization") == f"Bearer {repository.token}"
+        )
         if repository is None or (repository.private and not allowed):
             self._error(401, "RepoNotFound", "Invalid username or password.")
         elif not allowed and not listing:
@@ -121,9 +127,14 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None:
             return None
         if rest and rest[0] == "tree":
-            entries = [{"type": "file", "path": path, "size": len(data), "oid": _etag(data)} for path, data in repository.files.items()]
+            entries = [
+                {"type": "file", "path": path, "size": len(data), "oid": _etag(data)}
+                for path, data in repository.files.items()
+            ]
             return self._json(entries)
-        siblings = [{"rfilename": path, "size": len(data), "blobId": _etag(data)} for path, data in repository.files.items()]
+        siblings = [
+            {"rfilename": path, "size": len(data), "blobId": _etag(data)} for path, data in repository.files.items()
+        ]
         return self._json({"id": name, "modelId": name, "sha": repository.commit, "siblings": siblings, "tags": []})
 
     def _file(self, name: str, revision: str, path: str, *, body: bool) -> None:

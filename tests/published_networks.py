@@ -41,17 +41,26 @@ class Drawing:
         self.nodes.append(helper.make_node(kind, list(inputs), [out], **attributes))
         return out
 
-    def model(self, outputs: dict[str, list[Any]], *, shape: list[Any] | None = None, opset: int = 17, **more: Any) -> onnx.ModelProto:
+    def model(
+        self, outputs: dict[str, list[Any]], *, shape: list[Any] | None = None, opset: int = 17, **more: Any
+    ) -> onnx.ModelProto:
         pixels = helper.make_tensor_value_info(
             more.pop("name", "pixel_values"), self.onnx_kind, shape or ["batch_size", "num_channels", "height", "width"]
         )
         announced = [helper.make_tensor_value_info(name, self.onnx_kind, axes) for name, axes in outputs.items()]
-        extra = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch_size", "s"]) for name in more.pop("extra_inputs", [])]
+        extra = [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch_size", "s"])
+            for name in more.pop("extra_inputs", [])
+        ]
         graph = helper.make_graph(self.nodes, "published", [*extra, pixels], announced, self.weights)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset), *more.pop("opsets", [])], ir_version=8)
+        return helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", opset), *more.pop("opsets", [])], ir_version=8
+        )
 
 
-def convolutional(*, channels: int = 6, half: bool = False, logits: int = 0, both: bool = True, **more: Any) -> onnx.ModelProto:
+def convolutional(
+    *, channels: int = 6, half: bool = False, logits: int = 0, both: bool = True, **more: Any
+) -> onnx.ModelProto:
     """A ResNet's form: stem and one block; last_hidden_state (N, C, h/4, w/4), pooler_output (N, C, 1, 1); or logits only."""
     d = Drawing(half=half)
     x = d.add("Conv", more.get("name", "pixel_values"), d.weight(4, 3, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1])
@@ -88,7 +97,9 @@ def transformer(
     """
     d = Drawing(half=half)
     prefix = 1 + registers
-    x = patches = d.add("Conv", more.get("name", "pixel_values"), d.weight(width, 3, patch, patch, scale=0.1), strides=[patch, patch])
+    x = patches = d.add(
+        "Conv", more.get("name", "pixel_values"), d.weight(width, 3, patch, patch, scale=0.1), strides=[patch, patch]
+    )
     x = d.add("Reshape", x, d.constant(np.array([0, width, -1], np.int64)))
     x = d.add("Transpose", x, perm=[0, 2, 1])
     count = d.add("Shape", x)
@@ -100,8 +111,19 @@ def transformer(
         positions = d.weight(1, width, side // patch, side // patch)
         grid = d.add("Slice", d.add("Shape", patches), d.constant(np.array([2])), d.constant(np.array([4])))
         grid = d.add("Concat", d.constant(np.array([1, width], np.int64)), grid, axis=0)
-        positions = d.add("Resize", positions, "", "", grid, mode="cubic", coordinate_transformation_mode="half_pixel", cubic_coeff_a=-0.75)
-        positions = d.add("Transpose", d.add("Reshape", positions, d.constant(np.array([1, width, -1], np.int64))), perm=[0, 2, 1])
+        positions = d.add(
+            "Resize",
+            positions,
+            "",
+            "",
+            grid,
+            mode="cubic",
+            coordinate_transformation_mode="half_pixel",
+            cubic_coeff_a=-0.75,
+        )
+        positions = d.add(
+            "Transpose", d.add("Reshape", positions, d.constant(np.array([1, width, -1], np.int64))), perm=[0, 2, 1]
+        )
         x = d.add("Add", x, d.add("Concat", d.weight(1, prefix, width), positions, axis=1))
     elif side is not None:
         x = d.add("Add", x, d.weight(1, (side // patch) ** 2 + prefix, width))

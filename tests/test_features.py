@@ -83,7 +83,9 @@ def test_a_photo_that_changed_since_the_scan_is_named(pocket: Backbone, make_dat
     dataset = scan(folder)
     victim = dataset.samples[5].path
     victim.write_bytes(b"")
-    with pytest.raises(UnreadableImage, match=rf"{victim.name}: the file is empty .* it was readable when the dataset was scanned"):
+    with pytest.raises(
+        UnreadableImage, match=rf"{victim.name}: the file is empty .* it was readable when the dataset was scanned"
+    ):
         embed(dataset.samples, Embedder(pocket, view=1))
 
 
@@ -92,7 +94,9 @@ def test_a_cache_cleared_under_way_is_an_error_that_says_so(pocket: Backbone) ->
     embedder.see(b"k" * 32, picture("box", 1))
     embedder.flush()
     clear_cache()
-    with pytest.raises(StorageError, match="the feature cache was cleared or damaged while it was in use; run the command again"):
+    with pytest.raises(
+        StorageError, match="the feature cache was cleared or damaged while it was in use; run the command again"
+    ):
         embedder.matrix([b"k" * 32])
 
 

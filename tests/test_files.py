@@ -48,7 +48,9 @@ def test_a_name_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_killed_writer_go_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
     gone = tmp_path / f".tailorbird-{int(dead.stdout)}-0123abcd.tmp"
     living = tmp_path / f".tailorbird-{os.getppid()}-0123abcd.tmp"
     for path in (gone, living):
@@ -124,7 +126,9 @@ def test_a_damaged_chunk_is_noticed_and_made_again(tmp_path: Path, damage: str) 
     data = bytearray(path.read_bytes())
     if damage == "flip":
         data[-1] ^= 1
-    path.write_bytes({"flip": bytes(data), "cut": bytes(data[:-3]), "empty": b"", "header": b"garbage" + bytes(data[7:])}[damage])
+    path.write_bytes(
+        {"flip": bytes(data), "cut": bytes(data[:-3]), "empty": b"", "header": b"garbage" + bytes(data[7:])}[damage]
+    )
     with pytest.raises(KeyError, match="is gone"):
         good.get([key(1)])
     assert key(1) not in good and good.damaged == 1

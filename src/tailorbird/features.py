@@ -61,7 +61,7 @@ class Embedder:
 
     def __init__(self, backbone: Backbone, *, view: int = 0, augmentation: Augmentation | None = None) -> None:
         self.backbone = backbone
-        self.at_least = backbone.info.size
+        self.at_least = backbone.info.rule.least_side
         self.embedded = 0
         """Photos run through the backbone by this object."""
         self._view = view

@@ -172,7 +172,7 @@ class Classifier:
             return resize(
                 from_array(np.asarray(source.convert("RGBA" if source.has_transparency_data else "RGB"))), rule
             )
-        return resize(decode(source, at_least=rule.size, max_pixels=max_pixels).image, rule)
+        return resize(decode(source, at_least=rule.least_side, max_pixels=max_pixels).image, rule)
 
     def _prediction(
         self,

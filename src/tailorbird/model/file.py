@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import graphs
+from tailorbird import graphs, parallel
 from tailorbird.errors import ModelFileError, TrainingError
 from tailorbird.files import atomic_path
 from tailorbird.images import ResizeRule
@@ -202,7 +202,7 @@ def verify(path: Path, images: npt.NDArray[np.uint8], expected: Sequence[Any] | 
     """Open a model file as a user would, run it, and compare; the largest difference. Raises TrainingError or ModelFileError."""
     proto = graphs.read_audited(path, ModelFileError)
     info_from(proto, str(path))
-    session = graphs.session(proto.SerializeToString(), str(path), ModelFileError)
+    session = graphs.session(proto.SerializeToString(), str(path), ModelFileError, threads=parallel.cores())
     names = [output.name for output in session.get_outputs()]
     worst = 0.0
     for start in range(0, len(images), 8):

@@ -1,0 +1,153 @@
+"""What a scan finds: samples, findings, and the dataset they make up."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tailorbird.errors import DatasetError
+
+SPLITS: Final = ("train", "validation", "test")
+"""The names of the splits, in the order in which they are shown."""
+
+KINDS: Final = (
+    "unreadable",
+    "unsupported",
+    "too-large",
+    "duplicate",
+    "near-duplicate",
+    "leak",
+    "conflicting-label",
+    "missing-class",
+    "small-class",
+    "imbalance",
+    "outside-link",
+    "suspect-label",
+)
+"""Every kind a finding can have. Programs read these; none is renamed without a new major version."""
+
+_BREAKING: Final = ("Cc", "Zl", "Zp")  # Unicode's categories of control characters, line and paragraph separators
+
+
+def printable(text: str) -> str:
+    r"""A file name as text that every terminal and JSON writer accepts.
+
+    Bytes that are not UTF-8 (surrogate escapes in Python) become `\xNN`, control characters and line separators become
+    escapes such as `\n`; the rest stays as it is. The result is for people and programs to read; only for an ordinary
+    name is it also a path that can be opened.
+    """
+    if text.isprintable():
+        return text
+    text = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in _BREAKING else c for c in text)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One usable photo.
+
+    path: where it is. label: its class, such as `shoes/boots`. split: `train`, `validation`, `test`, or None where the
+    source names no splits. digest: SHA-256 of the file, 64 hexadecimal digits. name: the path relative to the dataset, as
+    shown to people (see `printable`).
+    """
+
+    path: Path
+    label: str
+    split: str | None
+    digest: str
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.split is not None and self.split not in SPLITS:
+            raise DatasetError(f"{self.name}: the split is {self.split!r}; it must be one of {', '.join(SPLITS)}")
+        if not self.label or len(self.digest) != 64:
+            raise DatasetError(f"{self.name}: a sample needs a label and a SHA-256 of 64 hexadecimal digits")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong with a dataset. paths: names relative to the dataset, safe to print; may be empty."""
+
+    kind: str
+    paths: tuple[str, ...]
+    message: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"the kind of a finding is {self.kind!r}; it must be one of {', '.join(KINDS)}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The finding as `scan --json` writes it."""
+        return {"kind": self.kind, "paths": list(self.paths), "message": self.message}
+
+
+def count(samples: Iterable[Sample]) -> dict[str, int]:
+    """How many samples each class has, classes sorted by name."""
+    return dict(sorted(Counter(sample.label for sample in samples).items()))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Usable photos, their classes, and what is wrong with the source.
+
+    root: the folder that `Sample.name` is relative to. samples: sorted by name. groups: one integer per sample; samples
+    that show the same picture (identical or nearly identical) share it. Either every sample has a split or none has.
+    """
+
+    root: Path
+    samples: tuple[Sample, ...]
+    findings: tuple[Finding, ...] = ()
+    groups: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.groups and self.samples:
+            object.__setattr__(self, "groups", tuple(range(len(self.samples))))
+        if len(self.groups) != len(self.samples):
+            raise DatasetError(f"{len(self.samples)} samples need as many duplicate groups, not {len(self.groups)}")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels of all samples, each once, sorted."""
+        return tuple(sorted({sample.label for sample in self.samples}))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples in each class over all splits."""
+        return count(self.samples)
+
+    @property
+    def splits(self) -> dict[str, dict[str, int]]:
+        """For each split there is, the samples in each class; empty where no split is named."""
+        present = {sample.split for sample in self.samples}
+        return {name: count(self.of(name)) for name in SPLITS if name in present}
+
+    def of(self, split: str | None) -> tuple[Sample, ...]:
+        """The samples of one split, sorted by name."""
+        return tuple(sample for sample in self.samples if sample.split == split)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the sorted (digest, label, split) of every sample: 64 hexadecimal digits.
+
+        It depends on the photos and what is said about them, not on where they lie or what they are called.
+        """
+        rows = sorted(f"{sample.digest}\t{sample.label}\t{sample.split or ''}\n" for sample in self.samples)
+        return hashlib.sha256("".join(rows).encode()).hexdigest()
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `scan --json` writes: images, classes, splits and findings; every string is valid UTF-8."""
+        return {
+            "images": len(self.samples),
+            "classes": self.counts,
+            "splits": self.splits,
+            "findings": [finding.as_dict() for finding in self.findings],
+        }

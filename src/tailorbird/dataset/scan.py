@@ -1,0 +1,241 @@
+"""One pass over the bytes: hash, decode once, remember the facts, hand the picture to a visitor."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tailorbird import images
+from tailorbird.dataset.checks import class_findings
+from tailorbird.dataset.duplicates import duplicate_findings, duplicate_groups
+from tailorbird.dataset.facts import FACTS, facts, open_facts, remember
+from tailorbird.dataset.layout import Entry, Layout, find
+from tailorbird.dataset.samples import Dataset, Finding, Sample, printable
+from tailorbird.errors import DatasetError, ImageError, ImageTooLarge, UnreadableImage, UnsupportedImage
+
+_LEAST_SIDE: Final = 128  # pixels: plenty for a perceptual hash, and small enough for libjpeg to decode at a fraction
+_LEAST_FOR_FACTS: Final = 96  # a picture decoded to fewer pixels than this for a visitor is decoded again for its facts
+_MOST_BYTES: Final = 512 * 1024 * 1024
+_BATCH: Final = 4096
+
+
+class Visitor(Protocol):
+    """Somebody who wants to see the photos while they are decoded anyway."""
+
+    at_least: int
+    """Pixels a side the visitor needs; see `images.decode`."""
+
+    def wants(self, digest: bytes) -> bool:
+        """Whether the photo with this SHA-256 (32 bytes) should be decoded and shown. Called from worker threads."""
+
+    def see(self, digest: bytes, image: Image.Image) -> None:
+        """One photo, RGB and upright. Called once for each distinct digest that was wanted, from worker threads."""
+
+
+def cores() -> int:
+    """The processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def scan(
+    source: str | Path,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    visitor: Visitor | None = None,
+    store: bool = True,
+) -> Dataset:
+    """Read a folder or CSV and say what is in it and what is wrong with it.
+
+    workers: threads that read and decode; None uses every core. progress: called from this thread with (done, total).
+    visitor: is shown the decoded photos it wants; what it raises stops the scan and is raised here. store: remember what
+    was computed in the cache folder, so that a second scan only reads and hashes.
+
+    Raises DatasetError when there is no such source, or not one photo in it can be used.
+    """
+    layout = find(source)
+    reading = _Reading(layout.entries, visitor, store)
+    reading.run(workers or cores(), progress)
+    findings = [*layout.findings, *reading.findings()]
+    samples = tuple(
+        Sample(entry.path, entry.label, entry.split, reading.digests[i].tobytes().hex(), printable(entry.name))
+        for i, entry in enumerate(layout.entries)
+        if reading.usable[i]
+    )
+    if not samples:
+        raise DatasetError(_nothing_usable(source, layout, findings))
+    known = reading.facts if reading.usable.all() else reading.facts[reading.usable]
+    groups = duplicate_groups(samples, known, workers=workers or cores(), store=store)
+    dataset = Dataset(layout.root, samples, (), tuple(groups.tolist()))
+    findings += [*duplicate_findings(dataset), *class_findings(dataset)]
+    return Dataset(dataset.root, samples, tuple(findings), dataset.groups)
+
+
+def _nothing_usable(source: str | Path, layout: Layout, findings: list[Finding]) -> str:
+    reasons = Counter(finding.kind for finding in findings)
+    counts = ", ".join(f"{n:,} {kind}" for kind, n in reasons.most_common())
+    examples = "".join(f"\n  {', '.join(finding.paths[:1])}: {finding.message}" for finding in findings[:3])
+    shown = printable(str(source))
+    return (
+        f"not one of the {len(layout.entries):,} files in {shown} is a usable photo ({counts}); for example:{examples}"
+    )
+
+
+def read(path: Path) -> bytes:
+    """A photo's bytes. Raises ImageError for what is not an ordinary file, too large for a photo, or not readable."""
+    try:
+        about = path.stat()
+    except PermissionError:
+        raise UnreadableImage("permission denied; allow this user to read the file") from None
+    except FileNotFoundError:
+        reason = "the link leads to a file that does not exist" if path.is_symlink() else "no such file"
+        raise UnreadableImage(reason) from None
+    except (OSError, ValueError) as error:
+        raise UnreadableImage(f"could not be read: {getattr(error, 'strerror', None) or error}") from None
+    if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+        raise UnsupportedImage("a pipe, socket or device, not a file")
+    if about.st_size > _MOST_BYTES:
+        raise ImageTooLarge(f"{about.st_size / 2**20:,.0f} MiB; no photo is larger than {_MOST_BYTES // 2**20} MiB")
+    return images.read_bytes(path)
+
+
+class _Reading:
+    """The state of one pass: arrays with a row per file, filled in by the worker threads."""
+
+    def __init__(self, entries: Sequence[Entry], visitor: Visitor | None, store: bool) -> None:
+        self.entries = entries
+        self.visitor = visitor
+        self.digests: npt.NDArray[np.uint8] = np.zeros((len(entries), 32), np.uint8)
+        self.facts = np.zeros(len(entries), FACTS)
+        self.usable = np.zeros(len(entries), bool)
+        self._errors: dict[int, tuple[str, str]] = {}
+        self._first: dict[bytes, int] = {}
+        self._again: list[tuple[int, int]] = []  # (file, earlier file with the same bytes)
+        self._cached: list[tuple[int, bytes]] = []
+        self._store = open_facts() if store else None
+        self._new: tuple[list[bytes], list[npt.NDArray[Any]]] = ([], [])
+        self._next = iter(range(len(entries)))
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._tick = threading.Condition()
+        self._running = 0
+        self._done = 0
+        self._failure: BaseException | None = None
+
+    def run(self, workers: int, progress: Callable[[int, int], None] | None) -> None:
+        """Read every file. Whatever the visitor or `progress` raises, and Ctrl-C, stops the threads and is raised."""
+        total = len(self.entries)
+        self._running = max(1, min(workers, total))
+        threads = [threading.Thread(target=self._work, name=f"scan-{n}", daemon=True) for n in range(self._running)]
+        try:
+            for thread in threads:
+                thread.start()
+            while self._running:
+                with self._tick:
+                    if self._running:
+                        self._tick.wait(0.1)
+                if progress is not None:
+                    progress(self._done, total)
+        finally:
+            self._stop.set()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            self._flush(0)
+        if self._failure is not None:
+            raise self._failure
+        if progress is not None:
+            progress(total, total)
+        self._copy_cached()
+        for i, first in self._again:
+            self.facts[i], self.usable[i] = self.facts[first], self.usable[first]
+            if first in self._errors:
+                self._errors[i] = self._errors[first]
+
+    def _work(self) -> None:
+        try:
+            for i in self._next:
+                if self._stop.is_set():
+                    return
+                self._one(i)
+                with self._lock:
+                    self._done += 1
+        except BaseException as error:
+            self._failure = self._failure or error
+            self._stop.set()
+        finally:
+            with self._tick:
+                self._running -= 1
+                self._tick.notify()
+
+    def _one(self, i: int) -> None:
+        try:
+            data = read(self.entries[i].path)
+            digest = hashlib.sha256(data).digest()
+            self.digests[i] = np.frombuffer(digest, np.uint8)
+            with self._lock:
+                first = self._first.setdefault(digest, i)
+                if first != i:
+                    self._again.append((i, first))
+                    return
+            known = self._store is not None and digest in self._store
+            wanted = self.visitor is not None and self.visitor.wants(digest)
+            if known:
+                with self._lock:
+                    self._cached.append((i, digest))
+            if known and not wanted:
+                return
+            # A visitor must see exactly what serving will see, so the size decoded to is its own, never a larger one.
+            side = self.visitor.at_least if wanted and self.visitor is not None else _LEAST_SIDE
+            photo = images.decode(data, at_least=side)
+        except ImageError as error:
+            self._errors[i] = (error.kind, str(error))
+            return
+        if not known:
+            row = facts(photo if side >= _LEAST_FOR_FACTS else images.decode(data, at_least=_LEAST_SIDE))
+            self.facts[i] = row
+            with self._lock:
+                self._new[0].append(digest)
+                self._new[1].append(row)
+            self._flush(_BATCH)
+        self.usable[i] = True
+        if wanted and self.visitor is not None:
+            self.visitor.see(digest, photo.image)
+
+    def _flush(self, at_least: int) -> None:
+        """Write the new facts to the cache once there are more than `at_least`."""
+        with self._lock:
+            if len(self._new[0]) <= at_least:
+                return
+            new, self._new = self._new, ([], [])
+        remember(self._store, *new)
+
+    def _copy_cached(self) -> None:
+        if self._store is None or not self._cached:
+            return
+        where = [i for i, _ in self._cached]
+        try:
+            self.facts[where] = self._store.get(digest for _, digest in self._cached)[:, 0]
+            self.usable[where] = True
+        except (KeyError, OSError):  # a chunk was deleted or damaged meanwhile; decoding brings its rows back
+            self._store = self.visitor = None
+            self._first.clear()
+            for i in where:
+                self._one(i)
+
+    def findings(self) -> list[Finding]:
+        """One finding for each file that cannot be used."""
+        return [
+            Finding(kind, (printable(self.entries[i].name),), message)
+            for i, (kind, message) in sorted(self._errors.items())
+        ]

@@ -1,0 +1,149 @@
+"""Splits that are missing are made from train; photos that would spoil a held-out split are left out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from tailorbird.dataset.samples import SPLITS, Dataset, Sample
+from tailorbird.errors import DatasetError, SettingsError
+
+FRACTIONS: Final = (0.15, 0.15)
+"""The share of each class that goes to validation and to test where these are missing."""
+
+
+def split(dataset: Dataset, *, fractions: tuple[float, float] = FRACTIONS, seed: int = 0) -> Dataset:
+    """The same samples with every split filled in: validation and test, where missing, are made from train.
+
+    fractions: of train, the share for validation and the share for test; a share whose split exists already is not used.
+
+    A photo's place is a number in [0, 1) hashed from its content and the seed: below the test share it tests, above one
+    minus the validation share it validates. That alone never moves a photo when others are added, but is uneven in small
+    classes. So in each class the count is held within one and a half standard deviations of that coin toss,
+    1.5 sqrt(n f (1 - f)), around n f, by giving or taking the photos closest to the threshold: few classes need it, and few
+    photos of those move when the class grows. (Exact shares would move three times as many.) Samples that show the same
+    picture go together. Each class with three or more pictures is in every split; with fewer it only trains. A picture that
+    is also in a split that exists stays in train (and `clean` takes it out).
+
+    Raises SettingsError for fractions outside (0, 0.4], DatasetError when there is no training sample.
+    """
+    bad = [f"{name} is {f!r}" for name, f in zip(("validation", "test"), fractions, strict=True) if not 0 < f <= 0.4]
+    if bad:
+        raise SettingsError(
+            f"the fraction for {' and for '.join(bad)}; it must be above 0 and at most 0.4, such as 0.15"
+        )
+    present = {sample.split for sample in dataset.samples}
+    if not present & {"train", None}:
+        raise DatasetError(
+            "there is no training photo: only " + " and ".join(name for name in SPLITS if name in present)
+        )
+    missing = {name: f for name, f in zip(("validation", "test"), fractions, strict=True) if name not in present}
+    assigned: dict[int, str] = {}
+    for places in _places(dataset, seed).values():
+        assigned.update(_assign(places, missing))
+    samples = tuple(
+        sample if sample.split in ("validation", "test") else _with_split(sample, assigned.get(group, "train"))
+        for sample, group in zip(dataset.samples, dataset.groups, strict=True)
+    )
+    return replace(dataset, samples=samples)
+
+
+def _with_split(sample: Sample, name: str) -> Sample:
+    return sample if sample.split == name else replace(sample, split=name)
+
+
+def _places(dataset: Dataset, seed: int) -> dict[str, list[tuple[float, int]]]:
+    """For each class its free groups as (place in [0, 1), group), sorted by place.
+
+    A group's digest is its smallest; its class is that of the sample with that digest.
+    """
+    first: dict[int, Sample] = {}
+    held = set()
+    for sample, group in zip(dataset.samples, dataset.groups, strict=True):
+        known = first.get(group)
+        if known is None or (sample.digest, sample.label) < (known.digest, known.label):
+            first[group] = sample
+        if sample.split in ("validation", "test"):
+            held.add(group)
+    places: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for group, sample in first.items():
+        if group not in held:
+            key = hashlib.sha256(f"{seed}:{sample.digest}".encode()).digest()[:8]
+            places[sample.label].append((int.from_bytes(key, "big") / 2**64, group))
+    return {label: sorted(found) for label, found in places.items()}
+
+
+def _assign(places: Sequence[tuple[float, int]], missing: dict[str, float]) -> dict[int, str]:
+    """The groups of one class that leave train: test takes the lowest places, validation the highest."""
+    n = len(places)
+    if n < 3:
+        return {}
+    result: dict[int, str] = {}
+    if "test" in missing:
+        taken = _within(sum(place < missing["test"] for place, _ in places), n, missing["test"])
+        result.update((group, "test") for _, group in places[:taken])
+    if "validation" in missing:
+        taken = _within(sum(place >= 1 - missing["validation"] for place, _ in places), n, missing["validation"])
+        result.update((group, "validation") for _, group in places[n - taken :])
+    return result
+
+
+def _within(taken: int, n: int, fraction: float) -> int:
+    """`taken` of n, held within 1.5 standard deviations of n * fraction, at least 1 and at most two fifths (a third below 6)."""
+    spread = 1.5 * math.sqrt(n * fraction * (1 - fraction))
+    least = max(1, math.ceil(n * fraction - spread))
+    most = max(least, min(math.floor(n * fraction + spread), n // 3 if n < 6 else n * 2 // 5))
+    return min(max(taken, least), most)
+
+
+def clean(dataset: Dataset) -> tuple[Dataset, tuple[tuple[Sample, str], ...]]:
+    """The dataset without the samples that would spoil training or the held-out scores, and those with the reason for each.
+
+    Left out are: photos whose identical copy carries another label, from every split; training photos that show a picture
+    of validation or test, identical or nearly; validation photos that show a picture of test; and of several identical
+    photos with the same label in the same split all but the first by name.
+    """
+    labels: dict[str, set[str]] = defaultdict(set)
+    held: dict[str, dict[int, list[Sample]]] = {"validation": defaultdict(list), "test": defaultdict(list)}
+    for sample, group in zip(dataset.samples, dataset.groups, strict=True):
+        labels[sample.digest].add(sample.label)
+        if sample.split in held:
+            held[sample.split][group].append(sample)
+    kept: list[int] = []
+    left_out: list[tuple[Sample, str]] = []
+    seen: dict[tuple[str, str, str | None], Sample] = {}
+    for i, (sample, group) in enumerate(zip(dataset.samples, dataset.groups, strict=True)):
+        reason = _conflict(sample, labels[sample.digest]) or _leak(sample, group, held)
+        if reason is None:
+            first = seen.setdefault((sample.digest, sample.label, sample.split), sample)
+            if first is not sample:
+                reason = f"identical to {first.name}, which is kept"
+        if reason is None:
+            kept.append(i)
+        else:
+            left_out.append((sample, reason))
+    result = replace(
+        dataset, samples=tuple(dataset.samples[i] for i in kept), groups=tuple(dataset.groups[i] for i in kept)
+    )
+    return result, tuple(left_out)
+
+
+def _conflict(sample: Sample, labels: set[str]) -> str | None:
+    if len(labels) == 1:
+        return None
+    others = ", ".join(sorted(labels - {sample.label}))
+    return f"an identical photo is labelled {others}, this one {sample.label}"
+
+
+def _leak(sample: Sample, group: int, held: dict[str, dict[int, list[Sample]]]) -> str | None:
+    """Why a sample may not stay in its split: the same picture is in one that is held out more strictly."""
+    later = {"validation": ("test",), "test": ()}.get(sample.split or "train", ("test", "validation"))
+    for name in later:
+        for other in held[name].get(group, ()):
+            how = "identical" if other.digest == sample.digest else "nearly identical"
+            return f"{how} to {other.name}, which is in {name}"
+    return None
