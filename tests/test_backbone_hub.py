@@ -20,7 +20,7 @@ from hub_server import Hub, Repository
 
 from tailorbird import graphs
 from tailorbird.backbone.contract import Backbone
-from tailorbird.backbone.hub import Reference, choose, parse
+from tailorbird.backbone.reference import Reference, choose, parse
 from tailorbird.errors import BackboneError, HubError, MissingExtra, SettingsError
 
 Pulls = Callable[..., list[dict[str, Any]]]

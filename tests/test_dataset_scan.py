@@ -27,7 +27,7 @@ from tailorbird.dataset.checks import class_findings
 from tailorbird.errors import DatasetError
 
 # The package exports a function of the same name, so the module is fetched by name.
-scan_module = importlib.import_module("tailorbird.dataset.scan")
+scan_module = importlib.import_module("tailorbird.dataset.scanner")
 
 
 def messages(dataset: Dataset, kind: str) -> dict[str, str]:

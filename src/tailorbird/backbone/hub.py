@@ -12,7 +12,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,36 +22,11 @@ from tailorbird.backbone import published
 from tailorbird.backbone.adapt import ADAPTER, adapt
 from tailorbird.backbone.catalogue import SHIPPED, SUFFIX
 from tailorbird.backbone.catalogue import folder as catalogue_folder
-from tailorbird.errors import BackboneError, HubError, MissingExtra, SettingsError, StorageError, TailorbirdError
+from tailorbird.backbone.reference import Reference, choose, parse
+from tailorbird.errors import BackboneError, HubError, StorageError, TailorbirdError
 from tailorbird.files import sha256_file, write_bytes
 
-# A repository has a vision_model.onnx only when its model.onnx also wants text, so the former comes first.
-PREFERRED = ("onnx/vision_model.onnx", "vision_model.onnx", "onnx/model.onnx", "model.onnx")
-
-_REFERENCE = re.compile(
-    r"hf:(?P<owner>\w[\w.-]*)/(?P<repo>\w[\w.-]*)(?:@(?P<revision>[^@:\s]+))?(?::(?P<file>[^:]+\.onnx))?", re.ASCII
-)
 _SMALL_FILES = ("preprocessor_config.json", "processor_config.json", "config.json", "README.md")
-_ENGINES = {"timm": "timm", "keras": "Keras"}
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A network on the hub. `revision` None means the default branch, `file` None the usual ONNX file."""
-
-    owner: str
-    repo: str
-    revision: str | None = None
-    file: str | None = None
-
-    @property
-    def repo_id(self) -> str:
-        """OWNER/REPO."""
-        return f"{self.owner}/{self.repo}"
-
-    def __str__(self) -> str:
-        revision, file = f"@{self.revision}" if self.revision else "", f":{self.file}" if self.file else ""
-        return f"hf:{self.repo_id}{revision}{file}"
 
 
 @dataclass(frozen=True)
@@ -61,40 +36,6 @@ class _Snapshot:
     commit: str
     files: dict[str, int | None]
     offline: bool
-
-
-def parse(reference: str, *, file: str | None = None, revision: str | None = None) -> Reference:
-    """Read `hf:OWNER/REPO[@REVISION][:PATH.onnx]`; `file` and `revision` may be given beside it instead.
-
-    Raises SettingsError for another form, MissingExtra for `timm:` and `keras:`.
-    """
-    scheme = reference.partition(":")[0]
-    if scheme != reference and scheme in _ENGINES:
-        raise MissingExtra(
-            f"{reference}: this version of tailorbird has no {_ENGINES[scheme]} engine; tailorbird[{scheme}] is to bring it; "
-            "until then pull a network that is published as ONNX: hf:OWNER/REPO"
-        )
-    found = _REFERENCE.fullmatch(reference.strip())
-    if found is None:
-        advice = f"; did you mean hf:{reference}?" if re.fullmatch(r"[\w.-]+/[\w.-]+", reference) else ""
-        raise SettingsError(
-            f"{reference!r} is no reference to a backbone; give hf:OWNER/REPO, hf:OWNER/REPO@REVISION or "
-            f"hf:OWNER/REPO:onnx/model.onnx, for example hf:onnx-community/dinov2-small{advice}"
-        )
-    parsed = Reference(found["owner"], found["repo"], found["revision"], found["file"])
-    for name, said, given in (("file", parsed.file, file), ("revision", parsed.revision, revision)):
-        if said and given and said != given:
-            raise SettingsError(
-                f"{reference} names the {name} {said!r} and {name} = {given!r} another; give one of them"
-            )
-    parsed = replace(parsed, file=parsed.file or file, revision=parsed.revision or revision)
-    if parsed.file and (
-        parsed.file.startswith("/") or ".." in PurePosixPath(parsed.file).parts or not parsed.file.endswith(".onnx")
-    ):
-        raise SettingsError(
-            f"file = {parsed.file!r}; give the path of an .onnx file in the repository, such as onnx/model.onnx"
-        )
-    return parsed
 
 
 def pull(
@@ -157,33 +98,6 @@ def pull(
     write_bytes(target, model.SerializeToString())
     say(f"{target.name} is at hand; licence: {about['licence']}")
     return target
-
-
-def choose(wanted: Reference, files: Mapping[str, int | None]) -> str:
-    """The ONNX file of a repository to use. Raises BackboneError listing those there are, HubError for a file that is not there."""
-    found = sorted(name for name in files if name.endswith(".onnx"))
-    listed = ", ".join(found[:12]) + (f" and {len(found) - 12} more" if len(found) > 12 else "")
-    if wanted.file:
-        # The file's name alone will do where only one folder has it.
-        same = [name for name in found if name == wanted.file] or [
-            name for name in found if PurePosixPath(name).name == wanted.file
-        ]
-        if len(same) == 1:
-            return same[0]
-        raise HubError(f"{wanted.repo_id} has no file {wanted.file}; its ONNX files: {listed or 'none'}")
-    if not found:
-        raise BackboneError(
-            f"{wanted.repo_id} has no ONNX file; look for the same network under onnx-community or Xenova, "
-            "whose repositories have one (tag: image-feature-extraction)"
-        )
-    for name in PREFERRED:
-        if name in found:
-            return name
-    if len(found) == 1:
-        return found[0]
-    raise BackboneError(
-        f"{wanted.repo_id} has several ONNX files and none is the usual one: {listed}; pick one: hf:{wanted.repo_id}:{found[0]}"
-    )
 
 
 def _look(wanted: Reference) -> _Snapshot:

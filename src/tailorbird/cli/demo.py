@@ -40,7 +40,7 @@ def demo(
         watcher.stop()
     print_result(result, verbose=verbose)
 
-    output.say(f"3. Predicting: tailorbird predict {model} {photos}/hat")
+    output.say(f"3. Predicting pictures it has not seen, as in: tailorbird predict {model} {photos}/hat")
     tested = [sample for sample in result.dataset.samples if sample.split == "test"]
     classifier = Classifier(model)
     step = max(1, len(tested) // SHOWN)

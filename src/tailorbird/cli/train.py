@@ -168,7 +168,9 @@ def print_result(result: TrainResult, *, verbose: bool) -> None:
     parts = ", ".join(
         f"{name} {seconds:.1f}" for name, seconds in result.seconds.items() if name != "total" and seconds >= 0.05
     )
-    console.print(f"Seconds: {result.seconds['total']:.1f} ({parts}); {result.embedded:,} photos embedded now")
+    console.print(
+        f"Seconds: {result.seconds['total']:.1f} ({parts}); {result.embedded:,} photos embedded now", soft_wrap=True
+    )
     console.print(f"Model: {result.model} ({result.model.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True)
 
 

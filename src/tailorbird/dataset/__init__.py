@@ -1,7 +1,7 @@
 """A folder or CSV in; samples, classes, splits, and what is wrong with them out."""
 
 from tailorbird.dataset.samples import KINDS, SPLITS, Dataset, Finding, Sample, printable
-from tailorbird.dataset.scan import Visitor, scan
+from tailorbird.dataset.scanner import Visitor, scan
 from tailorbird.dataset.splits import clean, split
 from tailorbird.dataset.table import write_manifest
 

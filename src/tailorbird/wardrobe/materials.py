@@ -181,7 +181,7 @@ def cloth(rng: Rng, kind: str, base: Array, other: Array) -> Cloth:
 
     def floral(u: Array, v: Array, grain: Array) -> Array:
         x = (u + 0.05 * np.sin(v * 9 + shift[0])) * 19 * pace
-        y = (v + 0.05 * np.sin(u * 8 + shift[1])) * 19 * pace + np.where(np.sin(x / 2) > 0, 1.6, 0.0)
+        y = (v + 0.05 * np.sin(u * 8 + shift[1])) * 19 * pace + np.float32(1.6) * (np.sin(x / 2) > 0)
         r = np.sqrt(
             4.001 - 2 * np.abs(np.sin(x)) - 2 * np.abs(np.sin(y))
         )  # distance to the middle of the nearest flower

@@ -127,7 +127,7 @@ def draw(label: str, seed: int, *, size: tuple[int, int] | None = None) -> Drawi
         horizon = int(height * rng.uniform(0.72, 0.92))
     towards = rng.normal(-2.1, 0.5)  # mostly from the upper left
     canvas = Canvas(
-        pixels=backdrop(rng, (height, width), base, horizon=horizon, upright=upright).astype(np.float32),
+        pixels=backdrop(rng, (height, width), base, horizon=horizon, upright=upright).astype(np.float32, copy=False),
         cover=np.zeros((height, width), np.float32),
         grain=grain(rng, (height, width)),
         light=np.array([np.cos(towards), np.sin(towards)], np.float32),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 import threading
 from collections import Counter
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tailorbird import images
+from tailorbird import images, parallel
 from tailorbird.dataset.checks import class_findings
 from tailorbird.dataset.duplicates import duplicate_findings, duplicate_groups
 from tailorbird.dataset.facts import FACTS, facts, open_facts, remember
@@ -42,11 +41,6 @@ class Visitor(Protocol):
         """One photo, RGB and upright. Called once for each distinct digest that was wanted, from worker threads."""
 
 
-def cores() -> int:
-    """The processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
 def scan(
     source: str | Path,
     *,
@@ -65,7 +59,7 @@ def scan(
     """
     layout = find(source)
     reading = _Reading(layout.entries, visitor, store)
-    reading.run(workers or cores(), progress)
+    reading.run(workers or parallel.cores(), progress)
     findings = [*layout.findings, *reading.findings()]
     samples = tuple(
         Sample(entry.path, entry.label, entry.split, reading.digests[i].tobytes().hex(), printable(entry.name))
@@ -75,7 +69,7 @@ def scan(
     if not samples:
         raise DatasetError(_nothing_usable(source, layout, findings))
     known = reading.facts if reading.usable.all() else reading.facts[reading.usable]
-    groups = duplicate_groups(samples, known, workers=workers or cores(), store=store)
+    groups = duplicate_groups(samples, known, workers=workers or parallel.cores(), store=store)
     dataset = Dataset(layout.root, samples, (), tuple(groups.tolist()))
     findings += [*duplicate_findings(dataset), *class_findings(dataset)]
     return Dataset(dataset.root, samples, tuple(findings), dataset.groups)
@@ -196,7 +190,7 @@ class _Reading:
             if known and not wanted:
                 return
             # A visitor must see exactly what serving will see, so the size decoded to is its own, never a larger one.
-            side = self.visitor.at_least if wanted and self.visitor is not None else _LEAST_SIDE
+            side = (self.visitor.at_least if wanted and self.visitor is not None else 0) or _LEAST_SIDE
             photo = images.decode(data, at_least=side)
         except ImageError as error:
             self._errors[i] = (error.kind, str(error))
