@@ -327,6 +327,6 @@ def test_any_runtime_gives_the_same_answer(write_model: Write) -> None:
 
     path = write_model()
     pixels = images(2)
-    other = ReferenceEvaluator(onnx.load(path)).run(["probabilities", "heatmaps"], {"images": pixels})
+    other: Any = ReferenceEvaluator(onnx.load(path)).run(["probabilities", "heatmaps"], {"images": pixels})
     own = session(onnx.load(path)).run(["probabilities", "heatmaps"], {"images": pixels})
     assert np.abs(np.asarray(other[0]) - own[0]).max() < 1e-5 and np.abs(np.asarray(other[1]) - own[1]).max() < 1e-4
