@@ -174,13 +174,20 @@ def test_predict_reads_standard_input_and_globs(trained: Path, tmp_path: Path) -
 def test_names_no_terminal_expects(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "Über größe – 雪"
     folder.mkdir()
-    names = [b"latin-\xe9.jpg", ("n" * 250 + ".jpg").encode(), b"tab\there [bold]x.jpg", b"line\nbreak.jpg"]
+    (folder / "LICENSE").write_text("words")
+    names = [
+        b"noextension",
+        b"latin-\xe9.jpg",
+        ("n" * 250 + ".jpg").encode(),
+        b"tab\there [bold]x.jpg",
+        b"line\nbreak.jpg",
+    ]
     for number, name in enumerate(names):
         with open(os.fsencode(folder) + b"/" + name, "wb") as file:  # noqa: PTH123
             file.write(encoded(picture("box", number)))
-    assert len(lines(run("predict", trained, folder, "--json"))) == 4
-    assert len(run("predict", trained, folder).stdout.splitlines()) == 4
-    assert len(list(csv.reader(io.StringIO(run("predict", trained, folder, "--csv").stdout)))) == 5
+    assert len(lines(run("predict", trained, folder, "--json"))) == 5
+    assert len(run("predict", trained, folder).stdout.splitlines()) == 5
+    assert len(list(csv.reader(io.StringIO(run("predict", trained, folder, "--csv").stdout)))) == 6
 
 
 def test_output_can_be_cut_short(trained: Path, shapes: Path) -> None:

@@ -26,7 +26,7 @@ from tailorbird.files import RowStore, cache_folder
 from tailorbird.images import Augmentation, Pixels, decode, resize, view_random, warp
 
 CHUNK_ROWS = 256
-BATCH = 4
+BATCH = 8
 """Images in one run. Small, because activations that stay in a core's cache beat fewer calls."""
 
 Progress = Callable[[int, int], None]

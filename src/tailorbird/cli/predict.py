@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FAILURES_EXIT_CODE = 3
 _PHOTO_LIKE = frozenset(
-    {".svg", ".tif", ".tiff", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".ico", ".raw", ".dng", ".cr2", ".nef", ""}
+    {".svg", ".tif", ".tiff", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".ico", ".raw", ".dng", ".cr2", ".nef"}
 )
 """Names in a folder that somebody may take for photos: they are tried, so that their refusal is seen."""
 
@@ -80,12 +80,14 @@ def _expand(name: str) -> Iterator[Path]:
 
     path = Path(name)
     if path.is_dir():
-        wanted = EXTENSIONS | _PHOTO_LIKE
-        found = [
-            p
-            for p in sorted(path.rglob("*"))
-            if p.suffix.lower() in wanted and not p.name.startswith(".") and not p.is_dir()
-        ]
+
+        def wanted(file: Path) -> bool:
+            if file.name.startswith(".") or file.is_dir():
+                return False
+            suffix = file.suffix.lower()
+            return suffix in EXTENSIONS or suffix in _PHOTO_LIKE or (not suffix and _photo_without_a_suffix(file))
+
+        found = [file for file in sorted(path.rglob("*")) if wanted(file)]
         if not found:
             raise DatasetError(f"{path} holds no photos; looked for {', '.join(sorted(EXTENSIONS))}")
         yield from found
@@ -97,6 +99,17 @@ def _expand(name: str) -> Iterator[Path]:
             yield from _expand(str(match)) if match.is_dir() else [match]
     else:
         yield path
+
+
+def _photo_without_a_suffix(file: Path) -> bool:
+    """Whether a file without a suffix (a content hash for a name, say) holds a photo."""
+    from tailorbird.images import starts_like_a_photo
+
+    try:
+        with file.open("rb") as opened:
+            return starts_like_a_photo(opened.read(16))
+    except OSError:
+        return False
 
 
 def _standard_input() -> Iterator[Source]:

@@ -86,7 +86,7 @@ class Likeness:
 
 def sketch(image: Image.Image) -> npt.NDArray[np.uint8]:
     """The grey sketch of a picture: uint8 (32, 32)."""
-    return np.asarray(image.resize((SKETCH, SKETCH), Image.Resampling.BOX, reducing_gap=3.0).convert("L"))
+    return np.asarray(image.convert("L").resize((SKETCH, SKETCH), Image.Resampling.BOX, reducing_gap=3.0))
 
 
 def sketches_agree(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:

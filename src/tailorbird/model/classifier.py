@@ -20,7 +20,7 @@ from tailorbird.model.file import info_from
 Source: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 """A photo: path, the file's bytes, a PIL image, or uint8 (H, W, 3) RGB."""
 
-BATCH = 4
+BATCH = 8
 
 
 @dataclass(frozen=True)
