@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -194,6 +196,23 @@ def test_output_can_be_cut_short(trained: Path, shapes: Path) -> None:
     command = f"'{sys.executable}' -m tailorbird predict '{trained}' '{shapes}' --json | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
     assert json.loads(done.stdout)["label"] and "Traceback" not in done.stderr and "Broken" not in done.stderr
+
+
+def test_results_reach_the_file_while_the_bar_is_on_the_terminal(trained: Path, shapes: Path, tmp_path: Path) -> None:
+    """With a terminal for standard error and a file for standard output, neither may end up in the other."""
+    terminal, child = pty.openpty()
+    with (tmp_path / "out.jsonl").open("wb") as out:
+        command = [sys.executable, "-m", "tailorbird", "predict", str(trained), str(shapes), "--json"]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=child)
+    os.close(child)
+    shown = b""
+    with contextlib.suppress(OSError):  # reading ends with an error when the last process closes the terminal
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert process.wait(timeout=60) == 0
+    assert len([json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]) == 72
+    assert b"predict" in shown and b"72/72" in shown and b'"label"' not in shown
 
 
 def test_bad_input_exits_2_in_one_line(tmp_path: Path, shapes: Path, trained: Path) -> None:

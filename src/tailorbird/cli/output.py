@@ -148,8 +148,9 @@ class ProgressBar:
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=err(),
-            transient=False,
             refresh_per_second=5,
+            # Where results share the terminal they are printed above the bar; where they go to a file they must stay out of it.
+            redirect_stdout=sys.stdout.isatty(),
         )
         self._unit = unit or self._unit
         self._began = time.perf_counter()

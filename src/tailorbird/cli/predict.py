@@ -45,9 +45,8 @@ def predict(
     total = len(sources) if isinstance(sources, list) else None
     printer = _json_line if json else _csv_rows(top) if as_csv else _text_rows()
     failures = 0
-    # With results on the terminal the lines themselves are the progress; a bar among them would be noise.
     bar = output.ProgressBar()
-    if total != 1 and not sys.stdout.isatty():
+    if total != 1:
         bar.start("predict", total)
     try:
         for done, result in enumerate(classifier.stream(sources, top=top), start=1):
@@ -144,9 +143,14 @@ def _text_rows() -> Callable[[Prediction | Failure], None]:
 
 
 def _csv_rows(top: int) -> Callable[[Prediction | Failure], None]:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    def write(cells: list[Any]) -> None:
+        csv.writer(sys.stdout, lineterminator="\n").writerow(
+            [formula_safe(output.printable(str(cell))) for cell in cells]
+        )
+        sys.stdout.flush()
+
     ranks = [name for rank in range(2, top + 1) for name in (f"label{rank}", f"probability{rank}")]
-    writer.writerow(["path", "label", "probability", "unsure", *ranks, "error"])
+    write(["path", "label", "probability", "unsure", *ranks, "error"])
 
     def row(result: Prediction | Failure) -> None:
         said = result.as_dict()
@@ -158,8 +162,7 @@ def _csv_rows(top: int) -> Callable[[Prediction | Failure], None]:
             for entry in said["top"][1:]:
                 cells += [entry["label"], f"{entry['probability']:.6f}"]
             cells += [""] * (4 + len(ranks) - len(cells)) + [""]
-        writer.writerow([formula_safe(output.printable(str(cell))) for cell in cells])
-        sys.stdout.flush()
+        write(cells)
 
     return row
 
