@@ -61,7 +61,7 @@ def test_train_json_and_what_programs_read(shapes: Path, tmp_path: Path) -> None
 
 def test_train_and_evaluate_for_people(shapes: Path, tmp_path: Path) -> None:
     done = run("train", shapes, "-o", tmp_path / "m.onnx")
-    for words in ("Test: accuracy", "95% interval", "precision", "Unsure below", f"Model: {tmp_path / 'm.onnx'}"):
+    for words in ("Test: accuracy", "95% interval", "precision", "nsure below", f"Model: {tmp_path / 'm.onnx'}"):
         assert words in done.stdout
     assert "read+embed" in done.stderr and "read+embed" not in done.stdout
     quiet = run("train", shapes, "-o", tmp_path / "m.onnx", "-q")
@@ -173,6 +173,26 @@ def test_predict_reads_standard_input_and_globs(trained: Path, tmp_path: Path) -
     assert "holds no photos" in run("predict", trained, tmp_path / "none", code=2).stderr
 
 
+def test_one_bad_line_among_many(trained: Path, shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    names = ["x" * 300, str(tmp_path / "empty"), "**.jpg", f"{shapes}/disc/disc-001.jpg", "BMW.jpg"]
+    done = run("predict", trained, "-", "--json", stdin="\n".join(names).encode(), code=3)
+    assert [("label" in line) for line in lines(done)] == [False, False, False, True, False]
+    done = run("predict", trained, "-", "--json", stdin=f"BMW.jpg\n{shapes}/disc/disc-001.jpg\n".encode(), code=3)
+    assert "BMW.jpg" in done.stderr and len(lines(done)) == 2
+    assert "an empty name was given" in run("predict", trained, "", code=2).stderr
+    assert "File name too long" in run("predict", trained, "x" * 300, code=3).stderr
+
+
+def test_evaluate_warns_about_photos_the_model_was_trained_on(trained: Path, shapes: Path, tmp_path: Path) -> None:
+    done = run("evaluate", trained, shapes, "--json")
+    (found,) = lines(done)
+    assert 40 <= found["trained_on"] <= 60 and "the model was trained on" in done.stderr
+    new = draw_dataset(tmp_path / "new", count=4, seed=5)
+    done = run("evaluate", trained, new, "--json")
+    assert lines(done)[0]["trained_on"] == 0 and "trained on" not in done.stderr
+
+
 def test_names_no_terminal_expects(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "Über größe – 雪"
     folder.mkdir()
@@ -193,8 +213,10 @@ def test_names_no_terminal_expects(trained: Path, tmp_path: Path) -> None:
 
 
 def test_output_can_be_cut_short(trained: Path, shapes: Path) -> None:
-    command = f"'{sys.executable}' -m tailorbird predict '{trained}' '{shapes}' --json | head -n 1"
+    folders = f"'{shapes}' " * 20  # more than fits into a pipe
+    command = f"'{sys.executable}' -m tailorbird predict '{trained}' {folders} --json | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
     assert json.loads(done.stdout)["label"] and "Traceback" not in done.stderr and "Broken" not in done.stderr
 
 
@@ -248,7 +270,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert done.returncode != 0 and "Traceback" in done.stderr and "DatasetError" in done.stderr
+    assert done.returncode == 2 and "Traceback" in done.stderr and "DatasetError" in done.stderr
 
 
 def test_ctrl_c_exits_130(trained: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeDataset, picture
+from conftest import MakeDataset, encoded, picture
 
 from tailorbird.backbone import Backbone, open_backbone
 from tailorbird.dataset import scan
@@ -82,11 +82,29 @@ def test_a_photo_that_changed_since_the_scan_is_named(pocket: Backbone, make_dat
     folder = make_dataset(labels=("disc", "box"), count=4)
     dataset = scan(folder)
     victim = dataset.samples[5].path
-    victim.write_bytes(b"")
+    original = victim.read_bytes()
+    victim.write_bytes(encoded(picture("disc", 77)))
     with pytest.raises(
-        UnreadableImage, match=rf"{victim.name}: the file is empty .* it was readable when the dataset was scanned"
+        UnreadableImage,
+        match=rf"{victim.name}: the file has changed since; it was fine when the dataset was scanned; run again",
     ):
         embed(dataset.samples, Embedder(pocket, view=1))
+    victim.write_bytes(original)
+    embed(dataset.samples, Embedder(pocket, view=1))
+
+
+def test_a_disk_that_fills_during_the_views_is_named(
+    pocket: Backbone, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = scan(shapes)
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StorageError, match="the disk is full"):
+            embed(dataset.samples, Embedder(pocket, view=1))
 
 
 def test_a_cache_cleared_under_way_is_an_error_that_says_so(pocket: Backbone) -> None:
@@ -108,10 +126,15 @@ def test_cache_entries_and_clear(pocket: Backbone, shapes: Path, own_cache: Path
     (own_cache / "backbones").mkdir()
     (own_cache / "backbones" / "mine.backbone.onnx").write_bytes(b"x" * 10)
     kinds = {entry.kind: entry for entry in cache_entries()}
-    assert set(kinds) == {"facts", "features", "backbone"}
-    assert kinds["features"].name == "pocket (squash-128-bilinear)" and kinds["features"].bytes > 72 * 512 * 4
+    assert set(kinds) - {"pairs"} == {"facts", "features", "backbone"}
+    assert kinds["features"].name == f"pocket ({pocket.info.rule.key})" and kinds["features"].bytes > 72 * 512 * 4
     assert clear_cache() > 72 * 512 * 4
     assert [entry.kind for entry in cache_entries()] == ["backbone"]
+    assert [path.name for path in own_cache.iterdir()] in (
+        ["backbones"],
+        ["features", "backbones"],
+        ["backbones", "features"],
+    )
     assert clear_cache(backbones=True) == 10 and cache_entries() == []
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from tailorbird.errors import StorageError
 from tailorbird.files import RowStore, atomic_path, cache_folder, sha256_file, write_bytes, write_text
+from tailorbird.files.atomic import _HOST
 
 
 def key(number: int) -> bytes:
@@ -51,12 +52,22 @@ def test_leftovers_of_a_killed_writer_go_and_those_of_a_living_one_stay(tmp_path
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
     )
-    gone = tmp_path / f".tailorbird-{int(dead.stdout)}-0123abcd.tmp"
-    living = tmp_path / f".tailorbird-{os.getppid()}-0123abcd.tmp"
-    for path in (gone, living):
+    gone = tmp_path / f".tailorbird-{_HOST}-{int(dead.stdout)}-0123abcd.tmp"
+    living = tmp_path / f".tailorbird-{_HOST}-{os.getppid()}-0123abcd.tmp"
+    elsewhere = tmp_path / f".tailorbird-00000000-{int(dead.stdout)}-0123abcd.tmp"
+    for path in (gone, living, elsewhere):
         path.write_bytes(b"half")
     write_bytes(tmp_path / "file", b"x")
-    assert not gone.exists() and living.exists()
+    assert not gone.exists() and living.exists() and elsewhere.exists(), "a number of another host says nothing here"
+
+
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_bytes(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"new"
+    with pytest.raises(StorageError, match="is not a file that can be replaced"):
+        write_bytes(tmp_path, b"x")
 
 
 def test_a_full_disk_is_named_and_leaves_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -58,6 +59,20 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     data = encoded(stored, "PNG", exif=exif)
     assert np.array_equal(np.asarray(decode(data).image), np.asarray(upright))
     assert np.array_equal(load(data, RULE), resize(upright, RULE))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16"])
+def test_exif_orientation_is_applied_whatever_the_mode(mode: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.new("I;16", (80, 40), 300) if mode == "I;16" else Image.new("RGB", (80, 40), "red").convert(mode)
+    assert decode(encoded(image, "PNG", exif=exif)).image.size == (40, 80)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(UnsupportedImage, match="a pipe, socket or device, not a file"):
+        decode(tmp_path / "pipe.jpg")
 
 
 def test_cmyk_palette_grey_alpha_and_16_bit_become_rgb() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from itertools import pairwise
@@ -183,6 +184,26 @@ def _function(model: onnx.ModelProto) -> None:
     model.functions.append(helper.make_function("local", "mine", ["x"], ["y"], [node], [helper.make_opsetid("", 17)]))
 
 
+def _sparse_external(model: onnx.ModelProto) -> None:
+    """A constant whose sparse values lie in another file: no initialiser, an attribute of a node."""
+    node = model.graph.node.add()
+    node.op_type = "Constant"
+    node.output.append("stolen")
+    attribute = node.attribute.add()
+    attribute.name, attribute.type = "sparse_value", onnx.AttributeProto.SPARSE_TENSOR
+    values = attribute.sparse_tensor.values
+    values.data_type, values.data_location = onnx.TensorProto.FLOAT, onnx.TensorProto.EXTERNAL
+    values.dims.append(1)
+    entry = values.external_data.add()
+    entry.key, entry.value = "location", "../secret.bin"
+
+
+def _loop(model: onnx.ModelProto) -> None:
+    node = model.graph.node.add()
+    node.op_type = "Loop"
+    node.output.append("never")
+
+
 def _external(model: onnx.ModelProto) -> None:
     tensor = model.graph.initializer[0]
     tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -218,6 +239,8 @@ def _external(model: onnx.ModelProto) -> None:
         (lambda model: graphs.set_metadata(model, {KEY: "[1]"}), "the metadata are not a JSON object"),
         (lambda model: graphs.set_metadata(model, {}), "is not a tailorbird model: its metadata lack the key"),
         (_external, "keeps weights in another file"),
+        (_sparse_external, "keeps weights in another file"),
+        (_loop, "contains Loop, which can run without end"),
         (_custom_operator, "operators outside the ONNX standard: ai.evil::"),
         (_function, "defines functions of its own"),
     ],
@@ -267,6 +290,22 @@ def test_predict_takes_paths_bytes_images_and_arrays(write_model: Write, tmp_pat
     assert one_by_one[0].path == str(path) and one_by_one[2].path is None
     assert len(classifier.predict(np.stack([np.asarray(image)] * 3))) == 3
     assert classifier.predict([]) == []
+
+
+def test_a_pil_image_is_treated_as_its_file_would_be(write_model: Write) -> None:
+    classifier = Classifier(write_model())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    ramp = np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)
+    turned = picture("cross", 3, (64, 48)).convert("RGBA")
+    for data in (
+        encoded(Image.fromarray(ramp), "PNG"),
+        encoded(turned, "PNG", exif=exif),
+        encoded(turned, "WEBP", exif=exif),
+    ):
+        assert classifier.predict(Image.open(io.BytesIO(data))).top == classifier.predict(data).top
+    cut = encoded(picture("box", 1))[:900]
+    assert isinstance(next(classifier.stream([Image.open(io.BytesIO(cut))])), Failure)
 
 
 def test_a_prediction_says_what_it_promises(write_model: Write) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from tailorbird.dataset import SPLITS, printable
 from tailorbird.dataset.layout import find
 from tailorbird.errors import DatasetError, SettingsError
+from tailorbird.files import sha256_file
 from tailorbird.metrics import Scores, score
 from tailorbird.model import Classifier, Failure
 
@@ -32,6 +34,8 @@ class Evaluation:
 
     scores: Scores
     split: str | None
+    trained_on: int
+    """How many of the scored photos the model was trained on: their scores say nothing about new photos."""
     mistakes: tuple[Mistake, ...]
     left_out: tuple[tuple[str, str], ...]
 
@@ -40,6 +44,7 @@ class Evaluation:
         return {
             **self.scores.as_dict(),
             "split": self.split,
+            "trained_on": self.trained_on,
             "mistakes": [vars(mistake).copy() for mistake in self.mistakes],
             "left_out": [{"path": path, "reason": reason} for path, reason in self.left_out],
         }
@@ -69,7 +74,8 @@ def evaluate(
     entries = [entry for entry in layout.entries if chosen is None or entry.split == chosen]
 
     number = {label: i for i, label in enumerate(classifier.classes)}
-    left_out = [
+    left_out = [(path, finding.message) for finding in layout.findings for path in finding.paths]
+    left_out += [
         (printable(entry.name), f"the model has no class {entry.label!r}")
         for entry in entries
         if entry.label not in number
@@ -78,12 +84,15 @@ def evaluate(
     labels: list[int] = []
     rows: list[list[float]] = []
     mistakes: list[Mistake] = []
+    digests = _trained_on(classifier)
+    remembered = 0
     results = classifier.stream((entry.path for entry in known), top=len(classifier.classes))
     for done, (entry, result) in enumerate(zip(known, results, strict=True), start=1):
         if isinstance(result, Failure):
             left_out.append((printable(entry.name), str(result.error)))
         else:
             by_label = dict(result.top)
+            remembered += bool(digests) and bytes.fromhex(sha256_file(entry.path))[:6] in digests
             labels.append(number[entry.label])
             rows.append([by_label[label] for label in classifier.classes])
             if result.label != entry.label:
@@ -96,4 +105,16 @@ def evaluate(
             f"{photos} holds no photo that can be scored{why}; the model's classes are {', '.join(classifier.classes)}"
         )
     scores = score(np.array(labels), np.array(rows), classifier.classes, classifier.info.threshold)
-    return Evaluation(scores, chosen, tuple(sorted(mistakes, key=lambda m: -m.probability)), tuple(left_out))
+    return Evaluation(
+        scores, chosen, remembered, tuple(sorted(mistakes, key=lambda m: -m.probability)), tuple(left_out)
+    )
+
+
+def _trained_on(classifier: Classifier) -> frozenset[bytes]:
+    """The first 6 bytes of the SHA-256 of each training photo; empty where the model's metadata do not say."""
+    said = classifier.info.data.get("trained_on")
+    try:
+        known = base64.b64decode(said) if isinstance(said, str) else b""
+    except ValueError:
+        return frozenset()
+    return frozenset(known[i : i + 6] for i in range(0, len(known), 6))

@@ -7,6 +7,7 @@ View 0 is the photo as it will be served; views 1, 2, ... are augmented.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import threading
@@ -21,9 +22,9 @@ from PIL import Image
 from tailorbird import parallel
 from tailorbird.backbone import Backbone, BackboneInfo
 from tailorbird.dataset import Sample
-from tailorbird.errors import ImageError, StorageError
+from tailorbird.errors import ImageError, StorageError, UnreadableImage
 from tailorbird.files import RowStore, cache_folder
-from tailorbird.images import Augmentation, Pixels, decode, resize, view_random, warp
+from tailorbird.images import Augmentation, Pixels, decode, read_bytes, resize, view_random, warp
 
 CHUNK_ROWS = 256
 BATCH = 8
@@ -133,19 +134,23 @@ def embed(samples: Iterable[Sample], embedder: Embedder, *, progress: Progress |
     def one(item: tuple[bytes, Sample]) -> None:
         digest, sample = item
         try:
-            photo = decode(sample.path, at_least=embedder.at_least)
+            data = read_bytes(sample.path)
+            if hashlib.sha256(data).digest() != digest:
+                raise UnreadableImage("the file has changed since")
+            photo = decode(data, at_least=embedder.at_least)
         except ImageError as error:
-            raise type(error)(f"{sample.path}: {error}; it was readable when the dataset was scanned") from None
+            raise type(error)(f"{sample.path}: {error}; it was fine when the dataset was scanned; run again") from None
         embedder.see(digest, photo.image)
 
     try:
         for done, _ in enumerate(parallel.ordered(one, missing.items(), ahead=8), start=1):
             if progress:
                 progress(done, len(missing))
-    finally:
+    except BaseException:
         # What was computed is kept, even when Ctrl-C or a bad file ends the run here; the first error is the one to report.
         with contextlib.suppress(StorageError):
             embedder.flush()
+        raise
     embedder.flush()
 
 
@@ -164,7 +169,12 @@ def cache_entries() -> list[CacheEntry]:
     """What the cache holds: facts of scanned photos, features by backbone, pulled backbones."""
     entries = []
     root = cache_folder()
-    for kind, pattern in (("facts", "facts-*"), ("features", "features/*"), ("backbone", "backbones/*.onnx")):
+    for kind, pattern in (
+        ("facts", "facts-*"),
+        ("pairs", "pairs-*"),
+        ("features", "features/*"),
+        ("backbone", "backbones/*.onnx"),
+    ):
         for path in sorted(root.glob(pattern)):
             files = [p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file()]
             entries.append(CacheEntry(path, kind, _entry_name(path), len(files), sum(p.stat().st_size for p in files)))

@@ -22,7 +22,7 @@ def read_audited(path: str | Path, error: type[InputError]) -> onnx.ModelProto:
     """Read an ONNX file and refuse what could reach outside it; no operator runs here.
 
     Refused, as `error`: no such file, larger than MOST_BYTES, not ONNX or truncated, weights in other files, operators outside
-    the standard domains, functions defined by the file itself.
+    the standard domains, loops, functions defined by the file itself.
     """
     path = Path(path)
     try:
@@ -63,6 +63,11 @@ def parse_audited(data: bytes, name: str, error: type[InputError]) -> onnx.Model
         raise error(
             f"{name} uses operators outside the ONNX standard: {', '.join(strange[:5])}; only standard operators are run"
         )
+    loops = sorted({node.op_type for node in _nodes(model.graph) if node.op_type in ("Loop", "Scan")})
+    if loops:
+        raise error(
+            f"{name} contains {' and '.join(loops)}, which can run without end; only graphs without loops are run"
+        )
     if model.functions:
         raise error(
             f"{name} defines functions of its own ({model.functions[0].name!r}); only standard operators are run"
@@ -93,6 +98,9 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 if attribute.HasField("t"):
                     yield attribute.t
                 yield from attribute.tensors
+                sparse_values = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+                for sparse in [*sparse_values, *attribute.sparse_tensors]:
+                    yield from (sparse.values, sparse.indices)
 
 
 def _is_external(tensor: onnx.TensorProto) -> bool:

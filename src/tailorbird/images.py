@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import stat
 import struct
 import warnings
 from dataclasses import dataclass
@@ -33,8 +34,13 @@ EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"
 MAX_PIXELS: Final = 89_478_485
 """Pixels allowed by default: 256 MiB of RGB, the same figure Pillow warns at."""
 
+MOST_BYTES: Final = 512 * 1024 * 1024
+"""Bytes a photo's file may have."""
+
 # Pillow warns from this figure on; here the same figure is an error with its own message, so the warning says nothing new.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# A photo whose EXIF block is damaged is still a photo; without a readable orientation it is taken as upright.
+warnings.filterwarnings("ignore", message="(Corrupt|Possibly corrupt) EXIF data", category=UserWarning)
 
 # What people try to upload and what to tell them. (offset, signature, name)
 _FOREIGN: Final = (
@@ -90,7 +96,7 @@ class ResizeRule:
     @property
     def key(self) -> str:
         """A short name that changes whenever the pixels a rule produces would."""
-        return f"squash-{self.size}-bilinear"
+        return f"squash-{self.size}-bilinear-from-{self.least_side}"
 
     def as_dict(self) -> dict[str, Any]:
         """The rule as it stands in a model file's metadata."""
@@ -123,7 +129,10 @@ def foreign_format(head: bytes) -> str | None:
 
 def starts_like_a_photo(head: bytes) -> bool:
     """Whether a file's first 16 bytes are those of an image, accepted or not, rather than of text."""
-    return head.startswith(_OWN) or head[8:12] == b"WEBP" or foreign_format(head) not in (None, "text", "script")
+    if head.startswith(b"BM"):
+        return head[6:10] == bytes(4)  # reserved and zero in a bitmap; "BM" alone may begin a file's name
+    webp = head.startswith(b"RIFF") and head[8:12] == b"WEBP"
+    return head.startswith(_OWN) or webp or foreign_format(head) not in (None, "text", "script")
 
 
 _HINTS: Final = {
@@ -136,15 +145,22 @@ _HINTS: Final = {
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """A file's bytes. Raises UnreadableImage with the reason in words."""
+    """A photo's bytes. Raises UnreadableImage, UnsupportedImage (a pipe or device) or ImageTooLarge with the reason in words."""
+    path = Path(path)
     try:
-        return Path(path).read_bytes()
+        about = path.stat()
+        if stat.S_ISDIR(about.st_mode):
+            raise UnreadableImage("this is a folder, not a photo")
+        if not stat.S_ISREG(about.st_mode):
+            raise UnsupportedImage("a pipe, socket or device, not a file")
+        if about.st_size > MOST_BYTES:
+            raise ImageTooLarge(f"{about.st_size / 2**20:,.0f} MiB; no photo is larger than {MOST_BYTES // 2**20} MiB")
+        return path.read_bytes()
     except PermissionError:
         raise UnreadableImage("permission denied; allow this user to read the file") from None
     except FileNotFoundError:
-        raise UnreadableImage("no such file") from None
-    except IsADirectoryError:
-        raise UnreadableImage("this is a folder, not a photo") from None
+        reason = "the link leads to a file that does not exist" if path.is_symlink() else "no such file"
+        raise UnreadableImage(reason) from None
     except (OSError, ValueError) as error:
         raise UnreadableImage(f"could not be read: {getattr(error, 'strerror', None) or error}") from None
 
@@ -193,6 +209,11 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """EXIF orientation applied first: converting a picture drops the tag."""
+    return _as_rgb(ImageOps.exif_transpose(image))
+
+
 @dataclass(frozen=True)
 class Photo:
     """One decoded picture. `image` is RGB, upright, and may be smaller than the original `width` x `height` in pixels."""
@@ -219,7 +240,7 @@ def decode(source: bytes | str | Path, *, at_least: int | None = None, max_pixel
         if at_least is not None:
             image.draft(image.mode, (at_least, at_least))
         image.load()
-        upright = ImageOps.exif_transpose(_as_rgb(image))
+        upright = _upright_rgb(image)
     except MemoryError:
         raise UnreadableImage(f"not enough memory to decode {width} x {height} pixels") from None
     except Exception as error:
@@ -238,6 +259,15 @@ def resize(image: Image.Image, rule: ResizeRule) -> Pixels:
 def load(source: bytes | str | Path, rule: ResizeRule, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode and resize: uint8 (size, size, 3). Raises what `decode` raises."""
     return resize(decode(source, at_least=rule.least_side, max_pixels=max_pixels).image, rule)
+
+
+def from_pil(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode as decoding its file would give it: upright, RGB. Raises UnreadableImage when it cannot be loaded."""
+    try:
+        image.load()
+        return _upright_rgb(image)
+    except Exception as error:  # a lazily opened file fails as its decoder likes
+        raise UnreadableImage(f"the image is truncated or damaged: {error}") from None
 
 
 def from_array(array: npt.ArrayLike) -> Image.Image:

@@ -190,17 +190,19 @@ class Threshold:
 def choose_threshold(labels: Labels, probabilities: Probabilities, wanted: float) -> Threshold:
     """The lowest probability above which the answers on validation are right at least `wanted` of the time.
 
-    Prefers the widest coverage that keeps the precision. Fewer than ten sure answers are never enough to claim a precision.
+    Prefers the widest coverage that keeps the precision, both as counted and as the calibrated probabilities themselves
+    expect it: a count alone, at its luckiest cut, promises too much. Fewer than ten sure answers never claim a precision.
     """
     order = np.argsort(-probabilities.max(axis=1), kind="stable")
     confidence = probabilities.max(axis=1)[order].astype(float)
-    precision = np.cumsum((probabilities.argmax(axis=1) == labels)[order]) / np.arange(1, len(order) + 1)
-    least = min(10, len(order))
+    counts = np.arange(1, len(order) + 1)
+    precision = np.cumsum((probabilities.argmax(axis=1) == labels)[order]) / counts
+    expected = np.cumsum(confidence) / counts
     # A cut may not fall between equal confidences: both sides would get the same answer at run time.
     cut = np.append(confidence[1:] < confidence[:-1], True)
-    allowed = cut & (np.arange(1, len(order) + 1) >= least)
-    good = np.flatnonzero(allowed & (precision >= wanted))
+    good = np.flatnonzero(cut & (counts >= 10) & (precision >= wanted) & (expected >= wanted))
     reached = len(good) > 0
+    allowed = cut & (counts >= min(10, len(order)))
     last = int(good[-1]) if reached else int(np.flatnonzero(allowed)[np.argmax(precision[allowed])])
     value = float(confidence[last : last + 2].mean())
     if last + 1 == len(order):

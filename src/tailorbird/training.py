@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
+import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata as distributions
@@ -19,11 +21,11 @@ from tailorbird.backbone import Backbone, open_backbone
 from tailorbird.backbone.catalogue import SHIPPED
 from tailorbird.dataset import Dataset, Sample, clean, scan, split, write_manifest
 from tailorbird.dataset.layout import find
-from tailorbird.errors import DatasetError, SettingsError
+from tailorbird.errors import DatasetError, ImageError, SettingsError
 from tailorbird.features import Embedder, embed
 from tailorbird.head import Fit, HeadSettings, SearchResult, search
 from tailorbird.head import refit as refit_head
-from tailorbird.images import load
+from tailorbird.images import Pixels, ResizeRule, load
 from tailorbird.metrics import Scores, Threshold, choose_threshold, score, softmax, temperature
 from tailorbird.model.file import ModelInfo, write
 from tailorbird.model.graph import build
@@ -164,7 +166,7 @@ def train(
     """
     watcher = watcher or Silent()
     output = Path(output)
-    _check_settings(output, views, precision, seed)
+    _check_settings(output, manifest, views, precision, seed)
     HeadSettings(**(fixed or {}))  # raises for a bad value before the long part begins
     clock = _Clock()
     with clock.measure("open"):
@@ -240,6 +242,7 @@ def train(
             "fingerprint": dataset.fingerprint,
             "splits": dataset.splits,
             "left_out": len(left_out),
+            "trained_on": trained_on(sample.digest for sample in parts["train"] + parts["validation"] * refit),
             "threshold_reached": threshold.reached,
         },
         versions=_versions(),
@@ -249,7 +252,7 @@ def train(
         watcher.stage("write", None)
         graph = build(opened, final, scale)
         chosen = np.unique(np.linspace(0, len(parts["validation"]) - 1, VERIFIED_PHOTOS).round().astype(int))
-        images = np.stack([load(parts["validation"][i].path, opened.info.rule) for i in chosen])
+        images = np.stack([_pixels(parts["validation"][i], opened.info.rule) for i in chosen])
         expected = softmax(final.logits(matrices["validation"][0][chosen]) / scale)
         write(output, graph, info, images=images, expected=expected)
     return TrainResult(
@@ -267,12 +270,31 @@ def train(
     )
 
 
-def _check_settings(output: Path, views: int, precision: float, seed: int) -> None:
+def trained_on(digests: Iterable[str]) -> str:
+    """What a model remembers of its training photos, to warn when it is scored on them: the first 6 bytes of each SHA-256, base64."""
+    return base64.b64encode(b"".join(sorted(bytes.fromhex(digest)[:6] for digest in digests))).decode()
+
+
+def _pixels(sample: Sample, rule: ResizeRule) -> Pixels:
+    """A validation photo, read again to check the finished file on."""
+    try:
+        return load(sample.path, rule)
+    except ImageError as error:
+        raise type(error)(f"{sample.path}: {error}; it was fine when the dataset was scanned; run again") from None
+
+
+def _check_settings(output: Path, manifest: str | Path | None, views: int, precision: float, seed: int) -> None:
     problems = []
     if output.suffix != ".onnx":
         problems.append(f"the model file is {output.name!r}; its name must end in .onnx")
     if output.is_dir():
         problems.append(f"{output} is a folder; give the name of a file")
+    for name, path in (("model", output), ("manifest", Path(manifest) if manifest is not None else output)):
+        parent = next(folder for folder in path.absolute().parents if folder.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            problems.append(f"the {name} {path} cannot be written: {parent} is not a folder this user may write to")
+    if manifest is not None and (Path(manifest).suffix.lower() != ".csv" or Path(manifest).is_dir()):
+        problems.append(f"the manifest is {str(manifest)!r}; give the name of a .csv file")
     if not 1 <= views <= MOST_VIEWS:
         problems.append(f"views is {views}; it must be between 1 and {MOST_VIEWS}")
     if not 0.5 <= precision <= 1:
@@ -307,11 +329,14 @@ def _prepare(scanned: Dataset, seed: int) -> tuple[Dataset, tuple[LeftOut, ...]]
             left_out.append(LeftOut(sample.name, f"class {sample.label!r} has no photo in train"))
     dataset = replace(dataset, samples=tuple(sample for sample, _ in kept), groups=tuple(group for _, group in kept))
     if len(learned) < 2:
-        raise DatasetError(f"only {len(learned)} class has photos to train on; at least two are needed")
+        raise DatasetError(
+            f"photos to train on are left in {len(learned)} of {len(scanned.classes)} classes; at least two are needed"
+        )
     for name in ("validation", "test"):
         if not any(sample.split == name for sample in dataset.samples):
             raise DatasetError(
-                f"no photo is left for {name}: each class needs at least three different photos (one each for train, validation and test); "
+                f"no photo is left for {name}: each class needs at least three different photos, one each for train, validation and test "
+                "(copies of one picture count once); "
                 f"there are {', '.join(f'{label} {count}' for label, count in list(dataset.counts.items())[:10])}"
             )
     return dataset, tuple(left_out)

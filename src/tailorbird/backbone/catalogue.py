@@ -45,7 +45,7 @@ def find(name: str | Path) -> Path:
     if text == SHIPPED:
         return shipped()
     path = Path(name)
-    if path.suffix == ".onnx" or path.exists():
+    if path.suffix == ".onnx" or path.is_file():
         return path
     pulled = folder() / f"{text}{SUFFIX}"
     if "/" not in text and "\\" not in text and pulled.exists():

@@ -111,6 +111,12 @@ class Backbone:
             raise BackboneError(
                 f"{self.path}: features of random images are not finite; the file is damaged or badly converted"
             )
+        alone = self.features(images[1:])
+        if np.abs(alone - features[1:]).max() > 1e-3 * max(1.0, float(np.abs(features).max())):
+            raise BackboneError(
+                f"{self.path}: an image's features depend on the others in its batch (as with dynamic quantisation); "
+                "use the file with float32 weights"
+            )
         if info.grid:
             pooled = outputs[1].mean(axis=(2, 3))
             gap = float(np.abs(pooled - features).max())

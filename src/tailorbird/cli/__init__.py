@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 
 from tailorbird.errors import TailorbirdError
 
@@ -18,21 +20,30 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except TailorbirdError as error:
-        if STATE.debug:
+    except SystemExit as stop:
+        # The commands exit with 0, 2 or 3 and errors are raised: 1 is typer's word, and rich's, for a broken pipe. Whoever read
+        # our output has seen enough (`| head`), which is no failure.
+        if stop.code != 1:
             raise
-        complain(str(error))
-        sys.exit(error.exit_code)
+        _forget_output()
+        sys.exit(0)
+    except BrokenPipeError:
+        _forget_output()
+        sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough (`| head`): that is not a failure.
-        sys.stderr.close()
-        sys.exit(0)
     except Exception as error:
         if STATE.debug:
-            raise
+            traceback.print_exc()
+        if isinstance(error, TailorbirdError):
+            complain(str(error))
+            sys.exit(error.exit_code)
         complain(
             f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback, and please report it"
         )
         sys.exit(1)
+
+
+def _forget_output() -> None:
+    """Let the interpreter's last flush of standard output go nowhere, rather than complain about the broken pipe again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -39,6 +39,10 @@ def evaluate(
         output.say(f"left out: {path}: {reason}")
     if len(result.left_out) > SHOWN and not verbose:
         output.say(f"left out: {len(result.left_out) - SHOWN} more; -v shows all")
+    if result.trained_on:
+        output.say(
+            f"warning: the model was trained on {result.trained_on:,} of these {result.scores.n:,} photos; such scores say nothing about new ones"
+        )
     if json:
         output.print_json(result.as_dict())
     else:

@@ -60,14 +60,14 @@ def out() -> Console:
     """The console of results."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, emoji=False)
 
 
 def err() -> Console:
     """The console of everything else."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)
 
 
 def say(text: str) -> None:
@@ -82,7 +82,7 @@ def complain(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    r"""One JSON object on one line, plain ASCII: what a file name's bytes could not decode to comes out as \udcXX escapes."""
+    """One JSON object on one line of plain ASCII."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
     sys.stdout.flush()
 

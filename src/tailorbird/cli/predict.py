@@ -78,7 +78,14 @@ def _expand(name: str) -> Iterator[Path]:
     from tailorbird.images import EXTENSIONS
 
     path = Path(name)
-    if path.is_dir():
+    if not name:
+        raise DatasetError("an empty name was given; name a photo or a folder, or . for the current one")
+    try:
+        is_folder = path.is_dir()
+        matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if _is_pattern(path) else []
+    except (OSError, ValueError):
+        is_folder, matches = False, []  # too long, or not permitted: opening it will say which
+    if is_folder:
 
         def wanted(file: Path) -> bool:
             if file.name.startswith(".") or file.is_dir():
@@ -90,14 +97,24 @@ def _expand(name: str) -> Iterator[Path]:
         if not found:
             raise DatasetError(f"{path} holds no photos; looked for {', '.join(sorted(EXTENSIONS))}")
         yield from found
-    elif not path.exists() and any(sign in name for sign in "*?["):
-        matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        if not matches:
-            raise DatasetError(f"nothing matches {name}")
+    elif any(sign in name for sign in "*?[") and not matches and not _exists(path):
+        raise DatasetError(f"nothing matches {name}")
+    elif matches:
         for match in matches:
             yield from _expand(str(match)) if match.is_dir() else [match]
     else:
         yield path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return True  # it cannot be looked at; opening it will say why
+
+
+def _is_pattern(path: Path) -> bool:
+    return any(sign in str(path) for sign in "*?[") and not path.exists()
 
 
 def _photo_without_a_suffix(file: Path) -> bool:
@@ -113,6 +130,7 @@ def _photo_without_a_suffix(file: Path) -> bool:
 
 def _standard_input() -> Iterator[Source]:
     """One photo's bytes when standard input starts like a photo, else a path on each line."""
+    from tailorbird.errors import DatasetError
     from tailorbird.images import starts_like_a_photo
 
     head = sys.stdin.buffer.peek(16)[:16] if hasattr(sys.stdin.buffer, "peek") else b""
@@ -121,12 +139,21 @@ def _standard_input() -> Iterator[Source]:
         return
     for line in sys.stdin.buffer:
         name = line.rstrip(b"\r\n").decode(sys.getfilesystemencoding(), "surrogateescape")
-        if name:
+        if not name:
+            continue
+        try:
             yield from _expand(name)
+        except DatasetError as error:
+            # One bad line among many: named, like a bad photo, and the rest go on.
+            output.complain(str(error))
+            yield Path(name)
 
 
 def _json_line(result: Prediction | Failure) -> None:
-    output.print_json(result.as_dict())
+    said = result.as_dict()
+    if said["path"] is not None:
+        said["path"] = output.printable(said["path"])
+    output.print_json(said)
 
 
 def _text_rows() -> Callable[[Prediction | Failure], None]:

@@ -165,6 +165,9 @@ def print_result(result: TrainResult, *, verbose: bool) -> None:
         console.print(f"Left out: {len(result.left_out)} photos")
         for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[: None if verbose else 8]:
             console.print(f"  {count} {output.printable(reason)}", markup=False, soft_wrap=True)
+    if verbose:
+        for entry in result.left_out:
+            console.print(output.printable(f"    {entry.path}: {entry.reason}"), markup=False, soft_wrap=True)
     parts = ", ".join(
         f"{name} {seconds:.1f}" for name, seconds in result.seconds.items() if name != "total" and seconds >= 0.05
     )

@@ -161,7 +161,9 @@ class _Judge:
             verdict = verdicts.get(key)
             if verdict is None:
                 first, second = self._prepared.get(a), self._prepared.get(b)
-                verdict = int(first is not None and second is not None and compare(first, second).same)
+                if first is None or second is None:
+                    continue  # a file that could not be read just now; nothing is learned about the pair
+                verdict = int(compare(first, second).same)
                 self._new[key] = verdict
             if verdict:
                 groups.join(a, b)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import stat
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,11 +19,10 @@ from tailorbird.dataset.duplicates import duplicate_findings, duplicate_groups
 from tailorbird.dataset.facts import FACTS, facts, open_facts, remember
 from tailorbird.dataset.layout import Entry, Layout, find
 from tailorbird.dataset.samples import Dataset, Finding, Sample, printable
-from tailorbird.errors import DatasetError, ImageError, ImageTooLarge, UnreadableImage, UnsupportedImage
+from tailorbird.errors import DatasetError, ImageError
 
 _LEAST_SIDE: Final = 128  # pixels: plenty for a perceptual hash, and small enough for libjpeg to decode at a fraction
 _LEAST_FOR_FACTS: Final = 96  # a picture decoded to fewer pixels than this for a visitor is decoded again for its facts
-_MOST_BYTES: Final = 512 * 1024 * 1024
 _BATCH: Final = 4096
 
 
@@ -83,24 +81,6 @@ def _nothing_usable(source: str | Path, layout: Layout, findings: list[Finding])
     return (
         f"not one of the {len(layout.entries):,} files in {shown} is a usable photo ({counts}); for example:{examples}"
     )
-
-
-def read(path: Path) -> bytes:
-    """A photo's bytes. Raises ImageError for what is not an ordinary file, too large for a photo, or not readable."""
-    try:
-        about = path.stat()
-    except PermissionError:
-        raise UnreadableImage("permission denied; allow this user to read the file") from None
-    except FileNotFoundError:
-        reason = "the link leads to a file that does not exist" if path.is_symlink() else "no such file"
-        raise UnreadableImage(reason) from None
-    except (OSError, ValueError) as error:
-        raise UnreadableImage(f"could not be read: {getattr(error, 'strerror', None) or error}") from None
-    if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
-        raise UnsupportedImage("a pipe, socket or device, not a file")
-    if about.st_size > _MOST_BYTES:
-        raise ImageTooLarge(f"{about.st_size / 2**20:,.0f} MiB; no photo is larger than {_MOST_BYTES // 2**20} MiB")
-    return images.read_bytes(path)
 
 
 class _Reading:
@@ -174,7 +154,7 @@ class _Reading:
 
     def _one(self, i: int) -> None:
         try:
-            data = read(self.entries[i].path)
+            data = images.read_bytes(self.entries[i].path)
             digest = hashlib.sha256(data).digest()
             self.digests[i] = np.frombuffer(digest, np.uint8)
             with self._lock:
@@ -184,10 +164,9 @@ class _Reading:
                     return
             known = self._store is not None and digest in self._store
             wanted = self.visitor is not None and self.visitor.wants(digest)
-            if known:
+            if known and not wanted:
                 with self._lock:
                     self._cached.append((i, digest))
-            if known and not wanted:
                 return
             # A visitor must see exactly what serving will see, so the size decoded to is its own, never a larger one.
             side = (self.visitor.at_least if wanted and self.visitor is not None else 0) or _LEAST_SIDE
@@ -195,7 +174,11 @@ class _Reading:
         except ImageError as error:
             self._errors[i] = (error.kind, str(error))
             return
-        if not known:
+        if known:
+            # Only now: what another machine could decode and this one cannot is not usable here.
+            with self._lock:
+                self._cached.append((i, digest))
+        else:
             row = facts(photo if side >= _LEAST_FOR_FACTS else images.decode(data, at_least=_LEAST_SIDE))
             self.facts[i] = row
             with self._lock:

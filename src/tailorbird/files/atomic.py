@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import platform
 import re
 import secrets
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from pathlib import Path
 
 from tailorbird.errors import StorageError
 
-_TEMPORARY = re.compile(r"\.tailorbird-(\d+)-[0-9a-f]{8}\.tmp$")
+# A process number means something on one host only, and folders are shared between hosts and containers.
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_TEMPORARY = re.compile(rf"\.tailorbird-{_HOST}-(\d+)-[0-9a-f]{{8}}\.tmp$")
 
 
 def _alive(pid: int) -> bool:
@@ -42,7 +45,9 @@ def storage_error(path: Path, error: OSError) -> StorageError:
             f"the disk is full: {path} could not be written; free some space and run again, nothing else was lost"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StorageError(f"{path} could not be written: {error.strerror}; choose a folder this user may write to")
+        return StorageError(
+            f"{path} could not be written: {error.strerror}; choose a folder this user may write to (TAILORBIRD_CACHE moves the cache)"
+        )
     return StorageError(f"{path} could not be written: {error.strerror or error}")
 
 
@@ -52,9 +57,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Raises StorageError when the disk is full or the folder cannot be written.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # what a link points to is written, the link stays
+    if target.exists() and not target.is_file():
+        raise StorageError(f"{path} is not a file that can be replaced; give the name of a file")
     # The temporary name is short whatever the target's is: a 255-byte name must work too.
-    temporary = target.parent / f".tailorbird-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    temporary = target.parent / f".tailorbird-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target.parent)

@@ -13,6 +13,7 @@ the same rows written twice are one file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -87,8 +88,8 @@ class RowStore:
         """A chunk's keys and rows, or None (and the file deleted) when it is damaged."""
         try:
             data = path.read_bytes()
-        except FileNotFoundError:
-            return None
+        except OSError:
+            return None  # gone, or not ours to read: its rows count as missing
         if len(data) >= _HEADER.size:
             magic, rows, row_bytes, digest = _HEADER.unpack_from(data)
             payload = memoryview(data)[_HEADER.size :]
@@ -100,7 +101,8 @@ class RowStore:
             ):
                 return payload
         self.damaged += 1
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
         return None
 
     def put(self, keys: Sequence[bytes], rows: npt.NDArray[Any]) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tailorbird import graphs, parallel
 from tailorbird.errors import ImageError, ModelFileError, SettingsError
-from tailorbird.images import MAX_PIXELS, Pixels, decode, from_array, resize
+from tailorbird.images import MAX_PIXELS, Pixels, decode, from_array, from_pil, resize
 from tailorbird.model.file import info_from
 
 Source: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
@@ -169,9 +169,7 @@ class Classifier:
         if isinstance(source, np.ndarray):
             return resize(from_array(source), rule)
         if isinstance(source, Image.Image):
-            return resize(
-                from_array(np.asarray(source.convert("RGBA" if source.has_transparency_data else "RGB"))), rule
-            )
+            return resize(from_pil(source), rule)
         return resize(decode(source, at_least=rule.least_side, max_pixels=max_pixels).image, rule)
 
     def _prediction(
