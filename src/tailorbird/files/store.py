@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import struct
 import threading
@@ -28,6 +29,8 @@ import numpy.typing as npt
 
 from tailorbird.errors import StorageError
 from tailorbird.files.atomic import write_bytes
+
+log = logging.getLogger(__name__)
 
 _MAGIC = b"TBROWS1\n"
 _HEADER = struct.Struct("<8sII32s")
@@ -101,6 +104,7 @@ class RowStore:
             ):
                 return payload
         self.damaged += 1
+        log.warning("%s is damaged and was removed; what it held is computed again", path)
         with contextlib.suppress(OSError):
             path.unlink()
         return None
