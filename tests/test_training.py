@@ -17,8 +17,10 @@ from PIL import Image
 
 import tailorbird
 from tailorbird import graphs
+from tailorbird.backbone import open_backbone
 from tailorbird.errors import DatasetError, SettingsError, TrainingError
 from tailorbird.evaluation import evaluate
+from tailorbird.features import open_store
 from tailorbird.model import Classifier
 from tailorbird.model.file import KEY
 from tailorbird.training import train
@@ -202,17 +204,20 @@ def test_two_trainings_at_once(shapes: Path, tmp_path: Path) -> None:
     assert train(shapes, tmp_path / "m.onnx").embedded == 0
 
 
-def test_ctrl_c_keeps_the_features(make_dataset: MakeDataset, tmp_path: Path) -> None:
-    folder = make_dataset(count=400)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tailorbird", "train", str(folder), "-o", str(tmp_path / "m.onnx")],
-        stderr=subprocess.PIPE,
-    )
-    time.sleep(2.5)
+def test_ctrl_c_keeps_the_features(make_dataset: MakeDataset, tmp_path: Path, own_cache: Path) -> None:
+    folder = make_dataset(count=200)
+    command = [sys.executable, "-m", "tailorbird", "train", str(folder), "-o", str(tmp_path / "m.onnx")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not list(own_cache.glob("features/*/plain/*.rows")) and time.monotonic() < deadline:
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and b"Traceback" not in error
     assert not (tmp_path / "m.onnx").exists()
+    kept = len(open_store(open_backbone().info))
+    assert kept >= 256, "the first chunk was written"
+    assert train(folder, tmp_path / "m.onnx", fixed=QUICK).embedded == 600 - kept
 
 
 def test_evaluate_names_what_it_leaves_out_and_its_worst_mistakes(trained: Path, tmp_path: Path) -> None:
