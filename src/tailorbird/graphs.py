@@ -51,19 +51,19 @@ def parse_audited(data: bytes, name: str, error: type[InputError]) -> onnx.Model
         raise error(f"{name} is not an ONNX file, or it is truncated; copy or download it again") from None
     if not model.graph.node or not model.graph.output:
         raise error(f"{name} is not an ONNX file, or it is truncated: it holds no graph; copy or download it again")
-    outside = next((tensor.name for tensor in _tensors(model.graph) if _is_external(tensor)), None)
+    outside = next((tensor.name for tensor in tensors(model) if is_external(tensor)), None)
     if outside is not None:
         raise error(
             f"{name} keeps weights in another file (tensor {outside!r}); only files complete in themselves are opened"
         )
     strange = sorted(
-        {f"{node.domain}::{node.op_type}" for node in _nodes(model.graph) if node.domain not in STANDARD_DOMAINS}
+        {f"{node.domain}::{node.op_type}" for node in nodes(model.graph) if node.domain not in STANDARD_DOMAINS}
     )
     if strange:
         raise error(
             f"{name} uses operators outside the ONNX standard: {', '.join(strange[:5])}; only standard operators are run"
         )
-    loops = sorted({node.op_type for node in _nodes(model.graph) if node.op_type in ("Loop", "Scan")})
+    loops = sorted({node.op_type for node in nodes(model.graph) if node.op_type in ("Loop", "Scan")})
     if loops:
         raise error(
             f"{name} contains {' and '.join(loops)}, which can run without end; only graphs without loops are run"
@@ -75,35 +75,49 @@ def parse_audited(data: bytes, name: str, error: type[InputError]) -> onnx.Model
     return model
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the graphs inside its nodes (branches and loop bodies), at any depth."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from _graphs(inner)
+        yield from inner_graphs(node)
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for inner in _graphs(graph):
+def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside one node, at any depth."""
+    for attribute in node.attribute:
+        for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+            yield from all_graphs(inner)
+
+
+def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a graph, those of inner graphs too."""
+    for inner in all_graphs(graph):
         yield from inner.node
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    for inner in _graphs(graph):
+def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor: weights, and constants in nodes, dense and sparse; in inner graphs and in functions too."""
+    found = list(nodes(model.graph))
+    for function in model.functions:
+        for node in function.node:
+            found.append(node)
+            found.extend(deeper for inner in inner_graphs(node) for deeper in inner.node)
+    for inner in all_graphs(model.graph):
         yield from inner.initializer
         for sparse in inner.sparse_initializer:
             yield from (sparse.values, sparse.indices)
-        for node in inner.node:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
-                sparse_values = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-                for sparse in [*sparse_values, *attribute.sparse_tensors]:
-                    yield from (sparse.values, sparse.indices)
+    for node in found:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            sparse_values = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+            for sparse in [*sparse_values, *attribute.sparse_tensors]:
+                yield from (sparse.values, sparse.indices)
 
 
-def _is_external(tensor: onnx.TensorProto) -> bool:
+def is_external(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor's values lie in another file."""
     return bool(tensor.external_data) or tensor.data_location == tensor.EXTERNAL
 
 

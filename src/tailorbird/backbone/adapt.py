@@ -220,7 +220,7 @@ def _rename_clashes(graph: onnx.GraphProto) -> dict[str, str]:
             new += "_"
         renamed[name] = new
     if renamed:
-        for inner in published.all_graphs(graph):
+        for inner in graphs.all_graphs(graph):
             for node in inner.node:
                 node.input[:] = [renamed.get(name, name) for name in node.input]
                 node.output[:] = [renamed.get(name, name) for name in node.output]
@@ -237,7 +237,7 @@ def _rename_clashes(graph: onnx.GraphProto) -> dict[str, str]:
 def _names(graph: onnx.GraphProto) -> set[str]:
     """Every name a tensor or node has in the graph and in the graphs inside it."""
     found: set[str] = set()
-    for inner in published.all_graphs(graph):
+    for inner in graphs.all_graphs(graph):
         found.update(value.name for value in [*inner.input, *inner.output, *inner.initializer])
         found.update(sparse.values.name for sparse in inner.sparse_initializer)
         for node in inner.node:
@@ -328,7 +328,7 @@ def _needed(graph: onnx.GraphProto, tensor: str) -> tuple[list[onnx.NodeProto], 
         if wanted.intersection(node.output):
             nodes.append(node)
             wanted.update(node.input)
-            for inner in published.inner_graphs(node):  # an inner graph may use any tensor of this one
+            for inner in graphs.inner_graphs(node):  # an inner graph may use any tensor of this one
                 wanted.update(name for deeper in inner.node for name in deeper.input)
                 wanted.update(value.name for value in inner.output)
     return nodes[::-1], [weight for weight in graph.initializer if weight.name in wanted]

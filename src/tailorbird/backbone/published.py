@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from tailorbird import graphs
+from tailorbird.backbone.contract import LEAST_OPSET
 from tailorbird.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 MOST_BYTES = 1_500_000_000
 """The largest network that is taken in, weights in other files included: one protobuf file ends at 2 GB."""
 
-LEAST_OPSET = 11
 
 OTHER_FILE = (
     "choose another ONNX file of the repository with `file`, such as the unquantised, unoptimised onnx/model.onnx"
@@ -66,7 +65,9 @@ def load(path: Path) -> onnx.ModelProto:
 
 def external_files(path: Path) -> list[str]:
     """The names, relative to the file's folder, of the other files that hold its weights. Raises BackboneError."""
-    return sorted({_location(tensor, path.name) for tensor in _tensors(_parse(path)) if _is_external(tensor)})
+    return sorted(
+        {_location(tensor, path.name) for tensor in graphs.tensors(_parse(path)) if graphs.is_external(tensor)}
+    )
 
 
 def pixel_input(model: onnx.ModelProto) -> PixelInput:
@@ -143,7 +144,7 @@ def _embed(model: onnx.ModelProto, path: Path) -> None:
 
     Not done with onnx.load: it refuses symbolic links, and in the download cache every file is one.
     """
-    outside = [tensor for tensor in _tensors(model) if _is_external(tensor)]
+    outside = [tensor for tensor in graphs.tensors(model) if graphs.is_external(tensor)]
     total = path.stat().st_size
     for name in {_location(tensor, path.name) for tensor in outside}:
         beside = path.parent / name
@@ -191,7 +192,7 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
 
     strange: dict[str, set[str]] = defaultdict(set)
     dynamic = False
-    for node in _nodes(model.graph):
+    for node in graphs.nodes(model.graph):
         if node.domain not in graphs.STANDARD_DOMAINS:
             strange[node.domain].add(node.op_type)
         dynamic = dynamic or node.op_type == "DynamicQuantizeLinear"
@@ -215,44 +216,3 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
             f"{name} is written in operator set {opset}, IR version {model.ir_version}; the installed onnx {onnx.__version__} and "
             f"onnxruntime {onnxruntime.__version__} are older: pip install --upgrade onnxruntime onnx"
         )
-
-
-def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and the graphs inside its nodes (branches and loop bodies), at any depth."""
-    yield graph
-    for node in graph.node:
-        yield from inner_graphs(node)
-
-
-def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs inside one node, at any depth."""
-    for attribute in node.attribute:
-        for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-            yield from all_graphs(inner)
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for inner in all_graphs(graph):
-        yield from inner.node
-
-
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor: weights, and constants in nodes, inner graphs and functions."""
-    nodes = [node for inner in all_graphs(model.graph) for node in inner.node]
-    for function in model.functions:
-        for node in function.node:
-            nodes.append(node)
-            nodes.extend(deeper for inner in inner_graphs(node) for deeper in inner.node)
-    for inner in all_graphs(model.graph):
-        yield from inner.initializer
-        for sparse in inner.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-
-
-def _is_external(tensor: onnx.TensorProto) -> bool:
-    return tensor.data_location == tensor.EXTERNAL

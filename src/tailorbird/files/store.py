@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import StorageError
-from tailorbird.files.atomic import write_bytes
+from tailorbird.files.atomic import write_bytes, write_text
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class RowStore:
         path = self.folder / f"{digest.hex()[:32]}.rows"
         about = self.folder / "about.json"
         if self._about is not None and not about.exists():
-            write_bytes(about, json.dumps(self._about, indent=1, sort_keys=True).encode())
+            write_text(about, json.dumps(self._about, indent=1, sort_keys=True))
         write_bytes(path, _HEADER.pack(_MAGIC, len(keys), self._row_bytes, digest) + payload)
         with self._lock:
             self._seen.add(path.name)
