@@ -26,6 +26,7 @@ LADDER = (
     "metrics",
     "wardrobe",
     "dataset",
+    "corrections",
     "backbone",
     "head",
     "model",
@@ -36,6 +37,7 @@ LADDER = (
     "__main__",
 )
 FRAMEWORKS = {"torch", "timm", "keras", "tensorflow", "jax", "ray", "starlette", "fastapi"}
+DATABASES = {"sqlalchemy", "psycopg"}
 HEAVY = {"onnx", "onnxruntime", "sklearn", "scipy", "huggingface_hub", "rich", "numpy", "PIL"}
 
 
