@@ -462,7 +462,10 @@ def test_without_the_packages_the_extra_is_named(tmp_path: Path) -> None:
 
 
 def test_help_does_not_import_sqlalchemy() -> None:
-    code = "import sys; from tailorbird.cli.app import app; import tailorbird.corrections, tailorbird.training\nassert not {'sqlalchemy', 'psycopg'} & set(sys.modules)"
+    code = (
+        "import sys; from tailorbird.cli.app import app; import tailorbird.corrections, tailorbird.training\n"
+        "assert not {'sqlalchemy', 'psycopg'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

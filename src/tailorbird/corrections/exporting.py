@@ -60,10 +60,8 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
     kind = output.suffix.lower()
     if kind not in (".csv", ".json"):
         raise SettingsError(f"the output is {output.name!r}; its name must end in .csv or .json")
-    if everything and store.photos is None:
-        found = Labelled((), (), 0, 0)
-    else:
-        found = labelled(store)
+    # A log of answers can be written without knowing where the photos are, a training set cannot.
+    found = Labelled((), (), 0, 0) if everything and store.photos is None else labelled(store)
     folder = output.parent.resolve()
     rows: Iterator[tuple[Path | None, Row]]
     if everything:
