@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -687,3 +688,21 @@ def test_commands_on_a_database_that_is_not_there(tmp_path: Path) -> None:
         said = run("corrections", arguments[0], tmp_path / "no.db", *arguments[1:], *more, code=2)
         assert "no.db does not exist" in said.stderr and said.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backup_while_rows_are_written_has_every_photo(tmp_path: Path) -> None:
+    """The way docs/corrections.md names: SQLite's own backup, then the folder of photos."""
+    process = writer(str(tmp_path / "shop.db"), tmp_path / "shop.photos", "a")
+    assert process.stdout is not None
+    for _ in range(20):
+        process.stdout.readline()
+    source, copy = sqlite3.connect(tmp_path / "shop.db"), sqlite3.connect(tmp_path / "backup.db")
+    source.backup(copy, pages=5)
+    source.close()
+    copy.close()
+    shutil.copytree(tmp_path / "shop.photos", tmp_path / "backup.photos")
+    process.kill()
+    process.wait()
+    with open_existing(str(tmp_path / "backup.db")) as store:
+        found = labelled(store)
+        assert len(found.photos) >= 20 and found.missing == ()
