@@ -556,6 +556,24 @@ def test_a_photo_that_finds_no_room_leaves_no_row(store: Corrections, monkeypatc
     assert len(labelled(store).photos) == 1
 
 
+def test_a_database_that_is_away_keeps_no_photo_either(tmp_path: Path) -> None:
+    with open_store(str(tmp_path / "shop.db"), photos=tmp_path / "shop.photos") as store:
+        (tmp_path / "shop.db").rename(tmp_path / "away.db")
+        with pytest.raises(StorageError, match="cannot be opened"):
+            add(store, photo(19), "disc", photo=photo(19))
+        assert not (tmp_path / "shop.photos").exists(), "nobody would know of it"
+        (tmp_path / "away.db").rename(tmp_path / "shop.db")
+        add(store, photo(19), "disc", photo=photo(19))
+        assert len(labelled(store).photos) == 1
+
+
+def test_a_folder_for_photos_that_is_none_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="is no folder that this user may write to"):
+        open_store(str(tmp_path / "shop.db"), photos=tmp_path / "file")
+    assert not (tmp_path / "shop.db").exists()
+
+
 # Labelled photos, exports, forgetting
 
 

@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import math
+import os
 import re
 import secrets
 import threading
@@ -86,6 +87,14 @@ def open_store(url: str, *, photos: Path | None = None, create: bool = True) -> 
     newer tailorbird), StorageError (the server cannot be reached, the file not be written), StorageFull, MissingExtra.
     """
     location = locate(url)
+    if (
+        photos is not None
+        and photos.exists()
+        and not (photos.is_dir() and os.access(photos, os.W_OK if create else os.R_OK))
+    ):
+        raise SettingsError(
+            f"the folder for photos {photos} is no folder that this user may {'write to' if create else 'read'}"
+        )
     engine = open_engine(location, create=create)
     try:
         _set_up(engine, location, create)
@@ -191,8 +200,6 @@ class Corrections:
             raise SettingsError(
                 f"the photo's bytes do not have the SHA-256 {sha256}; send the very bytes that were predicted"
             )
-        if photo is not None and self.photos is not None:
-            folder.keep(self.photos, sha256, photo)
         said = json.dumps([[label, round(float(value), 6)] for label, value in top], ensure_ascii=False)
         values = {
             "created": _text(datetime.datetime.now(datetime.UTC)),
@@ -209,6 +216,10 @@ class Corrections:
         }
         with self._writing() as connection:
             identity = connection.execute(insert(corrections).values(values)).inserted_primary_key
+            if photo is not None and self.photos is not None:
+                # Before the commit, so that no row speaks of a photo that is not there; after the insert, so that no photo stays
+                # of which a database that is away or full knows nothing.
+                folder.keep(self.photos, sha256, photo)
         assert identity is not None
         return int(identity[0])
 
