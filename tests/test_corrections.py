@@ -376,6 +376,7 @@ def test_a_file_deleted_or_replaced_under_an_open_store(tmp_path: Path) -> None:
     [
         ("photo.jpg", b"\xff\xd8\xff" * 500, "is not an SQLite database"),
         ("folder", None, "is a folder; give the path of an SQLite file"),
+        ("n" * 300, b"", "cannot be opened: File name too long"),
         ("missing/shop.db", b"", "cannot be created: No such file or directory"),
     ],
 )
