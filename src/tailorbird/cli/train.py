@@ -99,7 +99,10 @@ def train(
 ) -> None:
     """Train a classifier: scan, split, embed, choose the head, calibrate, test once, write one ONNX file."""
     from tailorbird import training
+    from tailorbird.errors import SettingsError
 
+    if corrections_photos is not None and corrections is None:
+        raise SettingsError("--corrections-photos is given without --corrections; name the database too")
     given = {
         "inner": _inner(inner),
         "dropout": dropout,
