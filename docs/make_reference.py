@@ -38,7 +38,12 @@ def section(name: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
     shown = " ".join(argument_name(p) for p in arguments)
-    lines = [f"\n## tailorbird {name}\n", f"    tailorbird {name}{' ' + shown if shown else ''}{' [OPTIONS]' if options else ''}\n", plain(command.help), ""]
+    lines = [
+        f"\n## tailorbird {name}\n",
+        f"    tailorbird {name}{' ' + shown if shown else ''}{' [OPTIONS]' if options else ''}\n",
+        plain(command.help),
+        "",
+    ]
     if arguments:
         lines += ["| argument | |", "| --- | --- |", *(f"| `{argument_name(p)}` | {said(p)} |" for p in arguments), ""]
     if options:
