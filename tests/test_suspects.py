@@ -198,7 +198,7 @@ def test_classes_too_small_are_not_judged() -> None:
 
 
 def test_flipped_labels_among_drawn_photos(tmp_path: Path) -> None:
-    drawn = scan(draw_dataset(tmp_path / "drawn", count=60))
+    drawn = scan(draw_dataset(tmp_path / "drawn", count=50))
     noisy, chosen = flip([sample.label for sample in drawn.samples], 0.05, 1)
     table = manifest(tmp_path / "noisy.csv", [(sample.path, label) for sample, label in zip(drawn.samples, noisy, strict=True)])  # fmt: skip
     stages: list[str] = []
@@ -207,8 +207,6 @@ def test_flipped_labels_among_drawn_photos(tmp_path: Path) -> None:
     first = {str(suspect.sample.path) for suspect in result.ranked[: round(0.08 * len(result.ranked))]}
     assert len(first & flipped) >= 0.7 * len(flipped)
     assert list(dict.fromkeys(stages)) == ["read+embed", "folds"] and result.backbone == "pocket"
-    same = suspects(scan(table))
-    assert [s.sample.name for s in same.ranked] == [s.sample.name for s in result.ranked], "a Dataset will do as well"
     with pytest.raises(SettingsError, match="seed is -1"):
         suspects(table, seed=-1)
 
@@ -293,7 +291,7 @@ def test_one_class_is_an_error(make_dataset: MakeDataset) -> None:
 
 
 def test_ctrl_c_ends_the_folds_at_once(tmp_path: Path) -> None:
-    folder = draw_dataset(tmp_path / "many", count=60)
+    folder = draw_dataset(tmp_path / "many", ("disc", "box"), count=20)
     environment = {**os.environ, "TAILORBIRD_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW_FOLDS, str(folder)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -305,7 +303,7 @@ def test_ctrl_c_ends_the_folds_at_once(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130 and "Traceback" not in errors and time.monotonic() - start < 5
     (done,) = lines(run("scan", folder, "--suspects", "--json"))
-    assert done["suspects"]["judged"] == 180
+    assert done["suspects"]["judged"] == 40
 
 
 # The command with heads that take their time, so that the signal comes in the middle; it says when the first fit begins.

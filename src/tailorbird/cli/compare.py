@@ -59,6 +59,10 @@ def compare(
             output.say(
                 f"warning: {name} was trained on {remembered:,} of these {result.tally.n:,} photos, which favours it; compare on photos new to both"
             )
+    if json:
+        output.print_json(result.as_dict())
+    else:
+        _print(result, everything=verbose)
     if csv_file is not None:
         _write_csv(result, csv_file)
         output.say(f"written: {csv_file}")
@@ -68,10 +72,6 @@ def compare(
         output.say(f"contact sheet written: {contact_sheet} ({len(shown)} photos)")
     elif contact_sheet is not None:
         output.say(f"no contact sheet written to {contact_sheet}: the models differ on no photo")
-    if json:
-        output.print_json(result.as_dict())
-    else:
-        _print(result, everything=verbose)
     raise typer.Exit(3 if result.left_out else 0)
 
 
