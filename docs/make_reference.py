@@ -60,10 +60,8 @@ def option_row(parameter: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
     kind = "" if parameter.is_flag else f" {kind_of(parameter)}"
     default = parameter.default
-    if callable(default) or default is None or default is False or default in ((), [], ""):
-        shown = ""
-    else:
-        shown = f"`{'on' if default is True else default}`"
+    is_shown = not (callable(default) or default is None or default is False or default in ((), [], ""))
+    shown = f"`{'on' if default is True else default}`" if is_shown else ""
     return f"| {names}{kind} | {said(parameter)} | {shown} |"
 
 
