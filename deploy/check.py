@@ -45,7 +45,12 @@ def main() -> None:
 def check(work: Path, model: Path | None) -> None:
     """All of it, in folders under `work` that stand for the image's."""
     instructions = dockerfile.read(ROOT / "deploy" / "Dockerfile")
-    places = {"/opt/tailorbird": work / "opt", "/source": work / "source", "/data": work / "data", "/models": work / "models"}
+    places = {
+        "/opt/tailorbird": work / "opt",
+        "/source": work / "source",
+        "/data": work / "data",
+        "/models": work / "models",
+    }
 
     def moved(text: str) -> str:
         return re.sub("|".join(places), lambda found: str(places[found[0]]), text)
@@ -70,7 +75,9 @@ def check(work: Path, model: Path | None) -> None:
     if found := [name for name in installed if UNWANTED.match(name)]:
         fail(f"the environment holds {found}")
     size = sum(path.lstat().st_size for path in (work / "opt").rglob("*")) / 2**20
-    print(f"{len(installed)} distributions, {size:.0f} MB: {', '.join(name.removesuffix('.dist-info') for name in installed)}")
+    print(
+        f"{len(installed)} distributions, {size:.0f} MB: {', '.join(name.removesuffix('.dist-info') for name in installed)}"
+    )
 
     shown = work / "models" / "model.onnx"
     if model is None:
@@ -89,14 +96,19 @@ def check(work: Path, model: Path | None) -> None:
 
 
 def serve(
-    instructions: list[dockerfile.Instruction], work: Path, user: str, environment: dict[str, str], url: str, model: Path
+    instructions: list[dockerfile.Instruction],
+    work: Path,
+    user: str,
+    environment: dict[str, str],
+    url: str,
+    model: Path,
 ) -> None:
     """Start the entrypoint, ask, put a new model in place, end it with the Dockerfile's signal."""
     words = {each.name: each.words() for each in instructions if each.name in ("ENTRYPOINT", "CMD", "HEALTHCHECK")}
     uid, _, gid = user.partition(":")
     # Every filesystem but /data and /tmp is read-only; no capability, no way to a new privilege.
     script = (
-        f'set -e; mount --make-rprivate /; {reachable(Path(sys.base_prefix))}'
+        f"set -e; mount --make-rprivate /; {reachable(Path(sys.base_prefix))}"
         'mount --bind "$0/data" "$0/data"; mount -t tmpfs tmpfs /tmp; '
         'mount -o remount,bind,ro /; if touch "$0/here" 2>/dev/null; then exit 99; fi; cd "$0/data"; '
         f'exec setpriv --reuid={uid} --regid={gid} --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all "$@"'
@@ -116,10 +128,14 @@ def serve(
         print(f"one health check {time.monotonic() - began:.2f} s")
         before = ask(f"{url}/v1/model")["sha256"]
         answer = ask(f"{url}/v1/predict", picture(environment))
-        print(f"answered: {answer['results'][0]['label']}, receipt {'given' if answer['results'][0]['receipt'] else 'missing'}")
+        print(
+            f"answered: {answer['results'][0]['label']}, receipt {'given' if answer['results'][0]['receipt'] else 'missing'}"
+        )
         fresh = model.with_name("new.onnx")
         shutil.copy(model, fresh)
-        subprocess.run([shutil.which("python", path=environment["PATH"]) or "", "-c", TOUCH_MODEL, str(fresh)], check=True)
+        subprocess.run(
+            [shutil.which("python", path=environment["PATH"]) or "", "-c", TOUCH_MODEL, str(fresh)], check=True
+        )
         fresh.replace(model)
         process.send_signal(signal.SIGHUP)
         until = time.monotonic() + 15
@@ -135,7 +151,9 @@ def serve(
         status = process.wait(60)
         print(f"ended {time.monotonic() - began:.1f} s after {stop}, exit status {status}")
         status == 0 or fail((work / "log").read_text())
-        subprocess.run(health, env=environment, capture_output=True).returncode == 1 or fail("a dead service is healthy")
+        subprocess.run(health, env=environment, capture_output=True).returncode == 1 or fail(
+            "a dead service is healthy"
+        )
     finally:
         if process.poll() is None:
             process.kill()
@@ -177,7 +195,9 @@ def memory(pid: int) -> list[str]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line)
+            status = dict(
+                line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line
+            )
         except OSError:
             continue
         if str(pid) in (folder.name, status.get("PPid")) and "VmHWM" in status:

@@ -58,7 +58,9 @@ def free_port() -> int:
 class Service:
     """`tailorbird serve` as a process; `log` reads its JSON lines."""
 
-    def __init__(self, folder: Path, model: Path, *options: str, deny_write_execute: bool = False) -> None:
+    def __init__(
+        self, folder: Path, model: Path, *options: str, deny_write_execute: bool = False, **environment: str
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "service.log"
         token = folder / "token"
@@ -68,7 +70,11 @@ class Service:
         kept = [] if "--corrections" in options else ["--corrections", "off"]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, "--token-file", str(token), *kept, *options], stdout=subprocess.PIPE, stderr=log, text=True
+                [*command, "--token-file", str(token), *kept, *options],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, **environment},
             )
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()

@@ -26,7 +26,7 @@ def secret_from(name: str, value: str | None, file: Path | None) -> str | None:
         )
     try:
         # Not blocking: a pipe nobody writes to must not hold the start up.
-        with open(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
+        with os.fdopen(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
             raw = opened.read(MOST + 1) or b""
         said = raw.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:

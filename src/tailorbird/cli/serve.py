@@ -25,7 +25,8 @@ def serve(
         typer.Option(envvar="TAILORBIRD_TOKEN", show_envvar=True, help="Token wanted of every request about photos."),
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(envvar="TAILORBIRD_TOKEN_FILE", help="File that holds the token, as secrets are mounted.")
+        Path | None,
+        typer.Option(envvar="TAILORBIRD_TOKEN_FILE", help="File that holds the token, as secrets are mounted."),
     ] = None,
     corrections: Annotated[
         str | None,
@@ -37,7 +38,8 @@ def serve(
     corrections_file: Annotated[
         Path | None,
         typer.Option(
-            envvar="TAILORBIRD_CORRECTIONS_FILE", help="File that holds what --corrections takes, as secrets are mounted."
+            envvar="TAILORBIRD_CORRECTIONS_FILE",
+            help="File that holds what --corrections takes, as secrets are mounted.",
         ),
     ] = None,
     keep_photos: Annotated[
