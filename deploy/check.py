@@ -80,8 +80,9 @@ def check(work: Path, model: Path | None) -> None:
     )
 
     shown = work / "models" / "model.onnx"
+    own = environment | {"TAILORBIRD_CACHE": str(work / "cache")}
     if model is None:
-        timed("a model to serve: tailorbird demo", ["tailorbird", "demo", "-q", str(work / "demo")], work, environment)
+        timed("a model to serve: tailorbird demo", ["tailorbird", "demo", "-q", str(work / "demo")], work, own)
         model = next((work / "demo").glob("*.onnx"))
     shutil.copy(model, shown)
     token = work / "token"
