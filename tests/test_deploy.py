@@ -274,6 +274,11 @@ def test_yaml_of_the_guide_and_of_prometheus_parses() -> None:
     )
 
 
+def test_every_file_the_guide_names_exists() -> None:
+    named = set(re.findall(r"\bdeploy/([\w-]+(?:\.\w+)?)", GUIDE))
+    assert len(named) >= 7 and named <= {path.name for path in DEPLOY.iterdir()}
+
+
 def test_every_option_the_guide_names_exists() -> None:
     wide = {"COLUMNS": "300", "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-m", "tailorbird", "serve", "--help"]
