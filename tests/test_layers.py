@@ -30,13 +30,14 @@ LADDER = (
     "head",
     "model",
     "features",
+    "experiments",
     "training",
     "evaluation",
     "cli",
     "__main__",
 )
 FRAMEWORKS = {"torch", "timm", "keras", "tensorflow", "jax", "ray", "starlette", "fastapi"}
-HEAVY = {"onnx", "onnxruntime", "sklearn", "scipy", "huggingface_hub", "rich", "numpy", "PIL"}
+HEAVY = {"matplotlib", "optuna", "onnx", "onnxruntime", "sklearn", "scipy", "huggingface_hub", "rich", "numpy", "PIL"}
 
 
 def modules() -> list[Path]:
@@ -83,7 +84,7 @@ def test_errors_import_nothing_of_ours() -> None:
 def test_public_names_are_pinned_and_all_there() -> None:
     assert tailorbird.__all__ == [
         "Classifier", "Dataset", "Evaluation", "Failure", "Finding", "InputError", "Prediction", "RunError", "Sample", "Scores",
-        "TailorbirdError", "TrainResult", "evaluate", "load", "scan", "train", "write_manifest",
+        "TailorbirdError", "TrainResult", "evaluate", "find_learning_rate", "learning_curve", "load", "scan", "sweep", "train", "write_manifest",
     ]  # fmt: skip
     for name in tailorbird.__all__:
         assert getattr(tailorbird, name).__doc__

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tailorbird.dataset import Dataset, Finding, Sample, scan, write_manifest
     from tailorbird.errors import InputError, RunError, TailorbirdError
     from tailorbird.evaluation import Evaluation, evaluate
+    from tailorbird.experiments import find_learning_rate, learning_curve, sweep
     from tailorbird.metrics import Scores
     from tailorbird.model import Classifier, Failure, Prediction, load
     from tailorbird.training import TrainResult, train
@@ -32,8 +33,11 @@ __all__ = [
     "TailorbirdError",
     "TrainResult",
     "evaluate",
+    "find_learning_rate",
+    "learning_curve",
     "load",
     "scan",
+    "sweep",
     "train",
     "write_manifest",
 ]
@@ -52,8 +56,11 @@ _HOMES = {
     "TailorbirdError": "errors",
     "TrainResult": "training",
     "evaluate": "evaluation",
+    "find_learning_rate": "experiments",
+    "learning_curve": "experiments",
     "load": "model",
     "scan": "dataset",
+    "sweep": "experiments",
     "train": "training",
     "write_manifest": "dataset",
 }

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tailorbird.cli import backbones, cache, demo, evaluate, predict, scan, train
+from tailorbird.cli import backbones, cache, demo, evaluate, find_lr, learning_curve, predict, scan, sweep, train
 
 app = typer.Typer(
     name="tailorbird",
@@ -38,6 +38,9 @@ def _main(
 
 app.command("demo")(demo.demo)
 app.command("scan")(scan.scan)
+app.command("find-lr")(find_lr.find_lr)
+app.command("sweep")(sweep.sweep)
+app.command("learning-curve")(learning_curve.learning_curve)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)

@@ -46,7 +46,8 @@ class BarWatcher:
         self._bar.stop()
 
 
-def _inner(value: str | None) -> tuple[int, ...] | None:
+def inner_sizes(value: str | None) -> tuple[int, ...] | None:
+    """`100,50` as (100, 50), `0` as (). Raises SettingsError."""
     if value is None:
         return None
     from tailorbird.errors import SettingsError
@@ -95,7 +96,7 @@ def train(
     from tailorbird import training
 
     given = {
-        "inner": _inner(inner),
+        "inner": inner_sizes(inner),
         "dropout": dropout,
         "learning_rate": learning_rate,
         "l2": l2,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,8 +31,8 @@ class Comparison:
     p is that of `corrected_t_test`; corrected is p after Holm's correction for all the comparisons made.
     """
 
-    first: Hashable
-    second: Hashable
+    first: int
+    second: int
     difference: float
     standard_error: float
     p: float
@@ -80,14 +80,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare(
-    families: Sequence[Sequence[Hashable]], scores: Mapping[Hashable, Mapping[int, float]], ratio: float
+    families: Sequence[Sequence[int]], scores: Mapping[int, Mapping[int, float]], ratio: float
 ) -> list[Comparison]:
     """Every pair within each family, p-values corrected for all pairs of all families together.
 
     scores: for each setting, partition -> score, higher is better; only partitions that both have are compared.
     A pair that is in two families counts once.
     """
-    pairs: dict[tuple[Hashable, Hashable], PairedTest] = {}
+    pairs: dict[tuple[int, int], PairedTest] = {}
     for family in families:
         for first, second in itertools.combinations(family, 2):
             if (first, second) in pairs or (second, first) in pairs:
@@ -103,7 +103,7 @@ def compare(
 
 
 def compare_with_best(
-    best: Hashable, others: Sequence[Hashable], scores: Mapping[Hashable, Mapping[int, float]], ratio: float
+    best: int, others: Sequence[int], scores: Mapping[int, Mapping[int, float]], ratio: float
 ) -> list[Comparison]:
     """The best of a large family with each of the others.
 

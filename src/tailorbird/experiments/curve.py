@@ -47,32 +47,33 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class ClassGain:
-    """What the last doubling of one class's training photos gave, found by leaving half of them out.
+    """What one class's training photos are worth, found by leaving out three quarters of them: two doublings taken back.
 
-    photos: of the class, in training. recall: with all of them. recall_gain: of the class itself. gain: in balanced accuracy, the
-    mean recall of all classes, so that what it costs the others counts; error: its standard error, interval: 95%.
-    p: of a gain by chance, corrected for all classes. expected: the gain of the next doubling if the class follows the power law
-    of the whole, None without one.
+    photos: of the class, in training. recall: with all of them. cost: what leaving them out costs in balanced accuracy, the mean
+    recall of all classes, so that what the class takes from the others counts; interval: its 95%. recall_cost: in the recall of
+    the class itself. p: of such a cost by chance, corrected for all classes. expected: gain in balanced accuracy of twice the
+    photos of this class, if it follows the power law of the whole; None where that law is not to be extended.
     """
 
     label: str
     photos: int
     recall: float
-    recall_gain: float
-    gain: float
+    recall_cost: float
+    cost: float
     interval: tuple[float, float]
     p: float
     expected: float | None
+    expected_interval: tuple[float, float] | None
 
     @property
     def noise(self) -> bool:
-        """Whether the gain cannot be told from none."""
+        """Whether the cost cannot be told from none."""
         return self.p >= SIGNIFICANT
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """What `learning_curve` found. points: smallest first. runs: accuracies (J, S). classes: largest gain first.
+    """What `learning_curve` found. points: smallest first. runs: accuracies (J, S). classes: those worth most first.
 
     band: accuracies (3, 60) of the power law's lower end, itself and upper end at `band_photos`, which reach twice the largest size.
     """
@@ -120,7 +121,7 @@ class LearningCurve:
                 "power_law": asdict(found.law) if found.law else None,
                 "backtest": {"predicted": found.backtest[0], "seen": found.backtest[1]} if found.backtest else None,
             },
-            "classes": [{**asdict(gain), "interval": list(gain.interval), "noise": gain.noise} for gain in self.classes],
+            "classes": [{**asdict(gain), "noise": gain.noise} for gain in self.classes],
             "classes_untried": self.untried,
             "fits": self.fits,
             "interrupted": self.interrupted,
@@ -145,8 +146,9 @@ def learning_curve(
 
     Train and validation are cross-validated together, `seeds` times; in each run the photos that train are cut to nested, stratified
     parts, a sixteenth to all, and every part is scored on the same photos held out. A power law is fitted to the mean and
-    extended to twice the photos, where it fits (see `power_law`). Then half of each class's training photos
-    is left out in turn, the others kept: what that costs is what the class's last doubling gave. The test split is not read.
+    extended to twice the photos, where it fits (see `power_law`). Then three quarters of each class's training
+    photos are left out in turn, the others kept: two doublings taken back, from which the law tells what the next would give.
+    (Leaving out only half is drowned in noise on thousands of photos.) The test split is not read.
 
     Args:
         photos: class folders, split/class folders, a CSV, or what `read_photos` gave.
@@ -194,12 +196,13 @@ def learning_curve(
     gains: tuple[ClassGain, ...] = ()
     interrupted = False
     try:
-        halved = [_halved(known, part, label, (seed, 4, number)) for label in tried for number, part in enumerate(whole)]
-        half_scores = _fit(known, values, halved, workers, steps)
-        half = np.array([_recalls(known, part, score) for part, score in zip(halved, half_scores, strict=True)])
-        half = half.reshape(len(tried), len(whole), len(known.classes))
-        shrink = 2**-extrapolation.law.exponent if extrapolation.law and not extrapolation.refused else None
-        gains = _gains(known, whole, tried, full, half, ratio, shrink)
+        fewer = [
+            _without(known, part, label, (seed, 4, number)) for label in tried for number, part in enumerate(whole)
+        ]
+        fewer_scores = _fit(known, values, fewer, workers, steps)
+        few = np.array([_recalls(known, part, score) for part, score in zip(fewer, fewer_scores, strict=True)])
+        few = few.reshape(len(tried), len(whole), len(known.classes))
+        gains = _gains(known, whole, tried, full, few, ratio, _next_doubling(extrapolation))
     except KeyboardInterrupt:
         interrupted = True
     band_photos, band = _band(sizes, extrapolation, laws, float(np.sqrt(1 + len(whole) * ratio)))
@@ -269,11 +272,21 @@ def _nested(photos: Photos, part: Partition, fractions: Sequence[float], seed: t
     return [replace(part, train=np.sort(order[: math.ceil(fraction * len(order))])) for fraction in fractions]
 
 
-def _halved(photos: Photos, part: Partition, label: int, seed: tuple[int, ...]) -> Partition:
-    """The partition without half of the training photos of one class."""
+def _without(photos: Photos, part: Partition, label: int, seed: tuple[int, ...]) -> Partition:
+    """The partition without three quarters of the training photos of one class."""
     own = photos.labels[part.train] == label
     order = nested_order(photos.labels, photos.groups, part.train[own], seed)
-    return replace(part, train=np.sort(np.concatenate([part.train[~own], order[: math.ceil(len(order) / 2)]])))
+    return replace(part, train=np.sort(np.concatenate([part.train[~own], order[: math.ceil(len(order) / 4)]])))
+
+
+def _next_doubling(found: Extrapolation) -> float | None:
+    """The gain of the next doubling over that of the last two, in a power law; None where it is not to be extended.
+
+    Each doubling gains 2 ** -exponent times the one before: with the last as 1, the two were 1 + 2 ** exponent.
+    """
+    if found.law is None or found.refused:
+        return None
+    return float(2**-found.law.exponent / (1 + 2**found.law.exponent))
 
 
 def _fit(
@@ -314,12 +327,12 @@ def _gains(
     whole: Sequence[Partition],
     tried: Sequence[int],
     full: NDArray[np.float64],
-    half: NDArray[np.float64],
+    few: NDArray[np.float64],
     ratio: float,
-    shrink: float | None,
+    share: float | None,
 ) -> tuple[ClassGain, ...]:
-    """Largest gain first. full: recalls (J, C) with every photo; half: (T, J, C) with half of each tried class."""
-    differences = [np.nanmean(full, axis=1) - np.nanmean(half[index], axis=1) for index in range(len(tried))]
+    """Worth most first. full: recalls (J, C) with every photo; few: (T, J, C) with a quarter of each tried class."""
+    differences = [np.nanmean(full, axis=1) - np.nanmean(few[index], axis=1) for index in range(len(tried))]
     corrected = holm([corrected_t_test(difference, ratio).p for difference in differences])
     gains = []
     for index, label in enumerate(tried):
@@ -330,14 +343,15 @@ def _gains(
                 label=photos.classes[label],
                 photos=round(float(np.mean(trained))),
                 recall=float(np.nanmean(full[:, label])),
-                recall_gain=float(np.nanmean(full[:, label] - half[index][:, label])),
-                gain=mean,
+                recall_cost=float(np.nanmean(full[:, label] - few[index][:, label])),
+                cost=mean,
                 interval=(low, high),
                 p=corrected[index],
-                expected=None if shrink is None else mean * shrink,
+                expected=None if share is None else mean * share,
+                expected_interval=None if share is None else (low * share, high * share),
             )
         )
-    return tuple(sorted(gains, key=lambda gain: -gain.gain))
+    return tuple(sorted(gains, key=lambda gain: -gain.cost))
 
 
 def _band(

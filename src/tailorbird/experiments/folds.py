@@ -67,7 +67,7 @@ def partitions(
         raise SettingsError(f"seeds is {seeds}, but must be from 1 to 100")
     if seed < 0:
         raise SettingsError(f"seed is {seed}, but must be at least 0")
-    result = []
+    result: list[Partition] = []
     for round_number in range(seeds):
         numbers = fold_numbers(labels, groups, folds, (seed, round_number))
         for fold in range(folds):

@@ -48,7 +48,9 @@ class Photos:
                 f"features must be (views, photos, features) with one label, group and split a photo, not {self.features.shape} and {sorted(shapes)}"
             )
         if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
-            raise SettingsError(f"labels must be 0 to {len(self.classes) - 1}, as there are {len(self.classes)} classes")
+            raise SettingsError(
+                f"labels must be 0 to {len(self.classes) - 1}, as there are {len(self.classes)} classes"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)

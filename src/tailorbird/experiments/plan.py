@@ -63,7 +63,7 @@ def check_alternatives(alternatives: Mapping[str, Sequence[Any]] | None) -> dict
 
 def most_views(alternatives: Mapping[str, Sequence[Any]]) -> int:
     """The views of each photo that these alternatives need."""
-    return max(alternatives.get("views", (1,)))
+    return int(max(alternatives.get("views", (1,))))
 
 
 def starting_point(alternatives: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

@@ -152,5 +152,7 @@ def _refusal(
                 f"it gave {100 * backtest[1]:+.1f}"
             )
     if interval[1] - interval[0] > 0.1:
-        return f"the runs differ too much: anything from {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points fits"
+        return (
+            f"the runs differ too much: anything from {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points fits"
+        )
     return None

@@ -17,9 +17,11 @@ from tailorbird.head import HeadSettings
 
 @dataclass(frozen=True)
 class SettingScore:
-    """One setting over its fits. accuracy: mean, 0 to 1. log_loss: mean, nats. The spreads are standard deviations over folds
-    and seeds. Scores are NaN where there is no fit; `failed` counts fits that diverged, `pruned` says that it was given up early.
-    """  # noqa: D205
+    """One setting over its fits.
+
+    accuracy: mean, 0 to 1. log_loss: mean, nats. The spreads are standard deviations over folds and seeds. Scores are NaN where
+    there is no fit. failed: fits that diverged. pruned: it was given up early.
+    """
 
     number: int
     settings: HeadSettings
@@ -42,9 +44,7 @@ class SettingScore:
     def as_dict(self) -> dict[str, Any]:
         """As in `sweep --json`: NaN as null."""
         plain = {**asdict(self), "settings": plain_settings(self.settings)}
-        return {
-            key: None if isinstance(value, float) and math.isnan(value) else value for key, value in plain.items()
-        }
+        return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in plain.items()}
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,11 @@ class Factor:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What `sweep` found. settings: best first. factors: in the order varied; for a grid or guided search a single one.
+    """What `sweep` found.
 
-    fits: every single fit. comparisons: pairs within a factor. chosen: the setting to train with. total: how many fits were
-    planned. interrupted: Ctrl-C ended it early. command: the `tailorbird train` line that uses the choice.
+    settings: best first. factors: in the order varied; for a grid or guided search a single one. fits: every single fit.
+    comparisons: pairs within a factor. varied: the fields with several alternatives. chosen: the setting to train with.
+    total: how many fits were planned. interrupted: Ctrl-C ended it early. command: the `tailorbird train` line that uses the choice.
     """
 
     source: str
@@ -78,6 +79,7 @@ class SweepResult:
     factors: tuple[Factor, ...]
     fits: tuple[FitScore, ...]
     comparisons: tuple[Comparison, ...]
+    varied: tuple[str, ...]
     chosen: SettingScore
     total: int
     interrupted: bool

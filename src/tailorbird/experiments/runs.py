@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -49,7 +49,7 @@ class FitScore:
     predicted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), compare=False, repr=False)
 
 
-class _Stopped(Exception):  # noqa: N818  # it is no error
+class _Stopped(Exception):
     """The fits that are under way are no longer wanted."""
 
 
@@ -95,7 +95,7 @@ class Fitter:
         self._predictions = predictions
         self._prepared = _Prepared(photos, partitions)
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[FitScore]:
+    def run(self, jobs: Sequence[Job]) -> Generator[FitScore, None, None]:
         """The score of each job, in order. Leaving the loop, or Ctrl-C, stops what is under way after its current epoch."""
         stop = threading.Event()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="tailorbird")

@@ -21,13 +21,14 @@ from tailorbird.head import HeadSettings
 
 @dataclass(frozen=True)
 class Standing:
-    """A sweep under way: fits done and planned, settings so far best first, expected seconds left, what is being varied."""
+    """A sweep under way: fits done and planned, settings so far best first, expected seconds left, what is being varied now and in all."""
 
     done: int
     total: int
     settings: tuple[SettingScore, ...]
     seconds_left: float
     stage: str
+    varied: tuple[str, ...]
 
 
 LARGEST_FAMILY = 32
@@ -113,7 +114,9 @@ class Work:
         self._summarise(score.setting)
         if self._on_fit is not None:
             left = self._seconds_left(waiting)
-            self._on_fit(Standing(self.done, self.total, best_first(self._scores, self.metric), left, stage))
+            self._on_fit(
+                Standing(self.done, self.total, best_first(self._scores, self.metric), left, stage, tuple(self.varied))
+            )
 
     def prune(self, number: int) -> None:
         """A setting is given up."""
@@ -184,6 +187,7 @@ class Work:
             factors=tuple(self.factors),
             fits=tuple(sorted((fit for fits in self.fits.values() for fit in fits), key=_order)),
             comparisons=tuple(self._compare(compared)),
+            varied=tuple(self.varied),
             chosen=chosen,
             total=self.total,
             interrupted=interrupted,
@@ -191,12 +195,9 @@ class Work:
             command=train_command(self.photos, chosen.settings, list(self.alternatives)),
         )
 
-
     def _compare(self, families: Sequence[Sequence[int]]) -> list[Comparison]:
         """All pairs within each family; of a large one, the best with each of the others."""
-        scores = {
-            number: by_partition(self.fits[number], self.metric) for family in families for number in family
-        }
+        scores = {number: by_partition(self.fits[number], self.metric) for family in families for number in family}
         if max(map(len, families)) <= LARGEST_FAMILY:
             return compare(families, scores, self.ratio)
         (family,) = families
