@@ -116,7 +116,9 @@ class Fitter:
 
         partition = self.partitions[job.partition]
         try:
-            found = fit_prepared(self._prepared.get(job.partition), job.settings, partition.seed, check)
+            # A learning rate that is far too high overflows on the photos held out, too; the loss then says so.
+            with np.errstate(over="ignore", invalid="ignore"):
+                found = fit_prepared(self._prepared.get(job.partition), job.settings, partition.seed, check)
         except TrainingError as error:
             nan = float("nan")
             return FitScore(job.setting, job.partition, nan, nan, 0, 0.0, str(error))
