@@ -26,10 +26,12 @@ def sweep_lines(result: SweepResult) -> list[str]:
 
 def sweep_title(result: SweepResult) -> str:
     """What was learned, in one line."""
-    equal = [c for c in result.comparisons if result.chosen.number in (c.first, c.second) and not c.distinguishable]
-    score = _score(result, result.chosen.number)
-    tail = f"; {len(equal)} other setting{'s' * (len(equal) > 1)} cannot be told apart from it" if equal else ""
-    return f"Chosen: {result.chosen.name} ({score}){tail}"
+    equal = 0
+    for factor in result.factors:
+        compared = (result.comparison(factor.chosen, number) for number in factor.settings)
+        equal += sum(found is not None and not found.distinguishable for found in compared)
+    tail = f"; {equal} alternative{'s' * (equal > 1)} may be as good" if equal else ""
+    return f"Chosen: {result.chosen.name} ({_score(result, result.chosen.number)}){tail}"
 
 
 def _value(result: SweepResult, factor: Factor, number: int) -> str:
