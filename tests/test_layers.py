@@ -147,7 +147,7 @@ def test_readme_covers_every_command() -> None:
 
 def test_every_command_has_a_file_and_help() -> None:
     for command in commands():
-        assert (SOURCE / "cli" / f"{command[0]}.py").exists()
+        assert (SOURCE / "cli" / f"{command[0].replace('-', '_')}.py").exists()
         done = subprocess.run([sys.executable, "-m", "tailorbird", *command, "--help"], capture_output=True, text=True)
         assert done.returncode == 0 and "--debug" in done.stdout and "-q" in done.stdout, command
 
