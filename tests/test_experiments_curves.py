@@ -32,8 +32,7 @@ def test_the_suggested_rate_is_as_good_as_the_best_of_a_sweep() -> None:
     json.dumps(found.as_dict(), allow_nan=False)
 
 
-def test_larger_features_do_not_need_another_rate_but_a_wider_head_does() -> None:
-    """The features are scaled before training, so a factor changes nothing; this is how the finder can be trusted."""
+def test_the_finder_is_the_same_on_any_number_of_workers_and_a_wider_head_gets_a_lower_rate() -> None:
     photos = blobs((100, 100))
     one = find_learning_rate(photos, workers=1)
     assert one == find_learning_rate(photos, workers=3), "the same on any number of workers"
