@@ -34,6 +34,7 @@ LADDER = (
     "model",
     "features",
     "label_errors",
+    "experiments",
     "training",
     "evaluation",
     "comparison",
@@ -45,7 +46,7 @@ FRAMEWORKS = {"torch", "timm", "keras", "tensorflow", "jax", "ray", "starlette",
 ALLOWED = {"service": {"starlette", "uvicorn"}}
 """Frameworks a part may import: the web's in `service/` alone."""
 DATABASES = {"sqlalchemy", "psycopg"}
-HEAVY = {"onnx", "onnxruntime", "sklearn", "scipy", "huggingface_hub", "rich", "numpy", "PIL"}
+HEAVY = {"onnx", "onnxruntime", "sklearn", "scipy", "huggingface_hub", "rich", "numpy", "PIL", "matplotlib", "optuna"}
 
 
 def modules() -> list[Path]:
@@ -95,6 +96,8 @@ def test_public_names_are_pinned_and_all_there() -> None:
         "Classifier", "Comparison", "Dataset", "Evaluation", "Failure", "Finding", "InputError", "Prediction", "RunError", "Sample",
         "Scores", "Suspect", "Suspects", "TailorbirdError", "TrainResult", "compare", "evaluate", "load", "scan", "suspects", "train",
         "write_manifest",
+        "Classifier", "Dataset", "Evaluation", "Failure", "Finding", "InputError", "Prediction", "RunError", "Sample", "Scores",
+        "TailorbirdError", "TrainResult", "evaluate", "find_learning_rate", "learning_curve", "load", "scan", "sweep", "train", "write_manifest",
     ]  # fmt: skip
     for name in tailorbird.__all__:
         assert getattr(tailorbird, name).__doc__
@@ -157,7 +160,7 @@ def test_readme_covers_every_command() -> None:
 
 def test_every_command_has_a_file_and_help() -> None:
     for command in commands():
-        assert (SOURCE / "cli" / f"{command[0]}.py").exists()
+        assert (SOURCE / "cli" / f"{command[0].replace('-', '_')}.py").exists()
         done = subprocess.run([sys.executable, "-m", "tailorbird", *command, "--help"], capture_output=True, text=True)
         assert done.returncode == 0 and "--debug" in done.stdout and "-q" in done.stdout, command
 
