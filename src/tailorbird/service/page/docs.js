@@ -1,0 +1,110 @@
+/** The API page: reads /openapi.json and shows each operation with its parameters, bodies, answers and a curl command. */
+
+import { byId, el, icon } from "./dom.js";
+import { curl } from "./curl.js";
+import { fields, resolved, typeOf } from "./schema.js";
+import { getOpenApi } from "./api.js";
+import { sentence } from "./messages.js";
+
+const METHODS = ["get", "post", "put", "patch", "delete", "head"];
+
+/** @typedef {{id: string, method: string, path: string, operation: Record<string, any>, parameters: Record<string, any>[]}} Entry */
+
+/** @param {Record<string, any>} document @returns {Map<string, Entry[]>} by tag, in the document's order */
+function byTag(document) {
+  /** @type {Map<string, Entry[]>} */
+  const groups = new Map((document.tags ?? []).map(({ name }) => [name, []]));
+  for (const [path, item] of Object.entries(document.paths ?? {})) {
+    for (const method of METHODS.filter((name) => item[name])) {
+      const operation = item[method];
+      const parameters = [...(item.parameters ?? []), ...(operation.parameters ?? [])].map((each) => resolved(document, each));
+      const tag = operation.tags?.[0] ?? "Operations";
+      const id = `${method}${path}`.replaceAll(/[^a-z0-9]+/gi, "-").toLowerCase();
+      groups.set(tag, [...(groups.get(tag) ?? []), { id, method, path, operation, parameters }]);
+    }
+  }
+  return new Map([...groups].filter(([, entries]) => entries.length));
+}
+
+/** @param {Record<string, any>} document @param {Entry} entry */
+function shown(document, { id, method, path, operation, parameters }) {
+  const body = operation.requestBody ? resolved(document, operation.requestBody) : null;
+  const responses = Object.entries(operation.responses ?? {});
+  return el(
+    "article",
+    { id, class: "operation", "aria-labelledby": `${id}-title` },
+    el("h3", { id: `${id}-title` }, el("span", { class: `method ${method}` }, method.toUpperCase()), " ", el("code", {}, path)),
+    operation.summary ? el("p", { class: "summary" }, operation.summary) : null,
+    operation.description && operation.description !== operation.summary ? el("p", { class: "long" }, operation.description) : null,
+    parameters.length ? part("Parameters", el("ul", { class: "fields" }, ...parameters.map((each) => parameter(document, each)))) : null,
+    body ? part("Body", body.description ? el("p", { class: "quiet" }, body.description) : null, ...contents(document, body.content)) : null,
+    part("Example", command(curl(document, method, path, operation, parameters))),
+    responses.length ? part("Answers", ...responses.map(([status, raw]) => answer(document, status, resolved(document, raw)))) : null,
+  );
+}
+
+function part(title, ...children) {
+  return el("section", { class: "part" }, el("h4", {}, title), ...children);
+}
+
+function parameter(document, { name, in: place, required, description, schema }) {
+  const { default: usual, description: said } = resolved(document, schema);
+  return el("li", {},
+    el("p", {}, el("code", { class: "name" }, name), " ", el("span", { class: "type" }, `${typeOf(document, schema)}, in ${place}${usual === undefined ? "" : `, default ${JSON.stringify(usual)}`}`),
+      required ? el("span", { class: "must" }, "required") : null),
+    description ?? said ? el("p", { class: "quiet" }, description ?? said) : null);
+}
+
+function contents(document, content = {}) {
+  return Object.entries(content).map(([type, { schema }]) =>
+    el("div", { class: "content" }, el("p", {}, el("code", {}, type), " ", el("span", { class: "type" }, schema ? typeOf(document, schema) : "")), schema ? fields(document, schema) : null));
+}
+
+function answer(document, status, { description, content, headers }) {
+  const inside = [
+    ...Object.entries(headers ?? {}).map(([name, header]) => el("p", { class: "quiet" }, el("code", {}, name), ` ${resolved(document, header).description ?? ""}`)),
+    ...contents(document, content),
+  ];
+  const line = [el("span", { class: `status ${status[0] === "2" ? "fine" : ""}` }, status), " ", description ?? ""];
+  return inside.length ? el("details", { class: "one", open: status[0] === "2" }, el("summary", {}, ...line), ...inside) : el("p", { class: "one" }, ...line);
+}
+
+/** A command with a button that copies it. @param {string} text */
+function command(text) {
+  const copy = el("button", { type: "button" }, "Copy");
+  copy.addEventListener("click", async () => {
+    const done = await navigator.clipboard.writeText(text).then(() => true, () => false);
+    copy.textContent = done ? "Copied" : "Select it and copy";
+    setTimeout(() => (copy.textContent = "Copy"), 2000);
+  });
+  // Browsers offer the clipboard to secure pages only.
+  return el("div", { class: "command" }, el("pre", { tabindex: "0", role: "region", "aria-label": "curl command" }, el("code", {}, text)), navigator.clipboard ? copy : null);
+}
+
+function contentsList(groups) {
+  return [...groups].flatMap(([tag, entries]) => [
+    el("p", {}, tag),
+    el("ul", {}, ...entries.map(({ id, method, path }) => el("li", {}, el("a", { href: `#${id}` }, el("span", { class: `method ${method}` }, method.toUpperCase()), el("span", {}, path))))),
+  ]);
+}
+
+async function start() {
+  try {
+    const document = await getOpenApi();
+    const groups = byTag(document);
+    const { title, version, description } = document.info ?? {};
+    byId("title").textContent = `${title ?? "API"} ${version ?? ""}`.trim();
+    byId("about").textContent = description ?? "";
+    byId("contents").replaceChildren(...contentsList(groups));
+    byId("operations").replaceChildren(
+      ...[...groups].map(([tag, entries]) => el("section", { class: "group" }, el("h2", {}, tag), ...entries.map((entry) => shown(document, entry)))),
+    );
+    if (location.hash) window.document.getElementById(location.hash.slice(1))?.scrollIntoView();
+  } catch (error) {
+    byId("about").textContent = "";
+    byId("notice").replaceChildren(el("div", { class: "trouble" }, icon("alert"), el("p", {}, `${sentence(error.message)} Reload the page to try again.`)));
+    if (!error.code) console.error(error);
+  }
+}
+
+start();
