@@ -6,7 +6,7 @@ import { el, freshId } from "./dom.js";
 const PLASMA = [
   [13, 8, 135], [76, 2, 161], [126, 3, 168], [170, 35, 149], [204, 71, 120], [230, 108, 92], [248, 149, 64], [253, 197, 39], [240, 249, 33],
 ];
-const STRONGEST = 0.78; // opacity where the value is 1
+const STRONGEST = 0.74; // opacity where the value is 1
 const SIDE = 256; // the canvas's own pixels a side; the browser stretches it over the photo
 
 /** @param {number} value 0 to 1 @returns {[number, number, number]} RGB 0 to 255 */
