@@ -11,7 +11,8 @@
     │   ├── ModelFileError    a model file that is damaged, unsafe or of an unknown format
     │   └── SettingsError     an option outside its valid range
     └── RunError              the input was fine, the run was not; the command line exits 1
-        ├── StorageError      the disk is full, or a file could not be written
+        ├── StorageError      a file could not be written, a database could not be reached
+        │   └── StorageFull        the disk, or the database's disk, is full
         ├── HubError          a download failed
         ├── TrainingError     the loss became non-finite, the finished file disagreed with the pipeline
         └── MissingExtra      an optional dependency is not installed
@@ -77,7 +78,11 @@ class RunError(TailorbirdError):
 
 
 class StorageError(RunError):
-    """The disk is full, or a file could not be written."""
+    """A file could not be written, or a database could not be reached or stayed locked."""
+
+
+class StorageFull(StorageError):
+    """The disk, a quota or the database's own disk is full. Nothing that was stored before is lost."""
 
 
 class HubError(RunError):

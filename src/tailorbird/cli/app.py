@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tailorbird.cli import backbones, cache, demo, evaluate, predict, scan, train
+from tailorbird.cli import backbones, cache, demo, evaluate, predict, scan, serve, train
 
 app = typer.Typer(
     name="tailorbird",
@@ -41,5 +41,6 @@ app.command("scan")(scan.scan)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("serve")(serve.serve)
 app.add_typer(backbones.app, name="backbones")
 app.add_typer(cache.app, name="cache")

@@ -55,7 +55,19 @@ def scan(
 
     Raises DatasetError when there is no such source, or not one photo in it can be used.
     """
-    layout = find(source)
+    return scan_layout(find(source), source, workers=workers, progress=progress, visitor=visitor, store=store)
+
+
+def scan_layout(
+    layout: Layout,
+    source: str | Path,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    visitor: Visitor | None = None,
+    store: bool = True,
+) -> Dataset:
+    """What `scan` does with the files it found; `source` is what to call them when not one is usable."""
     reading = _Reading(layout.entries, visitor, store)
     reading.run(workers or parallel.cores(), progress)
     findings = [*layout.findings, *reading.findings()]

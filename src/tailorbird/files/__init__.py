@@ -1,7 +1,7 @@
 """Files that survive a crash: atomic writes, hashing, the cache folder and the chunked row store."""
 
-from tailorbird.files.atomic import atomic_path, sha256_file, write_bytes, write_text
+from tailorbird.files.atomic import atomic_path, sha256_file, sync_folder, write_bytes, write_text
 from tailorbird.files.cache import cache_folder
 from tailorbird.files.store import RowStore
 
-__all__ = ["RowStore", "atomic_path", "cache_folder", "sha256_file", "write_bytes", "write_text"]
+__all__ = ["RowStore", "atomic_path", "cache_folder", "sha256_file", "sync_folder", "write_bytes", "write_text"]

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from tailorbird.errors import StorageError
+from tailorbird.errors import StorageError, StorageFull
 
 # A process number means something on one host only, and folders are shared between hosts and containers.
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
@@ -41,7 +41,7 @@ def remove_leftovers(folder: Path) -> None:
 def storage_error(path: Path, error: OSError) -> StorageError:
     """An operating-system error while writing `path`, in words that say what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(
+        return StorageFull(
             f"the disk is full: {path} could not be written; free some space and run again, nothing else was lost"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -69,7 +69,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise storage_error(target, error) from error
     finally:
@@ -77,7 +77,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename itself survive a power cut, where the system allows opening a folder (Windows does not)."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

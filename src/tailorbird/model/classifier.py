@@ -82,10 +82,22 @@ class Classifier:
         """The classes, in the order of the probabilities."""
         return self.info.classes
 
+    @property
+    def has_heatmaps(self) -> bool:
+        """Whether the file gives heat maps; it does where its backbone has a feature map."""
+        return self._has_heatmaps
+
+    def run(
+        self, images: npt.NDArray[np.uint8], *, heatmaps: bool = False
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """One run on uint8 (N, S, S, 3), resized by the model's rule: float32 (N, C) and, if asked for, (N, T, h, w)."""
+        names = ["probabilities", "heatmaps"] if heatmaps else ["probabilities"]
+        outputs = self._session.run(names, {"images": images})
+        return outputs[0], outputs[1] if heatmaps else None
+
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 (N, S, S, 3), resized by the model's rule, to float32 (N, C)."""
-        result: npt.NDArray[np.float32] = self._session.run(["probabilities"], {"images": images})[0]
-        return result
+        return self.run(images)[0]
 
     # A str is both a Source and an iterable of str, which is the one overlap mypy sees; it is taken as a path.
     @overload
@@ -156,9 +168,8 @@ class Classifier:
                 results.append(Failure(_name(source), error))
         if not pixels:
             return [result for result in results if result is not None]
-        names = ["probabilities", "heatmaps"] if heatmaps else ["probabilities"]
-        outputs = self._session.run(names, {"images": np.stack(pixels)})
-        rows = iter(zip(*outputs, strict=True))
+        outputs = self.run(np.stack(pixels), heatmaps=heatmaps)
+        rows = iter(zip(*(output for output in outputs if output is not None), strict=True))
         return [
             result if result is not None else self._prediction(_name(source), *next(rows), top=top)
             for source, result in zip(batch, results, strict=True)

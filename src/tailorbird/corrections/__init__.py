@@ -1,0 +1,26 @@
+"""What people answered when they were asked whether a prediction is right: stored, counted, and given back as training data."""
+
+from tailorbird.corrections.database import default_photos
+from tailorbird.corrections.exporting import Export, export
+from tailorbird.corrections.joining import Joined, join
+from tailorbird.corrections.labelling import Labelled, LabelledPhoto, labelled, read_labelled
+from tailorbird.corrections.statistics import Stats
+from tailorbird.corrections.store import Corrections, Forgotten, Row, open_existing, open_store
+
+__all__ = [
+    "Corrections",
+    "Export",
+    "Forgotten",
+    "Joined",
+    "Labelled",
+    "LabelledPhoto",
+    "Row",
+    "Stats",
+    "default_photos",
+    "export",
+    "join",
+    "labelled",
+    "open_existing",
+    "open_store",
+    "read_labelled",
+]

@@ -1,0 +1,105 @@
+"""Corrections as a CSV that can be trained on, or as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tailorbird.corrections.labelling import Labelled, labelled
+from tailorbird.corrections.photos import kept_photos
+from tailorbird.corrections.store import Corrections, Row
+from tailorbird.errors import SettingsError
+from tailorbird.files import atomic_path
+
+COLUMNS: Final = (
+    "path", "label", "predicted", "probability", "right", "created", "model", "model_sha256", "sha256", "receipt", "newest", "id",
+)  # fmt: skip
+"""The CSV's columns; `train` reads the first two."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written: `written` rows to `path`.
+
+    missing: kept photos whose file is gone, by name. conflicts: photos with different answers, of which the newest counts.
+    without_photo: different photos that were answered about but not kept.
+    """
+
+    path: Path
+    written: int
+    missing: tuple[str, ...]
+    conflicts: int
+    without_photo: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object of `corrections export --json`."""
+        return {
+            "path": str(self.path),
+            "written": self.written,
+            "missing": list(self.missing),
+            "conflicts": self.conflicts,
+            "without_photo": self.without_photo,
+        }
+
+
+def export(store: Corrections, output: str | Path, *, everything: bool = False) -> Export:
+    """Write corrections to a .csv or .json file, atomically.
+
+    By default a row for each kept photo with the newest answer about it: `train` reads such a CSV. Paths are relative to the
+    file's folder. everything: a row for each answer ever given, in order; its path is empty where no photo was kept.
+
+    Raises SettingsError for another kind of file, StorageError.
+    """
+    output = Path(output)
+    kind = output.suffix.lower()
+    if kind not in (".csv", ".json"):
+        raise SettingsError(f"the output is {output.name!r}; its name must end in .csv or .json")
+    # A log of answers can be written without knowing where the photos are, a training set cannot.
+    found = Labelled((), (), 0, 0) if everything and store.photos is None else labelled(store)
+    folder = output.parent.resolve()
+    rows: Iterator[tuple[Path | None, Row]]
+    if everything:
+        files = kept_photos(store.photos) if store.photos is not None else {}
+        rows = ((files.get(row.sha256), row) for row in store.rows())
+    else:
+        rows = ((photo.path, photo.row) for photo in found.photos)
+    written = 0
+    with atomic_path(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(_line(COLUMNS) if kind == ".csv" else '{"corrections": [')
+        for path, row in rows:
+            values = _values(_relative(path, folder), row)
+            if kind == ".csv":
+                file.write(_line([values[name] for name in COLUMNS]))
+            else:
+                file.write(("," if written else "") + "\n" + json.dumps({**values, "top": row.as_dict()["top"]}))
+            written += 1
+        if kind == ".json":
+            file.write("\n]}\n")
+    return Export(output, written, found.missing, found.conflicts, found.without_photo)
+
+
+def _values(path: str, row: Row) -> dict[str, Any]:
+    said = row.as_dict()
+    return {name: said.get(name) for name in COLUMNS} | {"path": path, "label": row.answer}
+
+
+def _relative(path: Path | None, folder: Path) -> str:
+    if path is None:
+        return ""
+    absolute = path.parent.resolve() / path.name
+    try:
+        return os.path.relpath(absolute, folder).replace(os.sep, "/")
+    except ValueError:
+        return str(absolute)  # on another drive
+
+
+def _line(values: Any) -> str:
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\r\n").writerow(values)
+    return out.getvalue()

@@ -1,0 +1,82 @@
+"""The kept photos with what people say they show: corrections as training data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailorbird.corrections.photos import kept_photos
+from tailorbird.corrections.store import Corrections, Row, open_existing, row_from
+from tailorbird.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class LabelledPhoto:
+    """One kept photo: where it lies, the newest answer about it, the name to show, and the row of that answer."""
+
+    path: Path
+    label: str
+    name: str
+    row: Row
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The kept photos, sorted by name, and what is not among them.
+
+    missing: names of photos whose rows say they were kept, but whose file is gone. conflicts: photos about which the answers
+    to different predictions differ; the newest counts. without_photo: different photos people answered about that were not kept.
+    """
+
+    photos: tuple[LabelledPhoto, ...]
+    missing: tuple[str, ...]
+    conflicts: int
+    without_photo: int
+
+
+def labelled(store: Corrections) -> Labelled:
+    """The newest answer about each kept photo.
+
+    Raises SettingsError when the store has no folder of photos, StorageError.
+    """
+    from sqlalchemy import and_, case, func, literal, select
+
+    from tailorbird.corrections.tables import corrections, newest
+
+    if store.photos is None:
+        raise SettingsError(f"{store.shown} does not say where the kept photos are; name their folder")
+    found = kept_photos(store.photos)
+    columns = corrections.c
+    kept = func.sum(case((columns.photo_kept, 1), else_=0))
+    last = select(func.max(columns.id)).group_by(columns.sha256).having(kept > 0)
+    of_kept = select(columns.sha256).where(columns.photo_kept)
+    differing = (
+        select(columns.sha256)
+        .where(and_(newest, columns.sha256.in_(of_kept)))
+        .group_by(columns.sha256)
+        .having(func.min(columns.answer) != func.max(columns.answer))
+    )
+    photos: list[LabelledPhoto] = []
+    missing: list[str] = []
+    with store.reading() as connection:
+        # The newest row about a photo is also the newest for its receipt.
+        query = select(corrections, literal(True).label("newest")).where(columns.id.in_(last)).order_by(columns.sha256)
+        for values in connection.execute(query).mappings():
+            row = row_from(values)
+            path = found.get(row.sha256)
+            if path is None:
+                missing.append(f"{store.photos.name}/{row.sha256[:2]}/{row.sha256}")
+            else:
+                photos.append(LabelledPhoto(path, row.answer, f"{store.photos.name}/{row.sha256[:2]}/{path.name}", row))
+        conflicts = connection.execute(select(func.count()).select_from(differing.subquery())).scalar_one()
+        different = connection.execute(select(func.count(columns.sha256.distinct()))).scalar_one()
+    return Labelled(tuple(photos), tuple(missing), conflicts, different - len(photos) - len(missing))
+
+
+def read_labelled(url: str, photos: Path | None = None) -> Labelled:
+    """Open corrections that are there, read the labelled photos, close. photos: as for `open_existing`.
+
+    Raises SettingsError, StorageError, MissingExtra.
+    """
+    with open_existing(url, photos) as store:
+        return labelled(store)

@@ -1,0 +1,92 @@
+"""The folder of kept photos: each file is named by its content, `ab/abcdef....jpg`, and written once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from tailorbird.errors import StorageError, UnsupportedImage
+from tailorbird.files import atomic_path, sync_folder
+from tailorbird.files.atomic import storage_error
+
+_SIGNATURES: Final = (
+    (0, b"\xff\xd8\xff", "jpg"),
+    (0, b"\x89PNG\r\n\x1a\n", "png"),
+    (8, b"WEBP", "webp"),
+    (0, b"GIF8", "gif"),
+    (0, b"BM", "bmp"),
+    (4, b"ftypavif", "avif"),
+    (4, b"ftypavis", "avif"),
+)
+SUFFIXES: Final = tuple(dict.fromkeys(suffix for _, _, suffix in _SIGNATURES))
+
+
+def suffix(data: bytes) -> str:
+    """jpg, png, webp, gif, bmp or avif, told from a photo's first bytes. Raises UnsupportedImage."""
+    for offset, signature, name in _SIGNATURES:
+        if data[offset : offset + len(signature)] == signature:
+            return name
+    raise UnsupportedImage(f"a photo to keep must be one of {', '.join(SUFFIXES)}; its content is none of these")
+
+
+def keep(folder: Path, digest: str, data: bytes) -> Path:
+    """Write a photo whose SHA-256 is `digest`, unless it is there; it is on the disk when this returns.
+
+    A folder that has to be made is for its owner only. Raises StorageFull, StorageError, UnsupportedImage.
+    """
+    path = folder / digest[:2] / f"{digest}.{suffix(data)}"
+    try:
+        for place in (folder, path.parent):
+            if not place.is_dir():
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
+                sync_folder(place.parent)
+    except OSError as error:
+        raise storage_error(path.parent, error) from error
+    if _holds(path, data):
+        sync_folder(path.parent)  # whoever wrote it may not have come to this yet
+        return path
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return path
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False
+
+
+def kept_photos(folder: Path) -> dict[str, Path]:
+    """The kept photos by SHA-256. Empty when there is no such folder. Raises StorageError when it cannot be read."""
+    found: dict[str, Path] = {}
+    try:
+        shelves = sorted(entry.name for entry in os.scandir(folder) if len(entry.name) == 2 and entry.is_dir())
+        for shelf in shelves:
+            for entry in os.scandir(folder / shelf):
+                digest, _, ending = entry.name.partition(".")
+                if len(digest) == 64 and ending in SUFFIXES:
+                    found[digest] = folder / shelf / entry.name
+    except FileNotFoundError:
+        return found
+    except OSError as error:
+        raise StorageError(f"the folder of photos {folder} cannot be read: {error.strerror}") from error
+    return found
+
+
+def delete(folder: Path, digest: str) -> bool:
+    """Delete a kept photo; whether there was one. Raises StorageError."""
+    gone = False
+    for ending in SUFFIXES:
+        path = folder / digest[:2] / f"{digest}.{ending}"
+        try:
+            path.unlink()
+            gone = True
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise StorageError(f"{path} could not be deleted: {error.strerror}") from error
+    if gone:
+        sync_folder(folder / digest[:2])
+    return gone

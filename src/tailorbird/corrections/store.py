@@ -1,0 +1,331 @@
+"""The corrections: an append-only log of people's answers in SQLite or PostgreSQL, and a folder of the photos they are about."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+import re
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tailorbird.corrections import photos as folder
+from tailorbird.corrections import statistics
+from tailorbird.corrections.database import (
+    Location,
+    default_photos,
+    for_writing,
+    locate,
+    open_engine,
+    translated,
+    use_wal,
+)
+from tailorbird.errors import SettingsError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_MOST_TEXT: Final = 4000  # characters; class names are shorter by far
+_PAGE: Final = 1000  # rows fetched at a time
+SECRET_BYTES: Final = 32
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer as it was stored.
+
+    id: counts up. created: UTC. sha256: of the photo's bytes, 64 hexadecimal digits. predicted, probability (0 to 1), top
+    ((label, probability), ...): what the model had said. answer: what the person says. right: whether these agree. model,
+    model_sha256: which model it was. receipt: the prediction that was answered. photo_kept: the photo went to the folder.
+    newest: no later row answers the same receipt; only such rows count.
+    """
+
+    id: int
+    created: datetime.datetime
+    sha256: str
+    predicted: str
+    probability: float
+    top: tuple[tuple[str, float], ...]
+    answer: str
+    right: bool
+    model: str
+    model_sha256: str
+    receipt: str
+    photo_kept: bool
+    newest: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as JSON has it; created in ISO 8601."""
+        top = [{"label": label, "probability": probability} for label, probability in self.top]
+        return {**vars(self), "created": self.created.isoformat(), "top": top}
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What `forget` deleted: the number of rows, and whether a kept photo was among it."""
+
+    rows: int
+    photo: bool
+
+
+def open_store(url: str, *, photos: Path | None = None, create: bool = True) -> Corrections:
+    """Open the corrections in `url`; tables that are missing are made, also when two processes do so at once.
+
+    url: the path of an SQLite file (`shop.db`, `sqlite:///shop.db`) or `postgresql://user:password@host/database`.
+    photos: the folder for photos people agreed to hand in; None keeps none. It is made when the first photo comes.
+    create: False raises for a database without corrections instead of making the tables.
+
+    Raises SettingsError (a path or URL that cannot be one, a file that is no SQLite database, a wrong password, a schema of a
+    newer tailorbird), StorageError (the server cannot be reached, the file not be written), StorageFull, MissingExtra.
+    """
+    location = locate(url)
+    engine = open_engine(location, create=create)
+    try:
+        _set_up(engine, location, create)
+    except BaseException:
+        engine.dispose()
+        raise
+    return Corrections(engine, location, photos)
+
+
+def open_existing(url: str, photos: Path | None = None) -> Corrections:
+    """Open corrections that are there already, with the folder of photos `photos` or the one beside an SQLite file.
+
+    Raises what `open_store` raises, and SettingsError when there is no such database or folder.
+    """
+    if photos is not None and not photos.is_dir():
+        raise SettingsError(f"the folder of kept photos {photos} does not exist or is no folder")
+    return open_store(url, photos=photos or default_photos(url), create=False)
+
+
+def _set_up(engine: Engine, location: Location, create: bool) -> None:
+    from tailorbird.corrections import tables
+
+    with translated(location, opening=True), engine.connect() as connection:
+        there = tables.version(connection, location) is not None
+    if not there and not create:
+        raise SettingsError(
+            f"{location.shown} holds no corrections; name the database that `tailorbird serve` was given"
+        )
+    if not create:
+        return
+    if location.path is not None:
+        use_wal(engine, location)
+    if not there:
+        with translated(location, opening=True), for_writing(engine).begin() as connection:
+            tables.create(connection, location)
+
+
+class Corrections:
+    """Open corrections; every method may be called from several threads at once. Made by `open_store`.
+
+    Every method raises StorageError when the database is away, or locked for more than 5 seconds; what is then tried again
+    later works again as soon as the database is back.
+    """
+
+    def __init__(self, engine: Engine, location: Location, photos: Path | None) -> None:
+        self.photos = photos
+        """The folder of kept photos, or None."""
+        self.shown = location.shown
+        """What to call the database in a message: without a password."""
+        self._engine = engine
+        self._writer = for_writing(engine)
+        self._location = location
+        self._secret: bytes | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Corrections:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that reads: one consistent state of the database."""
+        with translated(self._location), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with translated(self._location), self._writer.begin() as connection:
+            yield connection
+
+    def add(
+        self,
+        *,
+        sha256: str,
+        predicted: str,
+        probability: float,
+        top: Sequence[tuple[str, float]],
+        answer: str,
+        model: str,
+        model_sha256: str,
+        receipt: str,
+        photo: bytes | None = None,
+    ) -> int:
+        """Store one answer and return its id; by then it is committed, and the photo, if it is kept, on the disk.
+
+        sha256: of the photo's bytes, 64 hexadecimal digits. predicted, probability (0 to 1), top ((label, probability), ...):
+        what the model said. answer: the class the person names; the row is right when that is `predicted`. model,
+        model_sha256: which model. receipt: names the prediction, at most 200 characters; its newest answer counts. photo: the
+        very bytes; kept only where the store has a folder for photos.
+
+        Raises SettingsError for a value that cannot be stored (nothing was stored then), UnsupportedImage for a photo of
+        another format, StorageFull, StorageError.
+        """
+        from sqlalchemy import insert
+
+        from tailorbird.corrections.tables import corrections
+
+        _check(sha256, probability, (predicted, answer, model, *(label for label, _ in top)), model_sha256, receipt)
+        kept = photo is not None and self.photos is not None
+        if photo is not None and hashlib.sha256(photo).hexdigest() != sha256:
+            raise SettingsError(
+                f"the photo's bytes do not have the SHA-256 {sha256}; send the very bytes that were predicted"
+            )
+        if photo is not None and self.photos is not None:
+            folder.keep(self.photos, sha256, photo)
+        said = json.dumps([[label, round(float(value), 6)] for label, value in top], ensure_ascii=False)
+        values = {
+            "created": _text(datetime.datetime.now(datetime.UTC)),
+            "sha256": sha256,
+            "predicted": predicted,
+            "probability": float(probability),
+            "top": said,
+            "answer": answer,
+            "right": answer == predicted,
+            "model": model,
+            "model_sha256": model_sha256,
+            "receipt": receipt,
+            "photo_kept": kept,
+        }
+        with self._writing() as connection:
+            identity = connection.execute(insert(corrections).values(values)).inserted_primary_key
+        assert identity is not None
+        return int(identity[0])
+
+    def secret(self) -> bytes:
+        """32 random bytes, made once and kept in the database: whoever opens it, at the same moment too, gets the same."""
+        from tailorbird.corrections.tables import remember
+
+        with self._lock:
+            if self._secret is None:
+                with self._writing() as connection:
+                    self._secret = bytes.fromhex(remember(connection, "secret", secrets.token_hex(SECRET_BYTES)))
+            return self._secret
+
+    def stats(self) -> statistics.Stats:
+        """How often the model was right in use, in all, by class and by day, and what it confuses."""
+        with self.reading() as connection:
+            return statistics.read(connection, datetime.datetime.now(datetime.UTC).date())
+
+    def counts(self) -> dict[tuple[str, bool], int]:
+        """{(answer, right): photos}, the newest answer for each receipt; only what occurs."""
+        with self.reading() as connection:
+            pairs = statistics.count(connection)
+        result: dict[tuple[str, bool], int] = {}
+        for (answer, _), (n, hits) in pairs.items():
+            for right, number in ((True, hits), (False, n - hits)):
+                if number:
+                    result[answer, right] = result.get((answer, right), 0) + number
+        return result
+
+    def rows(self, since: datetime.datetime | None = None) -> Iterator[Row]:
+        """Every answer, oldest first, in bounded memory; answers that come meanwhile are among them.
+
+        since: only answers from this moment on; a datetime with a time zone.
+        """
+        from sqlalchemy import select
+
+        from tailorbird.corrections.tables import corrections, newest
+
+        if since is not None and since.tzinfo is None:
+            raise SettingsError(f"since is {since.isoformat()}, without a time zone; give one, such as datetime.UTC")
+        last = 0
+        while True:
+            query = select(corrections, newest.label("newest")).where(corrections.c.id > last)
+            if since is not None:
+                query = query.where(corrections.c.created >= _text(since))
+            # A page at a time: a transaction left open for long would keep either database from cleaning up.
+            with self.reading() as connection:
+                page = [
+                    row_from(found)
+                    for found in connection.execute(query.order_by(corrections.c.id).limit(_PAGE)).mappings()
+                ]
+            yield from page
+            if len(page) < _PAGE:
+                return
+            last = page[-1].id
+
+    def forget(self, sha256: str) -> Forgotten:
+        """Delete all rows about one photo, and the photo. Raises SettingsError for what is no SHA-256.
+
+        Rows first: should this be interrupted, calling it again deletes the rest.
+        """
+        from sqlalchemy import delete
+
+        from tailorbird.corrections.tables import corrections
+
+        digest = sha256.strip().lower()
+        if not _DIGEST.fullmatch(digest):
+            raise SettingsError(f"{sha256!r} is not a SHA-256: 64 hexadecimal digits, as `sha256sum photo.jpg` prints")
+        with self._writing() as connection:
+            rows = connection.execute(delete(corrections).where(corrections.c.sha256 == digest)).rowcount
+        if self._location.path is not None and rows:
+            # The journal too still holds the rows as they were until it is emptied.
+            with translated(self._location), self._engine.connect() as connection:
+                raw: Any = connection.connection.dbapi_connection
+                raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        photo = folder.delete(self.photos, digest) if self.photos is not None else False
+        return Forgotten(rows, photo)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+
+def _text(moment: datetime.datetime) -> str:
+    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def row_from(values: Any) -> Row:
+    """A Row from a mapping of the table's columns and `newest`."""
+    named = dict(values)
+    named["created"] = datetime.datetime.fromisoformat(named["created"])
+    named["top"] = tuple((str(label), float(value)) for label, value in json.loads(named["top"]))
+    for name in ("right", "photo_kept", "newest"):
+        named[name] = bool(named[name])
+    return Row(**named)
+
+
+def _check(sha256: str, probability: float, texts: Sequence[str], model_sha256: str, receipt: str) -> None:
+    problems = [
+        f"the {name} {value[:80]!r} is not 64 hexadecimal digits in lower case"
+        for name, value in (("photo's SHA-256", sha256), ("model's SHA-256", model_sha256))
+        if not _DIGEST.fullmatch(value)
+    ]
+    if not (math.isfinite(probability) and 0 <= probability <= 1):
+        problems.append(f"the probability is {probability}; it must be from 0 to 1")
+    if not 1 <= len(receipt) <= 200:
+        problems.append(f"the receipt's name has {len(receipt)} characters; it must have 1 to 200")
+    for value in (*texts, receipt):
+        if not 1 <= len(value) <= _MOST_TEXT or "\0" in value or not _encodes(value):
+            problems.append(f"{value[:80]!r} must be UTF-8 text of 1 to {_MOST_TEXT} characters without a zero byte")
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def _encodes(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

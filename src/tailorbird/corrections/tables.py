@@ -1,0 +1,100 @@
+"""The two tables, and what "the newest answer" means in SQL. Imports SQLAlchemy: import this module inside functions only."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    exists,
+    inspect,
+    select,
+    text,
+)
+
+from tailorbird.corrections.database import Location
+from tailorbird.errors import SettingsError
+
+VERSION: Final = 1
+"""Raised when an older tailorbird could misread the tables."""
+
+_LOCK: Final = 0x7461696C6F72  # "tailor": PostgreSQL's advisory lock while the tables are made
+
+metadata = MetaData()
+
+about = Table(
+    "tailorbird_about",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+"""schema: the version; secret: 64 hexadecimal digits."""
+
+corrections = Table(
+    "tailorbird_corrections",
+    metadata,
+    # SQLite counts up by itself only in an INTEGER; AUTOINCREMENT so that the id of a forgotten row never comes back.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    # UTC as 2026-05-01T09:30:00.000000Z: sorts as time does, and its first ten characters are the day in both databases.
+    Column("created", String(27), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("predicted", Text, nullable=False),
+    Column("probability", Float(53), nullable=False),
+    Column("top", Text, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("right", Boolean, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("model_sha256", String(64), nullable=False),
+    Column("receipt", String(200), nullable=False),
+    Column("photo_kept", Boolean, nullable=False),
+    sqlite_autoincrement=True,
+)
+Index("tailorbird_corrections_receipt", corrections.c.receipt, corrections.c.id)
+Index("tailorbird_corrections_sha256", corrections.c.sha256, corrections.c.id)
+Index("tailorbird_corrections_created", corrections.c.created)
+
+_later = corrections.alias("later")
+newest: ColumnElement[bool] = ~exists(
+    select(_later.c.id).where(_later.c.receipt == corrections.c.receipt, _later.c.id > corrections.c.id)
+).correlate(corrections)
+"""True for the row that counts: no later one answers the same receipt."""
+
+
+def version(connection: Connection, location: Location) -> int | None:
+    """The version of the tables that are there, None when there are none. Raises SettingsError for one that is unknown."""
+    if not inspect(connection).has_table(about.name):
+        return None
+    said = connection.execute(select(about.c.value).where(about.c.name == "schema")).scalar()
+    if said != str(VERSION):
+        raise SettingsError(
+            f"{location.shown} keeps corrections in schema version {said}; this tailorbird knows version {VERSION}: upgrade tailorbird"
+        )
+    return VERSION
+
+
+def create(connection: Connection, location: Location) -> None:
+    """Make the tables inside the transaction at hand, unless another process was quicker."""
+    if connection.dialect.name == "postgresql":
+        # CREATE TABLE IF NOT EXISTS can fail when two sessions run it at the same moment.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=_LOCK))
+    if version(connection, location) is None:
+        metadata.create_all(connection)
+        remember(connection, "schema", str(VERSION))
+
+
+def remember(connection: Connection, name: str, value: str) -> str:
+    """Put down a value unless there is one; the one that stands. Several processes agree on it."""
+    statement = text(f"INSERT INTO {about.name} (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING")
+    connection.execute(statement.bindparams(name=name, value=value))
+    return str(connection.execute(select(about.c.value).where(about.c.name == name)).scalar_one())

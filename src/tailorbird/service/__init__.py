@@ -1,0 +1,63 @@
+"""Serve a model: upload page, HTTP API, corrections. Needs the extra `tailorbird[serve]`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tailorbird.errors import MissingExtra
+from tailorbird.service.settings import Settings
+
+if TYPE_CHECKING:
+    from tailorbird.service.app import Service
+
+__all__ = ["Settings", "create_app", "serve"]
+
+
+def create_app(settings: Settings) -> Service:
+    """The ASGI application, for any server that runs one.
+
+    Raises MissingExtra, ModelFileError, SettingsError or StorageError.
+    """
+    _need_extra()
+    from tailorbird.service.app import Service
+
+    return Service(settings)
+
+
+def serve(settings: Settings, *, announce: Callable[[str], None] = print, quiet: bool = False) -> None:
+    """Serve until SIGTERM or Ctrl-C; both let accepted requests finish.
+
+    announce: called with the service's address once it takes requests. quiet: log only what goes wrong.
+    Raises MissingExtra, ModelFileError, SettingsError, StorageError (the address is taken), RunError.
+    """
+    _need_extra()
+    from tailorbird.service.server import address, listen, run
+    from tailorbird.service.supervisor import supervise
+    from tailorbird.service.telemetry import configure_logging
+
+    bound = listen(settings)
+    try:
+        configure_logging(quiet=quiet)
+        if settings.workers > 1:
+            from tailorbird.service.served import open_served
+
+            open_served(settings.model)  # a bad model is one clear error here, not one from each process
+            supervise(settings, bound, quiet=quiet, announce=lambda: announce(address(settings, bound)))
+        else:
+            service = create_app(settings)
+            announce(address(settings, bound))
+            run(service, bound)
+    finally:
+        bound.close()
+
+
+def _need_extra() -> None:
+    missing = []
+    for name in ("starlette", "uvicorn", "httptools", "python_multipart", "sqlalchemy", "prometheus_client"):
+        try:
+            __import__(name)
+        except ImportError:
+            missing.append(name)
+    if missing:
+        raise MissingExtra(f"serving needs {', '.join(missing)}; install them with: pip install 'tailorbird[serve]'")

@@ -1,0 +1,178 @@
+"""Several processes on one listening socket: start them, restart what dies, pass signals on, end together."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from prometheus_client import multiprocess
+
+from tailorbird.errors import RunError, TailorbirdError
+from tailorbird.service.settings import Settings
+from tailorbird.service.telemetry import configure_logging, log
+
+PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0)
+"""Seconds before a process that died is started again, longer with each death in a row."""
+
+STEADY = 60.0
+"""Seconds after which a death no longer counts as one in a row."""
+
+
+@dataclasses.dataclass
+class _Worker:
+    """One process, and our end of the pair of sockets it reports through."""
+
+    process: SpawnProcess
+    ear: socket.socket
+    began: float
+    takes_requests: bool = False
+    reload_missed: bool = False
+
+
+def supervise(settings: Settings, bound: socket.socket, *, quiet: bool, announce: Callable[[], None]) -> None:
+    """Serve from `settings.workers` processes until SIGTERM or SIGINT; return once all have finished what they accepted.
+
+    announce: called once every process takes requests. Raises RunError when one cannot start, or does not end.
+    """
+    runtime = Path(tempfile.mkdtemp(prefix="tailorbird-serve-"))
+    # prometheus_client keeps each process's counters in files here and adds them up for /metrics.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime)
+    try:
+        _Supervisor(dataclasses.replace(settings, runtime=runtime), bound, quiet).run(announce)
+    finally:
+        shutil.rmtree(runtime, ignore_errors=True)
+
+
+class _Supervisor:
+    """Holds the processes. Its signal handlers run in the main thread, between any two of its steps."""
+
+    def __init__(self, settings: Settings, bound: socket.socket, quiet: bool) -> None:
+        self._settings = settings
+        self._bound = bound
+        self._quiet = quiet
+        self._workers: list[_Worker] = []
+        self._stopping = False
+        self._deaths = 0
+
+    def run(self, announce: Callable[[], None]) -> None:
+        """Start, watch, end."""
+        announced = False
+        with self._signals():
+            try:
+                for _ in range(self._settings.workers):
+                    self._workers.append(self._start())
+                while not self._stopping:
+                    self._wait(0.2)
+                    self._replace_the_dead(announced)
+                    if not announced and all(worker.takes_requests for worker in self._workers):
+                        announced = True
+                        announce()
+            finally:
+                self._end()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        handlers: dict[int, Callable[..., None]] = {signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop}
+        if hasattr(signal, "SIGHUP"):
+            handlers[signal.SIGHUP] = self._on_reload
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _on_reload(self, *_: object) -> None:
+        for worker in self._workers:
+            # A process that is still starting has no handler yet and would die of the signal.
+            worker.reload_missed = not worker.takes_requests
+            if worker.takes_requests:
+                _send(worker, signal.SIGHUP)
+
+    def _start(self) -> _Worker:
+        ear, mouth = socket.socketpair()
+        process = multiprocessing.get_context("spawn").Process(
+            target=_work, args=(self._settings, self._bound, mouth, os.getpid(), self._quiet), name="tailorbird-worker"
+        )
+        process.start()
+        mouth.close()
+        return _Worker(process, ear, time.monotonic())
+
+    def _wait(self, seconds: float) -> None:
+        """Until a process ends or says that it takes requests."""
+        ears = {worker.ear: worker for worker in self._workers if not worker.takes_requests}
+        ready = connection.wait([*(worker.process.sentinel for worker in self._workers), *ears], timeout=seconds)
+        for ear in ready:
+            worker = ears.get(ear) if isinstance(ear, socket.socket) else None
+            if worker is not None and worker.ear.recv(1):
+                worker.takes_requests = True
+                if worker.reload_missed:
+                    worker.reload_missed = False
+                    _send(worker, signal.SIGHUP)
+
+    def _replace_the_dead(self, announced: bool) -> None:
+        for number, worker in enumerate(self._workers):
+            if worker.process.is_alive() or self._stopping:
+                continue
+            worker.ear.close()
+            multiprocess.mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]
+            if not announced:
+                raise RunError("a process of the service could not start; its message is above")
+            self._deaths = self._deaths + 1 if time.monotonic() - worker.began < STEADY else 0
+            log("worker-died", level="error", worker=worker.process.pid, exit_code=worker.process.exitcode)
+            time.sleep(PAUSES[min(self._deaths, len(PAUSES) - 1)])
+            self._workers[number] = self._start()
+
+    def _end(self) -> None:
+        """Ask all to finish, wait for as long as a request may take, then end them."""
+        for worker in self._workers:
+            _send(worker, signal.SIGTERM)
+        until = time.monotonic() + self._settings.drain + self._settings.deadline + 15
+        stuck = []
+        for worker in self._workers:
+            worker.process.join(max(0.1, until - time.monotonic()))
+            if worker.process.is_alive():
+                stuck.append(worker.process.pid)
+                worker.process.kill()
+                worker.process.join()
+            worker.ear.close()
+        if stuck:
+            raise RunError(f"{len(stuck)} processes did not end in time and were killed")
+
+
+def _send(worker: _Worker, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if worker.process.pid is not None and worker.process.is_alive():
+            os.kill(worker.process.pid, number)
+
+
+def _work(settings: Settings, bound: socket.socket, told: socket.socket, supervisor: int, quiet: bool) -> None:
+    """A process's whole life."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches every process of the terminal; the supervisor passes it on
+    from tailorbird.service.app import Service
+    from tailorbird.service.server import run
+
+    configure_logging(quiet=quiet)
+    try:
+        service = Service(settings, supervisor=supervisor)
+    except TailorbirdError as error:
+        log("cannot-start", level="error", message=str(error))
+        sys.exit(error.exit_code)
+    run(service, bound, told=told)

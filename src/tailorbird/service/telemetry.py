@@ -1,0 +1,177 @@
+"""What operators watch: Prometheus counters and structured logs, neither with a photo's content or name in it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+# Quick answers are told apart finely; the last bucket is the default deadline.
+_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)
+
+
+class Telemetry:
+    """Counters of one process; with several workers prometheus_client sums them through files (PROMETHEUS_MULTIPROC_DIR)."""
+
+    def __init__(self) -> None:
+        self._several = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        self._registry = CollectorRegistry()
+        options: dict[str, Any] = {"registry": self._registry, "namespace": "tailorbird"}
+        self._requests = Counter(
+            "http_requests", "Requests by route, method and status.", ("route", "method", "status"), **options
+        )
+        self._seconds = Histogram(
+            "http_request_seconds", "From the first byte of a request to the last of its answer.", ("route",),
+            buckets=_SECONDS, **options,
+        )  # fmt: skip
+        self._photos = Counter(
+            "photos", "Photos by outcome: answered, unsure, or the code of a refusal.", ("outcome",), **options
+        )
+        self._labels = Counter("predictions", "Answers by class.", ("label",), **options)
+        self._decode = Histogram("decode_seconds", "Decoding and resizing one photo.", buckets=_SECONDS, **options)
+        self._run = Histogram("inference_seconds", "One run of the model on one batch.", buckets=_SECONDS, **options)
+        self._batch = Histogram("batch_photos", "Photos in one run.", buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32), **options)
+        self._dropped = Counter("dropped_photos", "Photos dropped before inference: expired or abandoned.", **options)
+        self._reloads = Counter(
+            "model_reloads", "Reloads by result: changed, unchanged, refused.", ("result",), **options
+        )
+        self._stored = Counter(
+            "corrections_stored", "Corrections by result: stored or the code of a refusal.", ("result",), **options
+        )
+        self._waiting = Gauge(
+            "photos_waiting", "Photos accepted and not yet answered.", multiprocess_mode="livesum", **options
+        )
+        self.ready = Gauge("ready", "Processes that take requests.", multiprocess_mode="livesum", **options)
+
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """One request was answered."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def photo(self, outcome: str, label: str | None = None) -> None:
+        """One photo got its answer, `label`, or a refusal."""
+        self._photos.labels(outcome).inc()
+        if label is not None:
+            self._labels.labels(label).inc()
+
+    def decoded(self, seconds: float) -> None:
+        """One photo was decoded."""
+        self._decode.observe(seconds)
+
+    def ran(self, photos: int, seconds: float) -> None:
+        """One batch was classified."""
+        self._batch.observe(photos)
+        self._run.observe(seconds)
+
+    def waits(self, photos: int) -> None:
+        """So many photos are accepted and not yet answered."""
+        self._waiting.set(photos)
+
+    def dropped(self, photos: int) -> None:
+        """Photos left the queue unanswered."""
+        self._dropped.inc(photos)
+
+    def reloaded(self, result: str) -> None:
+        """A reload ended."""
+        self._reloads.labels(result).inc()
+
+    def correction(self, result: str) -> None:
+        """A correction was stored or refused."""
+        self._stored.labels(result).inc()
+
+    def text(self, extra: Iterable[Metric] = ()) -> bytes:
+        """The exposition format, with metrics that are computed now appended."""
+        registry = CollectorRegistry()
+        if self._several:
+            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        else:
+            registry = self._registry
+        return generate_latest(registry) + generate_latest(_collected(extra))
+
+
+def _collected(metrics: Iterable[Metric]) -> CollectorRegistry:
+    registry = CollectorRegistry()
+
+    class Computed:
+        def collect(self) -> Iterable[Metric]:
+            return metrics
+
+    registry.register(Computed())
+    return registry
+
+
+def accuracy_metrics(counts: Mapping[tuple[str, bool], int] | None, model: str, sha256: str) -> list[Metric]:
+    """Gauges of the model served and of people's answers by class; `counts` is None while the database is away."""
+    info = GaugeMetricFamily("tailorbird_model_info", "The model being served.", labels=("name", "sha256"))
+    info.add_metric((model, sha256), 1)
+    up = GaugeMetricFamily("tailorbird_corrections_up", "1 while the corrections database answers.")
+    up.add_metric((), 0 if counts is None else 1)
+    answers = GaugeMetricFamily(
+        "tailorbird_corrections", "Photos people answered about, by true class and whether the model was right.",
+        labels=("label", "right"),
+    )  # fmt: skip
+    accuracy = GaugeMetricFamily(
+        "tailorbird_accuracy_in_use", "Share of answers the model had right, by true class; _all_ for all classes.",
+        labels=("label",),
+    )  # fmt: skip
+    totals: dict[str, list[int]] = {}
+    for (label, right), count in sorted((counts or {}).items()):
+        answers.add_metric((label, "yes" if right else "no"), count)
+        for key in (label, "_all_"):
+            total = totals.setdefault(key, [0, 0])
+            total[0] += count * right
+            total[1] += count
+    for label, (right_count, total_count) in totals.items():
+        accuracy.add_metric((label,), right_count / total_count)
+    return [info, up, answers, accuracy]
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, event and whatever the event carries."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record of ours has `fields`; others (uvicorn's) have a message."""
+        moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        said: dict[str, Any] = {
+            "time": moment.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage() if record.name == "tailorbird.service" else "server",
+            "pid": record.process,
+        }
+        if record.name != "tailorbird.service":
+            said["message"] = record.getMessage()
+        said.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            said["traceback"] = "".join(traceback.format_exception(*record.exc_info))[-8000:]
+        return json.dumps(said, default=str)
+
+
+_LOGGER = logging.getLogger("tailorbird.service")
+
+
+def log(event: str, level: str = "info", exc_info: BaseException | None = None, **fields: object) -> None:
+    """Write one event."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    if _LOGGER.isEnabledFor(number):
+        _LOGGER.log(number, event, extra={"fields": fields}, exc_info=exc_info)
+
+
+def configure_logging(*, quiet: bool = False) -> None:
+    """JSON lines on standard error, for us and for uvicorn; `quiet` leaves out what went well, each answered request among it."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name in ("tailorbird.service", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    # uvicorn tells of its own start and stop in its own words; ours say the same once.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
