@@ -2,7 +2,7 @@
 
 import { byId, el, icon } from "./dom.js";
 import { curl } from "./curl.js";
-import { fields, resolved, typeOf } from "./schema.js";
+import { fields, prose, resolved, typeOf } from "./schema.js";
 import { getOpenApi } from "./api.js";
 import { sentence } from "./messages.js";
 
@@ -35,9 +35,9 @@ function shown(document, { id, method, path, operation, parameters }) {
     { id, class: "operation", "aria-labelledby": `${id}-title` },
     el("h3", { id: `${id}-title` }, el("span", { class: `method ${method}` }, method.toUpperCase()), " ", el("code", {}, path)),
     operation.summary ? el("p", { class: "summary" }, operation.summary) : null,
-    operation.description && operation.description !== operation.summary ? el("p", { class: "long" }, operation.description) : null,
+    operation.description && operation.description !== operation.summary ? el("p", { class: "long" }, ...prose(operation.description)) : null,
     parameters.length ? part("Parameters", el("ul", { class: "fields" }, ...parameters.map((each) => parameter(document, each)))) : null,
-    body ? part("Body", body.description ? el("p", { class: "quiet" }, body.description) : null, ...contents(document, body.content)) : null,
+    body ? part("Body", body.description ? el("p", { class: "quiet" }, body.description) : null, ...contents(document, body.content, true)) : null,
     part("Example", command(curl(document, method, path, operation, parameters))),
     responses.length ? part("Answers", ...responses.map(([status, raw]) => answer(document, status, resolved(document, raw)))) : null,
   );
@@ -52,20 +52,20 @@ function parameter(document, { name, in: place, required, description, schema })
   return el("li", {},
     el("p", {}, el("code", { class: "name" }, name), " ", el("span", { class: "type" }, `${typeOf(document, schema)}, in ${place}${usual === undefined ? "" : `, default ${JSON.stringify(usual)}`}`),
       required ? el("span", { class: "must" }, "required") : null),
-    description ?? said ? el("p", { class: "quiet" }, description ?? said) : null);
+    description ?? said ? el("p", { class: "quiet" }, ...prose(description ?? said)) : null);
 }
 
-function contents(document, content = {}) {
-  return Object.entries(content).map(([type, { schema }]) =>
-    el("div", { class: "content" }, el("p", {}, el("code", {}, type), " ", el("span", { class: "type" }, schema ? typeOf(document, schema) : "")), schema ? fields(document, schema) : null));
+function contents(document, content, sent) {
+  return Object.entries(content ?? {}).map(([type, { schema }]) =>
+    el("div", { class: "content" }, el("p", {}, el("code", {}, type), " ", el("span", { class: "type" }, schema ? typeOf(document, schema) : "")), schema ? fields(document, schema, sent) : null));
 }
 
 function answer(document, status, { description, content, headers }) {
   const inside = [
     ...Object.entries(headers ?? {}).map(([name, header]) => el("p", { class: "quiet" }, el("code", {}, name), ` ${resolved(document, header).description ?? ""}`)),
-    ...contents(document, content),
+    ...contents(document, content, false),
   ];
-  const line = [el("span", { class: `status ${status[0] === "2" ? "fine" : ""}` }, status), " ", description ?? ""];
+  const line = [el("span", { class: `status ${status[0] === "2" ? "fine" : ""}` }, status), " ", ...prose(description ?? "")];
   return inside.length ? el("details", { class: "one", open: status[0] === "2" }, el("summary", {}, ...line), ...inside) : el("p", { class: "one" }, ...line);
 }
 
@@ -81,9 +81,16 @@ function command(text) {
   return el("div", { class: "command" }, el("pre", { tabindex: "0", role: "region", "aria-label": "curl command" }, el("code", {}, text)), navigator.clipboard ? copy : null);
 }
 
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+function heading(document, tag) {
+  const description = document.tags?.find(({ name }) => name === tag)?.description;
+  return [el("h2", {}, capital(tag)), description ? el("p", { class: "quiet" }, ...prose(description)) : null];
+}
+
 function contentsList(groups) {
   return [...groups].flatMap(([tag, entries]) => [
-    el("p", {}, tag),
+    el("p", {}, capital(tag)),
     el("ul", {}, ...entries.map(({ id, method, path }) => el("li", {}, el("a", { href: `#${id}` }, el("span", { class: `method ${method}` }, method.toUpperCase()), el("span", {}, path))))),
   ]);
 }
@@ -94,10 +101,10 @@ async function start() {
     const groups = byTag(document);
     const { title, version, description } = document.info ?? {};
     byId("title").textContent = `${title ?? "API"} ${version ?? ""}`.trim();
-    byId("about").textContent = description ?? "";
+    byId("about").replaceChildren(...prose(description ?? ""));
     byId("contents").replaceChildren(...contentsList(groups));
     byId("operations").replaceChildren(
-      ...[...groups].map(([tag, entries]) => el("section", { class: "group" }, el("h2", {}, tag), ...entries.map((entry) => shown(document, entry)))),
+      ...[...groups].map(([tag, entries]) => el("section", { class: "group" }, ...heading(document, tag), ...entries.map((entry) => shown(document, entry)))),
     );
     if (location.hash) window.document.getElementById(location.hash.slice(1))?.scrollIntoView();
   } catch (error) {

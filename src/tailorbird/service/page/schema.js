@@ -56,32 +56,40 @@ function limits(schema) {
 
 /**
  * The fields of an object, or of the objects in an array; null for what has none.
- * @param {Schema} document @param {any} raw @param {string[]} [above] names already open, against circles
+ * @param {Schema} document @param {any} raw
+ * @param {boolean} sent what a caller sends says which fields are required; what the server answers, which may be absent
+ * @param {string[]} [above] names already open, against circles
  * @returns {HTMLElement | null}
  */
-export function fields(document, raw, above = []) {
+export function fields(document, raw, sent, above = []) {
   const schema = resolved(document, raw);
   const open = named(raw) ? [...above, named(raw)] : above;
   if (open.length > DEEPEST || (named(raw) && above.includes(named(raw)))) return null;
   const several = schema.oneOf ?? schema.anyOf ?? schema.allOf;
   if (several) {
-    const lists = several.map((each) => [named(each), fields(document, each, open)]).filter(([, list]) => list);
+    const lists = several.map((each) => [named(each), fields(document, each, sent, open)]).filter(([, list]) => list);
     if (!lists.length) return null;
     return el("div", { class: "either" }, ...lists.map(([name, list]) => el("div", {}, name ? el("p", { class: "quiet" }, name) : null, list)));
   }
-  if (schema.items) return fields(document, schema.items, open);
+  if (schema.items) return fields(document, schema.items, sent, open);
   if (!schema.properties) return null;
   const required = new Set(schema.required ?? []);
-  return el("ul", { class: "fields" }, ...Object.entries(schema.properties).map(([name, child]) => field(document, name, child, required.has(name), open)));
+  return el("ul", { class: "fields" }, ...Object.entries(schema.properties).map(([name, child]) => field(document, name, child, sent, required.has(name), open)));
 }
 
-function field(document, name, child, required, open) {
+/** Text with its `code` set as code. @param {string} text @returns {(string | HTMLElement)[]} */
+export function prose(text) {
+  return text.split("`").map((piece, index) => (index % 2 ? el("code", {}, piece) : piece));
+}
+
+function field(document, name, child, sent, required, open) {
+  const note = sent && required ? el("span", { class: "must" }, "required") : !sent && !required ? el("span", { class: "type" }, ", may be absent") : null;
   const schema = resolved(document, child);
   return el("li", {},
-    el("p", {}, el("code", { class: "name" }, name), " ", el("span", { class: "type" }, typeOf(document, child)), required ? el("span", { class: "must" }, "required") : null,
+    el("p", {}, el("code", { class: "name" }, name), " ", el("span", { class: "type" }, typeOf(document, child)), note,
       schema.default === undefined ? null : el("span", { class: "type" }, `, default ${JSON.stringify(schema.default)}`)),
-    schema.description ? el("p", { class: "quiet" }, schema.description) : null,
-    fields(document, child, open));
+    schema.description ? el("p", { class: "quiet" }, ...prose(schema.description)) : null,
+    fields(document, child, sent, open));
 }
 
 /** A value that fits: the schema's own example where it has one. @param {Schema} document @param {any} raw @returns {any} */
