@@ -15,8 +15,16 @@ from playwright.sync_api import Page, Route, expect
 from serving import Server
 from test_page import refuse, violations
 
-NOTHING = {"total": 0, "right": 0, "accuracy": None, "interval": None, "per_class": [], "by_day": [], "mistaken": []}
-STATS = {
+NOTHING: dict[str, Any] = {
+    "total": 0,
+    "right": 0,
+    "accuracy": None,
+    "interval": None,
+    "per_class": [],
+    "by_day": [],
+    "mistaken": [],
+}
+STATS: dict[str, Any] = {
     "total": 120, "right": 97, "accuracy": 0.808, "interval": [0.729, 0.869],
     "per_class": [{"label": "hat", "total": 12, "right": 11}, {"label": "<b>shirt</b>", "total": 108, "right": 86}],
     "by_day": [{"day": "2026-04-28", "total": 40, "right": 30}, {"day": "2026-05-01", "total": 80, "right": 67}],

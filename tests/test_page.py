@@ -65,10 +65,14 @@ def changed(page: Page, path: str, change: dict[str, Any]) -> None:
     page.route(f"**{path}*", answer)
 
 
-SURE = {"label": "box", "probability": 0.93, "unsure": False,
-        "top": [{"label": "box", "probability": 0.93}, {"label": "disc", "probability": 0.05}, {"label": "cross", "probability": 0.02}]}  # fmt: skip
-UNSURE = {"label": "box", "probability": 0.41, "unsure": True,
-          "top": [{"label": "box", "probability": 0.41}, {"label": "disc", "probability": 0.35}, {"label": "cross", "probability": 0.24}]}  # fmt: skip
+def result(box: float, disc: float, cross: float, *, unsure: bool) -> dict[str, Any]:
+    """The fields of a prediction, the probabilities given."""
+    top = [{"label": label, "probability": p} for label, p in (("box", box), ("disc", disc), ("cross", cross))]
+    return {"label": "box", "probability": box, "unsure": unsure, "top": top}
+
+
+SURE = result(0.93, 0.05, 0.02, unsure=False)
+UNSURE = result(0.41, 0.35, 0.24, unsure=True)
 
 
 def drawn(shown: Locator) -> str:
@@ -84,10 +88,10 @@ def test_a_chosen_photo_is_answered_as_the_api_does(open_page: OpenPage, server:
     page = open_page()
     with page.expect_response("**/v1/predict*") as response:
         choose(page, photo())
-    result = response.value.json()["results"][0]
+    said = response.value.json()["results"][0]
     shown = answered(page)
-    expect(shown.locator(".bars .what, .choices .what")).to_have_text([each["label"] for each in result["top"]])
-    expect(shown).to_contain_text(result["label"])
+    expect(shown.locator(".bars .what, .choices .what")).to_have_text([each["label"] for each in said["top"]])
+    expect(shown).to_contain_text(said["label"])
     assert response.value.request.headers["content-type"] == "image/jpeg"
     expect(shown.get_by_role("img", name="Preview of box.jpg")).to_be_visible()
     expect(page.locator("#facts")).to_contain_text("3 classes")
