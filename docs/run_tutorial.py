@@ -1,0 +1,391 @@
+"""Run every command of docs/tutorial.md in order, in an empty folder, on drawn clothes.
+
+python docs/run_tutorial.py            compare what is printed with what the page shows; exit 1 where it differs
+python docs/run_tutorial.py --write    put what is printed, and the pictures, into the page
+
+The tests do the first. What counts as the same is said, with the reasons, at the top of `tutorial_rules.py`; how a page is written
+in `tutorial_blocks.py`. --write needs the `test` dependency group and Chromium or Chrome for the pictures of pages.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import http.client
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tutorial_blocks import Picture, Step, parse, rendered, steps
+from tutorial_rules import differences
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE / "tutorial.md"
+PICTURES = HERE / "images" / "tutorial"
+LARGEST = 200_000
+"""Bytes of a picture."""
+PATIENCE = 300
+"""Seconds a command may take."""
+SERVED = "http://127.0.0.1:8000"
+"""Where the page says that `serve` is; here it takes a free port."""
+REVIEWED = "http://127.0.0.1:50123/?key=..."
+_PROGRESS = re.compile(r"━|^\d+ of \d+ fits?, about ")
+
+
+class Broken(Exception):
+    """A step did not do what the page says."""
+
+
+class Server:
+    """`serve` or `review`, running."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self.address = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+
+    def wait(self) -> None:
+        """Until it has printed its address. Raises Broken."""
+        end = time.monotonic() + 60
+        while not (found := [line.strip() for line in self.lines if line.startswith("http://127.0.0.1:")]):
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise Broken(f"it did not say where it is: {''.join(self.lines)}")
+            time.sleep(0.05)
+        self.address = found[0]
+        time.sleep(0.2)
+
+    def stop(self) -> int:
+        """Ctrl-C. The exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            code = self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait(10)
+        self._reader.join(10)
+        return code
+
+
+class Run:
+    """The steps of a page in a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._server: Server | None = None
+        self._names: dict[str, Any] = {"__name__": "tutorial"}
+        tools = folder.parent / "tools"
+        tools.mkdir()
+        # `python -m tailorbird` under the name by which people call it, whether or not it is on their PATH here.
+        shim = tools / "tailorbird"
+        shim.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m tailorbird \"$@\"\n", encoding="utf-8")
+        shim.chmod(0o755)
+        self._environment = {
+            "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+            "TAILORBIRD_CACHE": str(folder.parent / "cache"),
+            "TAILORBIRD_PORT": "0",
+            "COLUMNS": "100",
+            "PYTHONUNBUFFERED": "1",
+            "NO_COLOR": "1",
+            "PYTHONIOENCODING": "utf-8",
+            "LC_ALL": "C.UTF-8",
+        }
+
+    def close(self) -> None:
+        """Stop what still runs."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+    def do(self, step: Step) -> list[str]:
+        """Run a step; what it printed, as the page shows it. Raises Broken."""
+        try:
+            if step.kind == "console":
+                text = self._command(step)
+            elif step.kind == "pycon":
+                text = self._python(step)
+            elif step.kind == "interrupt":
+                text = self._interrupt()
+            else:
+                if step.kind == "review":
+                    self._decide()
+                text = ""
+        except Broken as error:
+            raise Broken(f"line {step.line}: {step.command}: {error}") from None
+        if str(self.folder.parent) in text:
+            raise Broken(f"line {step.line}: {step.command}: a path of this machine is printed: {text}")
+        lines = [line.rstrip() for line in text.replace("\r", "").splitlines()]
+        return _without_blank_ends([line for line in lines if not _PROGRESS.search(line)])
+
+    def _command(self, step: Step) -> str:
+        command = step.command.replace("\\\n", " ")
+        if re.match(r"tailorbird (serve|review)\b", command):
+            return self._serve(command)
+        done = subprocess.run(
+            ["sh", "-c", self._localised(command)], cwd=self.folder, env={**os.environ, **self._environment},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE, check=False, encoding="utf-8",
+        )  # fmt: skip
+        if done.returncode != step.exit_code:
+            raise Broken(f"it exited {done.returncode} rather than {step.exit_code}:\n{done.stdout}")
+        return self._shown(done.stdout)
+
+    def _serve(self, command: str) -> str:
+        if self._server is not None:
+            raise Broken("another server is running; end it with ^C first")
+        process = subprocess.Popen(
+            ["sh", "-c", f"exec {command}"], cwd=self.folder, env={**os.environ, **self._environment},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
+        )  # fmt: skip
+        self._server = Server(process)
+        self._server.wait()
+        self._told = len(self._server.lines)
+        return self._shown("".join(self._server.lines))
+
+    def _interrupt(self) -> str:
+        if self._server is None:
+            raise Broken("nothing is running")
+        server = self._server
+        code = server.stop()
+        text = self._shown("".join(server.lines[self._told :]))
+        self._server = None
+        if code:
+            raise Broken(f"it exited {code} after Ctrl-C: {text}")
+        return text
+
+    def _localised(self, text: str) -> str:
+        """The page's address of the server replaced by the one it has here."""
+        return text.replace(SERVED, self._server.address) if self._server else text
+
+    def _shown(self, text: str) -> str:
+        """The other way round."""
+        if self._server is None or not self._server.address:
+            return text
+        return text.replace(self._server.address, REVIEWED if "?key=" in self._server.address else SERVED)
+
+    def _python(self, step: Step) -> str:
+        out = io.StringIO()
+        tree = ast.parse(self._localised(step.command), mode="exec")
+        kind = "single"  # as at the prompt: an expression's value is printed
+        with self.inside(), contextlib.redirect_stdout(out):
+            try:
+                for node in tree.body:
+                    exec(compile(ast.Interactive([node]), "<tutorial>", kind), self._names)
+            except Exception:
+                raise Broken(traceback.format_exc(limit=-2)) from None
+        return self._shown(out.getvalue())
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """This process in the folder and with the cache of the page's commands."""
+        before = {name: os.environ.get(name) for name in self._environment}
+        hook = sys.displayhook
+        os.environ.update({name: value for name, value in self._environment.items() if name != "PATH"})
+        sys.displayhook = sys.__displayhook__  # pytest and notebooks have their own
+        try:
+            with contextlib.chdir(self.folder):
+                yield
+        finally:
+            sys.displayhook = hook
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+    def _decide(self) -> None:
+        """Answer the review over the API of its page: suspect labels as suggested, of copies the first stays."""
+        if self._server is None:
+            raise Broken("no review is running")
+        host, _, key = self._server.address.removeprefix("http://").partition("/")
+        cookie = {"Host": host}
+
+        def ask(path: str, body: object = None) -> Any:
+            connection = http.client.HTTPConnection(host, timeout=20)
+            sent = None if body is None else json.dumps(body).encode()
+            connection.request("POST" if sent else "GET", path, sent, {**cookie, "Content-Type": "application/json"})
+            answer = connection.getresponse()
+            said = answer.read()
+            if answer.status != 200:
+                raise Broken(f"the review answered {answer.status} to {path}: {said[:300]!r}")
+            if set_cookie := answer.getheader("set-cookie"):
+                cookie["Cookie"] = set_cookie.partition(";")[0]
+            return json.loads(said) if answer.getheader("content-type", "").startswith("application/json") else None
+
+        ask(f"/{key}")
+        for number in range(len(ask("/api/review")["items"])):
+            photos = ask(f"/api/items/{number}")["photos"]
+            choices = []
+            for place, photo in enumerate(photos):
+                choice = {"photo": photo["photo"], "decision": "keep"}
+                if len(photos) == 1:
+                    choice |= {"decision": "relabel", "label": photo["suggested"]}
+                elif place:
+                    choice |= {"decision": "exclude"}
+                choices.append(choice)
+            ask("/api/decisions", {"item": number, "decisions": choices})
+
+    def check(self, picture: Picture) -> None:
+        """Raises Broken where what the picture shows is not there any more."""
+        name = picture.command
+        kept = PICTURES / name
+        if not kept.is_file() or kept.stat().st_size > LARGEST:
+            raise Broken(f"line {picture.line}: {kept} is missing, or larger than {LARGEST:,} bytes; run with --write")
+        if picture.page is None:
+            made = self.folder / name
+            if not made.is_file():
+                raise Broken(f"line {picture.line}: no command wrote {name}")
+            if not 0.5 < _area(made) / _area(kept) < 2:
+                raise Broken(f"line {picture.line}: {name} is now of another size: {_area(made)} and {_area(kept)}")
+        elif picture.page.startswith("http"):
+            if self._server is None:
+                raise Broken(f"line {picture.line}: {picture.page} is not served when its picture is taken")
+        else:
+            text = (self.folder / picture.page).read_text(encoding="utf-8")
+            anchor = (picture.selector or "").partition(" ")[0]
+            if anchor.startswith("#") and f'id="{anchor[1:]}"' not in text:
+                raise Broken(f"line {picture.line}: {picture.page} has no element {anchor}")
+
+    def take(self, picture: Picture) -> None:
+        """Put the picture where the page looks for it."""
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        target = PICTURES / picture.command
+        if picture.page is None:
+            made = self.folder / picture.command
+            if not made.is_file():
+                raise Broken(f"line {picture.line}: no command wrote {picture.command}")
+            if made.suffix == ".png":
+                _small(made.read_bytes(), target)
+            else:
+                shutil.copy(made, target)
+        else:
+            _small(self._photograph(picture), target)
+        if target.stat().st_size > LARGEST:
+            raise Broken(f"{target} is {target.stat().st_size:,} bytes; at most {LARGEST:,} are wanted")
+
+    def _photograph(self, picture: Picture) -> bytes:
+        sys.path.insert(0, str(HERE.parent / "tests"))
+        from browser import opened
+
+        assert picture.page is not None
+        if picture.page.startswith("http"):
+            assert self._server is not None
+            address = self._server.address
+        else:
+            address = (self.folder / picture.page).as_uri()
+        with opened() as browser:
+            tab = browser.new_page(viewport={"width": 1100, "height": 800}, color_scheme="light")
+            tab.goto(address)
+            selector = picture.selector
+            if selector and selector.startswith("upload "):
+                tab.set_input_files("input[type=file]", str(self.folder / selector.removeprefix("upload ")))
+                selector = None
+                tab.wait_for_timeout(1500)
+            tab.wait_for_timeout(700)
+            shot: bytes = tab.locator(selector).first.screenshot() if selector else tab.screenshot()
+        return shot
+
+
+def _small(data: bytes, target: Path) -> None:
+    """A PNG with as many colours as fit into LARGEST, at most 1,100 pixels wide."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image.thumbnail((1100, 2000))
+    for colours in (None, 256, 128, 64, 32):
+        (image if colours is None else image.quantize(palette=image.quantize(colours))).save(target, optimize=True)
+        if target.stat().st_size <= LARGEST:
+            return
+
+
+def _area(path: Path) -> float:
+    """Square pixels of a PNG, or of an SVG in its own unit."""
+    if path.suffix == ".svg":
+        found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', path.read_text(encoding="utf-8"))
+        assert found, f"{path} has no viewBox"
+        return float(found[1]) * float(found[2])
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return float(image.width * image.height)
+
+
+def _without_blank_ends(lines: list[str]) -> list[str]:
+    while lines and not lines[-1]:
+        lines.pop()
+    while lines and not lines[0]:
+        lines.pop(0)
+    return lines
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Run]:
+    """A run in a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="tutorial-") as name:
+        folder = Path(name).resolve() / "work"
+        folder.mkdir()
+        run = Run(folder)
+        try:
+            yield run
+        finally:
+            run.close()
+
+
+def compare(text: str) -> list[str]:
+    """Run a page; every difference from what it shows, in words. A step that breaks ends it, as the steps after it build on it."""
+    found: list[str] = []
+    with running() as run:
+        for step in steps(parse(text)):
+            try:
+                printed = run.do(step)
+                if isinstance(step, Picture):
+                    run.check(step)
+            except (Broken, OSError, subprocess.TimeoutExpired) as error:
+                return [*found, str(error)]
+            found += [f"line {step.line}: {step.command}: {one}" for one in differences(step.printed, printed)]
+    return found
+
+
+def write(page: Path) -> None:
+    """Put what is printed today, and the pictures, into the page. Raises Broken."""
+    parts = parse(page.read_text(encoding="utf-8"))
+    with running() as run:
+        for step in steps(parts):
+            begin = time.perf_counter()
+            step.printed = run.do(step)
+            if isinstance(step, Picture):
+                run.take(step)
+            print(f"{time.perf_counter() - begin:6.1f} s  {step.command.splitlines()[0]}", flush=True)
+    page.write_text(rendered(parts), encoding="utf-8")
+
+
+def main() -> int:
+    """The exit code."""
+    if "--write" in sys.argv[1:]:
+        write(PAGE)
+        return 0
+    found = compare(PAGE.read_text(encoding="utf-8"))
+    print("\n".join(found) or "the tutorial shows what is printed")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

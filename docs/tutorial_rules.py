@@ -1,0 +1,117 @@
+"""When what a command prints today still counts as what the tutorial shows.
+
+The tutorial is run again by the tests, on other machines, with other versions of NumPy and ONNX Runtime. What it prints then
+differs in what nobody promises (seconds, speeds, which photo is the worst mistake) and must not differ in what a reader relies on.
+
+1. The form of every line must be the same. A line's form is the line with each number replaced by `#`, each class of the
+   wardrobe by CLASS, each of its pictures by PICTURE, and runs of spaces by one. So a word that changes, a column
+   or a line that goes or comes, an error in place of a result all fail.
+2. Lines of the same form that follow each other count as one: tables may be sorted otherwise, and one more mistake may be listed.
+3. MAY_DIFFER names, with the reason, what hangs on the numbers and is no change of form.
+4. OPTIONAL names lines that are there or not depending on the numbers.
+5. Numbers that say how much there is (files, photos, classes, fits, features: EXACT) must be equal. An accuracy may move by ACCURACY
+   points: the drawn test sets are small (one photo of 52 is 2 points), while a broken command gives 10%, chance among
+   ten classes. A line that is one number below 1, as Python prints scores, may move by the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+ACCURACY = 15.0
+"""Percentage points by which an accuracy may differ."""
+
+CLASSES = ("dress", "hat", "longsleeve", "outwear", "pants", "shirt", "shoes", "shorts", "skirt", "t-shirt")
+_CLASS = re.compile(rf"(?<![\w-])(?:{'|'.join(CLASSES)})(?![\w-])")
+_PICTURE = re.compile(rf"(?:(?:{'|'.join(CLASSES)})/)?(?:{'|'.join(CLASSES)})-\d{{4}}(?:-[0-9a-f]{{8}})?(?=\.)")
+_NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
+
+MAY_DIFFER = (
+    (r"[▇█▏▎▍▌▋▊▉]+", ""),  # bars are numbers too
+    (r"(CLASS #|CLASS) CLASS \(#\)$", r"\1"),  # evaluate: a class may have been mistaken for none
+    (r"(CLASS(?: #){4}) CLASS \(#\)$", r"\1"),
+    (r"p (?:=|<) #", "p #"),
+    (r"\b(?:cannot be told apart \(difference #|is (?:worse|better) \((?:by|the difference is) #)", "VERDICT (#"),
+    (r"(?<=[ :])none(?= )|^none ", "# "),  # no inner layer stands among sizes of layers
+    (r"; carried on with #, the smallest within one standard error of the best", ""),
+    (r"^Head, # of the # averaged: ", "Head: "),  # the best head alone or an average
+    (r"^(Learning rate #)e?-?#?:", r"\1:"),
+    (r"not sure: CLASS\?|not sure, perhaps CLASS|CLASS(?= #)", "CLASS"),  # an answer may fall below the threshold
+    (r"\((#); (?:right|wrong, it is CLASS)\)", r"(\1; MARK)"),
+    (r"unsure=(?:True|False)", "unsure=BOOL"),
+    (r"(?<=: )(?:true|false)(?=[,}])", "BOOL"),
+    (r"\((?:#, )*#\)", "(#)"),  # inner layers and shapes: rule 5 has the shapes
+)
+"""Pattern on a line's form -> what stands for it."""
+
+OPTIONAL = (
+    r"^Head: ",  # how many heads are averaged
+    r"^\s*suspect-label ",  # how many are suspect; the tutorial's own wrong labels are looked for by its tests
+    r"^CLASS: (?:A|B) ",  # which photos two models differ on
+    r"^\.\.\. and # more",
+)
+
+EXACT = re.compile(
+    r"(\d[\d,]*) (?:files|pictures(?! of each)|usable photos|classes|photos embedded now|fits in|features|photos judged|judged)"
+)
+_SHAPE = re.compile(r"^\(\d+(?:, \d+)*,?\)$")
+_PERCENT = re.compile(r"accuracy (\d+\.\d)%")
+_SCORE = re.compile(r"^0\.\d+$")
+
+
+def form(line: str) -> str:
+    """A line with what may differ taken out: rules 1 and 3."""
+    text = re.sub(r"\s+", " ", line.strip())
+    text = _PICTURE.sub("PICTURE", text)
+    text = _CLASS.sub("CLASS", text)
+    text = re.sub(r"#%|%", "%", _NUMBER.sub("#", text)).replace("%", "")
+    for pattern, word in MAY_DIFFER:
+        text = re.sub(pattern, word, text)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def forms(lines: list[str]) -> list[str]:
+    """The forms of the lines that are always there, each once where it is repeated: rules 2 and 4."""
+    found: list[str] = []
+    for line in lines:
+        one = form(line)
+        if any(re.search(pattern, one) for pattern in OPTIONAL):
+            continue
+        if not found or found[-1] != one:
+            found.append(one)
+    return found
+
+
+def differences(shown: list[str], printed: list[str]) -> list[str]:
+    """What breaks a rule, in words; empty where the tutorial still shows what is printed."""
+    before, now = forms(shown), forms(printed)
+    if before != now:
+        gone = [f"no longer printed: {one}" for one in before if one not in now]
+        new = [f"not in the tutorial: {one}" for one in now if one not in before]
+        return gone + new or [f"printed in another order: {now}, in the tutorial {before}"]
+    return _numbers(shown, printed)
+
+
+def _numbers(shown: list[str], printed: list[str]) -> list[str]:
+    """Rule 5, on lines whose form occurs once in both."""
+    olds, news = _by_form(shown), _by_form(printed)
+    found = []
+    for key, lines in olds.items():
+        if len(lines) != 1 or len(news.get(key, [])) != 1:
+            continue
+        old, new = lines[0], news[key][0]
+        if EXACT.findall(old) != EXACT.findall(new) or (_SHAPE.match(old) and old != new):
+            found.append(f"the tutorial says {old!r}, now it is {new!r}")
+        if any(abs(float(a) - float(b)) > ACCURACY for a, b in zip(_PERCENT.findall(old), _PERCENT.findall(new), strict=False)):
+            found.append(f"the accuracy moved by more than {ACCURACY} points: {old!r}, now {new!r}")
+        if _SCORE.match(old) and _SCORE.match(new) and abs(float(old) - float(new)) > ACCURACY / 100:
+            found.append(f"the score moved by more than {ACCURACY / 100}: {old}, now {new}")
+    return found
+
+
+def _by_form(lines: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for line in lines:
+        found[form(line)].append(line.strip())
+    return found
