@@ -22,8 +22,10 @@ LADDER = (
     "parallel",
     "images",
     "files",
+    "sheets",
     "graphs",
     "metrics",
+    "paired",
     "wardrobe",
     "dataset",
     "backbone",
@@ -31,8 +33,10 @@ LADDER = (
     "model",
     "features",
     "corrections",
+    "label_errors",
     "training",
     "evaluation",
+    "comparison",
     "service",
     "cli",
     "__main__",
@@ -86,8 +90,9 @@ def test_errors_import_nothing_of_ours() -> None:
 
 def test_public_names_are_pinned_and_all_there() -> None:
     assert tailorbird.__all__ == [
-        "Classifier", "Dataset", "Evaluation", "Failure", "Finding", "InputError", "Prediction", "RunError", "Sample", "Scores",
-        "TailorbirdError", "TrainResult", "evaluate", "load", "scan", "train", "write_manifest",
+        "Classifier", "Comparison", "Dataset", "Evaluation", "Failure", "Finding", "InputError", "Prediction", "RunError", "Sample",
+        "Scores", "Suspect", "Suspects", "TailorbirdError", "TrainResult", "compare", "evaluate", "load", "scan", "suspects", "train",
+        "write_manifest",
     ]  # fmt: skip
     for name in tailorbird.__all__:
         assert getattr(tailorbird, name).__doc__

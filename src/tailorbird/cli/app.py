@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tailorbird.cli import backbones, cache, demo, evaluate, predict, scan, serve, train
+from tailorbird.cli import backbones, cache, compare, demo, evaluate, predict, scan, serve, train
 
 app = typer.Typer(
     name="tailorbird",
@@ -40,6 +40,7 @@ app.command("demo")(demo.demo)
 app.command("scan")(scan.scan)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("serve")(serve.serve)
 app.add_typer(backbones.app, name="backbones")
