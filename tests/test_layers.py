@@ -34,6 +34,7 @@ LADDER = (
     "features",
     "corrections",
     "label_errors",
+    "review",
     "training",
     "evaluation",
     "comparison",
