@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tailorbird.cli import backbones, cache, compare, demo, evaluate, predict, scan, serve, train
+from tailorbird.cli import backbones, cache, compare, demo, evaluate, predict, review, scan, serve, train
 
 app = typer.Typer(
     name="tailorbird",
@@ -38,6 +38,7 @@ def _main(
 
 app.command("demo")(demo.demo)
 app.command("scan")(scan.scan)
+app.command("review")(review.review)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)

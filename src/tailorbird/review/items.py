@@ -64,7 +64,7 @@ _Proposal = tuple[Sequence[int], str, str]
 
 
 def _of_conflict(samples: Sequence[Sample], judged: Mapping[Sample, Suspect]) -> _Proposal:
-    reason = "Identical photos under two labels teach nothing: train leaves them all out until one label is right."
+    reason = "Identical photos under two labels teach nothing: tailorbird train leaves them all out until one label is right."
     if len({sample.digest for sample in samples}) > 1:
         reason = "Nearly identical photos under two labels teach the opposite of each other."
     if not all(sample in judged for sample in samples):
@@ -80,7 +80,10 @@ def _of_leak(samples: Sequence[Sample], _: Mapping[Sample, Suspect]) -> _Proposa
     copies = " and ".join(
         f"the {'training' if name == 'train' else name} {'copy' if n == 1 else 'copies'}" for name, n in others.items()
     )
-    reason = f"A photo the model was trained on says nothing in {SPLITS[held]}. train leaves out {copies} by itself; excluding says so."
+    reason = (
+        f"A photo that the model was trained on proves nothing in {SPLITS[held]}. tailorbird train would leave out {copies} anyway; "
+        "excluding writes that down."
+    )
     return keep, f"Exclude {copies}", reason
 
 
@@ -89,13 +92,13 @@ def _of_duplicate(samples: Sequence[Sample], _: Mapping[Sample, Suspect]) -> _Pr
     return (
         (0,),
         f"Keep the first, exclude {rest}",
-        "train uses one of several identical photos and leaves the others out by itself.",
+        "tailorbird train uses one of several identical photos and leaves the others out by itself.",
     )
 
 
 def _of_near_duplicate(samples: Sequence[Sample], _: Mapping[Sample, Suspect]) -> _Proposal:
     both = "both" if len(samples) == 2 else f"all {len(samples):,}"
-    reason = "They do no harm where they are: copies stay together when train makes the splits. Many of them give one thing too much weight."
+    reason = "They do no harm where they are: copies stay together when tailorbird train makes the splits. Many of them give one thing too much weight."
     return range(len(samples)), f"Keep {both}", reason
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tailorbird.dataset import Dataset, Sample
+from tailorbird.dataset import Dataset, Sample, printable
 from tailorbird.dataset.table import DECISIONS, Row
 from tailorbird.errors import SettingsError
 from tailorbird.label_errors import Suspect
@@ -103,6 +104,11 @@ class Review:
         counts = Counter(row.decision for row in rows)
         done = sum(all(rows[photo].decision for photo in item.photos) for item in self.items)
         return Progress(counts["keep"], counts["relabel"], counts["exclude"], len(self.items), done)
+
+    @property
+    def train_command(self) -> str:
+        """The command that trains on the manifest, as a shell takes it."""
+        return f"tailorbird train {shlex.quote(printable(str(self.manifest.path)))}"
 
     def _checked(self, item: int, choices: Sequence[Choice]) -> dict[int, Row]:
         if not 0 <= item < len(self.items):
