@@ -98,7 +98,10 @@ def _of_duplicate(samples: Sequence[Sample], _: Mapping[Sample, Suspect]) -> _Pr
 
 def _of_near_duplicate(samples: Sequence[Sample], _: Mapping[Sample, Suspect]) -> _Proposal:
     both = "both" if len(samples) == 2 else f"all {len(samples):,}"
-    reason = "They do no harm where they are: copies stay together when tailorbird train makes the splits. Many of them give one thing too much weight."
+    reason = (
+        "They do no harm where they are: copies stay together when tailorbird train makes the splits. "
+        "Many of them give one thing too much weight."
+    )
     return range(len(samples)), f"Keep {both}", reason
 
 
