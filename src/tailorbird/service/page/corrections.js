@@ -59,7 +59,7 @@ export function corrections({ name, result, photo, model, askAgain }) {
 
   function thanks() {
     const again = el("button", { type: "button", class: "plain", onclick: pick }, "Change");
-    show(again, el("p", { class: "thanks" }, icon("check"), el("span", {}, "Thank you. Noted as ", el("strong", {}, stored ?? ""), "."), again));
+    show(again, el("p", { class: "thanks" }, icon("check"), el("span", {}, "Thank you. Noted as ", el("strong", {}, stored ?? ""), ".")), again);
   }
 
   function failed(answer, error) {

@@ -14,6 +14,7 @@ import { showFacts } from "./facts.js";
  */
 
 const EVERY = 30_000; // milliseconds
+const MISTAKES_SHOWN = 6;
 const CLASSES_SHOWN = 20; // the rest unfold
 
 let shown = "";
@@ -113,7 +114,7 @@ function mistakesPanel(mistakes, wrong) {
     "Most often mistaken",
     `${count(wrong, "answer")} named another class`,
     el("ol", { class: "mistakes" },
-      ...mistakes.slice(0, 8).map(({ predicted, answer, count: n }) =>
+      ...mistakes.slice(0, MISTAKES_SHOWN).map(({ predicted, answer, count: n }) =>
         el("li", {},
           el("span", { class: "what" }, "said ", el("b", {}, predicted), ", was ", el("b", {}, answer)),
           el("span", { class: "share" }, `${n.toLocaleString("en")}×`),

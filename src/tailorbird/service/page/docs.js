@@ -38,7 +38,7 @@ function shown(document, { id, method, path, operation, parameters }) {
     operation.description && operation.description !== operation.summary ? el("p", { class: "long" }, ...prose(operation.description)) : null,
     parameters.length ? part("Parameters", el("ul", { class: "fields" }, ...parameters.map((each) => parameter(document, each)))) : null,
     body ? part("Body", body.description ? el("p", { class: "quiet" }, body.description) : null, ...contents(document, body.content, true)) : null,
-    part("Example", command(curl(document, method, path, operation, parameters))),
+    part("Example", command(curl(document, method, path, operation, parameters), `curl command for ${method.toUpperCase()} ${path}`)),
     responses.length ? part("Answers", ...responses.map(([status, raw]) => answer(document, status, resolved(document, raw)))) : null,
   );
 }
@@ -69,8 +69,8 @@ function answer(document, status, { description, content, headers }) {
   return inside.length ? el("details", { class: "one", open: status[0] === "2" }, el("summary", {}, ...line), ...inside) : el("p", { class: "one" }, ...line);
 }
 
-/** A command with a button that copies it. @param {string} text */
-function command(text) {
+/** A command with a button that copies it. @param {string} text @param {string} name for screen readers */
+function command(text, name) {
   const copy = el("button", { type: "button" }, "Copy");
   copy.addEventListener("click", async () => {
     const done = await navigator.clipboard.writeText(text).then(() => true, () => false);
@@ -78,7 +78,7 @@ function command(text) {
     setTimeout(() => (copy.textContent = "Copy"), 2000);
   });
   // Browsers offer the clipboard to secure pages only.
-  return el("div", { class: "command" }, el("pre", { tabindex: "0", role: "region", "aria-label": "curl command" }, el("code", {}, text)), navigator.clipboard ? copy : null);
+  return el("div", { class: "command" }, el("pre", { tabindex: "0", role: "region", "aria-label": name }, el("code", {}, text)), navigator.clipboard ? copy : null);
 }
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);

@@ -15,7 +15,7 @@ const ADVICE = {
   "image-too-large": "Save the photo with fewer pixels and add it again.",
   "unsupported-format": "Save it as JPEG or PNG and add it again.",
   "unsupported-media-type": "Save it as JPEG or PNG and add it again.",
-  "unreadable-image": "The file is damaged or incomplete. Copy it from the camera again, or take the photo anew.",
+  "unreadable-image": "If it is a photo, the file is damaged or incomplete: copy it from the camera again, or take the photo anew.",
   invalid: "The model may have changed since. Reload the page and ask about the photo again.",
   overloaded: "Many photos are coming in just now. Try again in a moment.",
   deadline: "The server is busy just now. Try again in a moment.",

@@ -81,6 +81,7 @@ class Upload {
         card.preview(this.prepared);
       }
       const photo = this.prepared.blob;
+      card.uploading(0);
       const answer = await send(photo, info.heatmaps, signal, {
         onProgress: (share) => card.uploading(share),
         onWait: (...waiting) => card.countdown(...waiting),
