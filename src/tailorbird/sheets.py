@@ -6,6 +6,7 @@ A sheet is a `PIL.Image.Image` of mode RGB, one tile a photo, left to right and 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,13 +38,15 @@ class Tile:
     caption: tuple[str, ...]
 
 
-def contact_sheet(tiles: Sequence[Tile], *, columns: int = 5, side: int = 200) -> Image.Image:
+def contact_sheet(tiles: Sequence[Tile], *, columns: int | None = None, side: int = 200) -> Image.Image:
     """Draw a sheet of `tiles`, `columns` beside each other, each photo fitted whole into `side` x `side` pixels.
 
+    columns: None makes it 5, and more from 30 photos on, so that a long sheet stays about as wide as it is high.
     A photo that cannot be read leaves an empty tile that says why. A line too long for its tile is cut with an ellipsis.
 
     Raises SettingsError for no tiles or more than MOST_TILES, columns outside 1 to 20, or a side outside 64 to 512.
     """
+    columns = columns if columns is not None else max(5, math.isqrt(len(tiles)))
     problems = []
     if not 1 <= len(tiles) <= MOST_TILES:
         problems.append(f"{len(tiles)} photos; a sheet takes 1 to {MOST_TILES}")

@@ -59,6 +59,10 @@ def compare(
             output.say(
                 f"warning: {name} was trained on {remembered:,} of these {result.tally.n:,} photos, which favours it; compare on photos new to both"
             )
+    if json:
+        output.print_json(result.as_dict())
+    else:
+        _print(result, everything=verbose)
     if csv_file is not None:
         _write_csv(result, csv_file)
         output.say(f"written: {csv_file}")
@@ -68,10 +72,6 @@ def compare(
         output.say(f"contact sheet written: {contact_sheet} ({len(shown)} photos)")
     elif contact_sheet is not None:
         output.say(f"no contact sheet written to {contact_sheet}: the models differ on no photo")
-    if json:
-        output.print_json(result.as_dict())
-    else:
-        _print(result, everything=verbose)
     raise typer.Exit(3 if result.left_out else 0)
 
 
@@ -83,16 +83,12 @@ def _print(result: Comparison, *, everything: bool) -> None:
     def line(text: str) -> None:
         console.print(output.printable(text), markup=False, soft_wrap=True)
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("", "model", "accuracy", "95% interval", "top-3", "log-loss", "calibration error"):
-        table.add_column(name, justify="left" if name in ("", "model") else "right", no_wrap=True)
     for letter, name, scores in zip("AB", result.names, (result.a, result.b), strict=True):
         low, high = (output.percent(value) for value in scores.interval)
-        table.add_row(
-            letter, output.cell(name), output.percent(scores.accuracy), f"{low} to {high}", output.percent(scores.top3),
-            f"{scores.log_loss:.3f}", f"{scores.ece:.3f}",
-        )  # fmt: skip
-    console.print(table)
+        line(
+            f"{letter}: accuracy {output.percent(scores.accuracy)} (95% interval {low} to {high}), top-3 {output.percent(scores.top3)}, "
+            f"log-loss {scores.log_loss:.3f}, calibration error {scores.ece:.3f}: {name}"
+        )
     least, most = (100 * value for value in result.interval)
     line(
         f"B - A: accuracy {100 * result.difference:+.1f} points (95% interval {least:+.1f} to {most:+.1f}), "

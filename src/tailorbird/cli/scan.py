@@ -65,6 +65,8 @@ def scan(
         if judged:
             print_judged(judged)
         print_findings(found, everything=verbose)
+    if judged and contact_sheet is not None:
+        _draw(judged, contact_sheet)
     raise typer.Exit(FINDINGS_EXIT_CODE if found.findings else 0)
 
 
@@ -81,12 +83,12 @@ def _refuse(backbone: str | None, contact_sheet: Path | None) -> None:
 
 
 def _judge(photos: Path, backbone: str | None, contact_sheet: Path | None, seed: int) -> Suspects:
-    """Find suspect labels with a bar for each stage, and draw them where asked."""
+    """Find suspect labels with a bar for each stage."""
     from tailorbird import label_errors, sheets
     from tailorbird.backbone.catalogue import SHIPPED
 
     if contact_sheet is not None:
-        sheets.check_name(contact_sheet)
+        sheets.check_name(contact_sheet)  # before the long part begins
     with output.progress("read+embed") as bar:
         stages = ["read+embed"]
 
@@ -96,14 +98,19 @@ def _judge(photos: Path, backbone: str | None, contact_sheet: Path | None, seed:
                 bar.start(stage, total, unit="fits")
             bar.advance(done, total)
 
-        judged = label_errors.suspects(photos, backbone=backbone or SHIPPED, seed=seed, progress=advance)
-    if contact_sheet is not None and judged.reported:
-        shown = label_errors.tiles(judged.reported)
-        sheets.save_sheet(sheets.contact_sheet(shown), contact_sheet)
-        output.say(f"contact sheet written: {contact_sheet} ({len(shown)} photos)")
-    elif contact_sheet is not None:
+        return label_errors.suspects(photos, backbone=backbone or SHIPPED, seed=seed, progress=advance)
+
+
+def _draw(judged: Suspects, contact_sheet: Path) -> None:
+    """Write the reported suspects as one picture."""
+    from tailorbird import label_errors, sheets
+
+    if not judged.reported:
         output.say(f"no contact sheet written to {contact_sheet}: there is no suspect label to show")
-    return judged
+        return
+    shown = label_errors.tiles(judged.reported)
+    sheets.save_sheet(sheets.contact_sheet(shown), contact_sheet)
+    output.say(f"contact sheet written: {contact_sheet} ({len(shown)} photos)")
 
 
 def print_judged(judged: Suspects) -> None:
