@@ -184,7 +184,8 @@ def train(
         finally:
             embedder.flush()
     if scanned.excluded:
-        watcher.note(f"{len(scanned.excluded):,} photos of the table were excluded in a review")
+        n = len(scanned.excluded)
+        watcher.note(f"{n:,} {'photo of the table was' if n == 1 else 'photos of the table were'} excluded in a review")
     with clock.measure("split"):
         dataset, left_out = _prepare(scanned, seed)
         if manifest is not None:

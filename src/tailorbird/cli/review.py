@@ -38,7 +38,9 @@ def review(
         bool,
         typer.Option("--suspects/--no-suspects", help="Look for labels that are probably wrong; embeds every photo."),
     ] = True,
-    port: Annotated[int, typer.Option(help="Port of the page, on this machine only; 0 takes a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option(help="Port of the page, on this machine only; 0 takes a free one.", min=0, max=65535)
+    ] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the search for suspect labels.")] = 0,
     quiet: output.Quiet = False,

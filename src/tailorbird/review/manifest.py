@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import threading
@@ -15,7 +16,7 @@ from typing import Final
 from tailorbird.dataset.samples import Sample, printable
 from tailorbird.dataset.table import DECISIONS, Row, names_from
 from tailorbird.errors import StorageError, TailorbirdError
-from tailorbird.files import write_bytes
+from tailorbird.files import sha256_file, write_bytes
 
 HEADER: Final = ("path", "label", "split", "decision", "was")
 
@@ -57,13 +58,14 @@ class Manifest:
     ) -> None:
         """Rows in the order of the samples. gone: rows of photos that are no longer there, kept at the end of the file.
 
-        seen: the `signature` of the file these rows come from, None where there is none.
+        seen: the SHA-256 of the file that stands at `path`, None where there is none.
         """
         self.path = path
         self._rows = list(rows)
         self._lines = [_line(row) for row in rows]
         self._tail = b"".join(_line(row) for row in gone)
         self._seen = seen
+        self._signature: tuple[int, ...] | None = None
         self._lock = threading.Lock()
         self._turn = threading.Lock()
         self._pending: list[_Batch] = []
@@ -104,14 +106,22 @@ class Manifest:
             self._lines[index] = _line(row)
 
     def _replace(self, data: bytes) -> None:
-        present = signature(self.path)
-        if present is not None and present != self._seen:
+        if self._is_foreign():
             raise ChangedMeanwhile(
                 f"another program has changed {printable(str(self.path))}, so nothing was written over it; "
                 "end this review (Ctrl-C) and start it again, it goes on from that file"
             )
-        write_bytes(self.path, data)
-        self._seen = signature(self.path)
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != self._seen or not self.path.exists():
+            write_bytes(self.path, data)
+        self._seen, self._signature = digest, _signature(self.path)
+
+    def _is_foreign(self) -> bool:
+        """Whether the file holds something else than what was last seen in it. It is read only where its date or size changed."""
+        present = _signature(self.path)
+        if present is None or present == self._signature:
+            return False
+        return content_hash(self.path) != self._seen
 
     def _save(self) -> None:
         with self._lock:
@@ -134,14 +144,22 @@ class Manifest:
             del self._pending[: len(batches)]
 
 
-def signature(path: Path) -> tuple[int, ...] | None:
-    """What changes when somebody writes the file: time, size, inode. None where there is no file."""
+def content_hash(path: Path) -> str | None:
+    """The SHA-256 of a file; None where there is none. Raises StorageError where it cannot be read."""
     try:
-        about = path.stat()
+        return sha256_file(path)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StorageError(f"{printable(str(path))} cannot be looked at: {error.strerror}") from None
+        raise StorageError(f"{printable(str(path))} cannot be read: {error.strerror}") from None
+
+
+def _signature(path: Path) -> tuple[int, ...] | None:
+    """What changes when somebody writes the file: time, size, inode. None where there is no file."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
     return about.st_mtime_ns, about.st_size, about.st_ino
 
 

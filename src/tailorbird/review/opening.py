@@ -15,7 +15,7 @@ from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.features import Embedder
 from tailorbird.label_errors import Suspect, suspects
 from tailorbird.review.items import make_items
-from tailorbird.review.manifest import HEADER, Manifest, Resumed, fresh_rows, resume, signature
+from tailorbird.review.manifest import HEADER, Manifest, Resumed, content_hash, fresh_rows, resume
 from tailorbird.review.session import Review
 
 NAMED = 3
@@ -94,14 +94,14 @@ def open_review(
     return Review(source, dataset, make_items(dataset, reported, judged), judged, result, notes)
 
 
-def _former(source: Path | None, target: Path) -> tuple[tuple[Path, list[Row]] | None, tuple[int, ...] | None]:
-    """The manifest to go on from with its rows, and the signature of the file at `target`.
+def _former(source: Path | None, target: Path) -> tuple[tuple[Path, list[Row]] | None, str | None]:
+    """The manifest to go on from with its rows, and the hash of the file at `target`.
 
     source: the photos where they are the manifest of a review. Raises SettingsError or DatasetError for a target that is none.
     """
     if target.suffix.lower() != ".csv" or target.is_dir():
         raise SettingsError(f"the manifest is {_show(target)!r}; give the name of a .csv file")
-    seen = signature(target)
+    seen = content_hash(target)
     if seen is None:
         return ((source, read_table(source)) if source else None), None
     if not is_review(target):

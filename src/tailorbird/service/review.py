@@ -117,7 +117,7 @@ class ReviewService:
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on who has the cookie, or opens the page with the key. The page's scripts and styles tell nothing of the photos."""
-        scope["key"] = self._has_key(scope)
+        scope["app"], scope["key"] = self, self._has_key(scope)  # with an app the router raises what the guard answers
         path = scope["path"]
         is_open = path.startswith("/static/") or path == "/favicon.ico"
         if not (is_open or self._has_cookie(scope) or (path == "/" and scope["key"])):
