@@ -22,7 +22,9 @@ from test_cli import run
 from test_images import bomb
 
 from tailorbird import scan
+from tailorbird.dataset.table import Row
 from tailorbird.errors import DatasetError, SettingsError, StorageFull
+from tailorbird.files import write_bytes
 from tailorbird.review import ChangedMeanwhile, Choice, Review, default_manifest, open_review
 from tailorbird.review import manifest as manifests
 from tailorbird.training import Silent, train
@@ -307,7 +309,7 @@ def test_decisions_that_come_together_share_a_writing(tmp_path: Path, monkeypatc
         shutil.copy(photos / "box/box-000.jpg", photos / "box" / f"copy-{number:02}.jpg")
     review = opened(photos)
     written: list[int] = []
-    real = manifests.write_bytes
+    real = write_bytes
 
     def slow(path: Path, data: bytes) -> None:
         time.sleep(0.05)
@@ -338,9 +340,7 @@ def test_decisions_that_come_together_share_a_writing(tmp_path: Path, monkeypatc
 
 
 def test_ten_thousand_rows_are_written_quickly(tmp_path: Path) -> None:
-    all_rows = [
-        manifests.Row(f"photos/class {n % 100}/photo {n}.jpg", f"class {n % 100}", "train") for n in range(10_000)
-    ]
+    all_rows = [Row(f"photos/class {n % 100}/photo {n}.jpg", f"class {n % 100}", "train") for n in range(10_000)]
     table = manifests.Manifest(tmp_path / "m.csv", all_rows, seen=None)
     start = time.perf_counter()
     for number in range(20):

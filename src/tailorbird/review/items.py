@@ -70,7 +70,8 @@ def _of_conflict(samples: Sequence[Sample], judged: Mapping[Sample, Suspect]) ->
     if not all(sample in judged for sample in samples):
         return (), "", reason
     best = max(range(len(samples)), key=lambda i: judged[samples[i]].label_probability)
-    return (best,), f"Keep the one labelled {samples[best].label}", f"{reason} Its label is the most probable of them."
+    label = samples[best].label
+    return (best,), f"Keep the one labelled {label}", f"{reason} Of the labels, {label} is the most probable."
 
 
 def _of_leak(samples: Sequence[Sample], _: Mapping[Sample, Suspect]) -> _Proposal:

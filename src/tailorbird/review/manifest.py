@@ -53,9 +53,7 @@ class Manifest:
     A file that another program changed since is never written over.
     """
 
-    def __init__(
-        self, path: Path, rows: Sequence[Row], *, gone: Sequence[Row] = (), seen: tuple[int, ...] | None
-    ) -> None:
+    def __init__(self, path: Path, rows: Sequence[Row], *, gone: Sequence[Row] = (), seen: str | None) -> None:
         """Rows in the order of the samples. gone: rows of photos that are no longer there, kept at the end of the file.
 
         seen: the SHA-256 of the file that stands at `path`, None where there is none.

@@ -160,6 +160,7 @@ class ReviewService:
         counts = review.dataset.counts
         return _json(
             {
+                "name": printable(review.source.resolve().name),
                 "source": printable(str(review.source)),
                 "manifest": printable(str(review.manifest.path)),
                 "command": review.train_command,

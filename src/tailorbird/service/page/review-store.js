@@ -24,7 +24,7 @@ export class Store {
     this.classes = [];
     /** @type {number[]} photos of each class */
     this.counts = [];
-    this.source = this.manifest = this.command = "";
+    this.name = this.source = this.manifest = this.command = "";
     /** @type {Progress} */
     this.progress = { keep: 0, relabel: 0, exclude: 0, items: 0, done: 0, photos: 0, can_undo: false };
     /** Photos that are decided about. @type {Map<number, Decision>} */
@@ -39,8 +39,8 @@ export class Store {
 
   async open() {
     const said = await json("/api/review");
-    const { items, classes, counts, source, manifest, command, progress, decisions } = said;
-    Object.assign(this, { items, classes, counts, source, manifest, command, progress });
+    const { items, classes, counts, name, source, manifest, command, progress, decisions } = said;
+    Object.assign(this, { items, classes, counts, name, source, manifest, command, progress });
     this.decisions = new Map(Object.entries(decisions).map(([photo, decision]) => [Number(photo), decision]));
   }
 

@@ -8,7 +8,9 @@ import { address, groupView, suspectView } from "./review-item.js";
 import { Store } from "./review-store.js";
 import { KIND_ORDER, decisionWords, kindName, kindNames } from "./review-words.js";
 
-const AHEAD = 2; // findings fetched in advance
+const AHEAD = 8; // findings asked for in advance
+const PHOTOS_AHEAD = 2; // findings whose photos are
+const PHOTOS_EACH = 4; // of a finding
 const KEYS_OFF = "tailorbird-review-keys-off";
 
 const store = new Store({ onChange: tell, onTrouble: trouble });
@@ -49,9 +51,9 @@ function nextOpen(start) {
 /** @param {number} to place in `shown` @param {{focus?: boolean}} [how] */
 async function go(to, { focus = true } = {}) {
   place = Math.max(0, Math.min(shown.length, to));
+  current = null; // until the next one is on view no key decides about anything
   tell();
   if (place === shown.length) {
-    current = null;
     byId("item").replaceChildren(end());
     settle(focus);
     return;
@@ -83,7 +85,7 @@ function lookAhead() {
     const index = shown[place + step];
     if (index === undefined) continue;
     store.item(index).then((item) => {
-      for (const photo of photosOf(item).slice(0, 4)) new Image().src = address(photo, item.photos.length);
+      for (const photo of photosOf(item).slice(0, step > PHOTOS_AHEAD ? 0 : PHOTOS_EACH)) new Image().src = address(photo, item.photos.length);
     }, () => null);
   }
 }
@@ -182,28 +184,30 @@ function tell() {
   byId("facts").replaceChildren(
     fact("Saved", el("span", { class: "state", id: "saved" }, store.saving ? "Saving" : icon("check"), store.saving ? "" : counts)),
     fact("Manifest", el("code", {}, store.manifest)),
-    fact("Photos", "Never moved, changed or deleted"),
+    fact("Photos", el("code", {}, store.source), ": never moved, changed or deleted"),
   );
 }
 
-const fact = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
+const fact = (name, ...value) => el("div", {}, el("dt", {}, name), el("dd", {}, ...value));
 
 function end() {
   const { progress } = store;
   const left = store.items.reduce((sum, _, index) => sum + Number(!store.isDone(index)), 0);
+  const leftHere = shown.filter((index) => !store.isDone(index)).length;
   const filtered = shown.length < store.items.length;
-  const title = !store.items.length ? "Nothing to look at" : left && !filtered ? `${count(left, "finding")} left` : filtered ? "Nothing left here" : "All done";
+  const title = !store.items.length ? "Nothing to look at" : leftHere ? `${count(leftHere, "finding")} left` : left ? "Nothing left here" : "All done";
   const copied = el("span", { role: "status" });
   return el(
     "div", { class: "done" },
-    el("span", { class: "mark" }, icon("check")),
+    !leftHere && el("span", { class: "mark" }, icon("check")),
     el("h2", { tabindex: "-1" }, title),
     !store.items.length && el("p", {}, "No label is suspect, no photo is there twice."),
     el("dl", { class: "counts" }, ...[["kept", progress.keep], ["relabelled", progress.relabel], ["excluded", progress.exclude]].map(([name, n]) =>
       el("div", {}, el("dt", {}, name), el("dd", {}, n.toLocaleString("en"))))),
     el(
       "div", { class: "actions" },
-      left > 0 && el("button", { type: "button", class: "primary", onclick: showAll }, filtered ? `Show the ${count(left, "finding")} left` : "Go on"),
+      leftHere > 0 && el("button", { type: "button", class: "primary", onclick: () => go(nextOpen(0)) }, "Go on"),
+      left > leftHere && el("button", { type: "button", class: leftHere ? "" : "primary", onclick: showAll }, `Show all ${count(left, "finding")} left`),
       store.items.length > 0 && el("button", { type: "button", onclick: () => go(0) }, "Look through them again"),
     ),
     el("p", {}, "The manifest is ready. Train on it:"),
@@ -316,8 +320,8 @@ async function start() {
     notice(sentence(error.message), el("button", { type: "button", onclick: () => location.reload() }, "Try again"));
     return;
   }
-  byId("heading").textContent = `Review of ${store.source}`;
-  document.title = `Review of ${store.source} · tailorbird`;
+  byId("heading").textContent = `Review of ${store.name}`;
+  document.title = `Review of ${store.name} · tailorbird`;
   const largest = store.classes.map((name, index) => ({ name, n: store.counts[index] })).sort((a, b) => b.n - a.n).slice(0, 9);
   quick = store.classes.filter((name) => largest.some((each) => each.name === name));
   fillFilters();
