@@ -69,7 +69,7 @@ def shoot(page: Page, path: Path, *, full: bool = False) -> None:
     page.wait_for_timeout(400)
     image = Image.open(io.BytesIO(page.screenshot(full_page=full))).convert("RGB")
     for colours in (None, 256, 192, 128, 96, 64):
-        small = image if colours is None else image.quantize(colours, Image.Quantize.MEDIANCUT)
+        small = image if colours is None else image.quantize(palette=image.quantize(colours))  # dithered
         small.save(path, optimize=True)
         if path.stat().st_size <= LARGEST:
             break

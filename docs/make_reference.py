@@ -38,7 +38,12 @@ def section(name: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
     shown = " ".join(argument_name(p) for p in arguments)
-    lines = [f"\n## tailorbird {name}\n", f"    tailorbird {name}{' ' + shown if shown else ''}{' [OPTIONS]' if options else ''}\n", plain(command.help), ""]
+    lines = [
+        f"\n## tailorbird {name}\n",
+        f"    tailorbird {name}{' ' + shown if shown else ''}{' [OPTIONS]' if options else ''}\n",
+        plain(command.help),
+        "",
+    ]
     if arguments:
         lines += ["| argument | |", "| --- | --- |", *(f"| `{argument_name(p)}` | {said(p)} |" for p in arguments), ""]
     if options:
@@ -55,10 +60,8 @@ def option_row(parameter: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
     kind = "" if parameter.is_flag else f" {kind_of(parameter)}"
     default = parameter.default
-    if callable(default) or default is None or default is False or default in ((), [], ""):
-        shown = ""
-    else:
-        shown = f"`{'on' if default is True else default}`"
+    is_shown = not (callable(default) or default is None or default is False or default in ((), [], ""))
+    shown = f"`{'on' if default is True else default}`" if is_shown else ""
     return f"| {names}{kind} | {said(parameter)} | {shown} |"
 
 

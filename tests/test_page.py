@@ -420,6 +420,7 @@ def test_storing_that_failed_is_said_and_can_be_tried_again(open_page: OpenPage)
     changed(page, "/v1/predict", {**SURE})
     choose(page, photo())
     shown = answered(page)
+    shown.get_by_role("radio").nth(1).check()
     refuse(page, "/v1/corrections", 507, "storage-full", "the disk is full; nothing was stored")
     shown.get_by_role("button", name="Right", exact=True).click()
     alert = shown.get_by_role("alert")
@@ -432,7 +433,8 @@ def test_storing_that_failed_is_said_and_can_be_tried_again(open_page: OpenPage)
     shown.get_by_role("button", name="Try again").click()
     expect(alert).to_contain_text("Ask about the photo again.")
     shown.get_by_role("button", name="Ask again").click()
-    shown = answered(page)
+    shown.get_by_role("button", name="Right", exact=True).wait_for()
+    assert not drawn(shown), "the former answer's heat map is gone"
     shown.get_by_role("button", name="Right", exact=True).click()
     expect(shown).to_contain_text("Thank you. Noted as box.")
 
@@ -701,6 +703,20 @@ def test_scripts_are_short_and_load_only_each_other() -> None:
             assert name.startswith("./") and (PAGE / name).is_file(), f"{path.name} imports {name}"
         assert "innerHTML" not in text and "insertAdjacentHTML" not in text and "document.write" not in text
         assert re.findall(r"https?://[^\s\"'`)]+", text) in ([], ["http://www.w3.org/2000/svg"]), path.name
+
+
+def imported(name: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
+    """The scripts that a script loads, and those that they load."""
+    for other in re.findall(r'from "\./([^"]+)"', (PAGE / name).read_text(encoding="utf-8")):
+        if other not in seen:
+            seen = imported(other, seen | {other})
+    return seen
+
+
+@pytest.mark.parametrize(("page", "script"), [("index", "upload"), ("dashboard", "dashboard"), ("docs", "docs")])
+def test_pages_ask_for_all_their_scripts_at_once(page: str, script: str) -> None:
+    text = (PAGE / f"{page}.html").read_text(encoding="utf-8")
+    assert set(re.findall(r'rel="modulepreload" href="/static/([^"]+)"', text)) == imported(f"{script}.js")
 
 
 def test_the_manifest_names_files_that_are_there() -> None:

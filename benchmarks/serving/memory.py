@@ -60,7 +60,8 @@ def main() -> None:
                 if done >= 1000:
                     marks[answered(port)] = resident(pid)
                     print(f"{list(marks)[-1]:7,} requests {list(marks.values())[-1] / 1e6:8.1f} MB", flush=True)
-        first, last = list(marks.values())[0], list(marks.values())[-1]
+        sizes = list(marks.values())
+        first, last = sizes[0], sizes[-1]
         report(
             "serving_memory",
             last / first,

@@ -126,7 +126,7 @@ def main() -> None:
             while not stop.wait(given.every):
                 reloads += 1
                 shutil.copy(models[reloads % 2], place / "next.onnx")
-                os.replace(place / "next.onnx", served)
+                (place / "next.onnx").replace(served)
                 os.kill(pid_of[0], signal.SIGHUP)
                 memory.append(resident(pid_of[0]))
 

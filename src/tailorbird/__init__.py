@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tailorbird.dataset import Dataset, Finding, Sample, scan, write_manifest
     from tailorbird.errors import InputError, RunError, TailorbirdError
     from tailorbird.evaluation import Evaluation, evaluate
+    from tailorbird.experiments import find_learning_rate, learning_curve, sweep
     from tailorbird.label_errors import Suspect, Suspects, suspects
     from tailorbird.metrics import Scores
     from tailorbird.model import Classifier, Failure, Prediction, load
@@ -38,9 +39,12 @@ __all__ = [
     "TrainResult",
     "compare",
     "evaluate",
+    "find_learning_rate",
+    "learning_curve",
     "load",
     "scan",
     "suspects",
+    "sweep",
     "train",
     "write_manifest",
 ]
@@ -63,9 +67,12 @@ _HOMES = {
     "TrainResult": "training",
     "compare": "comparison",
     "evaluate": "evaluation",
+    "find_learning_rate": "experiments",
+    "learning_curve": "experiments",
     "load": "model",
     "scan": "dataset",
     "suspects": "label_errors",
+    "sweep": "experiments",
     "train": "training",
     "write_manifest": "dataset",
 }

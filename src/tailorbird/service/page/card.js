@@ -38,6 +38,7 @@ export class Card {
     this.element.dataset.state = state;
     this.removeButton.setAttribute("aria-label", `${remove} ${this.name}`);
     this.removeButton.title = remove;
+    this.canvas.hidden = true; // a former answer's heat map
     if (held) this.article.focus({ preventScroll: true });
   }
 

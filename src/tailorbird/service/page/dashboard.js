@@ -89,7 +89,7 @@ function accuracyPanel({ total, right, accuracy, interval }) {
     el("p", {}, `right in ${right.toLocaleString("en")} of ${count(total, "answer")}`),
     interval ? range(share, interval) : null,
     el("p", { class: "quiet" },
-      "Only photos that someone answered about are counted. People answer more readily when something is wrong, so this is no measure of all photos."),
+      "Only photos that someone answered about are counted. They may not be like the rest, so this is no measure of all photos."),
   );
 }
 
