@@ -34,6 +34,7 @@ LADDER = (
     "model",
     "features",
     "label_errors",
+    "review",
     "experiments",
     "training",
     "evaluation",

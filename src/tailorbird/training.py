@@ -192,6 +192,9 @@ def train(
             scanned = scan(photos, progress=watcher.advance, visitor=embedder)
         finally:
             embedder.flush()
+    if scanned.excluded:
+        n = len(scanned.excluded)
+        watcher.note(f"{n:,} {'photo of the table was' if n == 1 else 'photos of the table were'} excluded in a review")
     with clock.measure("split"):
         dataset, left_out = _prepare(scanned, seed)
     joined = None
@@ -337,6 +340,7 @@ def _prepare(scanned: Dataset, seed: int) -> tuple[Dataset, tuple[LeftOut, ...]]
         if finding.kind in _UNUSABLE
         for path in finding.paths
     ]
+    left_out += [LeftOut(name, "excluded in a review") for name in scanned.excluded]
     left_out += [LeftOut(sample.name, reason) for sample, reason in dropped]
     learned = {sample.label for sample in dataset.samples if sample.split == "train"}
     kept: list[tuple[Sample, int]] = []

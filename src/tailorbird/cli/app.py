@@ -17,6 +17,7 @@ from tailorbird.cli import (
     health,
     learning_curve,
     predict,
+    review,
     scan,
     serve,
     sweep,
@@ -53,6 +54,7 @@ def _main(
 
 app.command("demo")(demo.demo)
 app.command("scan")(scan.scan)
+app.command("review")(review.review)
 app.command("find-lr")(find_lr.find_lr)
 app.command("sweep")(sweep.sweep)
 app.command("learning-curve")(learning_curve.learning_curve)

@@ -7,7 +7,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tailorbird.service.settings import Settings
+from tailorbird.service.settings import Limits
 
 MOST_HEADERS = 100
 
@@ -16,7 +16,7 @@ class TooMuch(Exception):
     """More request line and headers than any honest client sends; uvicorn answers 400 and closes."""
 
 
-def protocol_for(settings: Settings) -> type[asyncio.Protocol]:
+def protocol_for(settings: Limits) -> type[asyncio.Protocol]:
     """The protocol class uvicorn makes one instance of for each connection."""
 
     class Connection(HttpToolsProtocol):
