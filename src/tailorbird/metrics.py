@@ -6,8 +6,9 @@ Labels are int64 (N,), numbers of classes 0 to C-1; probabilities are float (N, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,34 @@ from tailorbird.errors import DatasetError
 
 Labels = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of N labelled photos, kept to look closer than the scores do.
+
+    paths: where they lie. names: the same for people to read. labels: int64 (N,). probabilities: float32 (N, C), half of what
+    scoring uses, since they are kept.
+    """
+
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
+    labels: Labels
+    probabilities: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if not len(self.paths) == len(self.names) == len(self.labels) == len(self.probabilities):
+            raise ValueError("answers need a path, a name, a label and a row of probabilities for each photo")
+
+    @classmethod
+    def of(cls, photos: Iterable[tuple[Path, str]], labels: Labels, probabilities: Probabilities) -> Answers:
+        """From (path, name) of each photo, and what `score` takes."""
+        pairs = tuple(photos)
+        paths, names = tuple(path for path, _ in pairs), tuple(name for _, name in pairs)
+        return cls(paths, names, labels, np.asarray(probabilities, np.float32))
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 @dataclass(frozen=True)

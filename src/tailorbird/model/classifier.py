@@ -74,7 +74,7 @@ class Classifier:
         self.path = Path(path)
         proto = graphs.read_audited(self.path, ModelFileError)
         self.info = info_from(proto, str(self.path))
-        self._has_heatmaps = any(output.name == "heatmaps" for output in proto.graph.output)
+        self.has_heatmaps = any(output.name == "heatmaps" for output in proto.graph.output)
         self._session = graphs.session(proto.SerializeToString(), str(self.path), ModelFileError, threads=threads)
 
     @property
@@ -131,7 +131,7 @@ class Classifier:
         """
         if top < 1:
             raise SettingsError(f"top is {top}; it must be at least 1")
-        if heatmaps and not self._has_heatmaps:
+        if heatmaps and not self.has_heatmaps:
             raise SettingsError(
                 f"{self.path} has no heat maps: its backbone {self.info.backbone.get('name')} has no feature map"
             )
