@@ -21,8 +21,11 @@ LADDER = (
     "errors",
     "parallel",
     "images",
+    "pictures",
+    "notebook",
     "files",
     "graphs",
+    "watch",
     "metrics",
     "wardrobe",
     "dataset",
@@ -30,13 +33,15 @@ LADDER = (
     "head",
     "model",
     "features",
+    "report",
+    "explain",
     "training",
     "evaluation",
     "cli",
     "__main__",
 )
 FRAMEWORKS = {"torch", "timm", "keras", "tensorflow", "jax", "ray", "starlette", "fastapi"}
-HEAVY = {"onnx", "onnxruntime", "sklearn", "scipy", "huggingface_hub", "rich", "numpy", "PIL"}
+HEAVY = {"onnx", "onnxruntime", "sklearn", "scipy", "huggingface_hub", "rich", "numpy", "PIL", "matplotlib", "jinja2"}
 
 
 def modules() -> list[Path]:
@@ -82,8 +87,8 @@ def test_errors_import_nothing_of_ours() -> None:
 
 def test_public_names_are_pinned_and_all_there() -> None:
     assert tailorbird.__all__ == [
-        "Classifier", "Dataset", "Evaluation", "Failure", "Finding", "InputError", "Prediction", "RunError", "Sample", "Scores",
-        "TailorbirdError", "TrainResult", "evaluate", "load", "scan", "train", "write_manifest",
+        "Classifier", "Dataset", "Evaluation", "Explanation", "Failure", "Finding", "InputError", "Prediction", "RunError", "Sample", "Scores",
+        "TailorbirdError", "TrainResult", "evaluate", "explain", "load", "scan", "train", "write_manifest",
     ]  # fmt: skip
     for name in tailorbird.__all__:
         assert getattr(tailorbird, name).__doc__
@@ -116,7 +121,7 @@ def test_importing_the_package_costs_nothing() -> None:
 
 def test_predict_loads_no_training_library(trained: Path) -> None:
     code = f"from tailorbird.model import Classifier; import numpy; Classifier({str(trained)!r}).predict(numpy.zeros((9, 9, 3), numpy.uint8))"
-    assert not fresh(code) & (FRAMEWORKS | {"sklearn", "scipy", "huggingface_hub"})
+    assert not fresh(code) & (FRAMEWORKS | {"sklearn", "scipy", "huggingface_hub", "matplotlib", "jinja2"})
 
 
 def test_the_core_depends_on_no_training_framework() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tailorbird.dataset import Dataset, Finding, Sample, scan, write_manifest
     from tailorbird.errors import InputError, RunError, TailorbirdError
     from tailorbird.evaluation import Evaluation, evaluate
+    from tailorbird.explain import Explanation, explain
     from tailorbird.metrics import Scores
     from tailorbird.model import Classifier, Failure, Prediction, load
     from tailorbird.training import TrainResult, train
@@ -22,6 +23,7 @@ __all__ = [
     "Classifier",
     "Dataset",
     "Evaluation",
+    "Explanation",
     "Failure",
     "Finding",
     "InputError",
@@ -32,6 +34,7 @@ __all__ = [
     "TailorbirdError",
     "TrainResult",
     "evaluate",
+    "explain",
     "load",
     "scan",
     "train",
@@ -42,6 +45,7 @@ _HOMES = {
     "Classifier": "model",
     "Dataset": "dataset",
     "Evaluation": "evaluation",
+    "Explanation": "explain",
     "Failure": "model",
     "Finding": "dataset",
     "InputError": "errors",
@@ -52,6 +56,7 @@ _HOMES = {
     "TailorbirdError": "errors",
     "TrainResult": "training",
     "evaluate": "evaluation",
+    "explain": "explain",
     "load": "model",
     "scan": "dataset",
     "train": "training",

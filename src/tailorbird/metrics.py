@@ -6,7 +6,7 @@ Labels are int64 (N,), numbers of classes 0 to C-1; probabilities are float (N, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import DatasetError
+from tailorbird.notebook import scores_html
 
 Labels = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.floating[Any]]
@@ -85,6 +86,45 @@ class Scores:
     coverage: float
     sure_accuracy: float | None
 
+    def _repr_html_(self) -> str:
+        return scores_html(self.as_dict(), "Scores")
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Scores:
+        """Read `as_dict` back. Raises ValueError for anything else; a model file's metadata may say what they like."""
+        try:
+            wrong = None
+            made = cls(
+                n=int(said["n"]),
+                interval=(float(said["interval"][0]), float(said["interval"][1])),
+                macro={name: float(said["macro"][name]) for name in ("precision", "recall", "f1")},
+                per_class=tuple(
+                    ClassScore(
+                        str(row["label"]),
+                        float(row["precision"]),
+                        float(row["recall"]),
+                        float(row["f1"]),
+                        int(row["support"]),
+                    )
+                    for row in said["per_class"]
+                ),
+                classes=tuple(map(str, said["classes"])),
+                confusion=tuple(tuple(map(int, row)) for row in said["confusion"]),
+                sure_accuracy=None if said["sure_accuracy"] is None else float(said["sure_accuracy"]),
+                **{name: float(said[name]) for name in _PLAIN},
+            )
+            figures = [*vars(made).values(), *made.interval, *made.macro.values()]
+            sides = {len(made.classes), len(made.per_class), len(made.confusion), *map(len, made.confusion)}
+            if not all(math.isfinite(value) for value in figures if isinstance(value, float)) or made.n < 1:
+                wrong = "a figure is not finite, or there are no photos"
+            elif len(sides) != 1:
+                wrong = "classes, rows and columns do not agree"
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            wrong = f"{type(error).__name__}: {error}"
+        if wrong:
+            raise ValueError(f"these are no scores: {wrong}")
+        return made
+
     def as_dict(self) -> dict[str, Any]:
         """The scores as they stand in `evaluate --json` and in a model's metadata."""
         return {
@@ -103,6 +143,9 @@ class Scores:
             "coverage": self.coverage,
             "sure_accuracy": self.sure_accuracy,
         }
+
+
+_PLAIN = ("accuracy", "top3", "log_loss", "ece", "majority_baseline", "threshold", "coverage")
 
 
 def wilson_interval(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:

@@ -15,11 +15,9 @@ from PIL import Image, ImageOps
 
 # Every 16th colour of matplotlib's "plasma" (S. van der Walt, N. Smith, E. Firing; CC0): equal steps of heat look equally large,
 # to colour-blind eyes too, and it prints in grey as a ramp.
-_STOPS: Final = (
-    "0d0887 310597 4c02a1 6600a7 7e03a8 9511a1 aa2395 bc3587 cc4778 da5a6a e66c5c f0804e f89540 fdac33 fdc527 f8df25 f0f921"
-)
+_STOPS: Final = "0d0887 310597 4c02a1 6600a7 7e03a8 9511a1 aa2395 bc3587 cc4778 da5a6a e66c5c f0804e f89540 fdac33 fdc527 f8df25 f0f921"
 
-ALPHA: Final = 0.7
+ALPHA: Final = 0.75
 """How much of a photo the hottest place covers, 0 to 1."""
 
 
@@ -47,7 +45,7 @@ def relative(heatmap: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
     """A heat map as shares of its own hottest place, float32 (h, w), 0 to 1; all 0 where nothing is positive."""
     values = np.nan_to_num(np.asarray(heatmap, np.float32), nan=0.0, posinf=0.0, neginf=0.0).clip(0)
     hottest = float(values.max(initial=0.0))
-    return values / np.float32(hottest) if hottest > 0 else values
+    return (values / hottest).astype(np.float32) if hottest > 0 else values
 
 
 def overlay(image: Image.Image, heatmap: npt.NDArray[np.floating[Any]], *, alpha: float = ALPHA) -> Image.Image:
@@ -59,9 +57,9 @@ def overlay(image: Image.Image, heatmap: npt.NDArray[np.floating[Any]], *, alpha
     heat = Image.fromarray(relative(heatmap)).resize(image.size, Image.Resampling.BICUBIC)
     share = np.asarray(heat, np.float32).clip(0, 1)
     grey = ImageOps.grayscale(image).convert("RGB")
-    base = np.asarray(Image.blend(image.convert("RGB"), grey, 0.6 if alpha > 0 else 0.0), np.float32)
+    base = np.asarray(Image.blend(image.convert("RGB"), grey, 0.5 if alpha > 0 else 0.0), np.float32)
     colour = COLOURS[np.rint(share * 255).astype(np.intp)]
-    weight = (alpha * np.sqrt(share))[..., None]
+    weight = (alpha * share)[..., None]
     return Image.fromarray(np.rint(base * (1 - weight) + colour * weight).clip(0, 255).astype(np.uint8))
 
 

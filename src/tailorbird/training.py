@@ -27,6 +27,7 @@ from tailorbird.images import Pixels, ResizeRule, load
 from tailorbird.metrics import Answers, Scores, Threshold, choose_threshold, score, softmax, temperature
 from tailorbird.model.file import ModelInfo, write
 from tailorbird.model.graph import build
+from tailorbird.notebook import scores_html
 from tailorbird.report import Content, Format, attempt, report_path
 from tailorbird.watch import Clock, Silent, Watcher
 
@@ -67,6 +68,10 @@ class TrainResult:
     report: Path | None = field(default=None)
     report_error: str | None = field(default=None)
     """Why there is no report although one was wanted; the model is written and fine all the same."""
+
+    def _repr_html_(self) -> str:
+        where = f"; report: {self.report}" if self.report else ""
+        return scores_html(self.test.as_dict(), "Test", f"model: {self.model}{where}")
 
     def as_dict(self) -> dict[str, Any]:
         """The object of `train --json`."""

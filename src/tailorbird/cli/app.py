@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tailorbird.cli import backbones, cache, demo, evaluate, predict, scan, train
+from tailorbird.cli import backbones, cache, demo, evaluate, explain, predict, report, scan, train
 
 app = typer.Typer(
     name="tailorbird",
@@ -41,5 +41,7 @@ app.command("scan")(scan.scan)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("explain")(explain.explain)
+app.command("report")(report.report)
 app.add_typer(backbones.app, name="backbones")
 app.add_typer(cache.app, name="cache")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -11,6 +11,7 @@ from tailorbird.cli import output
 
 if TYPE_CHECKING:
     from tailorbird.metrics import Scores
+    from tailorbird.report import Format
     from tailorbird.training import TrainResult
 
 _SEARCHED = "searched when not given"
@@ -86,12 +87,18 @@ def train(
     ] = 0.95,
     seed: Annotated[int, typer.Option(help="Seed of the split, the search and the fit.")] = 0,
     manifest: Annotated[Path | None, typer.Option(help="Also write the split that was used, as a CSV.")] = None,
+    report: output.ReportPath = None,
+    no_report: output.NoReport = False,
+    report_format: output.ReportFormat = "html",
     json: output.Json = False,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,
     debug: output.Debug = False,
 ) -> None:
-    """Train a classifier: scan, split, embed, choose the head, calibrate, test once, write one ONNX file."""
+    """Train a classifier: scan, split, embed, choose the head, calibrate, test once, write one ONNX file and a report.
+
+    The report contains photos.
+    """
     from tailorbird import training
 
     given = {
@@ -107,6 +114,7 @@ def train(
         "class_weight": class_weight,
         "schedule": schedule,
     }
+    wanted = output.wanted_report(report, no_report)
     fixed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     watcher = BarWatcher()
     try:
@@ -120,6 +128,8 @@ def train(
             precision=precision,
             seed=seed,
             manifest=manifest,
+            report=wanted,
+            report_format=cast("Format", report_format),
             watcher=watcher,
         )
     finally:
@@ -128,6 +138,7 @@ def train(
         output.print_json(result.as_dict())
     else:
         print_result(result, verbose=verbose)
+    output.say_report(None if json else result.report, result.report_error)
 
 
 def print_result(result: TrainResult, *, verbose: bool) -> None:

@@ -5,6 +5,6 @@ write it down, `writing` picks the format.
 """
 
 from tailorbird.report.content import Content
-from tailorbird.report.writing import FORMATS, Format, attempt, render, report_path, write
+from tailorbird.report.writing import FORMATS, Format, attempt, describe, render, report_path, write
 
-__all__ = ["FORMATS", "Content", "Format", "attempt", "render", "report_path", "write"]
+__all__ = ["FORMATS", "Content", "Format", "attempt", "describe", "render", "report_path", "write"]

@@ -74,7 +74,13 @@ def _scores(numbers: dict[str, Any]) -> str:
         ["sure on", f"{main['coverage']:.1%}{sure}"],
     ]
     classes = [
-        [plain(row["label"]), f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['f1']:.3f}", str(row["support"])]
+        [
+            plain(row["label"]),
+            f"{row['precision']:.3f}",
+            f"{row['recall']:.3f}",
+            f"{row['f1']:.3f}",
+            str(row["support"]),
+        ]
         for row in main["per_class"]
     ]
     title = f"## Scores: {plain(numbers['headline'])}, {main['n']:,} photos"
@@ -116,11 +122,11 @@ def _training(numbers: dict[str, Any]) -> str:
         )
         if backbone.get(key)
     ]
-    settings = ", ".join(
-        f"{plain(name)} {plain(value)}" for name, value in info["settings"].items() if name != "blend"
-    )
+    settings = ", ".join(f"{plain(name)} {plain(value)}" for name, value in info["settings"].items() if name != "blend")
     lines += [f"- head: {settings}", f"- seed: {info['seed']}", f"- made: {plain(info['created'])}"]
-    lines.append("- versions: " + ", ".join(f"{plain(name)} {plain(value)}" for name, value in info["versions"].items()))
+    lines.append(
+        "- versions: " + ", ".join(f"{plain(name)} {plain(value)}" for name, value in info["versions"].items())
+    )
     return "## Training\n\n" + "\n".join(lines)
 
 

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # What matplotlib draws with, and the page's variable each becomes. No chart uses these values for anything else.
 INK, MUTED, GRID, BLUE, ORANGE, FILL = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f", "#101112"
 _VARIABLES: Final = {INK: "ink", MUTED: "muted", GRID: "line", BLUE: "blue", ORANGE: "orange", FILL: "fill"}
 
-_STYLE: Final = {
+_STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "axes.formatter.use_mathtext": False,
@@ -74,11 +74,16 @@ def charts(numbers: dict[str, Any]) -> dict[str, str]:
         return found
 
 
-def _figure(height: float, **options: Any) -> tuple[Figure, Any]:
+def _figure(height: float, *, left: float = 0.66, right: float = 0.16, **options: Any) -> tuple[Figure, Any]:
+    """A figure of `height` inches and its axes, `left` and `right` inches from its edges.
+
+    The margins are given because matplotlib's automatic layouts draw everything twice, half of what a chart costs.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure((_WIDTH, height), layout="constrained", facecolor="none")
-    return figure, figure.subplots(**options)
+    figure = Figure((_WIDTH, height), facecolor="none")
+    edges = {"left": left / _WIDTH, "right": 1 - right / _WIDTH, "bottom": 0.48 / height, "top": 1 - 0.3 / height}
+    return figure, figure.subplots(gridspec_kw={**edges, **options.pop("gridspec_kw", {})}, **options)
 
 
 def _svg(figure: Figure, name: str, title: str) -> str:
@@ -93,7 +98,9 @@ def _svg(figure: Figure, name: str, title: str) -> str:
     text = re.sub(r"(font: [^;\"]*?px) [^;\"]+", r"\1 var(--sans)", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
-    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{title}">', text, count=1)
+    text = re.sub(
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{title}">', text, count=1
+    )
     return text.strip()
 
 
@@ -112,22 +119,26 @@ def _curve(members: Sequence[dict[str, Any]], what: str, title: str) -> Figure:
     axes.axvline(at, color=MUTED, lw=0.9, ls=":")
     axes.plot([at], [validation[at - 1]], "o", color=BLUE, ms=6)
     near_end = at > 0.6 * epochs[-1]
+    # Losses fall and accuracies rise: the free corner is above or below.
+    height, offset = (1.0, -9) if what == "loss" else (0.0, 4)
     axes.annotate(
-        f"best: epoch {at}", (at, 1.0), xycoords=("data", "axes fraction"), xytext=(-4 if near_end else 4, -9),
+        f"best: epoch {at}", (at, height), xycoords=("data", "axes fraction"), xytext=(-4 if near_end else 4, offset),
         textcoords="offset points", ha="right" if near_end else "left", fontsize=8.5, color=INK,
     )  # fmt: skip
     axes.set_title(title)
     axes.set_xlabel("epoch")
-    _percent(axes, y=what == "accuracy")
-    axes.locator_params(axis="x", integer=True, nbins=8)
-    axes.legend(loc="center right" if what == "loss" else "lower right", fontsize=8.5)
+    if what == "accuracy":
+        _percents(axes.yaxis)
+    _ticks(axes.xaxis, whole=True)
+    axes.legend(loc="center right", fontsize=8.5)
     return figure
 
 
 def _trials(trials: Sequence[dict[str, Any]]) -> Figure:
     """One row for each configuration, the best on top: its settings, validation log-loss as a dot, accuracy in words."""
     done = [trial for trial in trials if trial["validation_loss"] is not None][:TRIALS]
-    figure, axes = _figure(0.85 + 0.27 * len(done))
+    names = [settings_in_short(trial["settings"]) for trial in done]
+    figure, axes = _figure(0.85 + 0.27 * len(done), left=0.15 + 0.062 * max(map(len, names)), right=0.6)
     losses = [trial["validation_loss"] for trial in done]
     rows = range(len(done))
     axes.hlines(rows, min(losses), losses, color=GRID, lw=3)
@@ -138,13 +149,13 @@ def _trials(trials: Sequence[dict[str, Any]]) -> Figure:
             f"{trial['validation_accuracy']:.1%}", (1.0, row), xycoords=("axes fraction", "data"), xytext=(4, 0),
             textcoords="offset points", va="center", fontsize=8.5, color=INK,
         )  # fmt: skip
-    axes.set_yticks(list(rows), [settings_in_short(trial["settings"]) for trial in done], fontsize=8.5, color=INK)
+    axes.set_yticks(list(rows), names, fontsize=8.5, color=INK)
     axes.set_ylim(len(done) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
-    axes.locator_params(axis="x", nbins=5)
+    _ticks(axes.xaxis, most=5)
     axes.set_xlabel("validation log-loss: less is better")
     axes.annotate("accuracy", (1.0, 1.0), xycoords="axes fraction", xytext=(36, 4), textcoords="offset points",
                   ha="right", fontsize=8.5, color=MUTED)  # fmt: skip
@@ -155,16 +166,18 @@ def settings_in_short(settings: dict[str, Any]) -> str:
     """The searched settings of a head in a few words."""
     inner = "+".join(map(str, settings["inner"])) or "none"
     views = f", {settings['views']} views" if settings["views"] > 1 else ""
-    return f"inner {inner}, drop {settings['dropout']:g}, rate {settings['learning_rate']:g}, L2 {settings['l2']:g}{views}"
+    return (
+        f"inner {inner}, drop {settings['dropout']:g}, rate {settings['learning_rate']:g}, L2 {settings['l2']:g}{views}"
+    )
 
 
 def _reliability(bins: Sequence[dict[str, Any]]) -> Figure:
     """How often answers are right against how sure they are, above the counts they rest on."""
-    figure, (axes, counts) = _figure(3.9, nrows=2, sharex=True, height_ratios=[3, 1])
+    figure, (axes, counts) = _figure(3.9, nrows=2, sharex=True, gridspec_kw={"height_ratios": [3, 1], "hspace": 0.1})
     full = [one for one in bins if one["n"]]
     width = bins[0]["high"]
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
-    axes.annotate("as sure as right", (0.03, 0.03), xytext=(0.05, 0.13), rotation=0, fontsize=8.5, color=MUTED)
+    axes.annotate("dashed: exactly as sure as right", (0.99, 0.03), ha="right", fontsize=8.5, color=MUTED)
     x = [one["confidence"] for one in full]
     y = [one["accuracy"] for one in full]
     spread = [
@@ -173,12 +186,12 @@ def _reliability(bins: Sequence[dict[str, Any]]) -> Figure:
     ]
     axes.errorbar(x, y, yerr=spread, fmt="none", ecolor=BLUE, elinewidth=1, alpha=0.55)
     most = max(one["n"] for one in full)
-    axes.scatter(x, y, s=[14 + 70 * one["n"] / most for one in full], color=BLUE, zorder=3)
+    axes.scatter(x, y, s=[14 + 70 * one["n"] / most for one in full], color=BLUE, zorder=3, clip_on=False)
     axes.set_title("How often it is right when it is this sure")
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlim(0, 1)
     axes.set_ylabel("right")
-    _percent(axes)
+    _percents(axes.yaxis)
     middles = [(one["low"] + one["high"]) / 2 for one in bins]
     counts.bar(middles, [one["n"] for one in bins], width=width * 0.86, color=FILL)
     for middle, one in zip(middles, bins, strict=True):
@@ -190,7 +203,7 @@ def _reliability(bins: Sequence[dict[str, Any]]) -> Figure:
     counts.set_xlabel("probability of the answer")
     counts.grid(visible=False)
     counts.set_yticks([])
-    counts.xaxis.set_major_formatter(_percents())
+    _percents(counts.xaxis)
     return figure
 
 
@@ -198,7 +211,7 @@ def _coverage(curve: Sequence[dict[str, float]], scores: dict[str, Any], wanted:
     """Accuracy of the answers given when only the surest share is answered; the model's own threshold is marked."""
     figure, axes = _figure(3.1)
     x, y = [point["coverage"] for point in curve], [point["accuracy"] for point in curve]
-    axes.plot(x, y, color=BLUE, drawstyle="steps-post" if len(curve) < 40 else "default")
+    axes.plot(x, y, color=BLUE, drawstyle="steps-post" if len(curve) < 40 else "default", clip_on=False)
     low = min(*y, scores["accuracy"])
     bottom = max(0.0, low - 0.35 * (1 - low) - 0.02)
     if wanted is not None and wanted > bottom:
@@ -219,17 +232,19 @@ def _coverage(curve: Sequence[dict[str, float]], scores: dict[str, Any], wanted:
     axes.set_ylim(bottom, 1.0 + 0.03 * (1 - bottom))
     axes.set_xlabel("share of photos answered")
     axes.set_ylabel("right")
-    _percent(axes)
-    axes.xaxis.set_major_formatter(_percents())
+    _percents(axes.xaxis)
+    _percents(axes.yaxis)
     return figure
 
 
-def _percents() -> Any:
-    from matplotlib.ticker import PercentFormatter
+def _percents(axis: Axis) -> None:
+    """Shares as percents."""
+    axis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    _ticks(axis)
 
-    return PercentFormatter(1.0, decimals=0)
 
+def _ticks(axis: Axis, *, most: int = 6, whole: bool = False) -> None:
+    """At most about `most` ticks, at round numbers."""
+    from matplotlib.ticker import MaxNLocator
 
-def _percent(axes: Axes, *, y: bool = True) -> None:
-    if y:
-        axes.yaxis.set_major_formatter(_percents())
+    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10], integer=whole))

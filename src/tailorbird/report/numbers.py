@@ -126,7 +126,7 @@ def _finite(value: float) -> float | None:
 def _search(search: SearchResult) -> dict[str, Any]:
     """Every configuration, the best first, and how the chosen ones were trained."""
     chosen = [_settings(member.settings) for member in search.members]
-    trials = [
+    trials: list[dict[str, Any]] = [
         {
             "settings": _settings(trial.settings),
             "validation_loss": _finite(trial.validation_loss),
@@ -239,7 +239,7 @@ def _shown(answers: Answers, info: ModelInfo, chosen: Sequence[int]) -> list[dic
 
 def _confusions(scores: Scores) -> list[dict[str, Any]]:
     """The commonest mix-ups: label, predicted, how many photos, and their share of the label's."""
-    found = [
+    found: list[dict[str, Any]] = [
         {"label": scores.classes[i], "predicted": scores.classes[j], "count": count, "share": count / sum(row)}
         for i, row in enumerate(scores.confusion)
         for j, count in enumerate(row)
@@ -265,7 +265,7 @@ def limits(content: Content, main: Scores | None) -> list[str]:
         f"It answers with one of its {len(info.classes)} classes whatever it is shown: a photo of anything else also gets one of them, "
         "perhaps with a high probability.",
         "The scores hold for photos like those it was tested on. Other cameras, backgrounds, seasons or customers can be harder; "
-        "score it on photos of your own with `tailorbird evaluate`.",
+        "score it on photos of your own (tailorbird evaluate).",
     ]
     if main is not None:
         low, high = main.interval
@@ -287,7 +287,9 @@ def limits(content: Content, main: Scores | None) -> list[str]:
             f"The model was trained on {content.trained_on:,} of the scored photos: their scores say nothing about new ones."
         )
     if info.data.get("threshold_reached") is False:
-        said.append("No threshold reached the wanted precision on validation; the one in the file is the best there was.")
+        said.append(
+            "No threshold reached the wanted precision on validation; the one in the file is the best there was."
+        )
     if main is None:
         said.append("Its file holds no readable scores.")
     return said

@@ -30,7 +30,7 @@ def page(content: Content, numbers: dict[str, Any]) -> str:
         mistakes, hits, sheet = pictures.result()
     template = _environment().get_template("report.html")
     main = numbers["scores"].get(numbers["headline"])
-    return template.render(
+    text: str = template.render(
         n=numbers,
         main=main,
         headline=numbers["headline"],
@@ -42,6 +42,7 @@ def page(content: Content, numbers: dict[str, Any]) -> str:
         matrix=confusion(main) if main else None,
         style=(files(__package__) / "report.css").read_text(encoding="utf-8"),
     )
+    return text
 
 
 def _pictures(content: Content, numbers: dict[str, Any]) -> tuple[list[Any], list[Any], dict[str, Any]]:
@@ -56,9 +57,7 @@ def confusion(scores: dict[str, Any]) -> dict[str, Any]:
     matrix, classes = scores["confusion"], scores["classes"]
     kept = list(range(len(classes)))
     if len(kept) > MOST_CLASSES:
-        wrong = [
-            sum(row) - row[i] + sum(other[i] for other in matrix) - row[i] for i, row in enumerate(matrix)
-        ]
+        wrong = [sum(row) - row[i] + sum(other[i] for other in matrix) - row[i] for i, row in enumerate(matrix)]
         kept = sorted(sorted(kept, key=lambda i: -wrong[i])[:MOST_CLASSES])
     rows = []
     for i in kept:
@@ -95,7 +94,12 @@ def _printable(value: object) -> str:
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f}%"
+    if value is None:
+        return "–"
+    least = 10**-digits / 2
+    if 0 < 100 * value < least:
+        return f"<{10**-digits:g}%"  # a class that was nearly ruled out is not one without a chance
+    return f"{100 * value:.{digits}f}%"
 
 
 def _name(text: object, most: int = CUT) -> Markup:

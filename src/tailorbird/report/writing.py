@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
-from tailorbird.errors import SettingsError, TailorbirdError
+from tailorbird import graphs
+from tailorbird.errors import ModelFileError, SettingsError, TailorbirdError
 from tailorbird.files import write_bytes
+from tailorbird.metrics import Scores
+from tailorbird.model.file import info_from
 from tailorbird.report.content import Content
 from tailorbird.report.numbers import numbers
 
@@ -31,6 +35,17 @@ def report_path(model: Path, wanted: str | Path | bool, format: Format, kind: st
     if isinstance(wanted, bool):
         return model.with_name(f"{model.stem}.{kind}{_SUFFIXES[format]}") if wanted else None
     return Path(wanted)
+
+
+def describe(model: str | Path) -> Content:
+    """What a model file says of itself: everything but photos, curves and what was tried. Raises ModelFileError."""
+    proto = graphs.read_audited(Path(model), ModelFileError)
+    info = info_from(proto, str(model))
+    scores: dict[str, Scores] = {}
+    for name in ("test", "validation"):
+        with contextlib.suppress(ValueError):  # then the report says that there are none
+            scores[name] = Scores.from_dict(info.scores.get(name, {}))
+    return Content(kind="model", model=Path(model), info=info, headline="test", scores=scores)
 
 
 def render(content: Content, format: Format) -> str:
