@@ -34,7 +34,7 @@ LADDER = (
     "model",
     "features",
     "report",
-    "explain",
+    "explanation",
     "training",
     "evaluation",
     "cli",

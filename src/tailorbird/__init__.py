@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tailorbird.dataset import Dataset, Finding, Sample, scan, write_manifest
     from tailorbird.errors import InputError, RunError, TailorbirdError
     from tailorbird.evaluation import Evaluation, evaluate
-    from tailorbird.explain import Explanation, explain
+    from tailorbird.explanation import Explanation, explain
     from tailorbird.metrics import Scores
     from tailorbird.model import Classifier, Failure, Prediction, load
     from tailorbird.training import TrainResult, train
@@ -45,7 +45,7 @@ _HOMES = {
     "Classifier": "model",
     "Dataset": "dataset",
     "Evaluation": "evaluation",
-    "Explanation": "explain",
+    "Explanation": "explanation",
     "Failure": "model",
     "Finding": "dataset",
     "InputError": "errors",
@@ -56,7 +56,7 @@ _HOMES = {
     "TailorbirdError": "errors",
     "TrainResult": "training",
     "evaluate": "evaluation",
-    "explain": "explain",
+    "explain": "explanation",
     "load": "model",
     "scan": "dataset",
     "train": "training",

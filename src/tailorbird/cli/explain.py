@@ -12,7 +12,7 @@ from tailorbird.cli import output
 from tailorbird.cli.predict import FAILURES_EXIT_CODE, sources
 
 if TYPE_CHECKING:
-    from tailorbird.explain import Explanation
+    from tailorbird.explanation import Explanation
 
 _LONGEST = 80
 """Characters of a photo's name kept in its picture's: 80 take at most 240 of the 255 bytes a name may have."""
@@ -41,7 +41,7 @@ def explain(
     Bad photos are named and the rest go on; exits 3 when there were any.
     """
     from tailorbird.errors import SettingsError
-    from tailorbird.explain import explain_many
+    from tailorbird.explanation import explain_many
     from tailorbird.model import Failure
 
     found = list(sources(photos))

@@ -258,6 +258,12 @@ def _by_class(scores: Scores) -> list[list[dict[str, Any]]]:
     return result
 
 
+def _short(label: str) -> str:
+    """A class's name inside a sentence."""
+    label = printable(label)
+    return label if len(label) <= 40 else f"{label[:39]}…"
+
+
 def limits(content: Content, main: Scores | None) -> list[str]:
     """What a user should know before relying on the model, as sentences, from this model's own figures."""
     info = content.info
@@ -276,11 +282,11 @@ def limits(content: Content, main: Scores | None) -> list[str]:
         weak = [row for row in main.per_class if row.support and row.f1 < main.macro["f1"] - 0.1]
         if weak:
             worst = sorted(weak, key=lambda row: row.f1)[:3]
-            named = ", ".join(f"{printable(row.label)} (F1 {row.f1:.2f})" for row in worst)
+            named = ", ".join(f"{_short(row.label)} (F1 {row.f1:.2f})" for row in worst)
             said.append(f"Clearly weaker than the others: {named}.")
         small = [row.label for row in main.per_class if row.support < 10]
         if small:
-            names = ", ".join(map(printable, small[:5])) + (f" and {len(small) - 5} more" if len(small) > 5 else "")
+            names = ", ".join(map(_short, small[:5])) + (f" and {len(small) - 5} more" if len(small) > 5 else "")
             said.append(f"Fewer than 10 photos were there to score {names}: the figures of such a class are chance.")
     if content.trained_on:
         said.append(
