@@ -131,7 +131,7 @@ def test_one_class_is_shown_and_others_are_refused(classifier: Classifier) -> No
         explain(classifier, photo, label="dsic")
     for options, message in (({"top": 4}, "top is 4"), ({"top": 0}, "top is 0"), ({"alpha": 1.5}, "alpha is 1.5")):
         with pytest.raises(SettingsError, match=message):
-            explain(classifier, photo, **options)  # type: ignore[arg-type]
+            explain(classifier, photo, **options)
     with pytest.raises(UnreadableImage, match="no such file"):
         explain(classifier, "missing.jpg")
 
