@@ -179,7 +179,6 @@ def _reliability(bins: Sequence[dict[str, Any]]) -> Figure:
     full = [one for one in bins if one["n"]]
     width = bins[0]["high"]
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
-    axes.annotate("dashed: exactly as sure as right", (0.99, 0.03), ha="right", fontsize=8.5, color=MUTED)
     x = [one["confidence"] for one in full]
     y = [one["accuracy"] for one in full]
     spread = [
