@@ -7,8 +7,10 @@ all the same, matplotlib is told to take no text for a formula.
 from __future__ import annotations
 
 import io
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -54,9 +56,7 @@ TRIALS: Final = 40
 
 def charts(numbers: dict[str, Any]) -> dict[str, str]:
     """Every chart there are numbers for, by name (loss, accuracy, trials, reliability, coverage), as SVG elements."""
-    import matplotlib
-
-    with matplotlib.rc_context(_STYLE):
+    with _matplotlib():
         found: dict[str, str] = {}
         if numbers["search"]:
             members = numbers["search"]["members"]
@@ -72,6 +72,21 @@ def charts(numbers: dict[str, Any]) -> dict[str, str]:
             drawn = _coverage(numbers["coverage_curve"], scores, wanted if isinstance(wanted, float) else None)
             found["coverage"] = _svg(drawn, "coverage", "Accuracy by coverage")
         return found
+
+
+@contextmanager
+def _matplotlib() -> Iterator[None]:
+    """matplotlib in our style, and only its errors told: where it keeps its list of fonts is nobody's concern who wants a model."""
+    log = logging.getLogger("matplotlib")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        import matplotlib
+
+        with matplotlib.rc_context(_STYLE):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _figure(height: float, *, left: float = 0.66, right: float = 0.16, **options: Any) -> tuple[Figure, Any]:
