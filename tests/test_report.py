@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -24,6 +25,7 @@ from test_backbone_contract import tiny
 from tailorbird import evaluation, images
 from tailorbird.errors import SettingsError
 from tailorbird.evaluation import evaluate
+from tailorbird.head import EpochLog
 from tailorbird.metrics import Answers, Scores, score
 from tailorbird.model import Classifier
 from tailorbird.report import Content, describe, render, report_path
@@ -266,6 +268,30 @@ def test_a_thousand_test_photos_and_a_hundred_classes_stay_small_and_readable(
         assert page.html.count('<th scope="row">') == 2 * count and page.html.count('<th scope="col">') == count
         cells = [int(cell) for cell in re.findall(r'<td class="[rw]\d+"[^>]*>(\d+)</td>', page.html)]
         assert sum(cells) == 1000
+
+
+@pytest.mark.parametrize("photos", [1, 2, 30])
+def test_odd_results_have_a_page_too(result: TrainResult, tmp_path: Path, photos: int) -> None:
+    """One photo, every answer alike and none sure, seventy configurations of which one failed, a fit of one epoch."""
+    labels, rows = np.zeros(photos, int), np.tile([0.9, 0.06, 0.04], (photos, 1))
+    epoch = EpochLog(1, 1e-3, 1.0, 0.5, 1.1, 0.5)
+    best = replace(result.fit, history=(epoch,), best_epoch=1)
+    trial = result.search.trials[0]
+    trials = [replace(trial, settings=replace(trial.settings, learning_rate=i / 1000)) for i in range(1, 70)]
+    failed = replace(trial, validation_loss=math.nan, validation_accuracy=math.nan, failure="diverged <b>")
+    content = content_of(
+        result,
+        scores={"test": score(labels, rows, result.info.classes, 0.95)},
+        answers=Answers.of(((tmp_path / str(i), str(i)) for i in range(photos)), labels, rows),
+        search=replace(result.search, best=best, members=(best,), trials=(failed, *trials)),
+        dataset=None,
+    )
+    (tmp_path / "odd.html").write_text(render(content, "html"))
+    page = checked(tmp_path / "odd.html")
+    assert "Not one mistake." in page.text and "failed: diverged <b>" in page.text and page.html.count("<svg") == 5
+    assert (
+        render(content, "markdown") and json.loads(render(content, "json"))["scores"]["test"]["sure_accuracy"] is None
+    )
 
 
 def test_two_classes_and_a_backbone_without_a_map(tmp_path: Path) -> None:

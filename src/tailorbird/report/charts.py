@@ -146,6 +146,7 @@ def _curve(members: Sequence[dict[str, Any]], what: str, title: str) -> Figure:
     axes.set_xlabel("epoch")
     if what == "accuracy":
         _percents(axes.yaxis)
+    axes.set_xlim(0.5, max(epoch["epoch"] for member in members for epoch in member["history"]) + 0.5)
     _ticks(axes.xaxis, whole=True)
     axes.legend(loc="center right", fontsize=8.5)
     return figure
@@ -155,7 +156,8 @@ def _trials(trials: Sequence[dict[str, Any]]) -> Figure:
     """One row for each configuration, the best on top: its settings, validation log-loss as a dot, accuracy in words."""
     done = [trial for trial in trials if trial["validation_loss"] is not None][:TRIALS]
     names = [settings_in_short(trial["settings"]) for trial in done]
-    figure, axes = _figure(0.85 + 0.27 * len(done), left=0.15 + 0.062 * max(map(len, names)), right=0.6)
+    left = min(0.15 + 0.062 * max(map(len, names)), 0.68 * _WIDTH)
+    figure, axes = _figure(0.85 + 0.27 * len(done), left=left, right=0.6)
     losses = [trial["validation_loss"] for trial in done]
     rows = range(len(done))
     axes.hlines(rows, min(losses), losses, color=GRID, lw=3)
@@ -172,7 +174,7 @@ def _trials(trials: Sequence[dict[str, Any]]) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
-    _ticks(axes.xaxis, most=5)
+    _ticks(axes.xaxis, most=5 if left < 2.5 else 3)
     axes.set_xlabel("validation log-loss: less is better")
     axes.annotate("accuracy", (1.0, 1.0), xycoords="axes fraction", xytext=(36, 4), textcoords="offset points",
                   ha="right", fontsize=8.5, color=MUTED)  # fmt: skip
@@ -263,4 +265,4 @@ def _ticks(axis: Axis, *, most: int = 6, whole: bool = False) -> None:
     """At most about `most` ticks, at round numbers."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10], integer=whole))
+    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10], integer=whole, min_n_ticks=1 if whole else 2))

@@ -74,11 +74,9 @@ def _info(info: ModelInfo) -> dict[str, Any]:
 
 def _scores(scores: Scores) -> dict[str, Any]:
     """As in `evaluate --json`, with 95% Wilson intervals of every share."""
-    sure = round(scores.coverage * scores.n)
     shares = {"top3": (scores.top3, scores.n), "coverage": (scores.coverage, scores.n)}
-    if scores.sure_accuracy is not None:
-        shares["sure_accuracy"] = (scores.sure_accuracy, sure)
-    intervals = {name: list(wilson_interval(round(share * n), n)) for name, (share, n) in shares.items()}
+    shares["sure_accuracy"] = (scores.sure_accuracy or 0.0, round(scores.coverage * scores.n))
+    intervals = {name: list(wilson_interval(round(share * n), n)) if n else None for name, (share, n) in shares.items()}
     hits = sum(row[i] for i, row in enumerate(scores.confusion))
     return {**scores.as_dict(), "hits": hits, "intervals": {"accuracy": list(scores.interval), **intervals}}
 
