@@ -41,7 +41,8 @@ PATIENCE = 300
 SERVED = "http://127.0.0.1:8000"
 """Where the page says that `serve` is; here it takes a free port."""
 REVIEWED = "http://127.0.0.1:50123/?key=..."
-_PROGRESS = re.compile(r"━|^\d+ of \d+ fits?, about ")
+_LEFT_OUT = re.compile(r"━|^\d+ of \d+ fits?, about |^\{\"time\": ")
+"""Progress bars, which a terminal overwrites, and the log of the service."""
 
 
 class Broken(Exception):
@@ -134,7 +135,7 @@ class Run:
         if str(self.folder.parent) in text:
             raise Broken(f"line {step.line}: {step.command}: a path of this machine is printed: {text}")
         lines = [line.rstrip() for line in text.replace("\r", "").splitlines()]
-        return _without_blank_ends([line for line in lines if not _PROGRESS.search(line)])
+        return _without_blank_ends([line for line in lines if not _LEFT_OUT.search(line)])
 
     def _command(self, step: Step) -> str:
         command = step.command.replace("\\\n", " ")
@@ -212,7 +213,7 @@ class Run:
                     os.environ[name] = value
 
     def _decide(self) -> None:
-        """Answer the review over the API of its page: suspect labels as suggested, of copies the first stays."""
+        """Answer the review over the API of its page: a file's name says what it shows, and of copies the rightly labelled stays."""
         if self._server is None:
             raise Broken("no review is running")
         host, _, key = self._server.address.removeprefix("http://").partition("/")
@@ -234,13 +235,14 @@ class Run:
         for number in range(len(ask("/api/review")["items"])):
             photos = ask(f"/api/items/{number}")["photos"]
             choices = []
-            for place, photo in enumerate(photos):
-                choice = {"photo": photo["photo"], "decision": "keep"}
-                if len(photos) == 1:
-                    choice |= {"decision": "relabel", "label": photo["suggested"]}
-                elif place:
-                    choice |= {"decision": "exclude"}
-                choices.append(choice)
+            for photo in photos:
+                file = Path(photo["name"]).name
+                if file.startswith(photo["label"]):
+                    choices.append({"photo": photo["photo"], "decision": "keep"})
+                elif len(photos) > 1:
+                    choices.append({"photo": photo["photo"], "decision": "exclude"})
+                else:
+                    choices.append({"photo": photo["photo"], "decision": "relabel", "label": photo["suggested"]})
             ask("/api/decisions", {"item": number, "decisions": choices})
 
     def check(self, picture: Picture) -> None:
@@ -296,9 +298,10 @@ class Run:
             tab.goto(address)
             selector = picture.selector
             if selector and selector.startswith("upload "):
-                tab.set_input_files("input[type=file]", str(self.folder / selector.removeprefix("upload ")))
+                files = [str(self.folder / name) for name in selector.split()[1:]]
+                tab.set_input_files("input[type=file]", files)
                 selector = None
-                tab.wait_for_timeout(1500)
+                tab.wait_for_timeout(3000)
             tab.wait_for_timeout(700)
             shot: bytes = tab.locator(selector).first.screenshot() if selector else tab.screenshot()
         return shot

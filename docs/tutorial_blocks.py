@@ -6,7 +6,8 @@ A `console` block holds commands after `$ ` (continued after a backslash, on lin
 A `pycon` block holds Python after `>>> ` and `... `, and below each statement what it prints.
 `![words](images/tutorial/NAME)` is a picture. It is the file NAME that a command wrote, unless the line before is
 `<!-- screenshot: PAGE [SELECTOR] -->`, PAGE being an HTML file that a command wrote or the address of a running server.
-`<!-- review: relabel -->` answers the running review: what is suspect gets the suggested label, of copies one stays.
+PAGE may be followed by `upload FILE...`: the files are given to the upload page first.
+`<!-- review: answer -->` answers the running review truthfully: the file names of the wardrobe say what the pictures show.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Literal
 FENCE = re.compile(r"^```(console|pycon)$")
 PICTURE = re.compile(r"^!\[[^\]]+\]\(images/tutorial/([\w.-]+)\)")
 SCREENSHOT = re.compile(r"^<!-- screenshot: (\S+)(?: (.+?))? -->$")
-REVIEW = re.compile(r"^<!-- review: relabel -->$")
+REVIEW = re.compile(r"^<!-- review: answer -->$")
 
 
 @dataclass

@@ -33,6 +33,7 @@ MAY_DIFFER = (
     (r"(CLASS(?: #){4}) CLASS \(#\)$", r"\1"),
     (r"p (?:=|<) #", "p #"),
     (r"\b(?:cannot be told apart \(difference #|is (?:worse|better) \((?:by|the difference is) #)", "VERDICT (#"),
+    (r"^No difference can be shown on # photos: # only B gets right against # only A|^[AB] is better: # photos only [AB] gets right against # only [AB]", "VERDICT"),
     (r"(?<=[ :])none(?= )|^none ", "# "),  # no inner layer stands among sizes of layers
     (r"; carried on with #, the smallest within one standard error of the best", ""),
     (r"^Head, # of the # averaged: ", "Head: "),  # the best head alone or an average
@@ -48,7 +49,7 @@ MAY_DIFFER = (
 OPTIONAL = (
     r"^Head: ",  # how many heads are averaged
     r"^\s*suspect-label ",  # how many are suspect; the tutorial's own wrong labels are looked for by its tests
-    r"^CLASS: (?:A|B) ",  # which photos two models differ on
+    r"^They differ on # photos|^CLASS: A ",  # which photos two models differ on
     r"^\.\.\. and # more",
 )
 
