@@ -13,8 +13,14 @@ from tailorbird.cli.app import app
 HEAD = """# Reference of every command
 
 Made from the commands' own `--help` by `docs/make_reference.py`; a test compares the two. Results go to standard output, everything else to
-standard error. Exit codes: 0 done, 1 failed run, 2 bad input, 3 findings or bad photos, 130 Ctrl-C.
+standard error. Exit codes: 0 done, 1 failed run, 2 bad input, 3 findings or bad photos, 130 Ctrl-C. With `--json` a command
+writes [one object for programs](json.md).
+
+Every command also takes `--quiet` or `-q` (results and errors only), `--verbose` or `-v` (more about what is done), `--debug` (tracebacks and
+log messages) and `--help` or `-h`.
 """
+EVERYWHERE = {"help", "quiet", "verbose", "debug"}
+"""Options that every command has; a test in test_layers.py sees to it."""
 
 
 def commands() -> list[tuple[str, Any]]:
@@ -36,7 +42,7 @@ def reference() -> str:
 def section(name: str, command: Any) -> str:
     """One command: what it does, what it takes."""
     arguments = [p for p in command.params if p.param_type_name == "argument"]
-    options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
+    options = [p for p in command.params if p.param_type_name == "option" and p.name not in EVERYWHERE]
     shown = " ".join(argument_name(p) for p in arguments)
     lines = [
         f"\n## tailorbird {name}\n",
@@ -53,7 +59,8 @@ def section(name: str, command: Any) -> str:
 
 def argument_name(parameter: Any) -> str:
     name = (parameter.metavar or parameter.name).upper().strip("[]")
-    return f"{name}..." if parameter.nargs == -1 else name
+    name = f"{name}..." if parameter.nargs == -1 else name
+    return name if parameter.required else f"[{name}]"
 
 
 def option_row(parameter: Any) -> str:

@@ -299,7 +299,7 @@ class Run:
             selector = picture.selector
             if selector and selector.startswith("upload "):
                 files = [str(self.folder / name) for name in selector.split()[1:]]
-                tab.set_input_files("input[type=file]", files)
+                tab.set_input_files("input[type=file][multiple]", files)
                 selector = None
                 tab.wait_for_timeout(3000)
             tab.wait_for_timeout(700)
@@ -308,15 +308,17 @@ class Run:
 
 
 def _small(data: bytes, target: Path) -> None:
-    """A PNG with as many colours as fit into LARGEST, at most 1,100 pixels wide."""
+    """A PNG of at most LARGEST bytes: as wide as 1,100 pixels, with as many colours as fit, then narrower."""
     from PIL import Image
 
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    image.thumbnail((1100, 2000))
-    for colours in (None, 256, 128, 64, 32):
-        (image if colours is None else image.quantize(palette=image.quantize(colours))).save(target, optimize=True)
-        if target.stat().st_size <= LARGEST:
-            return
+    whole = Image.open(io.BytesIO(data)).convert("RGB")
+    for width in (1100, 900, 700):
+        image = whole.copy()
+        image.thumbnail((width, 2000))
+        for colours in (None, 256, 128, 64):
+            (image if colours is None else image.quantize(palette=image.quantize(colours))).save(target, optimize=True)
+            if target.stat().st_size <= LARGEST:
+                return
 
 
 def _area(path: Path) -> float:
@@ -352,19 +354,23 @@ def running() -> Iterator[Run]:
             run.close()
 
 
-def compare(text: str) -> list[str]:
-    """Run a page; every difference from what it shows, in words. A step that breaks ends it, as the steps after it build on it."""
+def compare(text: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Run a page: every difference from what it shows, in words, and what each command printed.
+
+    A step that breaks is the last one, as the steps after it build on it.
+    """
     found: list[str] = []
+    said: dict[str, list[str]] = {}
     with running() as run:
         for step in steps(parse(text)):
             try:
-                printed = run.do(step)
+                said[step.command] = printed = run.do(step)
                 if isinstance(step, Picture):
                     run.check(step)
             except (Broken, OSError, subprocess.TimeoutExpired) as error:
-                return [*found, str(error)]
+                return [*found, str(error)], said
             found += [f"line {step.line}: {step.command}: {one}" for one in differences(step.printed, printed)]
-    return found
+    return found, said
 
 
 def write(page: Path) -> None:
@@ -385,7 +391,7 @@ def main() -> int:
     if "--write" in sys.argv[1:]:
         write(PAGE)
         return 0
-    found = compare(PAGE.read_text(encoding="utf-8"))
+    found, _ = compare(PAGE.read_text(encoding="utf-8"))
     print("\n".join(found) or "the tutorial shows what is printed")
     return 1 if found else 0
 
