@@ -22,12 +22,13 @@ from test_cli import run
 from test_images import bomb
 
 from tailorbird import scan
+from tailorbird.cli.train import print_result
 from tailorbird.dataset.table import Row
 from tailorbird.errors import DatasetError, SettingsError, StorageFull
 from tailorbird.files import write_bytes
 from tailorbird.review import ChangedMeanwhile, Choice, Review, default_manifest, open_review
 from tailorbird.review import manifest as manifests
-from tailorbird.training import Silent, train
+from tailorbird.training import train
 
 
 def rows(path: Path) -> dict[str, dict[str, str]]:
@@ -90,19 +91,14 @@ def test_decisions_reach_scan_and_the_photos_stay(wrong: Path, tmp_path: Path) -
     assert json.loads(run("scan", review.manifest.path, "--json", code=3).stdout)["excluded"] == ["photos/box/copy.jpg"]
 
 
-def test_train_says_what_was_excluded(wrong: Path, tmp_path: Path) -> None:
+def test_train_says_what_was_excluded(wrong: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     review = opened(wrong)
     decide(review, COPIES[1], "exclude")
-    notes: list[str] = []
-
-    class Noted(Silent):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
     quick = {"inner": (), "dropout": 0.0, "learning_rate": 0.01, "l2": 0.0, "epochs": 3}
-    result = train(review.manifest.path, tmp_path / "m.onnx", fixed=quick, watcher=Noted())
-    assert "1 photo of the table was excluded in a review" in notes
+    result = train(review.manifest.path, tmp_path / "m.onnx", fixed=quick)
     assert {entry.path: entry.reason for entry in result.left_out}["photos/box/copy.jpg"] == "excluded in a review"
+    print_result(result, verbose=False)
+    assert "1 excluded in a review" in capsys.readouterr().out
 
 
 def test_a_review_is_gone_on_with(wrong: Path) -> None:
