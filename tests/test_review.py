@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from conftest import MakeDataset, draw_dataset, encoded, picture
 from PIL import Image
-from reviewing import CONFLICT, COPIES, Page, draw_wrong, reviewing, shown
+from reviewing import CONFLICT, COPIES, Page, draw_wrong, reviewing, shown, wait_for
 from test_cli import run
 from test_images import bomb
 
@@ -418,6 +419,21 @@ def test_the_cookie_and_what_every_answer_carries(page: Page) -> None:
     )
     assert headers["referrer-policy"] == "no-referrer" and headers["cross-origin-resource-policy"] == "same-origin"
     assert page.ask("/", Cookie=page.cookie())[0] == 200, "a reload needs no key"
+
+
+def test_a_browser_is_opened_with_a_key_that_works_once(tmp_path: Path) -> None:
+    script = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"
+    browser = f"{sys.executable} -c '{script}' {tmp_path / 'opened.txt'} %s"
+    photos = draw_dataset(tmp_path / "photos", count=1)
+    with reviewing(
+        photos, tmp_path / "log.txt", "--no-suspects", "--browser", BROWSER=browser, DISPLAY=":99"
+    ) as running:
+        wait_for(lambda: (tmp_path / "opened.txt").exists() and (tmp_path / "opened.txt").read_text())
+        launched = (tmp_path / "opened.txt").read_text()
+        assert launched.startswith(running.page.address + "/?key=") and not launched.endswith(running.page.key)
+        path = launched.removeprefix(running.page.address)
+        assert [running.page.ask(path)[0] for _ in range(2)] == [200, 403]
+        assert running.page.ask(running.page.path)[0] == running.page.ask(running.page.path)[0] == 200
 
 
 def test_other_hosts_and_sites_are_refused(page: Page) -> None:

@@ -140,8 +140,7 @@ def _scanned(
         return [], []
     held = [Entry(s.path, s.name, s.label, s.split) for s in dataset.samples if s.split != "train"]
     entries = [*held, *(Entry(photo.path, photo.name, photo.label, "train") for photo in photos)]
-    layout = Layout(dataset.root, tuple(entries), (), dataset.excluded)
-    scanned = scan_layout(layout, dataset.root, visitor=visitor, progress=progress)
+    scanned = scan_layout(Layout(dataset.root, tuple(entries), ()), dataset.root, visitor=visitor, progress=progress)
     own = {photo.path: photo.name for photo in photos}
     names = set(own.values())
     left_out = [
