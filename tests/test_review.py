@@ -204,6 +204,9 @@ def test_where_a_manifest_goes(make_dataset: MakeDataset, monkeypatch: pytest.Mo
     monkeypatch.chdir(photos)
     assert default_manifest(Path()) == tmp_path / "shop.photos.reviewed.csv"
     assert default_manifest(Path("table.csv")) == Path("table.reviewed.csv")
+    assert default_manifest(Path("box")) == Path("box.reviewed.csv")
+    monkeypatch.chdir(photos / "box")
+    assert default_manifest(Path("..")) == tmp_path / "shop.photos.reviewed.csv", "beside the folder, not in it"
 
 
 def test_a_table_with_a_misspelt_decision_is_refused(make_dataset: MakeDataset, tmp_path: Path) -> None:
