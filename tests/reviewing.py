@@ -115,11 +115,13 @@ class Running:
 
 
 @contextmanager
-def reviewing(photos: Path, log: Path, *options: object) -> Iterator[Running]:
+def reviewing(photos: Path, log: Path, *options: object, **environment: str) -> Iterator[Running]:
     """Run `tailorbird review` until the block ends or the test ended it."""
     command = [sys.executable, "-m", "tailorbird", "review", str(photos), "--no-browser", *map(str, options)]
     with log.open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **environment}
+        )
     try:
         assert process.stdout is not None
         found = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/\?key=([\w-]{43})\n", process.stdout.readline())

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,17 +18,18 @@ from typing import Any
 import pytest
 from conftest import MakeDataset, draw_dataset, encoded, picture
 from PIL import Image
-from reviewing import CONFLICT, COPIES, Page, draw_wrong, reviewing, shown
+from reviewing import CONFLICT, COPIES, Page, draw_wrong, reviewing, shown, wait_for
 from test_cli import run
 from test_images import bomb
 
 from tailorbird import scan
+from tailorbird.cli.train import print_result
 from tailorbird.dataset.table import Row
 from tailorbird.errors import DatasetError, SettingsError, StorageFull
 from tailorbird.files import write_bytes
 from tailorbird.review import ChangedMeanwhile, Choice, Review, default_manifest, open_review
 from tailorbird.review import manifest as manifests
-from tailorbird.training import Silent, train
+from tailorbird.training import train
 
 
 def rows(path: Path) -> dict[str, dict[str, str]]:
@@ -90,19 +92,14 @@ def test_decisions_reach_scan_and_the_photos_stay(wrong: Path, tmp_path: Path) -
     assert json.loads(run("scan", review.manifest.path, "--json", code=3).stdout)["excluded"] == ["photos/box/copy.jpg"]
 
 
-def test_train_says_what_was_excluded(wrong: Path, tmp_path: Path) -> None:
+def test_train_says_what_was_excluded(wrong: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     review = opened(wrong)
     decide(review, COPIES[1], "exclude")
-    notes: list[str] = []
-
-    class Noted(Silent):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
     quick = {"inner": (), "dropout": 0.0, "learning_rate": 0.01, "l2": 0.0, "epochs": 3}
-    result = train(review.manifest.path, tmp_path / "m.onnx", fixed=quick, watcher=Noted())
-    assert "1 photo of the table was excluded in a review" in notes
+    result = train(review.manifest.path, tmp_path / "m.onnx", fixed=quick)
     assert {entry.path: entry.reason for entry in result.left_out}["photos/box/copy.jpg"] == "excluded in a review"
+    print_result(result, verbose=False)
+    assert "1 excluded in a review" in capsys.readouterr().out
 
 
 def test_a_review_is_gone_on_with(wrong: Path) -> None:
@@ -207,6 +204,9 @@ def test_where_a_manifest_goes(make_dataset: MakeDataset, monkeypatch: pytest.Mo
     monkeypatch.chdir(photos)
     assert default_manifest(Path()) == tmp_path / "shop.photos.reviewed.csv"
     assert default_manifest(Path("table.csv")) == Path("table.reviewed.csv")
+    assert default_manifest(Path("box")) == Path("box.reviewed.csv")
+    monkeypatch.chdir(photos / "box")
+    assert default_manifest(Path("..")) == tmp_path / "shop.photos.reviewed.csv", "beside the folder, not in it"
 
 
 def test_a_table_with_a_misspelt_decision_is_refused(make_dataset: MakeDataset, tmp_path: Path) -> None:
@@ -422,6 +422,21 @@ def test_the_cookie_and_what_every_answer_carries(page: Page) -> None:
     )
     assert headers["referrer-policy"] == "no-referrer" and headers["cross-origin-resource-policy"] == "same-origin"
     assert page.ask("/", Cookie=page.cookie())[0] == 200, "a reload needs no key"
+
+
+def test_a_browser_is_opened_with_a_key_that_works_once(tmp_path: Path) -> None:
+    script = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"
+    browser = f"{sys.executable} -c '{script}' {tmp_path / 'opened.txt'} %s"
+    photos = draw_dataset(tmp_path / "photos", count=1)
+    with reviewing(
+        photos, tmp_path / "log.txt", "--no-suspects", "--browser", BROWSER=browser, DISPLAY=":99"
+    ) as running:
+        wait_for(lambda: (tmp_path / "opened.txt").exists() and (tmp_path / "opened.txt").read_text())
+        launched = (tmp_path / "opened.txt").read_text()
+        assert launched.startswith(running.page.address + "/?key=") and not launched.endswith(running.page.key)
+        path = launched.removeprefix(running.page.address)
+        assert [running.page.ask(path)[0] for _ in range(2)] == [200, 403]
+        assert running.page.ask(running.page.path)[0] == running.page.ask(running.page.path)[0] == 200
 
 
 def test_other_hosts_and_sites_are_refused(page: Page) -> None:

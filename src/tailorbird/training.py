@@ -164,9 +164,6 @@ def train(
             scanned = scan(photos, progress=watcher.advance, visitor=embedder)
         finally:
             embedder.flush()
-    if scanned.excluded:
-        n = len(scanned.excluded)
-        watcher.note(f"{n:,} {'photo of the table was' if n == 1 else 'photos of the table were'} excluded in a review")
     with clock.measure("split"):
         dataset, left_out = _prepare(scanned, seed)
     joined = None

@@ -77,10 +77,11 @@ def review(
         )
         # The one line for programs: a script that started us reads where we are.
         print(address, flush=True)
-        if browser and can_show():
-            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    service.serve_review(opened, port=port, announce=announce)
+    def launch(address: str) -> None:
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+    service.serve_review(opened, port=port, announce=announce, launch=launch if browser and can_show() else None)
     print_summary(opened)
 
 

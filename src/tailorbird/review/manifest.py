@@ -128,9 +128,8 @@ class Manifest:
         try:
             self._replace(data)
         except TailorbirdError as error:
-            with (
-                self._lock
-            ):  # what came meanwhile was decided on rows that are not to be: all of it is undone, the last first
+            with self._lock:
+                # What came meanwhile was decided on rows that are not to be: all of it is undone, the last first.
                 for batch in reversed(self._pending):
                     batch.error = error
                     self._apply(batch.before)

@@ -26,9 +26,9 @@ def default_manifest(photos: Path) -> Path:
     """Where a review goes when nothing else is said: beside the photos, `photos.reviewed.csv`; a review's own file goes on."""
     if is_review(photos):
         return photos
-    whole = photos.resolve()
-    stem = whole.stem if whole.suffix.lower() == ".csv" else whole.name
-    return (photos if photos.name else whole).parent / f"{stem or 'photos'}.reviewed.csv"
+    place = photos if photos.name not in ("", "..") else photos.resolve()
+    stem = place.stem if place.suffix.lower() == ".csv" else place.name
+    return place.parent / f"{stem or 'photos'}.reviewed.csv"
 
 
 def is_review(path: Path) -> bool:

@@ -53,16 +53,23 @@ def serve(settings: Settings, *, announce: Callable[[str], None] = print, quiet:
         bound.close()
 
 
-def serve_review(review: Review, *, port: int = 0, announce: Callable[[str], None] = print) -> None:
+def serve_review(
+    review: Review,
+    *,
+    port: int = 0,
+    announce: Callable[[str], None] = print,
+    launch: Callable[[str], None] | None = None,
+) -> None:
     """Show a review's page on this machine alone until SIGTERM or Ctrl-C; what was decided is on the disk all the time.
 
     port: 0 takes a free one. announce: called with the page's address, whose key lets in whoever knows it, once it answers.
+    launch: called with an address that works once, for a browser's command line.
     Raises MissingExtra, SettingsError, StorageError (the port is taken).
     """
     need_extra()
     from tailorbird.service.review import run
 
-    run(review, port=port, announce=announce)
+    run(review, port=port, announce=announce, launch=launch)
 
 
 def need_extra() -> None:

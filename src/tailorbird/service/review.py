@@ -85,6 +85,7 @@ class ReviewService:
     def __init__(self, review: Review, settings: ReviewSettings, port: int) -> None:
         """port: where it listens; cookies are sent to every port of a host, so its cookie is named after its own."""
         self.key = secrets.token_urlsafe(32)
+        self._once: set[str] = set()
         self._review = review
         self._cookie = f"tailorbird-review-{port}"
         self._session = secrets.token_urlsafe(32)
@@ -97,6 +98,12 @@ class ReviewService:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         await self._guard(scope, receive, send)
+
+    def key_for_once(self) -> str:
+        """A key that opens the page a single time: a browser's command line can be read by the machine's other users."""
+        key = secrets.token_urlsafe(32)
+        self._once.add(key)
+        return key
 
     def close(self) -> None:
         """Stop decoding."""
@@ -117,10 +124,11 @@ class ReviewService:
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on who has the cookie, or opens the page with the key. The page's scripts and styles tell nothing of the photos."""
-        scope["app"], scope["key"] = self, self._has_key(scope)  # with an app the router raises what the guard answers
         path = scope["path"]
+        scope["app"] = self  # with an app the router raises what the guard answers
+        scope["key"] = path == "/" and scope["method"] == "GET" and self._has_key(scope)
         is_open = path.startswith("/static/") or path == "/favicon.ico"
-        if not (is_open or self._has_cookie(scope) or (path == "/" and scope["key"])):
+        if not (is_open or self._has_cookie(scope) or scope["key"]):
             if path == "/" and scope["method"] == "GET":
                 page = self._pages.content("locked.html")
                 await Response(page, 403, {"Cache-Control": "no-store"}, "text/html")(scope, receive, send)
@@ -138,6 +146,9 @@ class ReviewService:
 
     def _has_key(self, scope: Scope) -> bool:
         given = parse_qs(scope["query_string"].decode("latin-1")).get("key", [""])[0]
+        if given in self._once:
+            self._once.discard(given)
+            return True
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self.key.encode())
 
     async def _page(self, request: Request) -> Response:
@@ -309,8 +320,10 @@ def _choices(said: Any) -> tuple[int, list[Choice]]:
     return item, choices
 
 
-def run(review: Review, *, port: int, announce: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM. Raises SettingsError, StorageError (the port is taken)."""
+def run(
+    review: Review, *, port: int, announce: Callable[[str], None], launch: Callable[[str], None] | None = None
+) -> None:
+    """What `tailorbird.service.serve_review` does. Serve until SIGINT or SIGTERM. Raises SettingsError, StorageError (the port is taken)."""
     settings = ReviewSettings(port)
     bound = listen(settings)
     try:
@@ -321,7 +334,14 @@ def run(review: Review, *, port: int, announce: Callable[[str], None]) -> None:
             proxy_headers=False, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=5,
         )  # fmt: skip
         server = _Server(config)
-        server.announce = lambda: announce(f"{address(settings, bound)}/?key={service.key}")
+
+        def ready() -> None:
+            place = f"{address(settings, bound)}/?key="
+            announce(place + service.key)
+            if launch is not None:
+                launch(place + service.key_for_once())
+
+        server.announce = ready
         server.run(sockets=[bound])
         service.close()
     finally:
