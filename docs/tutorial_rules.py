@@ -66,7 +66,7 @@ def form(line: str) -> str:
     text = re.sub(r"\s+", " ", line.strip())
     text = _PICTURE.sub("PICTURE", text)
     text = _CLASS.sub("CLASS", text)
-    text = re.sub(r"#%|%", "%", _NUMBER.sub("#", text)).replace("%", "")
+    text = _NUMBER.sub("#", text).replace("%", "")
     for pattern, word in MAY_DIFFER:
         text = re.sub(pattern, word, text)
     return re.sub(r"\s+", " ", text).strip()

@@ -346,7 +346,7 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 def test_every_command_named_anywhere_exists() -> None:
     known = {name for name, _ in make_reference.commands()} | {"corrections", "backbones", "cache"}
     for page in [*PAGES, ROOT / "README.md"]:
-        for name in re.findall(r"(?:^| {4}|\$ |`)tailorbird ([a-z][\w-]*)", page.read_text(encoding="utf-8"), re.MULTILINE):
+        for name in re.findall(r"(?:^ {4}|\$ |`)tailorbird ([a-z][\w-]*)", page.read_text(encoding="utf-8"), re.MULTILINE):
             assert name in known, f"{page.name} speaks of `tailorbird {name}`"
 
 
@@ -358,7 +358,7 @@ def test_options_shown_in_the_docs_exist() -> None:
     }
     for page in [*PAGES, ROOT / "README.md"]:
         text = re.sub(r" *\\\n\s*(?:> )?", " ", page.read_text(encoding="utf-8"))
-        for line in re.findall(r"(?:^| {4}|\$ |`)tailorbird ([^`\n]+)", text, re.MULTILINE):
+        for line in re.findall(r"(?:^ {4}|\$ |`)tailorbird ([^`\n]+)", text, re.MULTILINE):
             words = re.split(r"\s+", re.split(r" [#|>&]| {3}", line)[0])
             name = " ".join(words[:2]) if " ".join(words[:2]) in takes else words[0]
             for option in [word.partition("=")[0] for word in words if word.startswith("-") and word != "-"]:
