@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ HEAD = """# Python
 Everything public is in `tailorbird` itself; `import tailorbird` loads nothing until a name is used. This page is made from the
 docstrings by `docs/make_python.py`; a test compares the two. The [tutorial](tutorial.md#the-same-from-python) has examples that run.
 """
-GROUPS = (
+GROUPS: tuple[tuple[str, Callable[[Any], bool]], ...] = (
     ("Functions", lambda value: not isinstance(value, type)),
     ("What they give", lambda value: isinstance(value, type) and not issubclass(value, Exception)),
     ("Errors", lambda value: isinstance(value, type) and issubclass(value, Exception)),
@@ -51,7 +52,9 @@ def class_section(name: str, cls: type) -> str:
         parts.append(f"{text(cls.__init__)}\n")  # type: ignore[misc]
     if dataclasses.is_dataclass(cls):
         parts.append("| field | type |\n| --- | --- |")
-        parts.append("\n".join(f"| `{field.name}` | `{kind(field.type)}` |" for field in dataclasses.fields(cls)) + "\n")
+        parts.append(
+            "\n".join(f"| `{field.name}` | `{kind(field.type)}` |" for field in dataclasses.fields(cls)) + "\n"
+        )
     for key, member in vars(cls).items():
         if key.startswith("_"):
             continue
@@ -74,7 +77,11 @@ def signature(name: str, value: Any) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY and not starred:
             shown.append("*")
             starred = True
-        text = parameter.name if parameter.annotation is parameter.empty else f"{parameter.name}: {kind(parameter.annotation)}"
+        text = (
+            parameter.name
+            if parameter.annotation is parameter.empty
+            else f"{parameter.name}: {kind(parameter.annotation)}"
+        )
         if parameter.default is not parameter.empty:
             text += f" = {parameter.default!r}" if ":" in text else f"={parameter.default!r}"
         shown.append(text)

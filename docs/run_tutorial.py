@@ -36,6 +36,8 @@ PAGE = HERE / "tutorial.md"
 PICTURES = HERE / "images" / "tutorial"
 LARGEST = 200_000
 """Bytes of a picture."""
+TALLEST = 950
+"""Pixels of a picture; what is below is cut off."""
 PATIENCE = 300
 """Seconds a command may take."""
 SERVED = "http://127.0.0.1:8000"
@@ -308,10 +310,11 @@ class Run:
 
 
 def _small(data: bytes, target: Path) -> None:
-    """A PNG of at most LARGEST bytes: as wide as 1,100 pixels, with as many colours as fit, then narrower."""
+    """A PNG of at most LARGEST bytes and TALLEST pixels: as wide as 1,100 pixels, with as many colours as fit, then narrower."""
     from PIL import Image
 
     whole = Image.open(io.BytesIO(data)).convert("RGB")
+    whole = whole.crop((0, 0, whole.width, min(whole.height, TALLEST)))
     for width in (1100, 900, 700):
         image = whole.copy()
         image.thumbnail((width, 2000))

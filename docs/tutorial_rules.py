@@ -33,7 +33,11 @@ MAY_DIFFER = (
     (r"(CLASS(?: #){4}) CLASS \(#\)$", r"\1"),
     (r"p (?:=|<) #", "p #"),
     (r"\b(?:cannot be told apart \(difference #|is (?:worse|better) \((?:by|the difference is) #)", "VERDICT (#"),
-    (r"^No difference can be shown on # photos: # only B gets right against # only A|^[AB] is better: # photos only [AB] gets right against # only [AB]", "VERDICT"),
+    (
+        r"^No difference can be shown on # photos: # only B gets right against # only A"
+        r"|^[AB] is better: # photos only [AB] gets right against # only [AB]",
+        "VERDICT",
+    ),
     (r"(?<=[ :])none(?= )|^none ", "# "),  # no inner layer stands among sizes of layers
     (r"; carried on with #, the smallest within one standard error of the best", ""),
     (r"^Head, # of the # averaged: ", "Head: "),  # the best head alone or an average
@@ -104,7 +108,10 @@ def _numbers(shown: list[str], printed: list[str]) -> list[str]:
         old, new = lines[0], news[key][0]
         if EXACT.findall(old) != EXACT.findall(new) or (_SHAPE.match(old) and old != new):
             found.append(f"the tutorial says {old!r}, now it is {new!r}")
-        if any(abs(float(a) - float(b)) > ACCURACY for a, b in zip(_PERCENT.findall(old), _PERCENT.findall(new), strict=False)):
+        if any(
+            abs(float(a) - float(b)) > ACCURACY
+            for a, b in zip(_PERCENT.findall(old), _PERCENT.findall(new), strict=False)
+        ):
             found.append(f"the accuracy moved by more than {ACCURACY} points: {old!r}, now {new!r}")
         if _SCORE.match(old) and _SCORE.match(new) and abs(float(old) - float(new)) > ACCURACY / 100:
             found.append(f"the score moved by more than {ACCURACY / 100}: {old}, now {new}")

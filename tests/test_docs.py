@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import re
@@ -23,6 +25,8 @@ from documented_json import Schema, problems, schemas
 from serving import serving
 from tutorial_blocks import parse, rendered, steps
 from tutorial_rules import differences, form
+
+from tailorbird.corrections import open_store
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -120,7 +124,9 @@ def test_what_a_reader_relies_on_is_a_difference(old: str, new: str, said: str) 
 
 
 def test_forms_keep_words_and_drop_numbers() -> None:
-    assert form("  hat/hat-0002.jpg: hat (99%; right)") == form("  dress/dress-0010.jpg: skirt (9%; wrong, it is dress)")
+    assert form("  hat/hat-0002.jpg: hat (99%; right)") == form(
+        "  dress/dress-0010.jpg: skirt (9%; wrong, it is dress)"
+    )
     assert form("0.001   1000  86.8 ± 1.0") == form("    0.1   none   6.8 ± 11.0")
     assert form("hatch") == "hatch" and form("the shirts") == "the shirts", "a class is a whole word"
 
@@ -132,9 +138,11 @@ def test_a_command_that_fails_or_prints_a_path_breaks_the_tutorial() -> None:
     assert "it exited 2 rather than 0" in said("$ tailorbird predict --no-such-option")
     assert "it exited 0 rather than 3" in said("$ true  # exits 3")
     assert "a path of this machine" in said("$ pwd")
-    assert "no command wrote lr.svg" in "".join(
-        run_tutorial.compare("![a picture](images/tutorial/find-lr.svg)\n".replace("find-lr", "lr"))[0]
-    ) or not (run_tutorial.PICTURES / "lr.svg").exists()
+    assert (
+        "no command wrote lr.svg"
+        in "".join(run_tutorial.compare("![a picture](images/tutorial/find-lr.svg)\n".replace("find-lr", "lr"))[0])
+        or not (run_tutorial.PICTURES / "lr.svg").exists()
+    )
     assert "ZeroDivisionError" in "".join(run_tutorial.compare("```pycon\n>>> 1 / 0\n```\n")[0])
 
 
@@ -215,30 +223,21 @@ def test_json_of_experiments(ask: Ask, shapes: Path) -> None:
 
 
 def test_json_of_the_rest(ask: Ask, trained: Path, shapes: Path, tmp_path: Path) -> None:
-    import urllib.request
-
     ask("backbones")
-    with serving(trained, tmp_path, "--keep-photos") as server:
+    with serving(trained, tmp_path) as server:
         ask("health", server.address)
-        body = (shapes / "disc" / "disc-002.jpg").read_bytes()
-        for path, data, media in (
-            ("/v1/predict", body, "image/jpeg"),
-            ("/v1/corrections", b"", "application/json"),
-        ):
-            if not data:
-                data = json.dumps({"receipt": receipt, "answer": "box"}).encode()
-            request = urllib.request.Request(server.address + path, data, {"Content-Type": media})
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                found = json.load(answer)
-            receipt = found["results"][0]["receipt"] if "results" in found else ""
-    database = tmp_path / "shop.db"
-    assert ask("corrections stats", database)[0]["total"] == 1
+    database, body = tmp_path / "answers.db", (shapes / "disc" / "disc-002.jpg").read_bytes()
+    digest = hashlib.sha256(body).hexdigest()
+    with contextlib.closing(open_store(str(database), photos=tmp_path / "answers.photos")) as store:
+        store.add(
+            sha256=digest, predicted="disc", probability=0.6, top=[("disc", 0.6)], answer="box", model="shapes",
+            model_sha256="0" * 64, receipt="r", photo=body,
+        )  # fmt: skip
+    assert ask("corrections stats", database)[0]["mistaken"][0]["count"] == 1
     assert ask("corrections export", database, "-o", tmp_path / "answers.csv")[0]["written"] == 1
-    used = ask("train", shapes, "-o", tmp_path / "m.onnx", "--corrections", database, "--epochs", 2, "--inner", 0, "--no-report")
-    assert used[0]["corrections"] is not None
-    import hashlib
-
-    assert ask("corrections forget", database, hashlib.sha256(body).hexdigest())[0] == {"rows": 1, "photo": True}
+    options = ("--corrections", database, "--epochs", 2, "--inner", 0, "--no-report")
+    assert ask("train", shapes, "-o", tmp_path / "m.onnx", *options)[0]["corrections"] is not None
+    assert ask("corrections forget", database, digest)[0] == {"rows": 1, "photo": True}
     ask("cache")
     ask("cache clear")
 
@@ -292,7 +291,9 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
         r"|@import\s+(?:url\()?[\"']?(?:https?:)?//|url\([\"']?(?:https?:)?//",
         re.IGNORECASE,
     )
-    assert loading.search('<script src="https://cdn.example/x.js">') and loading.search('<link rel="stylesheet" href="//x/y.css">')
+    assert loading.search('<script src="https://cdn.example/x.js">') and loading.search(
+        '<link rel="stylesheet" href="//x/y.css">'
+    )
     for file in [*site.rglob("*.html"), *site.rglob("*.css")]:
         found = loading.search(file.read_text(encoding="utf-8"))
         assert not found, f"{file.name} loads {found}"
@@ -339,21 +340,26 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
         if page.parent == DOCS:
             assert target.resolve().is_relative_to(DOCS), f"{page.name} links to {link}, which is not on the site"
         if anchor:
-            headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", target.read_text(encoding="utf-8"), flags=re.M | re.S), re.M)
+            headings = re.findall(
+                r"^#+ (.+)$", re.sub(r"^```.*?^```", "", target.read_text(encoding="utf-8"), flags=re.M | re.S), re.M
+            )
             assert anchor in {slug(heading) for heading in headings}, f"{page.name} links to {link}"
 
 
 def test_every_command_named_anywhere_exists() -> None:
     known = {name for name, _ in make_reference.commands()} | {"corrections", "backbones", "cache"}
     for page in [*PAGES, ROOT / "README.md"]:
-        for name in re.findall(r"(?:^ {4}|\$ |`)tailorbird ([a-z][\w-]*)", page.read_text(encoding="utf-8"), re.MULTILINE):
+        for name in re.findall(
+            r"(?:^ {4}|\$ |`)tailorbird ([a-z][\w-]*)", page.read_text(encoding="utf-8"), re.MULTILINE
+        ):
             assert name in known, f"{page.name} speaks of `tailorbird {name}`"
 
 
 def test_options_shown_in_the_docs_exist() -> None:
     """`tailorbird COMMAND --option` in any page: the command takes that option."""
     takes = {
-        name: {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]} | {"--help", "-h"}
+        name: {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+        | {"--help", "-h"}
         for name, command in make_reference.commands()
     }
     for page in [*PAGES, ROOT / "README.md"]:
@@ -366,7 +372,9 @@ def test_options_shown_in_the_docs_exist() -> None:
 
 
 def test_pictures_of_the_tutorial_are_small_and_used() -> None:
-    used = {step.command for step in steps(parse(run_tutorial.PAGE.read_text(encoding="utf-8"))) if step.kind == "picture"}
+    used = {
+        step.command for step in steps(parse(run_tutorial.PAGE.read_text(encoding="utf-8"))) if step.kind == "picture"
+    }
     kept = {path.name: path.stat().st_size for path in run_tutorial.PICTURES.iterdir()}
     assert set(kept) == used and max(kept.values()) <= run_tutorial.LARGEST
     assert threading.active_count() < 50, "no server was left running"
