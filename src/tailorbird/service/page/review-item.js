@@ -145,3 +145,16 @@ function one(photo, index, isSelected, photos, acts) {
     ),
   );
 }
+
+const AHEAD = 8; // findings asked for in advance
+const PHOTOS_AHEAD = 2; // findings whose photos are
+const PHOTOS_EACH = 4; // of a finding
+
+/** Asks for the findings that come next, and for the photos of the first of them. @param {import("./review-store.js").Store} store @param {number[]} coming */
+export function fetchAhead(store, coming) {
+  coming.slice(0, AHEAD).forEach((index, step) => {
+    store.item(index).then((item) => {
+      for (const photo of item.photos.slice(0, step < PHOTOS_AHEAD ? PHOTOS_EACH : 0)) new Image().src = address(store.photos.get(photo), item.photos.length);
+    }, () => null);
+  });
+}
