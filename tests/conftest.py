@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from postgres_server import PostgresServer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MOBILENET = SHARED / "weights" / "mobilenetv2_imagenet.backbone.onnx"
@@ -94,3 +96,25 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
         return draw_dataset(tmp_path / name, **options)  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server; tests must not stop it."""
+    server = PostgresServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres: PostgresServer) -> str:
+    """The URL of its database `postgres`, with a password full of characters that URLs must escape."""
+    return postgres.url()
+
+
+@pytest.fixture
+def postgres_database(postgres: PostgresServer) -> str:
+    """The URL of a new and empty database."""
+    name = f"test_{secrets.token_hex(4)}"
+    postgres.execute(f"CREATE DATABASE {name}")
+    return postgres.url(name)

@@ -26,6 +26,7 @@ LADDER = (
     "metrics",
     "wardrobe",
     "dataset",
+    "corrections",
     "backbone",
     "head",
     "model",
@@ -40,6 +41,7 @@ LADDER = (
 FRAMEWORKS = {"torch", "timm", "keras", "tensorflow", "jax", "ray", "starlette", "fastapi", "uvicorn"}
 ALLOWED = {"service": {"starlette", "uvicorn"}}
 """Frameworks a part may import: the web's in `service/` alone."""
+DATABASES = {"sqlalchemy", "psycopg"}
 HEAVY = {"onnx", "onnxruntime", "sklearn", "scipy", "huggingface_hub", "rich", "numpy", "PIL"}
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from tailorbird import parallel
 from tailorbird.backbone import Backbone, open_backbone
 from tailorbird.backbone.catalogue import SHIPPED
+from tailorbird.corrections import Joined, join, read_labelled
 from tailorbird.dataset import Dataset, Sample, clean, scan, split, write_manifest
 from tailorbird.dataset.layout import find
 from tailorbird.errors import DatasetError, ImageError, SettingsError
@@ -89,6 +90,7 @@ class TrainResult:
     seconds: dict[str, float]
     embedded: int
     report: Path | None = field(default=None)
+    corrections: Joined | None = field(default=None)
 
     def as_dict(self) -> dict[str, Any]:
         """The object of `train --json`."""
@@ -103,6 +105,7 @@ class TrainResult:
             "embedded": self.embedded,
             "backbone": self.info.backbone,
             "seed": self.info.seed,
+            "corrections": self.corrections.as_dict() if self.corrections else None,
         }
 
 
@@ -140,6 +143,8 @@ def train(
     precision: float = 0.95,
     seed: int = 0,
     manifest: str | Path | None = None,
+    corrections: str | Path | None = None,
+    corrections_photos: str | Path | None = None,
     watcher: Watcher | None = None,
 ) -> TrainResult:
     """Train a classifier on a folder or CSV of labelled photos and write it as one ONNX file.
@@ -155,6 +160,8 @@ def train(
         precision: what the answers above the "unsure below" threshold should reach on validation, 0.5 to 1.
         seed: of the split, the search and the fit.
         manifest: also write the split that was used, as a CSV that can be trained on again.
+        corrections: a database of corrections; its kept photos, labelled as people answered, join the training photos.
+        corrections_photos: the folder of these photos; by default the one beside an SQLite file, `shop.photos` for `shop.db`.
         watcher: told about progress.
 
     Raises:
@@ -173,6 +180,8 @@ def train(
         opened = open_backbone(backbone)
         embedder = Embedder(opened)
         files = len(find(photos).entries)
+        folder = Path(corrections_photos) if corrections_photos is not None else None
+        answered = read_labelled(str(corrections), folder) if corrections is not None else None
     seconds = expected_seconds(files, opened, views)
     watcher.note(f"{files:,} files, {views} view{'s' * (views > 1)} each, {opened.info.name} at {opened.info.size} px: about {seconds:.0f} s; "
                  "photos seen before are quicker")  # fmt: skip
@@ -185,8 +194,15 @@ def train(
             embedder.flush()
     with clock.measure("split"):
         dataset, left_out = _prepare(scanned, seed)
-        if manifest is not None:
-            write_manifest(dataset, manifest)
+    joined = None
+    if answered is not None:
+        with clock.measure("corrections"):
+            watcher.stage("corrections", None)
+            joined = join(dataset, answered, visitor=embedder, progress=watcher.advance)
+            embedder.flush()
+        dataset, left_out = joined.dataset, left_out + tuple(LeftOut(*entry) for entry in joined.left_out)
+    if manifest is not None:
+        write_manifest(dataset, manifest)
     parts = {
         name: [sample for sample in dataset.samples if sample.split == name] for name in ("train", "validation", "test")
     }
@@ -244,6 +260,7 @@ def train(
             "left_out": len(left_out),
             "trained_on": trained_on(sample.digest for sample in parts["train"] + parts["validation"] * refit),
             "threshold_reached": threshold.reached,
+            **({"corrections": joined.as_dict()} if joined else {}),
         },
         versions=_versions(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -267,6 +284,7 @@ def train(
         left_out=left_out,
         seconds=clock.total(),
         embedded=embedder.embedded,
+        corrections=joined,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tailorbird.cli import backbones, cache, demo, evaluate, predict, scan, serve, train
+from tailorbird.cli import backbones, cache, corrections, demo, evaluate, predict, scan, serve, train
 
 app = typer.Typer(
     name="tailorbird",
@@ -42,5 +42,6 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("serve")(serve.serve)
+app.add_typer(corrections.app, name="corrections")
 app.add_typer(backbones.app, name="backbones")
 app.add_typer(cache.app, name="cache")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _SEARCHED = "searched when not given"
 
 
-_STAGES = {"scan": "read+embed", "views": "views", "head": "head"}
+_STAGES = {"scan": "read+embed", "corrections": "corrected", "views": "views", "head": "head"}
 """The stages worth a bar, and what it is called."""
 
 
@@ -86,6 +86,12 @@ def train(
     ] = 0.95,
     seed: Annotated[int, typer.Option(help="Seed of the split, the search and the fit.")] = 0,
     manifest: Annotated[Path | None, typer.Option(help="Also write the split that was used, as a CSV.")] = None,
+    corrections: Annotated[
+        str | None, typer.Option(help="Learn from people's corrections too: the database's file or postgresql:// URL.")
+    ] = None,
+    corrections_photos: Annotated[
+        Path | None, typer.Option(help="The folder of their photos; for shop.db it is shop.photos when not given.")
+    ] = None,
     json: output.Json = False,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,
@@ -120,6 +126,8 @@ def train(
             precision=precision,
             seed=seed,
             manifest=manifest,
+            corrections=corrections,
+            corrections_photos=corrections_photos,
             watcher=watcher,
         )
     finally:
@@ -158,6 +166,8 @@ def print_result(result: TrainResult, *, verbose: bool) -> None:
             f"{output.percent(threshold.precision)}, unsure below {threshold.value:.2f}.",
             soft_wrap=True,
         )
+    if result.corrections is not None:
+        console.print(result.corrections.sentence(), markup=False, soft_wrap=True)
     if result.left_out:
         reasons: dict[str, int] = {}
         for entry in result.left_out:
