@@ -245,7 +245,9 @@ def test_a_jpeg_of_too_many_scans_is_refused_at_once() -> None:
     assert images.decode(repeated_scans(50)).image.size == (600, 600)
     bomb = repeated_scans(100_000)
     start = time.perf_counter()
-    with pytest.raises(ImageTooLarge, match=r"scans of 600 x 600 pixels take too long to decode; .*not as a progressive"):
+    with pytest.raises(
+        ImageTooLarge, match=r"scans of 600 x 600 pixels take too long to decode; .*not as a progressive"
+    ):
         images.decode(bomb)
     assert time.perf_counter() - start < 1
 

@@ -72,7 +72,17 @@ def test_many_photos_in_one_form_come_back_in_order(server: Server, classifier: 
 
 def test_top_and_heatmap_are_checked(server: Server) -> None:
     assert len(server.predict(PHOTOS[0], "/v1/predict?top=100").json()["results"][0]["top"]) == 3
-    for query in ("top=0", "top=101", "top=-1", "top=2.0", "top=", "top=%D9%A3", "top=" + "9" * 5000, "heatmap=2", "heatmap=yes"):
+    for query in (
+        "top=0",
+        "top=101",
+        "top=-1",
+        "top=2.0",
+        "top=",
+        "top=%D9%A3",
+        "top=" + "9" * 5000,
+        "heatmap=2",
+        "heatmap=yes",
+    ):
         refused = server.predict(PHOTOS[0], f"/v1/predict?{query}")
         assert refused.status_code == 422 and refused.json()["error"]["code"] == "invalid", query
 
@@ -94,7 +104,15 @@ def test_heat_maps_are_the_classifiers_scaled_to_one(server: Server, classifier:
 
 @pytest.mark.parametrize(
     "name",
-    ["Größe und Ähre.jpg", "<script>alert(1)</script>.jpg", "../../etc/passwd", "C:\\Users\\me\\a.jpg", "日本.jpg", "a b;c.jpg", "%00.jpg"],
+    [
+        "Größe und Ähre.jpg",
+        "<script>alert(1)</script>.jpg",
+        "../../etc/passwd",
+        "C:\\Users\\me\\a.jpg",
+        "日本.jpg",
+        "a b;c.jpg",
+        "%00.jpg",
+    ],
 )
 def test_names_come_back_as_they_were_and_open_nothing(server: Server, name: str) -> None:
     boundary = "a-boundary"
@@ -104,11 +122,15 @@ def test_names_come_back_as_they_were_and_open_nothing(server: Server, name: str
         + PHOTOS[2]
         + f"\r\n--{boundary}--\r\n".encode()
     )
-    answer = server.post("/v1/predict", content=body, headers={"Content-Type": f"multipart/form-data; boundary={boundary}"})
+    answer = server.post(
+        "/v1/predict", content=body, headers={"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    )
     said = answer.json()["results"][0]
     assert said["label"] == "cross"
     assert said["name"] in (name, quoted, re.split(r"[/\\]", name)[-1]), "the name, or its last part"
-    assert answer.headers["content-type"] == "application/json" and answer.headers["x-content-type-options"] == "nosniff"
+    assert (
+        answer.headers["content-type"] == "application/json" and answer.headers["x-content-type-options"] == "nosniff"
+    )
 
 
 def test_names_of_any_length_are_cut(server: Server) -> None:
@@ -318,7 +340,14 @@ def test_receipts_that_are_none_are_refused_and_true_ones_outlive_the_process(tr
             body = json.dumps({"receipt": bad, "answer": "disc"})
             refused = server.post("/v1/corrections", content=body, headers={"Content-Type": "application/json"})
             assert refused.status_code == expected, (bad[:40], refused.text)
-        for bad in ({"receipt": receipt, "answer": "hat"}, {"receipt": receipt}, {"answer": "disc"}, [], "x", None, {"receipt": 1, "answer": []}):
+        for bad in (
+            {"receipt": receipt, "answer": "hat"},
+            {"receipt": receipt},
+            {"answer": "disc"},
+            [],
+            "x",
+            {"receipt": 1, "answer": []},
+        ):
             assert server.post("/v1/corrections", json=bad).status_code == 422, bad
         assert server.get("/v1/corrections/stats").json()["total"] == 0
         assert server.post("/v1/corrections", json={"receipt": receipt, "answer": "disc"}).status_code == 201

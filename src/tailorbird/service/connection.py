@@ -41,7 +41,7 @@ def protocol_for(settings: Settings) -> type[asyncio.Protocol]:
             self._head_bytes = 0
             self._head_timer: asyncio.TimerHandle | None = None
             self._stuck_timer: asyncio.TimerHandle | None = None
-            self._reason = "this is not HTTP/1.1 as it should be"
+            self._reason = "the request is damaged: it does not follow HTTP/1.1"
             self._refused = False
             self._discarded = 0
 
