@@ -152,7 +152,11 @@ def resident(pid: int) -> float:
 def children(pid: int) -> list[int]:
     """Worker processes of a supervisor (multiprocessing's resource tracker is none)."""
     pids = [int(found) for found in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [child for child in pids if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [
+        child
+        for child in pids
+        if alive(child) and b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
 
 
 def alive(pid: int) -> bool:
@@ -195,8 +199,8 @@ def with_classes(model: Path, target: Path, classes: Sequence[str]) -> Path:
     """A copy of a model with other class names, put in place by renaming."""
     proto = onnx.load(str(model))
     for prop in proto.metadata_props:
-        for old, new in zip(classes_of(model), classes, strict=True):
-            prop.value = prop.value.replace(json.dumps(old), json.dumps(new))
+        names = {json.dumps(old): json.dumps(new) for old, new in zip(classes_of(model), classes, strict=True)}
+        prop.value = re.sub("|".join(names), lambda found: names[found[0]], prop.value)
     write_bytes(target, proto.SerializeToString())
     return target
 

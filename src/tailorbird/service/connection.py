@@ -19,6 +19,9 @@ MOST_HEADERS = 100
 MOST_PIPELINED = 32
 """Requests a client may send before it has read the answers; each costs memory and a turn of the event loop before any check."""
 
+FIRST_REQUEST_SECONDS = 0.3
+"""How long a new connection is left open at the end; its request, if it comes, is answered."""
+
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 2**20
 """What is still read and thrown away after a refusal: closing at once would reset the connection before the refusal is read."""
@@ -124,6 +127,13 @@ def protocol_for(settings: Settings) -> type[asyncio.Protocol]:
             super().on_response_complete()
             if self.transport.get_write_buffer_size():
                 self._stick()
+
+        def shutdown(self) -> None:
+            """Listening has ended; a connection that was just accepted may have its request on the way."""
+            if self.cycle is None and not self._refused:
+                self.loop.call_later(FIRST_REQUEST_SECONDS, super().shutdown)
+            else:
+                super().shutdown()
 
         def pause_writing(self) -> None:
             super().pause_writing()
