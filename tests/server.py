@@ -198,8 +198,8 @@ def eventually(what: Any, seconds: float = 15.0) -> Any:
 def with_classes(model: Path, target: Path, classes: Sequence[str]) -> Path:
     """A copy of a model with other class names, put in place by renaming."""
     proto = onnx.load(str(model))
+    names = {json.dumps(old): json.dumps(new) for old, new in zip(classes_of(model), classes, strict=True)}
     for prop in proto.metadata_props:
-        names = {json.dumps(old): json.dumps(new) for old, new in zip(classes_of(model), classes, strict=True)}
         prop.value = re.sub("|".join(names), lambda found: names[found[0]], prop.value)
     write_bytes(target, proto.SerializeToString())
     return target

@@ -135,7 +135,7 @@ def test_reloads_under_load_lose_nothing_and_mix_nothing(trained: Path, model: P
                 shutil.copy(second if number % 2 == 0 else trained, fresh)
                 fresh.replace(model)
                 server.send_signal(signal.SIGHUP)
-                assert eventually(lambda n=number: len(server.events("reloaded")) > n)  # type: ignore[misc]
+                assert eventually(lambda n=number: len(server.events("reloaded")) > n)
             eventually(lambda: len(answers) > 60)
         found = only_answers(answers)
         assert {answer.status_code for answer in found} == {200}
@@ -157,7 +157,7 @@ def test_a_bad_new_model_leaves_the_old_one_serving(trained: Path, model: Path) 
             if content is not None:
                 model.write_bytes(content)
             server.send_signal(signal.SIGHUP)
-            assert eventually(lambda n=number: len(server.events("reload-refused")) == n)  # type: ignore[misc]
+            assert eventually(lambda n=number: len(server.events("reload-refused")) == n)
             assert server.get("/v1/model").json()["sha256"] == good and server.get("/readyz").status_code == 200
             assert server.predict(PHOTOS[0]).json()["results"][0]["label"] == "disc"
         assert server.metric('tailorbird_model_reloads_total{result="refused"}') == 4

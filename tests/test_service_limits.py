@@ -459,7 +459,7 @@ def test_settings_that_cannot_be_meant_are_refused(trained: Path) -> None:
     for options, words in wrong:
         with pytest.raises(SettingsError, match=words):
             Settings(model=trained, **options)
-    with pytest.raises(SettingsError, match="port is 70000.*workers is 0"):
+    with pytest.raises(SettingsError, match=r"port is 70000.*workers is 0"):
         Settings(model=trained, port=70000, workers=0)
     assert "hunter22" not in repr(Settings(model=trained, token="hunter22", corrections="postgresql://u:hunter22@h/d"))
 
@@ -579,7 +579,7 @@ def test_pipelined_requests_are_answered_in_order_and_not_without_end(server: Se
 
 def test_connections_beyond_the_most_allowed_hear_503(server: Server) -> None:
     eventually(lambda: server.get("/healthz").status_code == 200)
-    with _many(server, 60) as held:
+    with Many(server, 60) as held:
         assert len(held) == 60
         with server.connect(3) as one_more:
             answer = rest(one_more)
@@ -592,7 +592,7 @@ def test_connections_beyond_the_most_allowed_hear_503(server: Server) -> None:
     assert eventually(lambda: server.get("/healthz").status_code == 200)
 
 
-class _many:
+class Many:
     """Connections that send the beginning of a request and hold it."""
 
     def __init__(self, server: Server, count: int) -> None:

@@ -19,6 +19,8 @@ from tailorbird import images
 from tailorbird.images import Pixels
 from tailorbird.model import Classifier
 
+LENGTH = "Inference-Header-Content-Length"
+
 
 @pytest.fixture(scope="module")
 def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -125,9 +127,11 @@ def test_wrong_tensors_surface_as_the_clients_exceptions(client: Any, batch: Pix
         client.infer("shapes", [tensor(batch)], request_compression_algorithm="gzip")
 
 
-def infer(server: Server, said: object, extra: bytes = b"", **headers: str) -> Any:
+def infer(server: Server, said: object, extra: bytes = b"", length: str | None = None) -> Any:
     body = said if isinstance(said, bytes) else json.dumps(said).encode()
-    return server.post("/v2/models/shapes/infer", content=body + extra, headers=headers)
+    return server.post(
+        "/v2/models/shapes/infer", content=body + extra, headers={} if length is None else {LENGTH: length}
+    )
 
 
 def test_json_tensors_flat_or_nested(server: Server, classifier: Classifier, batch: Pixels) -> None:
@@ -154,8 +158,8 @@ def test_damaged_requests_are_400_in_the_protocols_own_form(server: Server, batc
         b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, {}, {"inputs": []}, {"inputs": [3]}, {"inputs": {}},
         with_data(None), with_data("zeros"), with_data({}), with_data([]), with_data([0] * (count - 1)), with_data([0.5] * count),
         with_data([True] * count), with_data([256] * count), with_data([-1] * count), with_data([2**70] * count), with_data(["0"] * count),
-        with_data([[0, 1], [2]]), with_data(zeros, shape=[1, -128, -128, 3]), with_data(zeros, shape="x"), with_data(zeros, shape=[True] + shape[1:]),
-        with_data(zeros, shape=[0] + shape[1:]), with_data(zeros, shape=[10**30] + shape[1:]), with_data(zeros, datatype="INT8"),
+        with_data([[0, 1], [2]]), with_data(zeros, shape=[1, -128, -128, 3]), with_data(zeros, shape="x"), with_data(zeros, shape=[True, *shape[1:]]),
+        with_data(zeros, shape=[0, *shape[1:]]), with_data(zeros, shape=[10**30, *shape[1:]]), with_data(zeros, datatype="INT8"),
         with_data(None, parameters={"binary_data_size": count}), with_data(None, parameters={"binary_data_size": -1}),
         with_data(None, parameters={"binary_data_size": "many"}), {**with_data(zeros), "outputs": "all"}, {**with_data(zeros), "outputs": [{}]},
         {**with_data(zeros), "outputs": [{"name": ["probabilities"]}]}, {**with_data(zeros), "outputs": [{"name": {}}]},
@@ -164,9 +168,9 @@ def test_damaged_requests_are_400_in_the_protocols_own_form(server: Server, batc
         answer = infer(server, body)
         assert answer.status_code == 400 and list(answer.json()) == ["error"], (str(body)[:100], answer.text[:200])
     for length in ("-1", "1.5", "9" * 5000, "99999999", "", "ten"):
-        answer = infer(server, with_data(zeros), **{"Inference-Header-Content-Length": length})
+        answer = infer(server, with_data(zeros), length=length)
         assert answer.status_code == 400, length
-    assert infer(server, with_data(zeros), bytes(10), **{"Inference-Header-Content-Length": "10"}).status_code == 400
+    assert infer(server, with_data(zeros), bytes(10), length="10").status_code == 400
     assert infer(server, with_data(zeros, parameters=[1])).status_code == 200, "what is not understood is passed over"
     halves = infer(server, {**with_data(zeros), "id": "\ud800"})
     assert halves.status_code == 200 and halves.json()["id"] == "?"
