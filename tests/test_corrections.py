@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -375,6 +376,7 @@ def test_a_file_deleted_or_replaced_under_an_open_store(tmp_path: Path) -> None:
     [
         ("photo.jpg", b"\xff\xd8\xff" * 500, "is not an SQLite database"),
         ("folder", None, "is a folder; give the path of an SQLite file"),
+        ("n" * 300, b"", "cannot be opened: File name too long"),
         ("missing/shop.db", b"", "cannot be created: No such file or directory"),
     ],
 )
@@ -555,6 +557,24 @@ def test_a_photo_that_finds_no_room_leaves_no_row(store: Corrections, monkeypatc
     assert len(labelled(store).photos) == 1
 
 
+def test_a_database_that_is_away_keeps_no_photo_either(tmp_path: Path) -> None:
+    with open_store(str(tmp_path / "shop.db"), photos=tmp_path / "shop.photos") as store:
+        (tmp_path / "shop.db").rename(tmp_path / "away.db")
+        with pytest.raises(StorageError, match="cannot be opened"):
+            add(store, photo(19), "disc", photo=photo(19))
+        assert not (tmp_path / "shop.photos").exists(), "nobody would know of it"
+        (tmp_path / "away.db").rename(tmp_path / "shop.db")
+        add(store, photo(19), "disc", photo=photo(19))
+        assert len(labelled(store).photos) == 1
+
+
+def test_a_folder_for_photos_that_is_none_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="is no folder that this user may write to"):
+        open_store(str(tmp_path / "shop.db"), photos=tmp_path / "file")
+    assert not (tmp_path / "shop.db").exists()
+
+
 # Labelled photos, exports, forgetting
 
 
@@ -687,3 +707,21 @@ def test_commands_on_a_database_that_is_not_there(tmp_path: Path) -> None:
         said = run("corrections", arguments[0], tmp_path / "no.db", *arguments[1:], *more, code=2)
         assert "no.db does not exist" in said.stderr and said.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backup_while_rows_are_written_has_every_photo(tmp_path: Path) -> None:
+    """The way docs/corrections.md names: SQLite's own backup, then the folder of photos."""
+    process = writer(str(tmp_path / "shop.db"), tmp_path / "shop.photos", "a")
+    assert process.stdout is not None
+    for _ in range(20):
+        process.stdout.readline()
+    source, copy = sqlite3.connect(tmp_path / "shop.db"), sqlite3.connect(tmp_path / "backup.db")
+    source.backup(copy, pages=5)
+    source.close()
+    copy.close()
+    shutil.copytree(tmp_path / "shop.photos", tmp_path / "backup.photos")
+    process.kill()
+    process.wait()
+    with open_existing(str(tmp_path / "backup.db")) as store:
+        found = labelled(store)
+        assert len(found.photos) >= 20 and found.missing == ()

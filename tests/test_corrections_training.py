@@ -225,6 +225,8 @@ def test_the_command_says_what_became_of_them(shapes: Path, tmp_path: Path) -> N
     }  # fmt: skip
     said = run("train", shapes, "-o", tmp_path / "m.onnx", "--corrections", tmp_path / "no.db", code=2)
     assert "no.db does not exist" in said.stderr and "embed" not in said.stderr
+    said = run("train", shapes, "-o", tmp_path / "m.onnx", "--corrections-photos", tmp_path / "elsewhere", code=2)
+    assert "name the database too" in said.stderr
 
 
 def test_no_kept_photo_is_no_failure_and_a_missing_folder_is(shapes: Path, tmp_path: Path) -> None:

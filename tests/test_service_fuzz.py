@@ -155,7 +155,7 @@ def test_noise_behind_a_signature_is_refused(data: bytes, head: bytes) -> None:
 
 
 PIECES = [
-    b"--b", b"--b--", b"\r\n", b"\r", b"\n", b"--", b": ", b"Content-Disposition", 
+    b"--b", b"--b--", b"\r\n", b"\r", b"\n", b"--", b": ", b"Content-Disposition",
     b"Content-Disposition: form-data; ", b'name="photo"', b'; filename="a"',
     b"; filename*=utf-8''a%00", b"Content-Transfer-Encoding: base64", b'name="', b"\0", b"\xff", b'"', b";", b"=", b"x" * 40,
 ]  # fmt: skip

@@ -11,15 +11,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tailorbird.comparison import Comparison, compare
     from tailorbird.dataset import Dataset, Finding, Sample, scan, write_manifest
     from tailorbird.errors import InputError, RunError, TailorbirdError
     from tailorbird.evaluation import Evaluation, evaluate
+    from tailorbird.experiments import find_learning_rate, learning_curve, sweep
+    from tailorbird.label_errors import Suspect, Suspects, suspects
     from tailorbird.metrics import Scores
     from tailorbird.model import Classifier, Failure, Prediction, load
     from tailorbird.training import TrainResult, train
 
 __all__ = [
     "Classifier",
+    "Comparison",
     "Dataset",
     "Evaluation",
     "Failure",
@@ -29,17 +33,25 @@ __all__ = [
     "RunError",
     "Sample",
     "Scores",
+    "Suspect",
+    "Suspects",
     "TailorbirdError",
     "TrainResult",
+    "compare",
     "evaluate",
+    "find_learning_rate",
+    "learning_curve",
     "load",
     "scan",
+    "suspects",
+    "sweep",
     "train",
     "write_manifest",
 ]
 
 _HOMES = {
     "Classifier": "model",
+    "Comparison": "comparison",
     "Dataset": "dataset",
     "Evaluation": "evaluation",
     "Failure": "model",
@@ -49,11 +61,18 @@ _HOMES = {
     "RunError": "errors",
     "Sample": "dataset",
     "Scores": "metrics",
+    "Suspect": "label_errors",
+    "Suspects": "label_errors",
     "TailorbirdError": "errors",
     "TrainResult": "training",
+    "compare": "comparison",
     "evaluate": "evaluation",
+    "find_learning_rate": "experiments",
+    "learning_curve": "experiments",
     "load": "model",
     "scan": "dataset",
+    "suspects": "label_errors",
+    "sweep": "experiments",
     "train": "training",
     "write_manifest": "dataset",
 }

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tailorbird.dataset import SPLITS, printable
-from tailorbird.dataset.layout import find
+from tailorbird.dataset.layout import Entry, Layout, find
 from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.files import sha256_file
 from tailorbird.metrics import Scores, score
@@ -65,14 +65,7 @@ def evaluate(
     Raises DatasetError when no photo is left, SettingsError for a split the source does not have, ModelFileError.
     """
     classifier = model if isinstance(model, Classifier) else Classifier(model)
-    layout = find(photos)
-    present = {entry.split for entry in layout.entries}
-    if split is not None and split not in present:
-        named = ", ".join(name for name in SPLITS if name in present) or "none"
-        raise SettingsError(f"{photos} has no split {split!r}; it has: {named}")
-    chosen = split or ("test" if "test" in present else None)
-    entries = [entry for entry in layout.entries if chosen is None or entry.split == chosen]
-
+    layout, chosen, entries = entries_to_score(photos, split)
     number = {label: i for i, label in enumerate(classifier.classes)}
     left_out = [(path, finding.message) for finding in layout.findings for path in finding.paths]
     left_out += [
@@ -84,7 +77,7 @@ def evaluate(
     labels: list[int] = []
     rows: list[list[float]] = []
     mistakes: list[Mistake] = []
-    digests = _trained_on(classifier)
+    digests = trained_on(classifier)
     remembered = 0
     results = classifier.stream((entry.path for entry in known), top=len(classifier.classes))
     for done, (entry, result) in enumerate(zip(known, results, strict=True), start=1):
@@ -110,7 +103,21 @@ def evaluate(
     )
 
 
-def _trained_on(classifier: Classifier) -> frozenset[bytes]:
+def entries_to_score(photos: str | Path, split: str | None) -> tuple[Layout, str | None, list[Entry]]:
+    """What a source holds, the split to score and its photos: the split asked for, else `test` where there is one, else all (None).
+
+    Raises DatasetError for no such source, SettingsError for a split it does not have.
+    """
+    layout = find(photos)
+    present = {entry.split for entry in layout.entries}
+    if split is not None and split not in present:
+        named = ", ".join(name for name in SPLITS if name in present) or "none"
+        raise SettingsError(f"{photos} has no split {split!r}; it has: {named}")
+    chosen = split or ("test" if "test" in present else None)
+    return layout, chosen, [entry for entry in layout.entries if chosen is None or entry.split == chosen]
+
+
+def trained_on(classifier: Classifier) -> frozenset[bytes]:
     """The first 6 bytes of the SHA-256 of each training photo; empty where the model's metadata do not say."""
     said = classifier.info.data.get("trained_on")
     try:

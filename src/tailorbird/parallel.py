@@ -5,11 +5,13 @@ Pillow, hashlib, NumPy's matrix products and ONNX Runtime all release Python's g
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 from tailorbird.errors import SettingsError
@@ -18,16 +20,31 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""A container's share of the processor as Linux (cgroup v2) has it: microseconds of `quota period`, or `max period`."""
+
+
 def cores() -> int:
-    """Cores this process may use: the variable TAILORBIRD_THREADS, else the scheduler's word. Raises SettingsError."""
+    """Cores this process may use: the variable TAILORBIRD_THREADS, else the scheduler's word within the container's share.
+
+    Raises SettingsError for a variable that is no number of threads.
+    """
     chosen = os.environ.get("TAILORBIRD_THREADS")
     if chosen:
         if not chosen.isdecimal() or not 1 <= int(chosen) <= 1024:
             raise SettingsError(f"TAILORBIRD_THREADS is {chosen!r}; it must be a whole number from 1 to 1024")
         return int(chosen)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(_share(), allowed)))
+
+
+def _share() -> float:
+    """Cores a container may keep busy; infinite where nothing limits it."""
+    try:
+        quota, period = _QUOTA.read_text().split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
 
 
 def ordered(

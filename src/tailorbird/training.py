@@ -179,9 +179,9 @@ def train(
     with clock.measure("open"):
         opened = open_backbone(backbone)
         embedder = Embedder(opened)
-        files = len(find(photos).entries)
         folder = Path(corrections_photos) if corrections_photos is not None else None
         answered = read_labelled(str(corrections), folder) if corrections is not None else None
+        files = len(find(photos).entries) + (len(answered.photos) if answered else 0)
     seconds = expected_seconds(files, opened, views)
     watcher.note(f"{files:,} files, {views} view{'s' * (views > 1)} each, {opened.info.name} at {opened.info.size} px: about {seconds:.0f} s; "
                  "photos seen before are quicker")  # fmt: skip

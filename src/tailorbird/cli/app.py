@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from tailorbird.cli import backbones, cache, corrections, demo, evaluate, predict, scan, serve, train
+from tailorbird.cli import (
+    backbones,
+    cache,
+    compare,
+    corrections,
+    demo,
+    evaluate,
+    find_lr,
+    health,
+    learning_curve,
+    predict,
+    scan,
+    serve,
+    sweep,
+    train,
+)
 
 app = typer.Typer(
     name="tailorbird",
@@ -38,10 +53,15 @@ def _main(
 
 app.command("demo")(demo.demo)
 app.command("scan")(scan.scan)
+app.command("find-lr")(find_lr.find_lr)
+app.command("sweep")(sweep.sweep)
+app.command("learning-curve")(learning_curve.learning_curve)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("serve")(serve.serve)
 app.add_typer(corrections.app, name="corrections")
+app.command("health")(health.health)
 app.add_typer(backbones.app, name="backbones")
 app.add_typer(cache.app, name="cache")

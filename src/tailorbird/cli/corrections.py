@@ -24,6 +24,15 @@ Photos = Annotated[
 ]
 
 
+@app.callback()
+def corrections(
+    quiet: output.Quiet = False,
+    verbose: output.Verbose = False,
+    debug: output.Debug = False,
+) -> None:
+    """Count, export and forget the corrections that `tailorbird serve` collects."""
+
+
 @app.command()
 def stats(
     db: Database,

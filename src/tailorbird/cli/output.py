@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -169,3 +171,33 @@ class ProgressBar:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class ReadingBar:
+    """Bars for the stages of reading photos; call it with (stage, done, total)."""
+
+    def __init__(self) -> None:
+        self._bar = ProgressBar()
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` photos of a stage are over."""
+        if stage != self._stage:
+            self._stage = stage
+            self._bar.start(stage, total)
+        self._bar.advance(done, total)
+
+    def stop(self) -> None:
+        """Finish the last bar."""
+        self._bar.stop()
+
+
+def check_writable(path: Path) -> None:
+    """Raise SettingsError, before the work begins, where a file cannot be written."""
+    from tailorbird.errors import SettingsError
+
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise SettingsError(
+            f"{path} cannot be written: it must be a file in a folder that exists and may be written to"
+        )

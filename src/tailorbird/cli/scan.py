@@ -11,6 +11,7 @@ from tailorbird.cli import output
 
 if TYPE_CHECKING:
     from tailorbird.dataset import Dataset
+    from tailorbird.label_errors import Suspects
 
 FINDINGS_EXIT_CODE = 3
 SHOWN = 20
@@ -22,28 +23,112 @@ def scan(
     manifest: Annotated[
         Path | None, typer.Option(help="Write a CSV path,label,split with every split filled in; it can be trained on.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the split written to the manifest.")] = 0,
+    suspects: Annotated[
+        bool, typer.Option("--suspects", help="Also find photos whose label is probably wrong; embeds every photo.")
+    ] = False,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="For --suspects: a name from `tailorbird backbones`, or an .onnx file; pocket when not given."
+        ),
+    ] = None,
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(help="For --suspects: a picture (.png, .jpg) of the suspect photos with their labels."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the manifest's split and of the suspects' folds.")] = 0,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,
     debug: output.Debug = False,
 ) -> None:
-    """Find unreadable files, duplicates, leaks between splits, conflicting labels and imbalance.
+    """Find unreadable files, duplicates, leaks between splits, conflicting labels and imbalance; with --suspects, wrong labels too.
 
     Exits 0 when nothing was found and 3 when something was.
     """
     from tailorbird import dataset as library
 
-    with output.progress("scan") as bar:
-        found = library.scan(photos, progress=bar.advance)
+    judged = None
+    if suspects:
+        judged = _judge(photos, backbone, contact_sheet, seed)
+        found = judged.dataset
+    else:
+        _refuse(backbone, contact_sheet)
+        with output.progress("scan") as bar:
+            found = library.scan(photos, progress=bar.advance)
     if manifest is not None:
         library.write_manifest(library.split(found, seed=seed), manifest)
         output.say(f"manifest written: {manifest}")
     if json:
-        output.print_json(found.as_dict())
+        output.print_json({**found.as_dict(), **({"suspects": judged.as_dict()} if judged else {})})
     else:
         print_dataset(found)
+        if judged:
+            print_judged(judged)
         print_findings(found, everything=verbose)
+    if judged and contact_sheet is not None:
+        _draw(judged, contact_sheet)
     raise typer.Exit(FINDINGS_EXIT_CODE if found.findings else 0)
+
+
+def _refuse(backbone: str | None, contact_sheet: Path | None) -> None:
+    from tailorbird.errors import SettingsError
+
+    given = [
+        name for name, value in (("--backbone", backbone), ("--contact-sheet", contact_sheet)) if value is not None
+    ]
+    if given:
+        raise SettingsError(
+            f"{' and '.join(given)} without --suspects: only the search for wrong labels uses it; add --suspects"
+        )
+
+
+def _judge(photos: Path, backbone: str | None, contact_sheet: Path | None, seed: int) -> Suspects:
+    """Find suspect labels with a bar for each stage."""
+    from tailorbird import label_errors, sheets
+    from tailorbird.backbone.catalogue import SHIPPED
+
+    if contact_sheet is not None:
+        sheets.check_name(contact_sheet)  # before the long part begins
+    with output.progress("read+embed") as bar:
+        stages = ["read+embed"]
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage != stages[-1]:
+                stages.append(stage)
+                bar.start(stage, total, unit="fits")
+            bar.advance(done, total)
+
+        return label_errors.suspects(photos, backbone=backbone or SHIPPED, seed=seed, progress=advance)
+
+
+def _draw(judged: Suspects, contact_sheet: Path) -> None:
+    """Write the reported suspects as one picture."""
+    from tailorbird import label_errors, sheets
+
+    if not judged.reported:
+        output.say(f"no contact sheet written to {contact_sheet}: there is no suspect label to show")
+        return
+    shown = label_errors.tiles(judged.reported)
+    sheets.save_sheet(sheets.contact_sheet(shown), contact_sheet)
+    output.say(f"contact sheet written: {contact_sheet} ({len(shown)} photos)")
+
+
+def print_judged(judged: Suspects) -> None:
+    """How many labels were judged, how well the judges agree with them, and what could not be judged."""
+    console = output.out()
+    console.print(
+        f"Labels: {len(judged.ranked):,} judged with {judged.backbone}, each photo by heads that have not seen it; "
+        f"they agree with {output.percent(judged.agreement)}; {len(judged.reported):,} are suspect",
+        markup=False,
+        soft_wrap=True,
+    )
+    if judged.unjudged:
+        labels = ", ".join(sorted({sample.label for sample in judged.unjudged}))
+        console.print(
+            f"  not judged: {len(judged.unjudged):,} photos of classes with too few different pictures: {output.printable(labels)}",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def print_dataset(dataset: Dataset) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tailorbird.cli import output
+from tailorbird.cli.secrets import secret_from
 
 
 def serve(
@@ -23,11 +24,22 @@ def serve(
         str | None,
         typer.Option(envvar="TAILORBIRD_TOKEN", show_envvar=True, help="Token wanted of every request about photos."),
     ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(envvar="TAILORBIRD_TOKEN_FILE", help="File that holds the token, as secrets are mounted."),
+    ] = None,
     corrections: Annotated[
         str | None,
         typer.Option(
             envvar="TAILORBIRD_CORRECTIONS",
             help="Database of corrections: a path, a postgresql:// URL, or off. By default beside the model: shop.onnx -> shop.db.",
+        ),
+    ] = None,
+    corrections_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="TAILORBIRD_CORRECTIONS_FILE",
+            help="File that holds what --corrections takes, as secrets are mounted.",
         ),
     ] = None,
     keep_photos: Annotated[
@@ -80,7 +92,8 @@ def serve(
     """Serve a model: an upload page at /, an HTTP API under /v1 and /v2 (described at /docs), /metrics. Ctrl-C ends it."""
     from tailorbird import service
 
-    url = _corrections(corrections, model)
+    token = secret_from("token", token, token_file)
+    url = _corrections(secret_from("corrections", corrections, corrections_file), model)
     settings = service.Settings(
         model=model,
         host=host,

@@ -46,7 +46,8 @@ class BarWatcher:
         self._bar.stop()
 
 
-def _inner(value: str | None) -> tuple[int, ...] | None:
+def inner_sizes(value: str | None) -> tuple[int, ...] | None:
+    """`100,50` as (100, 50), `0` as (). Raises SettingsError."""
     if value is None:
         return None
     from tailorbird.errors import SettingsError
@@ -99,9 +100,12 @@ def train(
 ) -> None:
     """Train a classifier: scan, split, embed, choose the head, calibrate, test once, write one ONNX file."""
     from tailorbird import training
+    from tailorbird.errors import SettingsError
 
+    if corrections_photos is not None and corrections is None:
+        raise SettingsError("--corrections-photos is given without --corrections; name the database too")
     given = {
-        "inner": _inner(inner),
+        "inner": inner_sizes(inner),
         "dropout": dropout,
         "learning_rate": learning_rate,
         "l2": l2,

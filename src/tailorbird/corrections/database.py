@@ -165,9 +165,13 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _prepare_file(path: Path, create: bool) -> None:
     """Refuse what is no database by its looks; create the file, for its owner only: it will hold the receipts' secret."""
-    if path.is_dir():
+    try:
+        folder, there = path.is_dir(), path.exists()
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be opened: {error.strerror}; {_VALID}") from None
+    if folder:
         raise SettingsError(f"{path} is a folder; {_VALID}")
-    if path.exists():
+    if there:
         return
     if not create:
         raise SettingsError(f"{path} does not exist; {_VALID}")

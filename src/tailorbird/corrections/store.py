@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import math
+import os
 import re
 import secrets
 import threading
@@ -86,6 +87,8 @@ def open_store(url: str, *, photos: Path | None = None, create: bool = True) -> 
     newer tailorbird), StorageError (the server cannot be reached, the file not be written), StorageFull, MissingExtra.
     """
     location = locate(url)
+    if photos is not None:
+        _check_folder(photos, writable=create)
     engine = open_engine(location, create=create)
     try:
         _set_up(engine, location, create)
@@ -100,9 +103,24 @@ def open_existing(url: str, photos: Path | None = None) -> Corrections:
 
     Raises what `open_store` raises, and SettingsError when there is no such database or folder.
     """
-    if photos is not None and not photos.is_dir():
+    try:
+        there = photos is None or photos.is_dir()
+    except OSError:
+        there = False
+    if not there:
         raise SettingsError(f"the folder of kept photos {photos} does not exist or is no folder")
     return open_store(url, photos=photos or default_photos(url), create=False)
+
+
+def _check_folder(photos: Path, *, writable: bool) -> None:
+    """Say at the start, rather than at the first photo, that a folder cannot be used; one that is not there yet is fine."""
+    allowed = "write to" if writable else "read"
+    try:
+        fine = not photos.exists() or (photos.is_dir() and os.access(photos, os.W_OK if writable else os.R_OK))
+    except OSError:
+        fine = False
+    if not fine:
+        raise SettingsError(f"the folder for photos {photos} is no folder that this user may {allowed}")
 
 
 def _set_up(engine: Engine, location: Location, create: bool) -> None:
@@ -191,8 +209,6 @@ class Corrections:
             raise SettingsError(
                 f"the photo's bytes do not have the SHA-256 {sha256}; send the very bytes that were predicted"
             )
-        if photo is not None and self.photos is not None:
-            folder.keep(self.photos, sha256, photo)
         said = json.dumps([[label, round(float(value), 6)] for label, value in top], ensure_ascii=False)
         values = {
             "created": _text(datetime.datetime.now(datetime.UTC)),
@@ -209,6 +225,10 @@ class Corrections:
         }
         with self._writing() as connection:
             identity = connection.execute(insert(corrections).values(values)).inserted_primary_key
+            if photo is not None and self.photos is not None:
+                # Before the commit, so that no row speaks of a photo that is not there; after the insert, so that no photo stays
+                # of which a database that is away or full knows nothing.
+                folder.keep(self.photos, sha256, photo)
         assert identity is not None
         return int(identity[0])
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from tailorbird.corrections import Corrections
-from tailorbird.errors import StorageError, StorageFull
+from tailorbird.errors import InputError, StorageError, StorageFull
 from tailorbird.service import receipts
 from tailorbird.service.problems import RETRY_AFTER, Problem, overloaded
 from tailorbird.service.state import State, in_time, state_of
@@ -78,6 +78,8 @@ async def stored(state: State, work: Callable[[], T]) -> T:
     state.storing_waits += 1
     try:
         return await asyncio.get_running_loop().run_in_executor(state.storing, work)
+    except InputError as error:
+        raise Problem(422, "invalid", str(error)) from None
     except StorageFull as error:
         state.telemetry.correction("storage-full")
         log("storage-full", level="error", message=str(error))

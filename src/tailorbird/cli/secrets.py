@@ -1,0 +1,46 @@
+"""Options whose value may stand in a file instead: container platforms mount secrets as files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+MOST = 64 * 1024
+"""Bytes read; no token and no URL is longer, and a device or a wrong file does not fill the memory."""
+
+
+def secret_from(name: str, value: str | None, file: Path | None) -> str | None:
+    """The option `--NAME`, or what the file of `--NAME-file` holds without the newline at its end; None without either.
+
+    Raises SettingsError when both are given, and for a file that cannot be read, holds nothing, too much or no UTF-8. The
+    file's content is never part of a message.
+    """
+    from tailorbird.errors import SettingsError
+
+    if file is None:
+        return value
+    variable = f"TAILORBIRD_{name.upper()}"
+    if value is not None:
+        raise SettingsError(
+            f"--{name} and --{name}-file were both given (or {variable} and {variable}_FILE); give one, and leave the other out or empty"
+        )
+    try:
+        # Not blocking: a pipe nobody writes to must not hold the start up.
+        with os.fdopen(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
+            raw = opened.read(MOST + 1) or b""
+        said = raw.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise SettingsError(f"--{name}-file {file} is not text in UTF-8; write the bare value into it") from None
+    except OSError as error:
+        raise SettingsError(
+            f"--{name}-file {file} cannot be read: {error.strerror}; it must be a file that user {_user()} may read"
+        ) from None
+    if len(raw) > MOST:
+        raise SettingsError(f"--{name}-file {file} is longer than {MOST:,} bytes; write the bare value into it")
+    if not said.strip():
+        raise SettingsError(f"--{name}-file {file} is empty; write the bare value into it")
+    return said
+
+
+def _user() -> str:
+    return str(os.getuid()) if hasattr(os, "getuid") else "of this program"

@@ -1,0 +1,341 @@
+"""Two model files on the same photos: which is better, by how much, where they differ, and whether that could be chance."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird import parallel
+from tailorbird.dataset import printable
+from tailorbird.dataset.layout import Entry
+from tailorbird.errors import DatasetError, ImageError
+from tailorbird.evaluation import entries_to_score, trained_on
+from tailorbird.images import Photo, Pixels, ResizeRule, decode, read_bytes, resize
+from tailorbird.metrics import Scores, score
+from tailorbird.model import Classifier
+from tailorbird.paired import mcnemar, mean_interval, paired_interval
+from tailorbird.sheets import MOST_TILES, Tile
+
+SIGNIFICANT = 0.05
+"""The p-value below which one model is called better."""
+
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's most probable class for a photo and its probability, 0 to 1; `right` where it is the label."""
+
+    label: str
+    probability: float
+    right: bool
+
+
+@dataclass(frozen=True)
+class Differing:
+    """A photo on which the two models answer differently: its path, its name within the source, its label, both answers."""
+
+    path: Path
+    name: str
+    label: str
+    a: Answer
+    b: Answer
+
+    def as_dict(self) -> dict[str, Any]:
+        """The photo as it stands in `compare --json`."""
+        return {"path": self.name, "label": self.label, "a": vars(self.a).copy(), "b": vars(self.b).copy()}
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Photos by who gets them right; `label` is None for all classes together."""
+
+    label: str | None
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+
+    @property
+    def n(self) -> int:
+        """All of them."""
+        return self.both + self.only_a + self.only_b + self.neither
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts as they stand in `compare --json`."""
+        named = {} if self.label is None else {"label": self.label}
+        return {**named, "n": self.n, **{k: getattr(self, k) for k in ("both", "only_a", "only_b", "neither")}}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Model B against model A on the same photos; every difference is B minus A.
+
+    names: of A and B. a, b: the scores of each, over its own classes. tally, per_class: who gets how many right. interval: 95% of the
+    difference in accuracy (Newcombe's method 10). p_value: McNemar's exact test. log_loss_difference, log_loss_interval: mean over
+    the photos in nats, below 0 where B is better, with its normal 95% interval (None for a single photo). differing: where the answers
+    differ; first those that one gets right, the surest wrong answer first. only_classes: classes that only A knows, that only B knows.
+    trained_on: how many of the photos A, and B, was trained on: of these the scores say nothing. left_out: photos not used, with
+    the reason. split: what was scored, None for everything.
+    """
+
+    names: tuple[str, str]
+    a: Scores
+    b: Scores
+    tally: Tally
+    per_class: tuple[Tally, ...]
+    interval: tuple[float, float]
+    p_value: float
+    log_loss_difference: float
+    log_loss_interval: tuple[float, float] | None
+    differing: tuple[Differing, ...]
+    only_classes: tuple[tuple[str, ...], tuple[str, ...]]
+    trained_on: tuple[int, int]
+    left_out: tuple[tuple[str, str], ...]
+    split: str | None
+
+    @property
+    def difference(self) -> float:
+        """Accuracy of B minus accuracy of A."""
+        return (self.tally.only_b - self.tally.only_a) / self.tally.n
+
+    @property
+    def better(self) -> str | None:
+        """`a` or `b` where the test tells them apart, else None."""
+        if self.p_value >= SIGNIFICANT:
+            return None
+        return "b" if self.tally.only_b > self.tally.only_a else "a"
+
+    @property
+    def verdict(self) -> str:
+        """One honest sentence."""
+        if not self.differing:
+            return f"No difference: A and B give the same answer on all {self.tally.n:,} photos"
+        if self.better is not None:
+            more, fewer = max(self.tally.only_a, self.tally.only_b), min(self.tally.only_a, self.tally.only_b)
+            winner, loser = ("B", "A") if self.better == "b" else ("A", "B")
+            return f"{winner} is better: {_photos(more)} only {winner} gets right against {fewer:,} only {loser} ({_p(self.p_value)})"
+        return (
+            f"No difference can be shown on {_photos(self.tally.n)}: {self.tally.only_b:,} only B gets right "
+            f"against {self.tally.only_a:,} only A ({_p(self.p_value)})"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object of `compare --json`."""
+        return {
+            "n": self.tally.n,
+            "split": self.split,
+            "a": {"model": self.names[0], "trained_on": self.trained_on[0], **self.a.as_dict()},
+            "b": {"model": self.names[1], "trained_on": self.trained_on[1], **self.b.as_dict()},
+            "difference": self.difference,
+            "interval": list(self.interval),
+            "p_value": self.p_value,
+            "better": self.better,
+            "verdict": self.verdict,
+            "log_loss_difference": self.log_loss_difference,
+            "log_loss_interval": list(self.log_loss_interval) if self.log_loss_interval else None,
+            "tally": self.tally.as_dict(),
+            "per_class": [tally.as_dict() for tally in self.per_class],
+            "only_classes": {"a": list(self.only_classes[0]), "b": list(self.only_classes[1])},
+            "differing": [photo.as_dict() for photo in self.differing],
+            "left_out": [{"path": path, "reason": reason} for path, reason in self.left_out],
+        }
+
+
+def _photos(n: int) -> str:
+    return f"{n:,} photo{'s' * (n != 1)}"
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+
+
+def compare(
+    a: str | Path | Classifier,
+    b: str | Path | Classifier,
+    photos: str | Path,
+    *,
+    split: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Run two models on the same labelled photos and say which is better, if that can be said.
+
+    Classes are matched by name. Only photos whose label both models know are compared, the others are left out and named; so are
+    photos that cannot be read. Each model sees each photo through its own resize rule, exactly as it is served.
+
+    photos, split: as in `evaluate`: this split only; by default `test` where the source has one, else every photo.
+
+    Raises DatasetError when no photo is left, SettingsError for a split the source does not have, ModelFileError.
+    """
+    pair = tuple(model if isinstance(model, Classifier) else Classifier(model) for model in (a, b))
+    layout, chosen, entries = entries_to_score(photos, split)
+    left_out = [(path, finding.message) for finding in layout.findings for path in finding.paths]
+    known: list[Entry] = []
+    for entry in entries:
+        lacking = [name for name, model in zip("AB", pair, strict=True) if entry.label not in model.classes]
+        if lacking:
+            who = f"{lacking[0]} has" if len(lacking) == 1 else "A and B have"
+            left_out.append((printable(entry.name), f"{who} no class {entry.label!r}"))
+        else:
+            known.append(entry)
+    seen = [_Seen() for _ in pair]
+    labels: list[str] = []
+    used: list[Entry] = []
+    digests = [trained_on(model) for model in pair]
+    batches = (known[start : start + _BATCH] for start in range(0, len(known), _BATCH))
+    done = 0
+    for batch, results in parallel.ordered(lambda batch: (batch, _run(pair, batch)), batches):
+        for entry, result in zip(batch, results, strict=True):
+            if isinstance(result, ImageError):
+                left_out.append((printable(entry.name), str(result)))
+                continue
+            used.append(entry)
+            labels.append(entry.label)
+            for mine, row, own in zip(seen, result.rows, digests, strict=True):
+                mine.rows.append(row)
+                mine.trained_on += result.digest[:6] in own
+        done += len(batch)
+        if progress:
+            progress(done, len(known))
+    if not used:
+        why = f"; the first of {len(left_out)}: {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
+        raise DatasetError(
+            f"{printable(str(photos))} holds no photo on which the models can be compared{why}; A's classes are "
+            f"{', '.join(pair[0].classes)}, B's are {', '.join(pair[1].classes)}"
+        )
+    return _summarise(pair, used, seen, chosen, left_out)
+
+
+class _Seen:
+    """What one model has answered so far."""
+
+    def __init__(self) -> None:
+        self.rows: list[npt.NDArray[np.float32]] = []
+        self.trained_on = 0
+
+
+@dataclass(frozen=True)
+class _Result:
+    """One photo's SHA-256 and its probabilities, float32 (C,), from each model."""
+
+    digest: bytes
+    rows: tuple[npt.NDArray[np.float32], ...]
+
+
+def _run(pair: Sequence[Classifier], batch: Sequence[Entry]) -> list[_Result | ImageError]:
+    """Read, decode and run one small batch in the calling thread."""
+    rules = [model.info.resize for model in pair]
+    results: list[bytes | ImageError] = []
+    pixels: list[list[Pixels]] = [[] for _ in pair]
+    for entry in batch:
+        try:
+            data = read_bytes(entry.path)
+            for mine, picture in zip(pixels, _pixels(data, rules), strict=True):
+                mine.append(picture)
+            results.append(hashlib.sha256(data).digest())
+        except ImageError as error:
+            results.append(error)
+    if not pixels[0]:
+        return [result for result in results if isinstance(result, ImageError)]
+    rows = iter(
+        zip(*(model.probabilities(np.stack(mine)) for model, mine in zip(pair, pixels, strict=True)), strict=True)
+    )
+    return [result if isinstance(result, ImageError) else _Result(result, next(rows)) for result in results]
+
+
+def _pixels(data: bytes, rules: Sequence[ResizeRule]) -> list[Pixels]:
+    """One photo through each rule, decoded once where both rules would decode it at the same size."""
+    decoded: dict[int, Photo] = {}
+    first = decode(data, at_least=rules[0].least_side)
+    decoded[_reduction(first, rules[0])] = first
+    for rule in rules[1:]:
+        if _reduction(first, rule) not in decoded:
+            decoded[_reduction(first, rule)] = decode(data, at_least=rule.least_side)
+    return [resize(decoded[_reduction(first, rule)].image, rule) for rule in rules]
+
+
+def _reduction(photo: Photo, rule: ResizeRule) -> int:
+    """The factor by which libjpeg would shrink a photo of this size while decoding it for `rule` (Pillow's `draft`)."""
+    room = min(photo.width, photo.height) // rule.least_side
+    return next((factor for factor in (8, 4, 2) if room >= factor), 1)
+
+
+def _summarise(
+    pair: Sequence[Classifier],
+    used: Sequence[Entry],
+    seen: Sequence[_Seen],
+    split: str | None,
+    left_out: Sequence[tuple[str, str]],
+) -> Comparison:
+    scores, losses, answers = [], [], []
+    for model, mine in zip(pair, seen, strict=True):
+        rows = np.array(mine.rows)
+        own = np.array([model.classes.index(entry.label) for entry in used], np.int64)
+        scores.append(score(own, rows, model.classes, model.info.threshold))
+        losses.append(-np.log(np.clip(rows[np.arange(len(own)), own].astype(np.float64), 1e-15, 1.0)))
+        best = rows.argmax(axis=1)
+        answers.append(
+            [
+                Answer(model.classes[k], float(row[k]), bool(k == label))
+                for k, row, label in zip(best, rows, own, strict=True)
+            ]
+        )
+    difference = losses[1] - losses[0]
+    rights = [(entry.label, a.right, b.right) for entry, a, b in zip(used, *answers, strict=True)]
+    tally = _tally(None, rights)
+    differing = [
+        Differing(entry.path, printable(entry.name), entry.label, a, b)
+        for entry, a, b in zip(used, *answers, strict=True)
+        if a.label != b.label
+    ]
+    classes = [set(model.classes) for model in pair]
+    return Comparison(
+        names=(pair[0].path.name, pair[1].path.name),
+        a=scores[0],
+        b=scores[1],
+        tally=tally,
+        per_class=tuple(_tally(label, rights) for label in sorted({entry.label for entry in used})),
+        interval=paired_interval(tally.both, tally.only_a, tally.only_b, tally.neither),
+        p_value=mcnemar(tally.only_a, tally.only_b),
+        log_loss_difference=float(difference.mean()),
+        log_loss_interval=mean_interval(difference),
+        differing=tuple(sorted(differing, key=_surest_mistake)),
+        only_classes=(tuple(sorted(classes[0] - classes[1])), tuple(sorted(classes[1] - classes[0]))),
+        trained_on=(seen[0].trained_on, seen[1].trained_on),
+        left_out=tuple(left_out),
+        split=split,
+    )
+
+
+def _tally(label: str | None, rights: Iterable[tuple[str, bool, bool]]) -> Tally:
+    counts = {(a, b): 0 for a in (True, False) for b in (True, False)}
+    for own, a, b in rights:
+        counts[a, b] += label is None or own == label
+    return Tally(label, counts[True, True], counts[True, False], counts[False, True], counts[False, False])
+
+
+def _surest_mistake(photo: Differing) -> tuple[bool, float, str]:
+    wrong = [answer.probability for answer in (photo.a, photo.b) if not answer.right]
+    return (len(wrong) == 2, -max(wrong), photo.name)
+
+
+def tiles(photos: Iterable[Differing], limit: int = MOST_TILES) -> list[Tile]:
+    """The first `limit` photos for `sheets.contact_sheet`: the label, both answers, the file."""
+    return [
+        Tile(
+            photo.path,
+            (
+                f"labelled {photo.label}",
+                f"A: {photo.a.label} {photo.a.probability:.0%}",
+                f"B: {photo.b.label} {photo.b.probability:.0%}",
+                photo.name,
+            ),
+        )
+        for photo, _ in zip(photos, range(limit), strict=False)
+    ]

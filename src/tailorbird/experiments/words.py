@@ -1,0 +1,149 @@
+"""What an experiment found, in sentences: the same ones on the terminal and in its picture."""
+
+from __future__ import annotations
+
+from tailorbird.experiments.comparison import p_text
+from tailorbird.experiments.curve import LearningCurve
+from tailorbird.experiments.plan import WORDS, value_text
+from tailorbird.experiments.range_test import RateFinding
+from tailorbird.experiments.results import Factor, SweepResult
+
+NAMED = 4
+"""So many settings of a large family are named; the rest are counted."""
+
+
+def sweep_lines(result: SweepResult) -> list[str]:
+    """A sentence for each factor, and how the p-values came about."""
+    lines = [_factor_line(result, factor) for factor in result.factors]
+    count = len(result.comparisons)
+    if count:
+        lines.append(
+            f"p-values are corrected for {count} comparison{'s' * (count > 1)} on the same folds (Nadeau and Bengio's test, Holm); from 0.05 on, "
+            "a difference may be chance."
+        )
+    return lines
+
+
+def sweep_title(result: SweepResult) -> str:
+    """What was learned, in one line."""
+    equal = 0
+    for factor in result.factors:
+        compared = (result.comparison(factor.chosen, number) for number in factor.settings)
+        equal += sum(found is not None and not found.distinguishable for found in compared)
+    tail = f"; {equal} alternative{'s' * (equal > 1)} may be as good" if equal else ""
+    return f"Chosen: {result.chosen.name} ({_score(result, result.chosen.number)}){tail}"
+
+
+def _value(result: SweepResult, factor: Factor, number: int) -> str:
+    settings = result.setting(number).settings
+    if factor.name == "settings":
+        return result.setting(number).name
+    return value_text(factor.name, getattr(settings, factor.name))
+
+
+def _amount(result: SweepResult, difference: float) -> str:
+    if result.metric == "accuracy":
+        return f"{100 * abs(difference):.1f} points"
+    return f"{abs(difference):.3f} nats"
+
+
+def _score(result: SweepResult, number: int) -> str:
+    score = result.setting(number)
+    return f"{100 * score.accuracy:.1f}%" if result.metric == "accuracy" else f"{score.log_loss:.3f} nats"
+
+
+def _factor_line(result: SweepResult, factor: Factor) -> str:
+    """`learning rate: 0.001 is best (86.2%); 0.01 cannot be told apart (difference 0.5 points, p = 0.61); ...`."""
+    name = WORDS.get(factor.name, factor.name)
+    tried = [number for number in factor.settings if result.setting(number).merit(result.metric) > float("-inf")]
+    if not tried:
+        return f"{name}: every setting diverged"
+    best = max(tried, key=lambda number: result.setting(number).merit(result.metric))
+    parts = [f"{_value(result, factor, best)} is best ({_score(result, best)})"]
+    same, worse = [], []
+    for number in sorted(tried, key=lambda number: -result.setting(number).merit(result.metric)):
+        found = result.comparison(best, number)
+        if number == best or found is None:
+            continue
+        value, amount = _value(result, factor, number), _amount(result, found.difference)
+        if found.distinguishable:
+            worse.append(f"{value} is worse (by {amount}, {p_text(found.corrected)})")
+        elif found.standard_error != found.standard_error:
+            same.append(f"{value} was compared on one fold only")
+        else:
+            same.append(f"{value} cannot be told apart (difference {amount}, {p_text(found.corrected)})")
+    for group, rest in ((same, "cannot be told apart"), (worse, "are worse")):
+        named = 1 if factor.name == "settings" else NAMED
+        parts += group[:named]
+        if len(group) > named:
+            parts.append(f"{len(group) - named} more {rest}")
+    failed = [_value(result, factor, number) for number in factor.settings if number not in tried]
+    if failed:
+        parts.append(f"{', '.join(failed)} diverged")
+    if factor.reason:
+        parts.append(f"carried on with {_value(result, factor, factor.chosen)}, {factor.reason}")
+    return f"{name}: " + "; ".join(parts)
+
+
+def rate_lines(result: RateFinding) -> list[str]:
+    """The suggestion, where it comes from, and any doubt."""
+    low, high = min(result.by_seed), max(result.by_seed)
+    seeds = f"{result.seeds} seeds: {low:g} to {high:g}" if result.seeds > 1 else "one seed"
+    lines = [
+        f"Learning rate {result.suggestion:g}: a tenth of {result.lowest_loss:.2g}, where the loss is lowest ({seeds})",
+        f"The loss falls fastest at {result.steepest:.2g}, and grows again above {result.lowest_loss:.2g}.",
+    ]
+    if result.warning:
+        lines.append(f"Do not trust it: {result.warning}.")
+    return lines
+
+
+def curve_lines(result: LearningCurve) -> list[str]:
+    """Would more photos help, and of which class."""
+    gain, low, high = result.last_doubling
+    top = result.points[-1]
+    lines = []
+    found = result.extrapolation
+    if found.gain is not None and found.interval is not None:
+        what = f"twice the photos would give about {_points(found.gain)} ({_range(found.interval)})"
+        if found.interval[0] <= 0:
+            what += ", which may be nothing"
+        lines.append(f"{top.photos:,} photos reach {100 * top.accuracy:.1f}%; {what}")
+    else:
+        lines.append(
+            f"{top.photos:,} photos reach {100 * top.accuracy:.1f}%; what twice as many would give cannot be said"
+        )
+        lines.append(f"Not extended: {found.refused}.")
+    lines.append(f"The last doubling gave {_points(gain)} ({_range((low, high))}).")
+    if found.backtest is not None and not found.refused:
+        predicted, seen = found.backtest
+        lines.append(
+            f"Checked on what is known: from half the photos the same curve says {_points(predicted)} for that doubling; it gave {_points(seen)}."
+        )
+    return lines + _class_lines(result)
+
+
+def _class_lines(result: LearningCurve) -> list[str]:
+    real = [gain for gain in result.classes if not gain.noise and gain.cost > 0]
+    if not result.classes:
+        return []
+    if not real:
+        return ["No class can be named whose photos are worth more than others': all differences may be chance."]
+    named = ", ".join(
+        f"{gain.label} ({100 * gain.expected:+.1f} for twice its {gain.photos:,})"
+        if gain.expected is not None
+        else f"{gain.label} ({100 * gain.cost:.1f} lost with a quarter of its {gain.photos:,})"
+        for gain in real[:NAMED]
+    )
+    rest = len(result.classes) - len(real)
+    tail = f"; for the other {rest} the difference may be chance" if rest else ""
+    return [f"Most to gain, in points of balanced accuracy, from photos of {named}{tail}."]
+
+
+def _range(interval: tuple[float, float]) -> str:
+    """`0.4 to 2.0`, in points."""
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f} points"

@@ -1,0 +1,50 @@
+"""The cores at hand: what the scheduler, a container and the user say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tailorbird import parallel
+from tailorbird.errors import SettingsError
+
+
+@pytest.fixture(autouse=True)
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TAILORBIRD_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "cores"),
+    [
+        ("max 100000\n", 4),
+        ("200000 100000\n", 2),
+        ("150000 100000\n", 2),
+        ("20000 100000\n", 1),
+        ("900000 100000\n", 4),
+        ("nonsense", 4),
+        ("1 0", 4),
+    ],
+)
+def test_a_containers_share_counts(said: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    share = tmp_path / "cpu.max"
+    share.write_text(said)
+    monkeypatch.setattr(parallel, "_QUOTA", share)
+    assert parallel.cores() == cores
+
+
+def test_no_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_QUOTA", tmp_path / "missing")
+    assert parallel.cores() == 4
+
+
+def test_the_user_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAILORBIRD_THREADS", "7")
+    assert parallel.cores() == 7
+    for wrong in ("0", "-1", "two", "1025"):
+        monkeypatch.setenv("TAILORBIRD_THREADS", wrong)
+        with pytest.raises(SettingsError, match="TAILORBIRD_THREADS"):
+            parallel.cores()
