@@ -116,7 +116,7 @@ def protocol_for(settings: Settings) -> type[asyncio.Protocol]:
             ):
                 # The parser takes what follows for the other protocol: the body would be lost, or read as the next request.
                 self._reason = (
-                    "no other protocol is spoken here; send the request without the header `Upgrade` (HTTP/1.1 only)"
+                    "no other protocol is spoken here; send the request without the header `Upgrade`"
                 )
                 raise Refused
             super().on_headers_complete()
