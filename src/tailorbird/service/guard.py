@@ -110,7 +110,7 @@ class Guard:
         client = scope.get("client")
         log(
             "request", request_id=exchange.request_id, method=_method(scope), path=scope["path"][:200], status=exchange.status,
-            seconds=round(seconds, 4), received=exchange.received, client=client[0] if client else None, **exchange.notes,
+            seconds=round(seconds, 4), received=exchange.received, client=client[0][:64] if client else None, **exchange.notes,
         )  # fmt: skip
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
