@@ -519,7 +519,6 @@ REQUESTS = {
     "a bare line feed in a header": HEAD + b"X: a\nY: b\r\n\r\n",
     "a zero byte in a header": HEAD + b"X: a\0b\r\n\r\n",
     "a damaged chunk": POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\nhello\r\n0\r\n\r\n",
-    "an upgrade with a body": POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nhello",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00" + bytes(range(256)),
     "a word that is no method": b"FETCH / HTTP/1.1\r\n" + HOST + b"\r\n",
@@ -552,8 +551,20 @@ def test_old_and_odd_but_honest_requests_are_answered(server: Server) -> None:
     assert status(plain) == 200 and plain.endswith(b'{"status":"alive"}'), "HTTP/1.0 ends with the connection"
     absolute = b"GET http://127.0.0.1/healthz HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
     assert status(server.say(absolute)) == 200
-    upgrade = HEAD + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
+    upgrade = HEAD + b"Connection: close, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
     assert status(server.say(upgrade)) == 200, "no other protocol is spoken, which is answered in this one"
+    for connection in (b"Upgrade, HTTP2-Settings", b"close, Upgrade"):
+        wish = b"Connection: " + connection + b"\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+        head = POST + wish + b"Content-Length: %d\r\n\r\n" % len(PHOTO)
+        with (
+            server.connect() as raw
+        ):  # as Java's client sends every request, here in three pieces and with another behind it
+            for piece in (head[:70], head[70:] + PHOTO[:100], PHOTO[100:] + HEAD + b"Connection: close\r\n\r\n"):
+                raw.sendall(piece)
+                time.sleep(0.05)
+            answer = rest(raw)
+        assert status(answer) == 200 and b'"disc"' in answer
+        assert answer.count(b"HTTP/1.1 200") == (1 if b"close" in connection else 2), answer
     chunked = POST + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (
         len(PHOTO),
         PHOTO,

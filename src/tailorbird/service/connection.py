@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import sys
 from http import HTTPStatus
 from typing import Any
 
+from httptools import HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tailorbird.service.guard import HEADERS
@@ -25,6 +27,9 @@ FIRST_REQUEST_SECONDS = 0.3
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 2**20
 """What is still read and thrown away after a refusal: closing at once would reset the connection before the refusal is read."""
+
+
+_UPGRADE = frozenset({b"upgrade", b"http2-settings"})
 
 
 class Refused(Exception):
@@ -47,6 +52,8 @@ def protocol_for(settings: Settings) -> type[asyncio.Protocol]:
             self._reason = "the request is damaged: it does not follow HTTP/1.1"
             self._refused = False
             self._discarded = 0
+            self._plain: bytes | None = None
+            self._head_end = 0
 
         @property
         def _busy(self) -> bool:
@@ -76,6 +83,14 @@ def protocol_for(settings: Settings) -> type[asyncio.Protocol]:
                 return
             was_in_head = self._in_head
             super().data_received(data)
+            if self._plain is not None and not self._refused:
+                # The parser takes what follows for the other protocol: a body would be lost, or read as the next request.
+                # HTTP lets us pass over the wish, which clients such as Java's send with any request; so does a new parser.
+                plain, self._plain = self._plain, None
+                self.parser = HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's: the first request is answered
+                self.data_received(plain + data[self._head_end :])
+                return
             if self._refused or self.transport.is_closing():
                 return
             if was_in_head and self._in_head:
@@ -109,19 +124,29 @@ def protocol_for(settings: Settings) -> type[asyncio.Protocol]:
             self._disarm()
             if len(self.pipeline) >= MOST_PIPELINED:
                 raise Refused
-            upgrades = self.parser.should_upgrade()
-            if upgrades and any(
-                name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
-                for name, value in self.headers
-            ):
-                # The parser takes what follows for the other protocol: the body would be lost, or read as the next request.
-                self._reason = (
-                    "no other protocol is spoken here; send the request without the header `Upgrade`"
-                )
-                raise Refused
-            super().on_headers_complete()
-            if upgrades:
-                self.cycle.keep_alive = False  # the parser reads no second request after this one
+            if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+                self._plain = self._without_upgrade()
+            else:
+                super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            if self._plain is None:
+                super().on_message_complete()
+
+        def _without_upgrade(self) -> bytes:
+            """The head of the request at hand without its wish for another protocol, as bytes."""
+            lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+            for name, value in self.headers:
+                if name == b"connection":
+                    value = b", ".join(word for word in value.split(b",") if word.strip().lower() not in _UPGRADE)
+                if name not in _UPGRADE:
+                    lines.append(name + b": " + value)
+            return b"\r\n".join([*lines, b"", b""])
+
+        def _unsupported_upgrade_warning(self) -> None:
+            """Called by uvicorn while it handles the parser's exception, which holds where the head ends."""
+            error = sys.exception()
+            self._head_end = error.args[0] if error else 0
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
