@@ -93,11 +93,10 @@ def test_errors_import_nothing_of_ours() -> None:
 
 def test_public_names_are_pinned_and_all_there() -> None:
     assert tailorbird.__all__ == [
-        "Classifier", "Comparison", "Dataset", "Evaluation", "Failure", "Finding", "InputError", "Prediction", "RunError", "Sample",
-        "Scores", "Suspect", "Suspects", "TailorbirdError", "TrainResult", "compare", "evaluate", "load", "scan", "suspects", "train",
+        "Classifier", "Comparison", "Dataset", "Evaluation", "Failure", "Finding", "InputError", "Prediction",
+        "RunError", "Sample", "Scores", "Suspect", "Suspects", "TailorbirdError", "TrainResult", "compare",
+        "evaluate", "find_learning_rate", "learning_curve", "load", "scan", "suspects", "sweep", "train",
         "write_manifest",
-        "Classifier", "Dataset", "Evaluation", "Failure", "Finding", "InputError", "Prediction", "RunError", "Sample", "Scores",
-        "TailorbirdError", "TrainResult", "evaluate", "find_learning_rate", "learning_curve", "load", "scan", "sweep", "train", "write_manifest",
     ]  # fmt: skip
     for name in tailorbird.__all__:
         assert getattr(tailorbird, name).__doc__

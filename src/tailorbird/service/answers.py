@@ -65,6 +65,7 @@ async def stats(request: Request) -> JSONResponse:
     """How often the model was right, of the photos people answered about."""
     state = state_of(request)
     store = _store(state)
+    await request.body()  # or its empty end would be taken for the client's going away
     return JSONResponse((await in_time(request, stored(state, store.stats))).as_dict())
 
 

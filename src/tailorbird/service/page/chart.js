@@ -1,0 +1,93 @@
+/** Answers by day as an SVG of bars: right below, wrong on top, drawn at the width there is; and the same as a table. */
+
+import { el, percent, svg } from "./dom.js";
+
+const HEIGHT = 220; // pixels
+const EDGE = { top: 12, right: 4, bottom: 30, left: 40 };
+const NARROWEST = 12; // pixels a day
+const DAY = 86_400_000; // milliseconds
+
+/**
+ * @param {import("./dashboard.js").DayCount[]} days
+ * @returns {HTMLElement}
+ */
+export function chart(days) {
+  const every = withGaps(days);
+  const box = el("div", { class: "chart" });
+  let width = 0;
+  new ResizeObserver(([entry]) => {
+    const now = Math.floor(entry.contentRect.width);
+    if (now === width || now < 80) return;
+    width = now;
+    box.replaceChildren(drawn(every, width));
+  }).observe(box);
+  return el("div", {},
+    el("p", { class: "key" }, el("span", { class: "swatch good" }), "right", el("span", { class: "swatch wrong" }), "something else"),
+    box,
+    table(days));
+}
+
+/** Days without answers are days too. */
+function withGaps(days) {
+  const known = new Map(days.map((each) => [each.day, each]));
+  const times = days.map(({ day }) => Date.parse(day)).filter(Number.isFinite);
+  if (!times.length) return days;
+  const [first, last] = [Math.min(...times), Math.max(...times)];
+  const all = [];
+  for (let time = Math.max(first, last - 364 * DAY); time <= last; time += DAY) {
+    const day = new Date(time).toISOString().slice(0, 10);
+    all.push(known.get(day) ?? { day, total: 0, right: 0 });
+  }
+  return all;
+}
+
+/** Steps of 1, 2 or 5 times a power of ten: three to five lines. @param {number} most */
+export function ticks(most) {
+  const rough = Math.max(1, most / 4);
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough) ?? rough;
+  return Array.from({ length: Math.ceil(most / step) + 1 }, (_, index) => index * step);
+}
+
+function drawn(every, width) {
+  const room = width - EDGE.left - EDGE.right;
+  const days = every.slice(-Math.max(1, Math.floor(room / NARROWEST)));
+  const lines = ticks(Math.max(1, ...days.map(({ total }) => total)));
+  const top = lines[lines.length - 1];
+  const y = (n) => HEIGHT - EDGE.bottom - (n / top) * (HEIGHT - EDGE.top - EDGE.bottom);
+  const slot = room / days.length;
+  const bar = Math.min(44, slot * 0.72);
+  const label = `Answers by day from ${days[0].day} to ${days[days.length - 1].day}; the table below has the numbers`;
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": label });
+  for (const n of lines) {
+    picture.append(
+      svg("line", { class: "rule", x1: EDGE.left, x2: width - EDGE.right, y1: y(n), y2: y(n) }),
+      svg("text", { x: EDGE.left - 8, y: y(n) + 4, "text-anchor": "end" }, n.toLocaleString("en")),
+    );
+  }
+  const named = Math.max(1, Math.ceil(64 / slot)); // every so many days has its date
+  days.forEach(({ day, total, right }, index) => {
+    const x = EDGE.left + slot * (index + 0.5);
+    const rect = (kind, from, to) => svg("rect", { class: kind, x: x - bar / 2, width: bar, y: y(to), height: Math.max(0, y(from) - y(to)), rx: 2 });
+    picture.append(
+      svg("g", {}, svg("title", {}, `${day}: ${right} of ${total} right`), rect("good", 0, right), rect("wrong", right, total)),
+    );
+    if ((days.length - 1 - index) % named === 0) {
+      const edge = x + 26 > width ? width - EDGE.right : x;
+      picture.append(svg("text", { x: edge, y: HEIGHT - 8, "text-anchor": edge === x ? "middle" : "end" }, short(day)));
+    }
+  });
+  return picture;
+}
+
+function short(day) {
+  return new Date(`${day}T00:00:00Z`).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
+}
+
+function table(days) {
+  const row = ({ day, total, right }) => el("tr", {}, el("th", { scope: "row" }, day), el("td", {}, String(right)), el("td", {}, String(total)), el("td", {}, percent(total ? right / total : 0)));
+  const heads = ["Day", "Right", "Answers", "Share"].map((text) => el("th", { scope: "col" }, text));
+  return el("details", {}, el("summary", {}, "As a table"),
+    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Answers by day" },
+      el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...[...days].reverse().map(row)))));
+}

@@ -1,0 +1,82 @@
+/** A searchable list of classes: type to narrow, arrow keys to move, Enter to choose, Escape to go back. Quick with a thousand classes. */
+
+import { count, el, freshId } from "./dom.js";
+
+const SHOWN = 100; // at once; typing narrows the rest
+
+/**
+ * Classes that hold the text, those that start with it first.
+ * @param {string[]} classes @param {string} text
+ */
+export function matching(classes, text) {
+  const sought = text.trim().toLowerCase();
+  const found = classes.filter((name) => name.toLowerCase().includes(sought));
+  return sought ? found.sort((a, b) => Number(b.toLowerCase().startsWith(sought)) - Number(a.toLowerCase().startsWith(sought))) : found;
+}
+
+/**
+ * The ARIA combobox pattern with its list always open.
+ * @param {string[]} classes @param {(name: string) => void} onChoose @param {() => void} onCancel
+ * @returns {HTMLElement & {focusInside: () => void}}
+ */
+export function chooser(classes, onChoose, onCancel) {
+  const [field, list, note] = [freshId("choose"), freshId("choose"), freshId("choose")];
+  let names = [];
+  let active = -1;
+  const options = el("ul", { id: list, role: "listbox", "aria-label": "Classes", class: "options" });
+  const found = el("p", { id: note, class: "quiet", role: "status" });
+  const input = el("input", {
+    id: field, type: "text", role: "combobox", autocomplete: "off", autocapitalize: "none", spellcheck: "false", placeholder: "Type to search",
+    "aria-expanded": "true", "aria-controls": list, "aria-autocomplete": "list", "aria-describedby": note,
+    oninput: fill,
+    onkeydown: (event) => {
+      const moves = { ArrowDown: 1, ArrowUp: -1, PageDown: 5, PageUp: -5 };
+      if (event.key in moves) point(active + moves[event.key]);
+      else if (event.key === "Enter" && !event.isComposing) active >= 0 && onChoose(names[active]);
+      else if (event.key === "Escape") onCancel();
+      else return;
+      event.preventDefault();
+    },
+  });
+
+  function fill() {
+    const all = matching(classes, input.value);
+    names = all.slice(0, SHOWN);
+    options.replaceChildren(
+      ...names.map((name, index) =>
+        el("li", { role: "option", id: `${list}-${index}`, "aria-selected": "false", onclick: () => onChoose(name) }, name),
+      ),
+    );
+    found.textContent = !all.length
+      ? `None of the ${count(classes.length, "class", "classes")} holds “${input.value.trim()}”.`
+      : all.length > SHOWN ? `${SHOWN} of ${count(all.length, "class", "classes")} shown; type to narrow.` : "";
+    active = -1;
+    if (input.value.trim()) point(0);
+    else input.removeAttribute("aria-activedescendant");
+  }
+
+  function point(index) {
+    options.children[active]?.setAttribute("aria-selected", "false");
+    active = Math.max(-1, Math.min(names.length - 1, Math.max(0, index)));
+    const option = options.children[active];
+    if (!option) return input.removeAttribute("aria-activedescendant");
+    option.setAttribute("aria-selected", "true");
+    input.setAttribute("aria-activedescendant", option.id);
+    // Within the list only: scrollIntoView would move the page as well.
+    if (option.offsetTop < options.scrollTop) options.scrollTop = option.offsetTop;
+    const below = option.offsetTop + option.offsetHeight - options.clientHeight;
+    if (below > options.scrollTop) options.scrollTop = below;
+  }
+
+  fill();
+  const box = el(
+    "div",
+    { class: "chooser" },
+    el("label", { for: field }, "What is it really?"),
+    input,
+    options,
+    found,
+    el("button", { type: "button", onclick: onCancel }, "Back"),
+  );
+  return Object.assign(box, { focusInside: () => input.focus({ preventScroll: true }) });
+}

@@ -1,0 +1,76 @@
+/** The ways a photo gets in: chosen, taken, pasted, or dropped anywhere on the page, folders too. */
+
+import { byId } from "./dom.js";
+
+/**
+ * @param {(files: File[]) => void} onFiles
+ * @param {(message: string) => void} onNothing something came in that holds no file
+ */
+export function listen(onFiles, onNothing) {
+  for (const id of ["choose", "camera"]) {
+    const input = /** @type {HTMLInputElement} */ (byId(id));
+    input.addEventListener("change", () => {
+      onFiles([...(input.files ?? [])]);
+      input.value = ""; // the same file can be chosen again
+    });
+  }
+  document.addEventListener("paste", (event) => {
+    const files = [...(event.clipboardData?.files ?? [])];
+    const typing = event.target instanceof HTMLInputElement;
+    if (files.length) {
+      event.preventDefault();
+      onFiles(files);
+    } else if (!typing) onNothing("The clipboard holds no photo. Copy a photo, not its address, and paste again.");
+  });
+  listenForDrops(onFiles, onNothing);
+}
+
+function listenForDrops(onFiles, onNothing) {
+  let depth = 0; // dragenter and dragleave come for every element the pointer crosses
+  const over = (on) => document.body.classList.toggle("dropping", on);
+  // Other drags, such as text into a field, stay the browser's own.
+  const ours = (event) => ["Files", "text/uri-list"].some((type) => event.dataTransfer?.types.includes(type));
+  document.addEventListener("dragenter", (event) => {
+    if (!ours(event)) return;
+    depth += 1;
+    over(true);
+  });
+  document.addEventListener("dragleave", () => {
+    depth = Math.max(0, depth - 1);
+    over(depth > 0);
+  });
+  document.addEventListener("dragover", (event) => ours(event) && event.preventDefault());
+  document.addEventListener("drop", async (event) => {
+    if (!ours(event)) return;
+    event.preventDefault();
+    depth = 0;
+    over(false);
+    const files = await dropped(event.dataTransfer);
+    if (files.length) onFiles(files);
+    else onNothing("That was no photo. Save the photo as a file first, then drop the file.");
+  });
+}
+
+/** Files of a drop; folders are walked. The transfer is only readable until the first await. @param {DataTransfer | null} transfer */
+async function dropped(transfer) {
+  if (!transfer) return [];
+  const items = [...transfer.items].filter((item) => item.kind === "file");
+  const found = items.map((item) => ({ entry: item.webkitGetAsEntry?.(), file: item.getAsFile() }));
+  if (!items.length) return [...transfer.files];
+  const lists = await Promise.all(found.map(({ entry, file }) => (entry?.isDirectory ? inFolder(entry) : file ? [file] : [])));
+  return lists.flat();
+}
+
+async function inFolder(entry) {
+  if (entry.isFile) {
+    const file = await new Promise((resolve) => entry.file(resolve, () => resolve(null)));
+    return file?.type.startsWith("image/") ? [file] : []; // a folder's other files were not meant
+  }
+  const reader = entry.createReader();
+  const files = [];
+  for (;;) {
+    const batch = await new Promise((resolve) => reader.readEntries(resolve, () => resolve([])));
+    if (!batch.length) return files;
+    for (const child of batch) files.push(...(await inFolder(child)));
+  }
+}
