@@ -15,7 +15,7 @@ from conftest import encoded, picture
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from server import Server, serve
 
 from tailorbird import images
@@ -51,6 +51,9 @@ def test_every_operation_answers_as_its_document_says(server: Server, name: str)
     headers = {"Authorization": f"Bearer {TOKEN}"}
     # No schema says which bytes are a picture, which text is a receipt, or how long `data` is for its shape.
     beyond_schemas: list[Any] = [positive_data_acceptance] if many else []
+    if name == "predict":
+        # A parameter nobody knows is passed over; with a token that is sent all the same, schemathesis calls that accepting what is wrong.
+        beyond_schemas.append(negative_data_rejection)
     driven: list[schemathesis.Case[Any]] = []
     until = time.monotonic() + (8 if many else 2)
     for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
@@ -128,7 +131,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=700, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(data=mutated(), least=st.sampled_from([None, 16]))
 def test_the_decoder_raises_image_errors_and_nothing_else(data: bytes, least: int | None) -> None:
     start = time.perf_counter()
@@ -161,7 +164,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=1200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=600, deadline=None, derandomize=True, database=None)
 @given(
     body=st.one_of(st.binary(max_size=300), st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join)),
     boundary=st.one_of(st.just(b"b"), st.binary(max_size=80)),

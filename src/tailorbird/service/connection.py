@@ -88,7 +88,9 @@ def protocol_for(settings: Settings) -> type[asyncio.Protocol]:
                 # HTTP lets us pass over the wish, which clients such as Java's send with any request; so does a new parser.
                 plain, self._plain = self._plain, None
                 self.parser = HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's: the first request is answered
+                self.parser.set_dangerous_leniencies(
+                    lenient_data_after_close=True
+                )  # as uvicorn's: the first request is answered
                 self.data_received(plain + data[self._head_end :])
                 return
             if self._refused or self.transport.is_closing():
