@@ -21,9 +21,12 @@ LADDER = (
     "errors",
     "parallel",
     "images",
+    "pictures",
+    "notebook",
     "files",
     "sheets",
     "graphs",
+    "watch",
     "metrics",
     "paired",
     "wardrobe",
@@ -35,6 +38,8 @@ LADDER = (
     "features",
     "label_errors",
     "experiments",
+    "report",
+    "explanation",
     "training",
     "evaluation",
     "comparison",
@@ -46,7 +51,19 @@ FRAMEWORKS = {"torch", "timm", "keras", "tensorflow", "jax", "ray", "starlette",
 ALLOWED = {"service": {"starlette", "uvicorn"}}
 """Frameworks a part may import: the web's in `service/` alone."""
 DATABASES = {"sqlalchemy", "psycopg"}
-HEAVY = {"onnx", "onnxruntime", "sklearn", "scipy", "huggingface_hub", "rich", "numpy", "PIL", "matplotlib", "optuna"}
+HEAVY = {
+    "onnx",
+    "onnxruntime",
+    "sklearn",
+    "scipy",
+    "huggingface_hub",
+    "rich",
+    "numpy",
+    "PIL",
+    "matplotlib",
+    "optuna",
+    "jinja2",
+}
 
 
 def modules() -> list[Path]:
@@ -93,10 +110,10 @@ def test_errors_import_nothing_of_ours() -> None:
 
 def test_public_names_are_pinned_and_all_there() -> None:
     assert tailorbird.__all__ == [
-        "Classifier", "Comparison", "Dataset", "Evaluation", "Failure", "Finding", "InputError", "Prediction",
-        "RunError", "Sample", "Scores", "Suspect", "Suspects", "TailorbirdError", "TrainResult", "compare",
-        "evaluate", "find_learning_rate", "learning_curve", "load", "scan", "suspects", "sweep", "train",
-        "write_manifest",
+        "Classifier", "Comparison", "Dataset", "Evaluation", "Explanation", "Failure", "Finding", "InputError",
+        "Prediction", "RunError", "Sample", "Scores", "Suspect", "Suspects", "TailorbirdError", "TrainResult",
+        "compare", "evaluate", "explain", "find_learning_rate", "learning_curve", "load", "scan", "suspects", "sweep",
+        "train", "write_manifest",
     ]  # fmt: skip
     for name in tailorbird.__all__:
         assert getattr(tailorbird, name).__doc__
@@ -129,7 +146,7 @@ def test_importing_the_package_costs_nothing() -> None:
 
 def test_predict_loads_no_training_library(trained: Path) -> None:
     code = f"from tailorbird.model import Classifier; import numpy; Classifier({str(trained)!r}).predict(numpy.zeros((9, 9, 3), numpy.uint8))"
-    assert not fresh(code) & (FRAMEWORKS | DATABASES | {"sklearn", "scipy", "huggingface_hub"})
+    assert not fresh(code) & (FRAMEWORKS | DATABASES | {"sklearn", "scipy", "huggingface_hub", "matplotlib", "jinja2"})
 
 
 def test_the_core_depends_on_no_training_framework() -> None:

@@ -1,7 +1,6 @@
 """The same model file behind LitServe: its batching, its workers, its way of taking a file (its documentation's image example)."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: LitServe looks at the annotation of decode_request itself.
 import os
 import sys
 

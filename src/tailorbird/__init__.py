@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tailorbird.errors import InputError, RunError, TailorbirdError
     from tailorbird.evaluation import Evaluation, evaluate
     from tailorbird.experiments import find_learning_rate, learning_curve, sweep
+    from tailorbird.explanation import Explanation, explain
     from tailorbird.label_errors import Suspect, Suspects, suspects
     from tailorbird.metrics import Scores
     from tailorbird.model import Classifier, Failure, Prediction, load
@@ -26,6 +27,7 @@ __all__ = [
     "Comparison",
     "Dataset",
     "Evaluation",
+    "Explanation",
     "Failure",
     "Finding",
     "InputError",
@@ -39,6 +41,7 @@ __all__ = [
     "TrainResult",
     "compare",
     "evaluate",
+    "explain",
     "find_learning_rate",
     "learning_curve",
     "load",
@@ -54,6 +57,7 @@ _HOMES = {
     "Comparison": "comparison",
     "Dataset": "dataset",
     "Evaluation": "evaluation",
+    "Explanation": "explanation",
     "Failure": "model",
     "Finding": "dataset",
     "InputError": "errors",
@@ -67,6 +71,7 @@ _HOMES = {
     "TrainResult": "training",
     "compare": "comparison",
     "evaluate": "evaluation",
+    "explain": "explanation",
     "find_learning_rate": "experiments",
     "learning_curve": "experiments",
     "load": "model",

@@ -5,7 +5,8 @@
     │   ├── ImageError        one photo cannot be used
     │   │   ├── UnsupportedImage   a format that is not accepted (SVG, TIFF, HEIC, PDF, text, ...)
     │   │   ├── UnreadableImage    an accepted format, but empty, truncated or damaged; or no permission
-    │   │   └── ImageTooLarge      more pixels than the cap, known from the header alone
+    │   │   ├── ImageTooLarge      more pixels than the cap, known from the header alone
+    │   │   └── NotExplained       no heat map of the class asked for: it is not among the photo's most probable ones
     │   ├── DatasetError      a folder or CSV that holds nothing to learn from
     │   ├── BackboneError     an ONNX file that does not keep the backbone's contract
     │   ├── ModelFileError    a model file that is damaged, unsafe or of an unknown format
@@ -55,6 +56,10 @@ class ImageTooLarge(ImageError):
     """The header announces more pixels than the cap."""
 
     kind = "too-large"
+
+
+class NotExplained(ImageError):
+    """The class asked for is not among the photo's three most probable ones, the only ones a model file gives heat maps of."""
 
 
 class DatasetError(InputError):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from tailorbird.dataset import Sample
 from tailorbird.errors import ImageError, StorageError, UnreadableImage
 from tailorbird.files import RowStore, cache_folder
 from tailorbird.images import Augmentation, Pixels, decode, read_bytes, resize, view_random, warp
+from tailorbird.watch import Watcher
 
 CHUNK_ROWS = 256
 BATCH = 8
@@ -204,3 +205,29 @@ def clear_cache(*, backbones: bool = False) -> int:
             raise StorageError(f"{entry.path} could not be deleted: {error.strerror}") from error
         freed += entry.bytes
     return freed
+
+
+def matrices_of(
+    backbone: Backbone, embedder: Embedder, parts: Mapping[str, Sequence[Sample]], views: int, watcher: Watcher
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Features of each split, float32 (V, N, K): V views of training photos, one of the others."""
+    digests = {name: [bytes.fromhex(sample.digest) for sample in part] for name, part in parts.items()}
+    result = {name: embedder.matrix(keys)[None] for name, keys in digests.items()}
+    if views > 1:
+        watcher.stage("views", (views - 1) * len(parts["train"]))
+        extra = []
+        for view in range(1, views):
+            augmented = Embedder(backbone, view=view)
+            done = (view - 1) * len(parts["train"])
+            embed(parts["train"], augmented, progress=_shifted(watcher, done, (views - 1) * len(parts["train"])))
+            embedder.embedded += augmented.embedded
+            extra.append(augmented.matrix(digests["train"])[None])
+        result["train"] = np.concatenate([result["train"], *extra])
+    return result
+
+
+def _shifted(watcher: Watcher, before: int, total: int) -> Callable[[int, int], None]:
+    def advance(done: int, _: int) -> None:
+        watcher.advance(before + done, total)
+
+    return advance

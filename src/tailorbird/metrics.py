@@ -6,17 +6,47 @@ Labels are int64 (N,), numbers of classes 0 to C-1; probabilities are float (N, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import DatasetError
+from tailorbird.notebook import scores_html
 
 Labels = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of N labelled photos, kept to look closer than the scores do.
+
+    paths: where they lie. names: the same for people to read. labels: int64 (N,). probabilities: float32 (N, C), half of what
+    scoring uses, since they are kept.
+    """
+
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
+    labels: Labels
+    probabilities: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if not len(self.paths) == len(self.names) == len(self.labels) == len(self.probabilities):
+            raise ValueError("answers need a path, a name, a label and a row of probabilities for each photo")
+
+    @classmethod
+    def of(cls, photos: Iterable[tuple[Path, str]], labels: Labels, probabilities: Probabilities) -> Answers:
+        """From (path, name) of each photo, and what `score` takes."""
+        pairs = tuple(photos)
+        paths, names = tuple(path for path, _ in pairs), tuple(name for _, name in pairs)
+        return cls(paths, names, labels, np.asarray(probabilities, np.float32))
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -56,6 +86,45 @@ class Scores:
     coverage: float
     sure_accuracy: float | None
 
+    def _repr_html_(self) -> str:
+        return scores_html(self.as_dict(), "Scores")
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Scores:
+        """Read `as_dict` back. Raises ValueError for anything else; a model file's metadata may say what they like."""
+        try:
+            wrong = None
+            made = cls(
+                n=int(said["n"]),
+                interval=(float(said["interval"][0]), float(said["interval"][1])),
+                macro={name: float(said["macro"][name]) for name in ("precision", "recall", "f1")},
+                per_class=tuple(
+                    ClassScore(
+                        str(row["label"]),
+                        float(row["precision"]),
+                        float(row["recall"]),
+                        float(row["f1"]),
+                        int(row["support"]),
+                    )
+                    for row in said["per_class"]
+                ),
+                classes=tuple(map(str, said["classes"])),
+                confusion=tuple(tuple(map(int, row)) for row in said["confusion"]),
+                sure_accuracy=None if said["sure_accuracy"] is None else float(said["sure_accuracy"]),
+                **{name: float(said[name]) for name in _PLAIN},
+            )
+            figures = [*vars(made).values(), *made.interval, *made.macro.values()]
+            sides = {len(made.classes), len(made.per_class), len(made.confusion), *map(len, made.confusion)}
+            if not all(math.isfinite(value) for value in figures if isinstance(value, float)) or made.n < 1:
+                wrong = "a figure is not finite, or there are no photos"
+            elif len(sides) != 1:
+                wrong = "classes, rows and columns do not agree"
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            wrong = f"{type(error).__name__}: {error}"
+        if wrong:
+            raise ValueError(f"these are no scores: {wrong}")
+        return made
+
     def as_dict(self) -> dict[str, Any]:
         """The scores as they stand in `evaluate --json` and in a model's metadata."""
         return {
@@ -74,6 +143,9 @@ class Scores:
             "coverage": self.coverage,
             "sure_accuracy": self.sure_accuracy,
         }
+
+
+_PLAIN = ("accuracy", "top3", "log_loss", "ece", "majority_baseline", "threshold", "coverage")
 
 
 def wilson_interval(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:

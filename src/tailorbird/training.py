@@ -6,13 +6,11 @@ import base64
 import datetime
 import os
 import platform
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata as distributions
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,13 +21,16 @@ from tailorbird.corrections import Joined, join, read_labelled
 from tailorbird.dataset import Dataset, Sample, clean, scan, split, write_manifest
 from tailorbird.dataset.layout import find
 from tailorbird.errors import DatasetError, ImageError, SettingsError
-from tailorbird.features import Embedder, embed
+from tailorbird.features import Embedder, matrices_of
 from tailorbird.head import Fit, HeadSettings, SearchResult, search
 from tailorbird.head import refit as refit_head
 from tailorbird.images import Pixels, ResizeRule, load
-from tailorbird.metrics import Scores, Threshold, choose_threshold, score, softmax, temperature
+from tailorbird.metrics import Answers, Scores, Threshold, choose_threshold, score, softmax, temperature
 from tailorbird.model.file import ModelInfo, write
 from tailorbird.model.graph import build
+from tailorbird.notebook import scores_html
+from tailorbird.report import Content, Format, attempt, report_path
+from tailorbird.watch import Clock, Silent, Watcher
 
 VERIFIED_PHOTOS = 32
 """Validation photos the finished file is run on before it is kept."""
@@ -38,32 +39,6 @@ MOST_VIEWS = 32
 
 DECODE_SECONDS = 0.003
 """One core's time to decode a photo of about 0.2 megapixels; only the estimate before the start rests on it."""
-
-
-class Watcher(Protocol):
-    """Told what training is doing. Every method may be called from the training thread only."""
-
-    def stage(self, name: str, total: int | None) -> None:
-        """A stage begins: scan, views, head, test, write. `total` is its number of steps where known."""
-
-    def advance(self, done: int, total: int) -> None:
-        """`done` of `total` steps of the stage are over."""
-
-    def note(self, text: str) -> None:
-        """Something a person would want to know."""
-
-
-class Silent:
-    """A Watcher that says nothing."""
-
-    def stage(self, name: str, total: int | None) -> None:
-        """Nothing."""
-
-    def advance(self, done: int, total: int) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +51,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What `train` did. `seconds` by stage, and their total; `fit` is the chosen head; `trials` all that were tried."""
+    """What `train` did. `seconds` by stage, and their total; `fit` is the chosen head; `search.trials` all that were tried."""
 
     model: Path
     info: ModelInfo
@@ -89,8 +64,16 @@ class TrainResult:
     left_out: tuple[LeftOut, ...]
     seconds: dict[str, float]
     embedded: int
+    answers: Mapping[str, Answers] = field(repr=False)
+    """What the model says of the photos of `validation` and `test`."""
     report: Path | None = field(default=None)
     corrections: Joined | None = field(default=None)
+    report_error: str | None = field(default=None)
+    """Why there is no report although one was wanted; the model is written and fine all the same."""
+
+    def _repr_html_(self) -> str:
+        where = f"; report: {self.report}" if self.report else ""
+        return scores_html(self.test.as_dict(), "Test", f"model: {self.model}{where}")
 
     def as_dict(self) -> dict[str, Any]:
         """The object of `train --json`."""
@@ -107,23 +90,6 @@ class TrainResult:
             "seed": self.info.seed,
             "corrections": self.corrections.as_dict() if self.corrections else None,
         }
-
-
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._start = time.perf_counter()
-
-    @contextmanager
-    def measure(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def total(self) -> dict[str, float]:
-        return {**self.seconds, "total": time.perf_counter() - self._start}
 
 
 def expected_seconds(photos: int, backbone: Backbone, views: int) -> float:
@@ -145,6 +111,8 @@ def train(
     manifest: str | Path | None = None,
     corrections: str | Path | None = None,
     corrections_photos: str | Path | None = None,
+    report: str | Path | bool = True,
+    report_format: Format = "html",
     watcher: Watcher | None = None,
 ) -> TrainResult:
     """Train a classifier on a folder or CSV of labelled photos and write it as one ONNX file.
@@ -162,6 +130,9 @@ def train(
         manifest: also write the split that was used, as a CSV that can be trained on again.
         corrections: a database of corrections; its kept photos, labelled as people answered, join the training photos.
         corrections_photos: the folder of these photos; by default the one beside an SQLite file, `shop.photos` for `shop.db`.
+        report: True writes a report beside the model (shop.onnx, shop.report.html), False none; or the file to write. A report that
+            cannot be written costs no model: the result's `report_error` says why.
+        report_format: html (a page that holds all it needs), markdown (a model card) or json (the numbers).
         watcher: told about progress.
 
     Raises:
@@ -173,9 +144,10 @@ def train(
     """
     watcher = watcher or Silent()
     output = Path(output)
-    _check_settings(output, manifest, views, precision, seed)
+    wanted = report_path(output, report, report_format)
+    _check_settings(output, {"manifest": manifest, "report": wanted}, views, precision, seed)
     HeadSettings(**(fixed or {}))  # raises for a bad value before the long part begins
-    clock = _Clock()
+    clock = Clock()
     with clock.measure("open"):
         opened = open_backbone(backbone)
         embedder = Embedder(opened)
@@ -208,7 +180,7 @@ def train(
     }
     classes = tuple(sorted({sample.label for sample in parts["train"]}))
     with clock.measure("embed"):
-        matrices = _matrices(opened, embedder, parts, views, watcher)
+        matrices = matrices_of(opened, embedder, parts, views, watcher)
     labels = {
         name: np.array([classes.index(sample.label) for sample in part], np.int64) for name, part in parts.items()
     }
@@ -238,6 +210,10 @@ def train(
         threshold = choose_threshold(labels["validation"], validated, precision)
         answers = {"validation": validated, "test": softmax(final.logits(matrices["test"][0]) / scale)}
         scores = {name: score(labels[name], rows, classes, threshold.value) for name, rows in answers.items()}
+        kept = {
+            name: Answers.of(((sample.path, sample.name) for sample in parts[name]), labels[name], rows)
+            for name, rows in answers.items()
+        }
 
     info = ModelInfo(
         classes=classes,
@@ -272,7 +248,7 @@ def train(
         images = np.stack([_pixels(parts["validation"][i], opened.info.rule) for i in chosen])
         expected = softmax(final.logits(matrices["validation"][0][chosen]) / scale)
         write(output, graph, info, images=images, expected=expected)
-    return TrainResult(
+    result = TrainResult(
         model=output,
         info=info,
         dataset=dataset,
@@ -285,6 +261,28 @@ def train(
         seconds=clock.total(),
         embedded=embedder.embedded,
         corrections=joined,
+        answers=kept,
+    )
+    if wanted is None:
+        return result
+    with clock.measure("report"):
+        watcher.stage("report", None)
+        written, problem = attempt(_content(result), wanted, report_format)
+    return replace(result, report=written, report_error=problem, seconds=clock.total())
+
+
+def _content(result: TrainResult) -> Content:
+    return Content(
+        kind="training",
+        model=result.model,
+        info=result.info,
+        headline="test",
+        scores={"test": result.test, "validation": result.validation},
+        answers=result.answers["test"],
+        dataset=result.dataset,
+        left_out=tuple((entry.path, entry.reason) for entry in result.left_out),
+        search=result.search,
+        threshold=result.threshold,
     )
 
 
@@ -301,18 +299,24 @@ def _pixels(sample: Sample, rule: ResizeRule) -> Pixels:
         raise type(error)(f"{sample.path}: {error}; it was fine when the dataset was scanned; run again") from None
 
 
-def _check_settings(output: Path, manifest: str | Path | None, views: int, precision: float, seed: int) -> None:
+def _check_settings(
+    output: Path, others: Mapping[str, str | Path | None], views: int, precision: float, seed: int
+) -> None:
     problems = []
     if output.suffix != ".onnx":
         problems.append(f"the model file is {output.name!r}; its name must end in .onnx")
     if output.is_dir():
         problems.append(f"{output} is a folder; give the name of a file")
-    for name, path in (("model", output), ("manifest", Path(manifest) if manifest is not None else output)):
+    files = {"model": output, **{name: Path(path) for name, path in others.items() if path is not None}}
+    for name, path in files.items():
         parent = next(folder for folder in path.absolute().parents if folder.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             problems.append(f"the {name} {path} cannot be written: {parent} is not a folder this user may write to")
-    if manifest is not None and (Path(manifest).suffix.lower() != ".csv" or Path(manifest).is_dir()):
+    manifest, report = files.get("manifest"), files.get("report")
+    if manifest is not None and (manifest.suffix.lower() != ".csv" or manifest.is_dir()):
         problems.append(f"the manifest is {str(manifest)!r}; give the name of a .csv file")
+    if report is not None and (report.is_dir() or report.suffix.lower() in (".onnx", ".csv")):
+        problems.append(f"the report is {str(report)!r}; give the name of a file such as shop.report.html")
     if not 1 <= views <= MOST_VIEWS:
         problems.append(f"views is {views}; it must be between 1 and {MOST_VIEWS}")
     if not 0.5 <= precision <= 1:
@@ -361,32 +365,6 @@ def _prepare(scanned: Dataset, seed: int) -> tuple[Dataset, tuple[LeftOut, ...]]
 
 
 _UNUSABLE = frozenset({"unreadable", "unsupported", "too-large", "outside-link"})
-
-
-def _matrices(
-    backbone: Backbone, embedder: Embedder, parts: Mapping[str, Sequence[Sample]], views: int, watcher: Watcher
-) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    """Features of each split, float32 (V, N, K): V views of training photos, one of the others."""
-    digests = {name: [bytes.fromhex(sample.digest) for sample in part] for name, part in parts.items()}
-    result = {name: embedder.matrix(keys)[None] for name, keys in digests.items()}
-    if views > 1:
-        watcher.stage("views", (views - 1) * len(parts["train"]))
-        extra = []
-        for view in range(1, views):
-            augmented = Embedder(backbone, view=view)
-            done = (view - 1) * len(parts["train"])
-            embed(parts["train"], augmented, progress=_shifted(watcher, done, (views - 1) * len(parts["train"])))
-            embedder.embedded += augmented.embedded
-            extra.append(augmented.matrix(digests["train"])[None])
-        result["train"] = np.concatenate([result["train"], *extra])
-    return result
-
-
-def _shifted(watcher: Watcher, before: int, total: int) -> Callable[[int, int], None]:
-    def advance(done: int, _: int) -> None:
-        watcher.advance(before + done, total)
-
-    return advance
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

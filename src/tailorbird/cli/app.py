@@ -13,10 +13,12 @@ from tailorbird.cli import (
     corrections,
     demo,
     evaluate,
+    explain,
     find_lr,
     health,
     learning_curve,
     predict,
+    report,
     scan,
     serve,
     sweep,
@@ -60,6 +62,8 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
+app.command("explain")(explain.explain)
+app.command("report")(report.report)
 app.command("serve")(serve.serve)
 app.add_typer(corrections.app, name="corrections")
 app.command("health")(health.health)

@@ -39,6 +39,7 @@ def demo(
     finally:
         watcher.stop()
     print_result(result, verbose=verbose)
+    output.say_report(result.report, result.report_error)
 
     output.say(f"3. Predicting pictures it has not seen, as in: tailorbird predict {model} {photos}/hat")
     tested = [sample for sample in result.dataset.samples if sample.split == "test"]
@@ -59,3 +60,6 @@ def demo(
     output.say("  tailorbird train PHOTOS -o shop.onnx       a tested model in one file")
     output.say("  tailorbird evaluate shop.onnx NEW_PHOTOS   scores on photos it has not seen")
     output.say("  tailorbird predict shop.onnx *.jpg         use it; --json and --csv for programs")
+    output.say("  tailorbird explain shop.onnx a.jpg         see which places of a photo speak for its class")
+    if result.report is not None:
+        output.say(f"The report, a page for any browser: {output.printable(str(result.report))}")

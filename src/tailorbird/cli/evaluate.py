@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -12,6 +12,7 @@ from tailorbird.cli.train import print_confusion, print_scores
 
 if TYPE_CHECKING:
     from tailorbird.evaluation import Evaluation
+    from tailorbird.report import Format
 
 SHOWN = 10
 
@@ -22,19 +23,30 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="Score this split only; by default test where there is one, else everything.")
     ] = None,
+    report: output.ReportPath = None,
+    no_report: output.NoReport = False,
+    report_format: output.ReportFormat = "html",
     json: output.Json = False,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,
     debug: output.Debug = False,
 ) -> None:
-    """Accuracy with its interval, scores per class, confusion matrix, worst mistakes.
+    """Accuracy with its interval, scores per class, confusion matrix, worst mistakes; and a report, which contains photos.
 
     Exits 3 when photos had to be left out.
     """
     from tailorbird import evaluation
 
+    wanted = output.wanted_report(report, no_report)
     with output.progress("evaluate") as bar:
-        result = evaluation.evaluate(model, photos, split=split, progress=bar.advance)
+        result = evaluation.evaluate(
+            model,
+            photos,
+            split=split,
+            report=wanted,
+            report_format=cast("Format", report_format),
+            progress=bar.advance,
+        )
     for path, reason in result.left_out if verbose else result.left_out[:SHOWN]:
         output.say(f"left out: {path}: {reason}")
     if len(result.left_out) > SHOWN and not verbose:
@@ -49,6 +61,7 @@ def evaluate(
         print_scores(result.scores, f"Split {result.split}" if result.split else "All photos", verbose=False)
         print_confusion(result.scores)
         _print_mistakes(result, everything=verbose)
+    output.say_report(None if json else result.report, result.report_error)
     raise typer.Exit(3 if result.left_out else 0)
 
 

@@ -57,6 +57,31 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_verbose, hel
 Debug = Annotated[bool, typer.Option("--debug", callback=_debug, help="Show tracebacks and log messages.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
+ReportPath = Annotated[
+    Path | None, typer.Option("--report", help="Where the report goes; by default beside the model.")
+]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
+ReportFormat = Annotated[
+    str, typer.Option("--format", help="The report's format: html, markdown (a model card) or json (the numbers).")
+]
+
+
+def wanted_report(path: Path | None, none: bool) -> Path | bool:
+    """What --report and --no-report ask for. Raises SettingsError when both are given."""
+    if path is not None and none:
+        from tailorbird.errors import SettingsError
+
+        raise SettingsError("--report and --no-report were both given; choose one")
+    return path if path is not None else not none
+
+
+def say_report(path: Path | None, problem: str | None) -> None:
+    """Where the report is; or, on standard error whatever is silenced, why there is none although the rest went well."""
+    if problem is not None:
+        complain(f"warning: the report could not be written: {problem}")
+    elif path is not None:
+        out().print(f"Report: {printable(str(path))}", markup=False, soft_wrap=True)
+
 
 def out() -> Console:
     """The console of results."""

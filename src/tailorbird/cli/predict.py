@@ -41,15 +41,15 @@ def predict(
     if json and as_csv:
         raise SettingsError("--json and --csv were both given; choose one")
     classifier = Classifier(model)
-    sources = _sources(photos)
-    total = len(sources) if isinstance(sources, list) else None
+    given = sources(photos)
+    total = len(given) if isinstance(given, list) else None
     printer = _json_line if json else _csv_rows(top) if as_csv else _text_rows()
     failures = 0
     bar = output.ProgressBar()
     if total != 1:
         bar.start("predict", total)
     try:
-        for done, result in enumerate(classifier.stream(sources, top=top), start=1):
+        for done, result in enumerate(classifier.stream(given, top=top), start=1):
             if isinstance(result, Failure):
                 failures += 1
                 output.complain(f"{result.path or 'standard input'}: {result.error}")
@@ -62,7 +62,7 @@ def predict(
     raise typer.Exit(FAILURES_EXIT_CODE if failures else 0)
 
 
-def _sources(given: list[str]) -> list[Source] | Iterator[Source]:
+def sources(given: list[str]) -> list[Source] | Iterator[Source]:
     """What was named on the command line as photos; standard input is read as needed."""
     if given == ["-"]:
         return _standard_input()

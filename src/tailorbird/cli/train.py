@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -11,6 +11,7 @@ from tailorbird.cli import output
 
 if TYPE_CHECKING:
     from tailorbird.metrics import Scores
+    from tailorbird.report import Format
     from tailorbird.training import TrainResult
 
 _SEARCHED = "searched when not given"
@@ -93,12 +94,18 @@ def train(
     corrections_photos: Annotated[
         Path | None, typer.Option(help="The folder of their photos; for shop.db it is shop.photos when not given.")
     ] = None,
+    report: output.ReportPath = None,
+    no_report: output.NoReport = False,
+    report_format: output.ReportFormat = "html",
     json: output.Json = False,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,
     debug: output.Debug = False,
 ) -> None:
-    """Train a classifier: scan, split, embed, choose the head, calibrate, test once, write one ONNX file."""
+    """Train a classifier: scan, split, embed, choose the head, calibrate, test once, write one ONNX file and a report.
+
+    The report contains photos.
+    """
     from tailorbird import training
     from tailorbird.errors import SettingsError
 
@@ -117,6 +124,7 @@ def train(
         "class_weight": class_weight,
         "schedule": schedule,
     }
+    wanted = output.wanted_report(report, no_report)
     fixed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     watcher = BarWatcher()
     try:
@@ -132,6 +140,8 @@ def train(
             manifest=manifest,
             corrections=corrections,
             corrections_photos=corrections_photos,
+            report=wanted,
+            report_format=cast("Format", report_format),
             watcher=watcher,
         )
     finally:
@@ -140,6 +150,7 @@ def train(
         output.print_json(result.as_dict())
     else:
         print_result(result, verbose=verbose)
+    output.say_report(None if json else result.report, result.report_error)
 
 
 def print_result(result: TrainResult, *, verbose: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tailorbird import graphs, parallel
+from tailorbird import graphs, notebook, parallel, pictures
 from tailorbird.errors import ImageError, ModelFileError, SettingsError
 from tailorbird.images import MAX_PIXELS, Pixels, decode, from_array, from_pil, resize
 from tailorbird.model.file import info_from
@@ -22,6 +22,9 @@ Source: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 
 BATCH = 8
 
+THUMBNAIL = 256
+"""Pixels of the longer side of the photo a Prediction keeps to show with its heat maps."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -30,6 +33,7 @@ class Prediction:
     path: where it came from, None for bytes, images and arrays. label, probability: the most probable class, 0 to 1.
     unsure: the probability is below the model's threshold. top: the most probable classes with their probabilities.
     heatmaps: float32 (T, h, w), Grad-CAM of the T = min(3, C) most probable classes, 0 or more; None unless asked for.
+    thumbnail: the photo as a small JPEG, kept where heat maps were asked for, so that a notebook can show them on it.
     """
 
     path: str | None
@@ -38,6 +42,24 @@ class Prediction:
     unsure: bool
     top: tuple[tuple[str, float], ...]
     heatmaps: npt.NDArray[np.float32] | None = None
+    thumbnail: bytes | None = field(default=None, repr=False, compare=False)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the photo, a bar for each class, and the heat maps where they were asked for.
+
+        A photo given as a path is read when it is shown; of other photos only those with heat maps are still known.
+        """
+        photo = None
+        try:
+            if self.thumbnail is not None:
+                photo = decode(self.thumbnail).image
+            elif self.path is not None:
+                photo = pictures.thumbnail(decode(self.path, at_least=THUMBNAIL).image, THUMBNAIL)
+        except ImageError:
+            photo = None  # gone since, and the answer still stands
+        return notebook.prediction_html(
+            self.top, unsure=self.unsure, source=self.path, photo=photo, heatmaps=self.heatmaps
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """One line of `predict --json`."""
@@ -66,7 +88,7 @@ class Classifier:
     """An opened model file. Its methods may be called from several threads at once."""
 
     def __init__(self, path: str | Path, *, threads: int = 1) -> None:
-        """Audit and open a model file.
+        """Audit and open a model file. `has_heatmaps` says whether it gives heat maps: its backbone may have no feature map.
 
         threads: threads within one run; 1 is fastest for many photos, which then go to all cores side by side.
         Raises ModelFileError when the file is missing, damaged, unsafe or of an unknown format.
@@ -74,18 +96,13 @@ class Classifier:
         self.path = Path(path)
         proto = graphs.read_audited(self.path, ModelFileError)
         self.info = info_from(proto, str(self.path))
-        self._has_heatmaps = any(output.name == "heatmaps" for output in proto.graph.output)
+        self.has_heatmaps = any(output.name == "heatmaps" for output in proto.graph.output)
         self._session = graphs.session(proto.SerializeToString(), str(self.path), ModelFileError, threads=threads)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes, in the order of the probabilities."""
         return self.info.classes
-
-    @property
-    def has_heatmaps(self) -> bool:
-        """Whether the file gives heat maps; it does where its backbone has a feature map."""
-        return self._has_heatmaps
 
     def run(
         self, images: npt.NDArray[np.uint8], *, heatmaps: bool = False
@@ -143,7 +160,7 @@ class Classifier:
         """
         if top < 1:
             raise SettingsError(f"top is {top}; it must be at least 1")
-        if heatmaps and not self._has_heatmaps:
+        if heatmaps and not self.has_heatmaps:
             raise SettingsError(
                 f"{self.path} has no heat maps: its backbone {self.info.backbone.get('name')} has no feature map"
             )
@@ -160,46 +177,53 @@ class Classifier:
         """Decode and run one small batch in the calling thread."""
         results: list[Prediction | Failure | None] = []
         pixels: list[Pixels] = []
+        thumbnails: list[bytes | None] = []
         for source in batch:
             try:
-                pixels.append(self._pixels(source, max_pixels))
+                photo = _picture(source, self.info.resize.least_side, max_pixels)
+                pixels.append(resize(photo, self.info.resize))
+                small = pictures.jpeg(pictures.thumbnail(photo, THUMBNAIL)) if heatmaps else None
+                thumbnails.append(small)
                 results.append(None)
             except ImageError as error:
                 results.append(Failure(_name(source), error))
         if not pixels:
             return [result for result in results if result is not None]
-        outputs = self.run(np.stack(pixels), heatmaps=heatmaps)
-        rows = iter(zip(*(output for output in outputs if output is not None), strict=True))
+        rows_of, maps_of = self.run(np.stack(pixels), heatmaps=heatmaps)
+        maps: Iterable[npt.NDArray[np.float32] | None] = [None] * len(pixels) if maps_of is None else maps_of
+        rows = iter(zip(rows_of, maps, thumbnails, strict=True))
         return [
             result if result is not None else self._prediction(_name(source), *next(rows), top=top)
             for source, result in zip(batch, results, strict=True)
         ]
 
-    def _pixels(self, source: Source, max_pixels: int) -> Pixels:
-        rule = self.info.resize
-        if isinstance(source, np.ndarray):
-            return resize(from_array(source), rule)
-        if isinstance(source, Image.Image):
-            return resize(from_pil(source), rule)
-        return resize(decode(source, at_least=rule.least_side, max_pixels=max_pixels).image, rule)
-
     def _prediction(
         self,
         path: str | None,
         probabilities: npt.NDArray[np.float32],
-        heatmaps: npt.NDArray[np.float32] | None = None,
+        heatmaps: npt.NDArray[np.float32] | None,
+        thumbnail: bytes | None,
         *,
         top: int,
     ) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")[:top]
         ranked = tuple((self.classes[i], float(probabilities[i])) for i in order)
         label, probability = ranked[0]
-        return Prediction(path, label, probability, probability < self.info.threshold, ranked, heatmaps)
+        return Prediction(path, label, probability, probability < self.info.threshold, ranked, heatmaps, thumbnail)
 
 
 def load(path: str | Path, *, threads: int = 1) -> Classifier:
     """Open a model file; the same as `Classifier(path, threads=threads)`. Raises ModelFileError."""
     return Classifier(path, threads=threads)
+
+
+def _picture(source: Source, at_least: int, max_pixels: int) -> Image.Image:
+    """Any photo decoded, RGB and upright, not yet resized."""
+    if isinstance(source, np.ndarray):
+        return from_array(source)
+    if isinstance(source, Image.Image):
+        return from_pil(source)
+    return decode(source, at_least=at_least, max_pixels=max_pixels).image
 
 
 def _name(source: Source) -> str | None:

@@ -1,0 +1,218 @@
+"""Why a model says what it says: a photo beside the places that speak for its most probable classes."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from tailorbird import images, parallel
+from tailorbird.errors import ImageError, NotExplained, SettingsError
+from tailorbird.model import Classifier, Failure, Prediction, Source
+from tailorbird.pictures import ALPHA, overlay, thumbnail
+
+SIDE = 480
+"""Pixels of the shown photo's longer side."""
+
+MOST = 3
+"""Heat maps a model file gives for a photo: those of its three most probable classes."""
+
+_GAP, _LINE, _TEXT = 16, 26, 18  # pixels between pictures, of a caption's line, of its letters
+_PAPER, _INK, _GREY = (255, 255, 255), (29, 33, 38), (100, 107, 115)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One photo explained.
+
+    image: RGB, the photo and to its right an overlay for each of `labels`, with captions. prediction: the whole answer, with
+    heat maps. path: where the photo came from, None for bytes, images and arrays.
+    """
+
+    path: str | None
+    image: Image.Image
+    prediction: Prediction
+    labels: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """One line of `explain --json`, without the picture's own path."""
+        return {**self.prediction.as_dict(), "explained": list(self.labels)}
+
+
+def explain(
+    model: str | Path | Classifier, photo: Source, *, top: int = MOST, label: str | None = None, alpha: float = ALPHA
+) -> Explanation:
+    """Explain one photo: the photo and, for each of the `top` (1 to 3) most probable classes or for the class `label`, its overlay.
+
+    alpha: how much of the photo the hottest place covers, 0 to 1.
+
+    Raises SettingsError for an option outside its range, a label the model does not know, or a model without heat maps;
+    NotExplained for a label outside the photo's three most probable; ImageError for a photo that cannot be used; ModelFileError.
+    """
+    (found,) = explain_many(model, [photo], top=top, label=label, alpha=alpha)
+    if isinstance(found, Failure):
+        where = f"{found.path}: " if found.path else ""
+        raise type(found.error)(f"{where}{found.error}") from found.error
+    return found
+
+
+def explain_many(
+    model: str | Path | Classifier,
+    photos: Iterable[Source],
+    *,
+    top: int = MOST,
+    label: str | None = None,
+    alpha: float = ALPHA,
+) -> Iterator[Explanation | Failure]:
+    """Explain any number of photos, in order, in bounded memory and on all cores; a bad one gives a Failure and the rest go on.
+
+    Arguments and errors as in `explain`; a Failure's error may be NotExplained.
+    """
+    classifier = model if isinstance(model, Classifier) else Classifier(model)
+    _check(classifier, top, label, alpha)
+
+    def one(photo: Source) -> Explanation | Failure:
+        name = str(photo) if isinstance(photo, str | Path) else None
+        try:
+            if isinstance(photo, str | Path):
+                photo = images.read_bytes(photo)
+            (answer,) = classifier.stream([photo], top=MOST, heatmaps=True, workers=1)
+            if isinstance(answer, Failure):
+                return Failure(name, answer.error)
+            return _explained(classifier, answer, _picture(photo), name, top, label, alpha)
+        except ImageError as error:
+            return Failure(name, error)
+
+    return parallel.ordered(one, photos)
+
+
+def _check(classifier: Classifier, top: int, label: str | None, alpha: float) -> None:
+    problems = []
+    if not 1 <= top <= MOST:
+        problems.append(
+            f"top is {top}; it must be 1 to {MOST}: the file holds heat maps of the {MOST} most probable classes"
+        )
+    if not 0 <= alpha <= 1:
+        problems.append(f"alpha is {alpha}; it must be between 0 and 1")
+    if label is not None and label not in classifier.classes:
+        problems.append(f"the model has no class {label!r}; it has {', '.join(classifier.classes)}")
+    if not classifier.has_heatmaps:
+        name = classifier.info.backbone.get("name")
+        problems.append(
+            f"{classifier.path} has no heat maps: its backbone {name} has no feature map; train with one that has, such as pocket"
+        )
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def _picture(photo: Source) -> Image.Image:
+    if isinstance(photo, np.ndarray):
+        return thumbnail(images.from_array(photo), SIDE)
+    if isinstance(photo, Image.Image):
+        return thumbnail(images.from_pil(photo), SIDE)
+    return thumbnail(images.decode(photo, at_least=SIDE).image, SIDE)
+
+
+def _explained(
+    classifier: Classifier,
+    answer: Prediction,
+    photo: Image.Image,
+    path: str | None,
+    top: int,
+    label: str | None,
+    alpha: float,
+) -> Explanation:
+    assert answer.heatmaps is not None, "asked for"
+    ranked = list(zip(answer.top, answer.heatmaps, strict=False))
+    if label is not None:
+        ranked = [entry for entry in ranked if entry[0][0] == label]
+        if not ranked:
+            likeliest = ", ".join(f"{name} {probability:.1%}" for name, probability in answer.top)
+            raise NotExplained(
+                f"{label!r} is not among the {len(answer.top)} most probable classes, the only ones with heat maps; they are {likeliest}"
+            )
+    ranked = ranked[:top]
+    panels = [(photo, "photo", "the model is not sure" if answer.unsure else "")]
+    for (name, probability), grid in ranked:
+        note = "" if float(grid.max(initial=0.0)) > 0 else "nothing speaks for it"
+        panels.append((overlay(photo, grid, alpha=alpha), f"{name}  {probability:.1%}", note))
+    prediction = Prediction(
+        path, answer.label, answer.probability, answer.unsure, answer.top, answer.heatmaps, answer.thumbnail
+    )
+    return Explanation(path, _side_by_side(panels), prediction, tuple(name for (name, _), _ in ranked))
+
+
+def _side_by_side(panels: list[tuple[Image.Image, str, str]]) -> Image.Image:
+    """Pictures of equal size in a row, each with a caption and a note in grey below."""
+    width, height = panels[0][0].size
+    cell = max(width, 200)
+    lines = 2 if any(note for _, _, note in panels) else 1
+    sheet = Image.new("RGB", (_GAP + (cell + _GAP) * len(panels), 2 * _GAP + height + lines * _LINE), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for number, (picture, caption, note) in enumerate(panels):
+        left = _GAP + number * (cell + _GAP)
+        sheet.paste(picture, (left + (cell - width) // 2, _GAP))
+        for line, (text, colour) in enumerate(((caption, _INK), (note, _GREY))):
+            words, font = _fitting(text, cell)
+            middle = left + cell / 2 - font.getlength(words) / 2
+            draw.text((middle, _GAP + height + 6 + line * _LINE), words, fill=colour, font=font)
+    return sheet
+
+
+def _fitting(text: str, width: int) -> tuple[str, ImageFont.FreeTypeFont]:
+    """One line of text that fits `width` pixels, cut in the middle where it is too long, and its font."""
+    text = "".join(" " if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign for sign in text)
+    font = _font(_covering(text))
+    if font.getlength(text) <= width:
+        return text, font
+    half = len(text) // 2
+    front, back = text[:half], text[half:]  # the probability stands behind
+    while len(front) + len(back) > 2 and font.getlength(f"{front}…{back}") > width:
+        front, back = (front[:-1], back) if len(front) >= len(back) else (front, back[1:])
+    return f"{front}…{back}", font
+
+
+# DejaVu comes with matplotlib and has Latin with every accent, Greek, Cyrillic, Arabic and Hebrew; Pillow's own font has no umlauts.
+# Chinese, Japanese and Korean names need one of the system's fonts.
+_OTHERS = (
+    "NotoSansCJK-Regular.ttc",
+    "msgothic.ttc",
+    "Hiragino Sans GB.ttc",
+    "WenQuanYiMicroHei.ttf",
+    "Arial Unicode.ttf",
+)
+
+
+@lru_cache(maxsize=256)
+def _covering(text: str) -> str:
+    """The first font that has every letter of `text`, else DejaVu."""
+    own = _dejavu()
+    for name in (own, *_OTHERS):
+        try:
+            font = _font(name)
+        except OSError:
+            continue
+        missing = bytes(font.getmask("\U0010ffff"))
+        if all(sign.isspace() or bytes(font.getmask(sign)) != missing for sign in text):
+            return name
+    return own
+
+
+@lru_cache(maxsize=8)
+def _font(name: str) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(name, _TEXT)
+
+
+@lru_cache(maxsize=1)
+def _dejavu() -> str:
+    """matplotlib's font file, found without importing matplotlib, which takes longer than a photo."""
+    spec = find_spec("matplotlib")
+    folder = Path((spec.submodule_search_locations or [""])[0]) if spec else Path()
+    return str(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")

@@ -1,0 +1,135 @@
+"""The report as a model card in Markdown, with the metadata block that model hubs read."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from tailorbird.dataset import printable
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~$&^:@])")
+
+
+def plain(text: object) -> str:
+    """A name from outside as text that Markdown shows as it is."""
+    return _SPECIAL.sub(r"\\\1", printable(str(text)))
+
+
+def card(numbers: dict[str, Any]) -> str:
+    """A model card: what it is for, scores, limits, data, training, backbone, licence."""
+    info = numbers["info"]
+    parts = [_front(numbers), f"# {plain(numbers['model'])}\n\n{_purpose(info)}", _scores(numbers), _limits(numbers)]
+    parts += [_data(numbers), _training(numbers), _usage(numbers)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front(numbers: dict[str, Any]) -> str:
+    """YAML whose strings are JSON strings, which YAML reads the same."""
+    backbone = numbers["info"]["backbone"]
+    lines = ["---", "pipeline_tag: image-classification", "library_name: tailorbird", "tags: [onnx, transfer-learning]"]
+    if backbone.get("licence"):
+        lines.append(f"license: {json.dumps(printable(str(backbone['licence']).lower()))}")
+    main = numbers["scores"].get(numbers["headline"])
+    if main:
+        lines += [
+            "model-index:",
+            f"- name: {json.dumps(printable(numbers['model']))}",
+            "  results:",
+            "  - task: {type: image-classification}",
+            f"    dataset: {{name: {json.dumps(printable(numbers['headline']))}, type: image-folder}}",
+            "    metrics:",
+            f"    - {{type: accuracy, value: {main['accuracy']!r}}}",
+            f"    - {{type: f1, name: macro F1, value: {main['macro']['f1']!r}}}",
+        ]
+    return "\n".join([*lines, "---"])
+
+
+def _purpose(info: dict[str, Any]) -> str:
+    classes = ", ".join(map(plain, info["classes"]))
+    return (
+        f"Tells {len(info['classes'])} classes of photos apart: {classes}. Below a probability of {info['threshold']:.2f} it says that it is "
+        "unsure. One ONNX file: RGB pixels in, calibrated probabilities and Grad-CAM heat maps out."
+    )
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", f"| {' | '.join('---' if i == 0 else '---:' for i in range(len(head)))} |"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _scores(numbers: dict[str, Any]) -> str:
+    main = numbers["scores"].get(numbers["headline"])
+    if not main:
+        return ""
+    low, high = main["interval"]
+    sure = f"; of these {main['sure_accuracy']:.1%} right" if main["sure_accuracy"] is not None else ""
+    rows = [
+        ["accuracy", f"{main['accuracy']:.1%} (95% interval {low:.1%} to {high:.1%})"],
+        ["always the commonest class", f"{main['majority_baseline']:.1%}"],
+        ["among the first three", f"{main['top3']:.1%}"],
+        ["macro F1", f"{main['macro']['f1']:.3f}"],
+        ["log-loss", f"{main['log_loss']:.3f}"],
+        ["calibration error", f"{main['ece']:.3f}"],
+        ["sure on", f"{main['coverage']:.1%}{sure}"],
+    ]
+    classes = [
+        [
+            plain(row["label"]),
+            f"{row['precision']:.3f}",
+            f"{row['recall']:.3f}",
+            f"{row['f1']:.3f}",
+            str(row["support"]),
+        ]
+        for row in main["per_class"]
+    ]
+    title = f"## Scores: {plain(numbers['headline'])}, {main['n']:,} photos"
+    each = _table(["class", "precision", "recall", "F1", "photos"], classes)
+    return f"{title}\n\n{_table(['score', 'value'], rows)}\n\n{each}"
+
+
+def _limits(numbers: dict[str, Any]) -> str:
+    return "## Limits\n\n" + "\n".join(f"- {plain(limit)}" for limit in numbers["limits"])
+
+
+def _data(numbers: dict[str, Any]) -> str:
+    said = numbers["info"]["data"]
+    splits = said.get("splits")
+    parts = [f"## Data\n\nFingerprint: `{plain(said.get('fingerprint', 'unknown'))}`"]
+    if isinstance(splits, dict) and all(isinstance(counts, dict) for counts in splits.values()):
+        names = list(splits)
+        labels = sorted({label for counts in splits.values() for label in counts})
+        rows = [[plain(label), *(plain(splits[name].get(label, 0)) for name in names)] for label in labels]
+        parts.append(_table(["class", *map(plain, names)], rows))
+    if numbers["data"]:
+        findings = [f"{one['count']} {one['kind']}" for one in numbers["data"]["findings"]]
+        parts.append("Findings of the scan: " + (", ".join(findings) or "none") + ".")
+    if numbers["left_out"]:
+        parts.append("\n".join(f"- left out: {one['count']}: {plain(one['reason'])}" for one in numbers["left_out"]))
+    return "\n\n".join(parts)
+
+
+def _training(numbers: dict[str, Any]) -> str:
+    info = numbers["info"]
+    backbone = info["backbone"]
+    lines = [
+        f"- {name}: {plain(backbone[key])}"
+        for name, key in (
+            ("backbone", "name"),
+            ("its licence", "licence"),
+            ("its source", "source"),
+            ("trained on", "trained_on"),
+        )
+        if backbone.get(key)
+    ]
+    settings = ", ".join(f"{plain(name)} {plain(value)}" for name, value in info["settings"].items() if name != "blend")
+    lines += [f"- head: {settings}", f"- seed: {info['seed']}", f"- made: {plain(info['created'])}"]
+    lines.append(
+        "- versions: " + ", ".join(f"{plain(name)} {plain(value)}" for name, value in info["versions"].items())
+    )
+    return "## Training\n\n" + "\n".join(lines)
+
+
+def _usage(numbers: dict[str, Any]) -> str:
+    name = printable(numbers["model"]).replace('"', "'").replace("`", "'")
+    return f'## Use\n\n```python\nimport tailorbird\n\ntailorbird.load("{name}").predict("photo.jpg")\n```'

@@ -1,0 +1,35 @@
+"""What a report is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tailorbird.dataset import Dataset
+from tailorbird.head import SearchResult
+from tailorbird.metrics import Answers, Scores, Threshold
+from tailorbird.model import ModelInfo
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is known of a model; the report leaves out whatever is None or empty.
+
+    kind: training (a model just made), evaluation (scored on labelled photos) or model (its file alone). headline: the name in
+    `scores` of those the report is about; `answers` are what the model said of the same photos. dataset: what it was trained on.
+    left_out: (path, reason). trained_on: how many of the scored photos the model was trained on.
+    """
+
+    kind: Literal["training", "evaluation", "model"]
+    model: Path
+    info: ModelInfo
+    headline: str
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+    answers: Answers | None = None
+    dataset: Dataset | None = None
+    left_out: tuple[tuple[str, str], ...] = ()
+    search: SearchResult | None = None
+    threshold: Threshold | None = None
+    trained_on: int = 0

@@ -1,0 +1,299 @@
+"""A report's content worked out as one plain dictionary: the JSON report, and what the page and the card are written from.
+
+Every score stands here as in `train --json` and `evaluate --json`; the rest is counted from the same labels and probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.dataset import SPLITS, Dataset, printable
+from tailorbird.head import Fit, HeadSettings, SearchResult
+from tailorbird.metrics import Answers, Scores, wilson_interval
+from tailorbird.model import ModelInfo
+from tailorbird.report.content import Content
+
+BINS: Final = 15
+"""Bins of confidence, as in `metrics.calibration_error`."""
+
+MISTAKES: Final = 12
+"""Mistakes shown with photo and heat map, the surest first."""
+
+HITS: Final = 8
+"""Right answers shown likewise, the least sure first."""
+
+CURVE_POINTS: Final = 200
+EXAMPLES: Final = 5
+"""Findings of one kind, and photos left out for one reason, that are listed by name."""
+
+CONFUSIONS: Final = 10
+
+
+def numbers(content: Content) -> dict[str, Any]:
+    """Everything a report says, JSON-ready; parts that are not known are None or empty.
+
+    kind, model, headline, info (the file's metadata), scores {name: as in `evaluate --json`, with intervals}, data, search,
+    threshold, calibration, coverage_curve, confusions, confusions_by_class, mistakes, hits, limits.
+    """
+    answers, info = content.answers, content.info
+    scores = {name: _scores(value) for name, value in content.scores.items()}
+    main = content.scores.get(content.headline)
+    return {
+        "kind": content.kind,
+        "model": content.model.name,
+        "headline": content.headline,
+        "info": _info(info),
+        "scores": scores,
+        "trained_on": content.trained_on,
+        "data": _data(content.dataset) if content.dataset else None,
+        "left_out": _left_out(content.left_out),
+        "search": _search(content.search) if content.search else None,
+        "threshold": vars(content.threshold).copy() if content.threshold else None,
+        "calibration": calibration(answers) if answers else [],
+        "coverage_curve": coverage_curve(answers) if answers else [],
+        "confusions": _confusions(main)[:CONFUSIONS] if main else [],
+        "confusions_by_class": _by_class(main) if main else [],
+        "mistakes": _shown(answers, info, mistakes(answers)[:MISTAKES]) if answers else [],
+        "hits": _shown(answers, info, least_sure_hits(answers)[:HITS]) if answers else [],
+        "limits": limits(content, main),
+    }
+
+
+def _info(info: ModelInfo) -> dict[str, Any]:
+    """The metadata without the long list of photos the file remembers."""
+    said = info.as_dict()
+    said["data"] = {name: value for name, value in info.data.items() if name != "trained_on"}
+    return said
+
+
+def _scores(scores: Scores) -> dict[str, Any]:
+    """As in `evaluate --json`, with 95% Wilson intervals of every share."""
+    shares = {"top3": (scores.top3, scores.n), "coverage": (scores.coverage, scores.n)}
+    shares["sure_accuracy"] = (scores.sure_accuracy or 0.0, round(scores.coverage * scores.n))
+    intervals = {name: list(wilson_interval(round(share * n), n)) if n else None for name, (share, n) in shares.items()}
+    hits = sum(row[i] for i, row in enumerate(scores.confusion))
+    return {**scores.as_dict(), "hits": hits, "intervals": {"accuracy": list(scores.interval), **intervals}}
+
+
+def _data(dataset: Dataset) -> dict[str, Any]:
+    splits = dataset.splits
+    names = [name for name in SPLITS if name in splits]
+    grouped: dict[str, list[Any]] = {}
+    for finding in dataset.findings:
+        grouped.setdefault(finding.kind, []).append(finding)
+    return {
+        "photos": len(dataset),
+        "splits": {name: sum(splits[name].values()) for name in names},
+        "classes": {
+            label: {**{name: splits[name].get(label, 0) for name in names}, "all": count}
+            for label, count in dataset.counts.items()
+        },
+        "findings": [
+            {"kind": kind, "count": len(found), "examples": [finding.as_dict() for finding in found[:EXAMPLES]]}
+            for kind, found in grouped.items()
+        ],
+    }
+
+
+def _left_out(left_out: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Reasons, the commonest first, with a few of the photos."""
+    reasons = Counter(reason for _, reason in left_out)
+    paths: dict[str, list[str]] = {}
+    for path, reason in left_out:
+        paths.setdefault(reason, []).append(path)
+    return [
+        {"reason": reason, "count": count, "examples": paths[reason][:EXAMPLES]}
+        for reason, count in reasons.most_common(20)
+    ]
+
+
+def _settings(settings: HeadSettings) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(settings).items()}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _search(search: SearchResult) -> dict[str, Any]:
+    """Every configuration, the best first, and how the chosen ones were trained."""
+    chosen = [_settings(member.settings) for member in search.members]
+    trials: list[dict[str, Any]] = [
+        {
+            "settings": _settings(trial.settings),
+            "validation_loss": _finite(trial.validation_loss),
+            "validation_accuracy": _finite(trial.validation_accuracy),
+            "best_epoch": trial.best_epoch,
+            "seconds": trial.seconds,
+            "failure": trial.failure,
+            "chosen": _alike(_settings(trial.settings), chosen),
+        }
+        for trial in search.trials
+    ]
+    trials.sort(key=lambda trial: math.inf if trial["validation_loss"] is None else trial["validation_loss"])
+    return {
+        "trials": trials,
+        "validation_loss": search.best.validation_loss,
+        "validation_accuracy": search.best.validation_accuracy,
+        "members": [_member(member) for member in search.members],
+    }
+
+
+def _alike(settings: dict[str, Any], chosen: Sequence[dict[str, Any]]) -> bool:
+    """Whether a trial became one of the chosen heads, which may have been trained again for another number of epochs."""
+    timing = ("epochs", "patience")
+    return any(all(settings[name] == other[name] for name in settings if name not in timing) for other in chosen)
+
+
+def _member(fit: Fit) -> dict[str, Any]:
+    return {
+        "settings": _settings(fit.settings),
+        "best_epoch": fit.best_epoch,
+        "validation_loss": fit.validation_loss,
+        "validation_accuracy": fit.validation_accuracy,
+        "history": [vars(epoch).copy() for epoch in fit.history],
+    }
+
+
+def _certainty(answers: Answers) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Each photo's highest probability, and whether that answer is right."""
+    confidence = answers.probabilities.max(axis=1).astype(np.float64)
+    return confidence, answers.probabilities.argmax(axis=1) == answers.labels
+
+
+def calibration(answers: Answers, bins: int = BINS) -> list[dict[str, Any]]:
+    """For each equal-width bin of confidence: low, high, n, mean confidence, accuracy and its 95% interval; empty bins have None."""
+    confidence, hit = _certainty(answers)
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    result: list[dict[str, Any]] = []
+    for number in range(bins):
+        here = which == number
+        n, hits = int(here.sum()), int(hit[here].sum())
+        known = {
+            "confidence": float(confidence[here].mean()),
+            "accuracy": hits / n,
+            "interval": list(wilson_interval(hits, n)),
+        } if n else {"confidence": None, "accuracy": None, "interval": None}  # fmt: skip
+        result.append({"low": number / bins, "high": (number + 1) / bins, "n": n, **known})
+    return result
+
+
+def coverage_curve(answers: Answers, points: int = CURVE_POINTS) -> list[dict[str, float]]:
+    """How often the answers are right when only the surest share of the photos is answered: threshold, coverage, accuracy.
+
+    A cut never falls between photos of equal confidence; at most `points` cuts, evenly spread.
+    """
+    confidence, hit = _certainty(answers)
+    order = np.argsort(-confidence, kind="stable")
+    confidence, right = confidence[order], np.cumsum(hit[order])
+    cuts = np.flatnonzero(np.append(confidence[1:] < confidence[:-1], True))
+    if len(cuts) > points:
+        cuts = cuts[np.unique(np.linspace(0, len(cuts) - 1, points).round().astype(int))]
+    n = len(confidence)
+    return [
+        {"threshold": float(confidence[i]), "coverage": float((i + 1) / n), "accuracy": float(right[i] / (i + 1))}
+        for i in cuts
+    ]
+
+
+def mistakes(answers: Answers) -> list[int]:
+    """Photos answered wrongly, the surest first."""
+    confidence, hit = _certainty(answers)
+    wrong = np.flatnonzero(~hit)
+    return [int(i) for i in wrong[np.argsort(-confidence[wrong], kind="stable")]]
+
+
+def least_sure_hits(answers: Answers) -> list[int]:
+    """Photos answered rightly, the least sure first."""
+    confidence, hit = _certainty(answers)
+    right = np.flatnonzero(hit)
+    return [int(i) for i in right[np.argsort(confidence[right], kind="stable")]]
+
+
+def _shown(answers: Answers, info: ModelInfo, chosen: Sequence[int]) -> list[dict[str, Any]]:
+    rows = answers.probabilities
+    result = []
+    for i in chosen:
+        best, label = int(rows[i].argmax()), int(answers.labels[i])
+        result.append(
+            {
+                "photo": i,
+                "path": answers.names[i],
+                "label": info.classes[label],
+                "predicted": info.classes[best],
+                "probability": float(rows[i, best]),
+                "label_probability": float(rows[i, label]),
+                "unsure": float(rows[i, best]) < info.threshold,
+            }
+        )
+    return result
+
+
+def _confusions(scores: Scores) -> list[dict[str, Any]]:
+    """The commonest mix-ups: label, predicted, how many photos, and their share of the label's."""
+    found: list[dict[str, Any]] = [
+        {"label": scores.classes[i], "predicted": scores.classes[j], "count": count, "share": count / sum(row)}
+        for i, row in enumerate(scores.confusion)
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    found.sort(key=lambda one: (-one["count"], -one["share"]))
+    return found
+
+
+def _by_class(scores: Scores) -> list[list[dict[str, Any]]]:
+    """For each class the two it is most often mistaken for: label and count."""
+    result = []
+    for number, row in enumerate(scores.confusion):
+        others = sorted((i for i, count in enumerate(row) if count and i != number), key=lambda i: -row[i])
+        result.append([{"label": scores.classes[i], "count": row[i]} for i in others[:2]])
+    return result
+
+
+def _short(label: str) -> str:
+    """A class's name inside a sentence."""
+    label = printable(label)
+    return label if len(label) <= 40 else f"{label[:39]}…"
+
+
+def limits(content: Content, main: Scores | None) -> list[str]:
+    """What a user should know before relying on the model, as sentences, from this model's own figures."""
+    info = content.info
+    said = [
+        f"It answers with one of its {len(info.classes)} classes whatever it is shown: a photo of anything else also gets one of them, "
+        "perhaps with a high probability.",
+        "The scores hold for photos like those it was tested on. Other cameras, backgrounds, seasons or customers can be harder; "
+        "score it on photos of your own (tailorbird evaluate).",
+    ]
+    if main is not None:
+        low, high = main.interval
+        if high - low > 0.05:
+            said.append(
+                f"{main.n:,} photos are few: the true accuracy may lie anywhere between {low:.1%} and {high:.1%} (95% interval)."
+            )
+        weak = [row for row in main.per_class if row.support and row.f1 < main.macro["f1"] - 0.1]
+        if weak:
+            worst = sorted(weak, key=lambda row: row.f1)[:3]
+            named = ", ".join(f"{_short(row.label)} (F1 {row.f1:.2f})" for row in worst)
+            said.append(f"Clearly weaker than the others: {named}.")
+        small = [row.label for row in main.per_class if row.support < 10]
+        if small:
+            names = ", ".join(map(_short, small[:5])) + (f" and {len(small) - 5} more" if len(small) > 5 else "")
+            said.append(f"Fewer than 10 photos were there to score {names}: the figures of such a class are chance.")
+    if content.trained_on:
+        said.append(
+            f"The model was trained on {content.trained_on:,} of the scored photos: their scores say nothing about new ones."
+        )
+    if info.data.get("threshold_reached") is False:
+        said.append(
+            "No threshold reached the wanted precision on validation; the one in the file is the best there was."
+        )
+    if main is None:
+        said.append("Its file holds no readable scores.")
+    return said

@@ -1,0 +1,124 @@
+"""The report as one HTML page that needs nothing else: no network, no script, no other file."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
+
+from tailorbird.dataset import printable
+from tailorbird.report.charts import charts, settings_in_short
+from tailorbird.report.content import Content
+from tailorbird.report.photos import answered, contact_sheet
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+MOST_CLASSES: Final = 100
+"""Classes the confusion matrix shows at most; of more, those with the most mistakes."""
+
+CUT: Final = 34
+"""Characters of a name that are shown; the whole of it is in its title."""
+
+
+def page(content: Content, numbers: dict[str, Any]) -> str:
+    """The page. Photos and heat maps are read and worked out while the charts are drawn."""
+    with ThreadPoolExecutor(1, thread_name_prefix="tailorbird-report") as pool:
+        pictures = pool.submit(_pictures, content, numbers)
+        drawn = charts(numbers)
+        mistakes, hits, sheet = pictures.result()
+    template = _environment().get_template("report.html")
+    main = numbers["scores"].get(numbers["headline"])
+    text: str = template.render(
+        n=numbers,
+        main=main,
+        headline=numbers["headline"],
+        info=numbers["info"],
+        charts=drawn,
+        mistakes=list(zip(numbers["mistakes"], mistakes, strict=True)),
+        hits=list(zip(numbers["hits"], hits, strict=True)),
+        sheet=sheet,
+        matrix=confusion(main) if main else None,
+        style=(files(__package__) / "report.css").read_text(encoding="utf-8"),
+    )
+    return text
+
+
+def _pictures(content: Content, numbers: dict[str, Any]) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    entries = [*numbers["mistakes"], *numbers["hits"]]
+    shown = answered(content, entries)
+    first = len(numbers["mistakes"])
+    return shown[:first], shown[first:], contact_sheet(content)
+
+
+def confusion(scores: dict[str, Any]) -> dict[str, Any]:
+    """The confusion matrix as rows of cells {count, share of the row, step 0 to 10 of colour}, and how densely to set it."""
+    matrix, classes = scores["confusion"], scores["classes"]
+    kept = list(range(len(classes)))
+    if len(kept) > MOST_CLASSES:
+        wrong = [sum(row) - row[i] + sum(other[i] for other in matrix) - row[i] for i, row in enumerate(matrix)]
+        kept = sorted(sorted(kept, key=lambda i: -wrong[i])[:MOST_CLASSES])
+    rows = []
+    for i in kept:
+        total = sum(matrix[i])
+        cells = []
+        for j in kept:
+            count = matrix[i][j]
+            share = count / total if total else 0.0
+            # The square root keeps a single mix-up among fifty photos visible.
+            cells.append({"count": count, "share": share, "step": math.ceil(10 * math.sqrt(share)), "right": i == j})
+        rows.append({"label": classes[i], "total": total, "cells": cells})
+    size = "roomy" if len(kept) <= 12 else "tight" if len(kept) <= 30 else "dense"
+    return {"labels": [classes[i] for i in kept], "rows": rows, "size": size, "all": len(classes)}
+
+
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    made = Environment(
+        loader=PackageLoader("tailorbird.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"percent": _percent, "name": _name, "short": settings_in_short, "printable": _printable}
+    made.globals |= {"value": _value, "safe_svg": Markup}
+    return made
+
+
+def _printable(value: object) -> str:
+    return printable(str(value))
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    if value is None:
+        return "–"
+    least = 10**-digits / 2
+    if 0 < 100 * value < least:
+        return f"<{10**-digits:g}%"  # a class that was nearly ruled out is not one without a chance
+    return f"{100 * value:.{digits}f}%"
+
+
+def _name(text: object, most: int = CUT) -> Markup:
+    """A name from outside: escaped, cut where it is long with the whole in its title, and kept from turning the text around it."""
+    from markupsafe import Markup
+
+    whole = printable(str(text))
+    if len(whole) <= most:
+        return Markup("<bdi>{}</bdi>").format(whole)
+    # Both ends tell: folders in front, the number of the photo behind.
+    behind = most * 2 // 3
+    return Markup('<bdi title="{}">{}…{}</bdi>').format(whole, whole[: most - 1 - behind], whole[-behind:])
+
+
+def _value(name: str, value: float | None, form: str = "percent", digits: int = 1) -> Markup:
+    """A figure for people with its exact value for programs: <data data-name="scores.test.accuracy" value="0.876...">87.6%</data>."""
+    from markupsafe import Markup
+
+    if value is None:
+        return Markup("–")
+    shown = _percent(value, digits) if form == "percent" else f"{value:,}" if form == "count" else f"{value:.{digits}f}"
+    return Markup('<data data-name="{}" value="{}">{}</data>').format(name, repr(value), shown)

@@ -1,0 +1,79 @@
+"""Writing a report: which format, which file, and never at the cost of the model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, get_args
+
+from tailorbird import graphs
+from tailorbird.errors import ModelFileError, SettingsError, TailorbirdError
+from tailorbird.files import write_bytes
+from tailorbird.metrics import Scores
+from tailorbird.model.file import info_from
+from tailorbird.report.content import Content
+from tailorbird.report.numbers import numbers
+
+Format: TypeAlias = Literal["html", "markdown", "json"]
+"""A page with pictures, a model card, or the numbers."""
+
+FORMATS: Final[tuple[Format, ...]] = get_args(Format)
+_SUFFIXES: Final = {"html": ".html", "markdown": ".md", "json": ".json"}
+
+log = logging.getLogger(__name__)
+
+
+def report_path(model: Path, wanted: str | Path | bool, format: Format, kind: str = "report") -> Path | None:
+    """Where a report goes: `wanted` itself, beside the model for True (shop.onnx, shop.report.html), None for False.
+
+    Raises SettingsError for an unknown format.
+    """
+    if format not in FORMATS:
+        raise SettingsError(f"the report's format is {format!r}; it must be one of {', '.join(FORMATS)}")
+    if isinstance(wanted, bool):
+        return model.with_name(f"{model.stem}.{kind}{_SUFFIXES[format]}") if wanted else None
+    return Path(wanted)
+
+
+def describe(model: str | Path) -> Content:
+    """What a model file says of itself: everything but photos, curves and what was tried. Raises ModelFileError."""
+    proto = graphs.read_audited(Path(model), ModelFileError)
+    info = info_from(proto, str(model))
+    scores: dict[str, Scores] = {}
+    for name in ("test", "validation"):
+        with contextlib.suppress(ValueError):  # then the report says that there are none
+            scores[name] = Scores.from_dict(info.scores.get(name, {}))
+    return Content(kind="model", model=Path(model), info=info, headline="test", scores=scores)
+
+
+def render(content: Content, format: Format) -> str:
+    """A report as text. `html` opens the model file for its heat maps and reads the photos it shows."""
+    said = numbers(content)
+    if format == "json":
+        return json.dumps(said, indent=1, allow_nan=False) + "\n"
+    if format == "markdown":
+        from tailorbird.report.card import card
+
+        return card(said)
+    from tailorbird.report.page import page
+
+    return page(content, said)
+
+
+def write(content: Content, path: str | Path, format: Format) -> None:
+    """Write a report whole or not at all, as UTF-8. Raises StorageError."""
+    write_bytes(path, render(content, format).encode("utf-8", "backslashreplace"))
+
+
+def attempt(content: Content, path: Path, format: Format) -> tuple[Path | None, str | None]:
+    """Write a report about work that is already done: (path, None), or (None, why not). Nothing but Ctrl-C is raised."""
+    try:
+        write(content, path, format)
+    except TailorbirdError as error:
+        return None, str(error)
+    except Exception as error:  # a defect here, or a missing font, must not spoil hours of somebody's training
+        log.debug("the report failed", exc_info=True)
+        return None, f"unexpected {type(error).__name__}: {error}"
+    return path, None
