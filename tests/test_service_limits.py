@@ -452,7 +452,7 @@ def test_settings_that_cannot_be_meant_are_refused(trained: Path) -> None:
     from tailorbird.service import Settings
 
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"token": "short"}, "at least 8"), ({"token": "with a space"}, "spaces"), ({"token": "ümläute!"}, "ASCII"), ({"port": 70000}, "port"),
+        ({"token": "short"}, "at least 8"), ({"token": " a space before"}, "spaces"), ({"token": "ümläute!"}, "ASCII"), ({"port": 70000}, "port"),
         ({"workers": 0}, "workers"), ({"queue": 3}, "queue"), ({"deadline": 0}, "deadline"), ({"allow_origins": ("shop.example",)}, "origin"),
         ({"allow_origins": ("null",)}, "origin"), ({"max_pixels": 1}, "max pixels"),
     ]  # fmt: skip
