@@ -75,8 +75,13 @@ class Settings:
             )
             if not low <= value <= high
         ]
-        if self.token is not None and (len(self.token) < 8 or not self.token.isascii() or not self.token.isprintable()):
-            problems.append("the token must be at least 8 printable ASCII characters")
+        if self.token is not None and (
+            len(self.token) < 8
+            or not self.token.isascii()
+            or not self.token.isprintable()
+            or self.token != self.token.strip()
+        ):
+            problems.append("the token must be at least 8 printable ASCII characters, without spaces around them")
         problems += [
             f"the allowed origin is {origin!r}; write it as browsers do, https://shop.example"
             for origin in self.allow_origins
