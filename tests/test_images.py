@@ -277,3 +277,15 @@ def test_tall_pictures_are_converted_strip_by_strip_without_a_seam() -> None:
     deep = random.integers(0, 65536, (700, 9), dtype=np.uint16)
     grey = np.asarray(images.decode(encoded(Image.fromarray(deep), "PNG")).image)
     assert np.array_equal(grey[..., 0], np.rint(deep / 257).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
+def test_formats_that_take_twice_the_memory_may_have_half_the_pixels(kind: str) -> None:
+    if kind not in images.ACCEPTED:
+        assert kind == "AVIF", "WebP comes with every Pillow"
+        return
+    data = encoded(picture("disc", 1, (100, 60)), kind)
+    assert images.decode(data, max_pixels=12_000).width == 100
+    with pytest.raises(ImageTooLarge, match=f"100 x 60 pixels are 6,000; the cap for {kind} is 5,999"):
+        images.decode(data, max_pixels=11_999)
+    assert images.decode(encoded(picture("disc", 1, (100, 60)), "PNG"), max_pixels=6000).height == 60

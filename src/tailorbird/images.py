@@ -39,6 +39,9 @@ MOST_SCAN_PIXELS: Final = 1_500_000_000
 """Scans times pixels of a JPEG that is read in several scans: 30 of 50 megapixels. Progressive photos have about ten scans; a
 file of a few kilobytes can have thousands, each of which takes the decoder over the whole picture once more."""
 
+_HUNGRY: Final = frozenset({"WEBP", "AVIF"})
+"""Formats whose decoders hold a picture several times over: 16 to 20 bytes a pixel where others take 6 to 12."""
+
 MOST_BYTES: Final = 512 * 1024 * 1024
 """Bytes a photo's file may have."""
 
@@ -192,9 +195,11 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, TypeError) as error:
         raise UnreadableImage(f"the file is damaged: {error}") from None
     width, height = image.size
-    if width * height > max_pixels:
+    cap = max_pixels // 2 if image.format in _HUNGRY else max_pixels
+    if width * height > cap:
+        why = f" for {image.format}" if cap < max_pixels else ""
         raise ImageTooLarge(
-            f"{width} x {height} pixels are {width * height:,}; the cap is {max_pixels:,}; shrink the photo"
+            f"{width} x {height} pixels are {width * height:,}; the cap{why} is {cap:,}; shrink the photo"
         )
     return image
 
@@ -262,7 +267,7 @@ def decode(source: bytes | str | Path, *, at_least: int | None = None, max_pixel
     source: the file's bytes, or its path.
     at_least: the caller will shrink the picture to this many pixels a side, so a JPEG may be decoded at 1/2, 1/4 or 1/8 of
         its size as long as both sides stay at least this long (libjpeg's scaled inverse DCT). None decodes in full.
-    max_pixels: more than this, by the header, is refused before anything is decoded.
+    max_pixels: more than this, by the header, is refused before anything is decoded; half of it for WebP and AVIF.
 
     Raises UnsupportedImage, ImageTooLarge or UnreadableImage (empty, truncated, damaged, not permitted).
     """
