@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -231,3 +232,60 @@ def test_a_cut_jpeg_stream_object_is_left_alone() -> None:
     # Bytes after the end of a JPEG (a phone's depth map, a video) are not damage.
     data = encoded(picture("disc", 1)) + b"trailing bytes" * 100
     assert decode(io.BytesIO(data).getvalue()).image.size == (96, 80)
+
+
+def repeated_scans(times: int, size: tuple[int, int] = (600, 600)) -> bytes:
+    """A progressive JPEG whose last scan, 14 bytes, is there many times: a small file that takes a decoder as many passes."""
+    data = encoded(Image.new("RGB", size, (200, 30, 60)), "JPEG", progressive=True)
+    last = data[data.rfind(b"\xff\xda") : -2]
+    return data[:-2] + last * times + data[-2:]
+
+
+def test_a_jpeg_of_too_many_scans_is_refused_at_once() -> None:
+    assert images.decode(repeated_scans(50)).image.size == (600, 600)
+    bomb = repeated_scans(100_000)
+    start = time.perf_counter()
+    with pytest.raises(
+        ImageTooLarge, match=r"scans of 600 x 600 pixels take too long to decode; .*not as a progressive"
+    ):
+        images.decode(bomb)
+    assert time.perf_counter() - start < 1
+
+
+def test_repeated_scans_of_an_ordinary_jpeg_are_counted_too() -> None:
+    """A decoder reads all scans of a baseline JPEG whose components are not interleaved."""
+    grey = encoded(Image.new("L", (64, 64), 90))
+    frame, scan = grey.index(b"\xff\xc0"), grey.index(b"\xff\xda")
+    after = frame + 2 + int.from_bytes(grey[frame + 2 : frame + 4], "big")
+    three = b"".join(bytes([component, 0x11, 0]) for component in (1, 2, 3))
+    header = b"\xff\xc0\0\x11" + grey[frame + 4 : frame + 9] + b"\3" + three
+    pixels = grey[scan + 2 + int.from_bytes(grey[scan + 2 : scan + 4], "big") : -2]
+    scans = [b"\xff\xda\0\x08\1" + bytes([component, 0, 0, 63, 0]) + pixels for component in (1, 2, 3)]
+    start = grey[:frame] + header + grey[after:scan]
+    assert images.decode(start + b"".join(scans) + b"\xff\xd9").image.size == (64, 64)
+    with pytest.raises(ImageTooLarge, match="2003 scans of 64 x 64"):
+        images.decode(start + b"".join(scans) + scans[0] * 2000 + b"\xff\xd9")
+
+
+def test_tall_pictures_are_converted_strip_by_strip_without_a_seam() -> None:
+    random = np.random.default_rng(0)
+    rgba = random.integers(0, 256, (700, 9, 4), dtype=np.uint8)
+    photo = images.decode(encoded(Image.fromarray(rgba), "PNG"))
+    alpha = rgba[..., 3:].astype(float) / 255
+    expected = rgba[..., :3] * alpha + 255 * (1 - alpha)
+    assert np.abs(np.asarray(photo.image) - expected).max() <= 1
+    deep = random.integers(0, 65536, (700, 9), dtype=np.uint16)
+    grey = np.asarray(images.decode(encoded(Image.fromarray(deep), "PNG")).image)
+    assert np.array_equal(grey[..., 0], np.rint(deep / 257).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
+def test_formats_that_take_twice_the_memory_may_have_half_the_pixels(kind: str) -> None:
+    if kind not in images.ACCEPTED:
+        assert kind == "AVIF", "WebP comes with every Pillow"
+        return
+    data = encoded(picture("disc", 1, (100, 60)), kind)
+    assert images.decode(data, max_pixels=12_000).width == 100
+    with pytest.raises(ImageTooLarge, match=f"100 x 60 pixels are 6,000; the cap for {kind} is 5,999"):
+        images.decode(data, max_pixels=11_999)
+    assert images.decode(encoded(picture("disc", 1, (100, 60)), "PNG"), max_pixels=6000).height == 60

@@ -500,3 +500,21 @@ def test_evaluate_reads_each_photo_once(
     assert found.answers.names == tuple(f"{label}/{number:02}.jpg" for label in ("box", "disc") for number in range(12))
     answered = [Classifier(result.model).predict(path).probability for path in found.answers.paths]
     assert np.allclose(found.answers.probabilities.max(axis=1), answered)
+
+
+def test_suspect_labels_are_a_contact_sheet_in_the_report(tmp_path: Path) -> None:
+    labels = ("[red]disc", "<b>box")
+    photos = draw_dataset(tmp_path / "photos", labels, count=30)
+    for number, (label, shown) in enumerate(zip(labels, reversed(labels), strict=True)):
+        picture(shown, 900 + number).save(photos / label / f"moved-{number}.png")
+    result = train(photos, tmp_path / "model.onnx", judge_labels=True)
+    assert result.suspects is not None and result.report is not None
+    found = {suspect.sample.name for suspect in result.suspects.reported}
+    assert found >= {"[red]disc/moved-0.png", "<b>box/moved-1.png"}
+    page = result.report.read_text()
+    sheet = page.partition('id="suspects"')[2].partition('class="sheet"')[0]
+    assert f"{len(result.suspects.reported)} of {len(result.suspects.ranked)} look wrong" in sheet
+    assert sheet.count("<img ") == len(result.suspects.reported[:36])
+    assert "moved-0.png" in sheet and "moved-1.png" in sheet and "&lt;b&gt;box" in sheet and "<b>box" not in page
+    assert json.loads(json.dumps(result.as_dict()))["suspects"]["judged"] == 62
+    assert train(photos, tmp_path / "plain.onnx").suspects is None

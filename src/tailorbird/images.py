@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL.JpegImagePlugin import JpegImageFile
 
 from tailorbird.errors import ImageTooLarge, ModelFileError, SettingsError, UnreadableImage, UnsupportedImage
 
@@ -34,8 +35,17 @@ EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"
 MAX_PIXELS: Final = 89_478_485
 """Pixels allowed by default: 256 MiB of RGB, the same figure Pillow warns at."""
 
+MOST_SCAN_PIXELS: Final = 1_500_000_000
+"""Scans times pixels of a JPEG that is read in several scans: 30 of 50 megapixels. Progressive photos have about ten scans; a
+file of a few kilobytes can have thousands, each of which takes the decoder over the whole picture once more."""
+
+_HUNGRY: Final = frozenset({"WEBP", "AVIF"})
+"""Formats whose decoders hold a picture several times over: 16 to 20 bytes a pixel where others take 6 to 12."""
+
 MOST_BYTES: Final = 512 * 1024 * 1024
 """Bytes a photo's file may have."""
+
+_STRIP: Final = 256  # rows converted at a time
 
 # Pillow warns from this figure on; here the same figure is an error with its own message, so the warning says nothing new.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -185,28 +195,56 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, TypeError) as error:
         raise UnreadableImage(f"the file is damaged: {error}") from None
     width, height = image.size
-    if width * height > max_pixels:
+    cap = max_pixels // 2 if image.format in _HUNGRY else max_pixels
+    if width * height > cap:
+        why = f" for {image.format}" if cap < max_pixels else ""
         raise ImageTooLarge(
-            f"{width} x {height} pixels are {width * height:,}; the cap is {max_pixels:,}; shrink the photo"
+            f"{width} x {height} pixels are {width * height:,}; the cap{why} is {cap:,}; shrink the photo"
         )
     return image
 
 
+def _check_scans(image: Image.Image, data: bytes) -> None:
+    """Raise ImageTooLarge for a JPEG of so many scans that decoding it would take minutes. Looks at nothing of other files."""
+    if not isinstance(image, JpegImageFile):
+        return
+    # Pillow has read up to the end of the first scan's header, which says how many components are in it (ITU T.81, B.2.3).
+    end = image.fp.tell() if image.fp else 0
+    first = data.rfind(b"\xff\xda", max(0, end - 16), end)
+    in_first = data[first + 4] if first >= 0 else 0
+    if not image.info.get("progressive") and in_first >= image.layers:
+        return  # an ordinary photo: one scan holds everything, and the decoder stops after it
+    scans = data.count(b"\xff\xda")
+    width, height = image.size
+    # A scan costs something however small the picture is: tables are built and the whole image's blocks walked.
+    if scans * (width * height + 1_000_000) > MOST_SCAN_PIXELS:
+        raise ImageTooLarge(
+            f"{scans} scans of {width} x {height} pixels take too long to decode; save the photo again, not as a progressive JPEG"
+        )
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode to RGB: 16-bit scaled rather than clipped, transparency over white."""
-    mode = image.mode
-    if mode == "RGB" and "transparency" not in image.info:
-        return image
-    if mode in ("I", "F") or mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.float64)
-        # 16-bit grey spans 0 to 65535, and 65535 / 257 = 255 exactly.
-        scaled = np.clip(np.rint(values / 257.0), 0, 255).astype(np.uint8)
-        return Image.fromarray(scaled).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    if not deep and not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    # In strips: several copies of a large picture at once, some of eight bytes a value, would be most of what serving needs.
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP):
+        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+        whole.paste(_scaled(strip) if deep else _over_white(strip), (0, top))
+    return whole
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    # 16-bit grey spans 0 to 65535, and 65535 / 257 = 255 exactly.
+    return Image.fromarray(np.clip(np.rint(values / 257.0), 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
@@ -229,12 +267,13 @@ def decode(source: bytes | str | Path, *, at_least: int | None = None, max_pixel
     source: the file's bytes, or its path.
     at_least: the caller will shrink the picture to this many pixels a side, so a JPEG may be decoded at 1/2, 1/4 or 1/8 of
         its size as long as both sides stay at least this long (libjpeg's scaled inverse DCT). None decodes in full.
-    max_pixels: more than this, by the header, is refused before anything is decoded.
+    max_pixels: more than this, by the header, is refused before anything is decoded; half of it for WebP and AVIF.
 
     Raises UnsupportedImage, ImageTooLarge or UnreadableImage (empty, truncated, damaged, not permitted).
     """
     data = source if isinstance(source, bytes) else read_bytes(source)
     image = _opened(data, max_pixels)
+    _check_scans(image, data)
     width, height = image.size
     try:
         if at_least is not None:

@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from tailorbird import parallel
-from tailorbird.backbone import Backbone, open_backbone
+from tailorbird.backbone import open_backbone
 from tailorbird.backbone.catalogue import SHIPPED
 from tailorbird.corrections import Joined, join, read_labelled
 from tailorbird.dataset import Dataset, Sample, clean, scan, split, write_manifest
 from tailorbird.dataset.layout import find
 from tailorbird.errors import DatasetError, ImageError, SettingsError
-from tailorbird.features import Embedder, matrices_of
+from tailorbird.features import Embedder, expected_seconds, matrices_of
 from tailorbird.head import Fit, HeadSettings, SearchResult, search
 from tailorbird.head import refit as refit_head
 from tailorbird.images import Pixels, ResizeRule, load
+from tailorbird.label_errors import Suspects, judge
 from tailorbird.metrics import Answers, Scores, Threshold, choose_threshold, score, softmax, temperature
 from tailorbird.model.file import ModelInfo, write
 from tailorbird.model.graph import build
@@ -36,9 +36,6 @@ VERIFIED_PHOTOS = 32
 """Validation photos the finished file is run on before it is kept."""
 
 MOST_VIEWS = 32
-
-DECODE_SECONDS = 0.003
-"""One core's time to decode a photo of about 0.2 megapixels; only the estimate before the start rests on it."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,8 @@ class TrainResult:
     """What the model says of the photos of `validation` and `test`."""
     report: Path | None = field(default=None)
     corrections: Joined | None = field(default=None)
+    suspects: Suspects | None = field(default=None)
+    """The labels, judged, where that was asked for."""
     report_error: str | None = field(default=None)
     """Why there is no report although one was wanted; the model is written and fine all the same."""
 
@@ -89,13 +88,8 @@ class TrainResult:
             "backbone": self.info.backbone,
             "seed": self.info.seed,
             "corrections": self.corrections.as_dict() if self.corrections else None,
+            "suspects": self.suspects.as_dict() if self.suspects else None,
         }
-
-
-def expected_seconds(photos: int, backbone: Backbone, views: int) -> float:
-    """Roughly how long training takes with an empty cache, from the backbone's speed measured now."""
-    per_photo = views / backbone.images_per_second() + DECODE_SECONDS * min(2, views)
-    return photos * per_photo / parallel.cores() + 3.0
 
 
 def train(
@@ -113,6 +107,7 @@ def train(
     corrections_photos: str | Path | None = None,
     report: str | Path | bool = True,
     report_format: Format = "html",
+    judge_labels: bool = False,
     watcher: Watcher | None = None,
 ) -> TrainResult:
     """Train a classifier on a folder or CSV of labelled photos and write it as one ONNX file.
@@ -133,6 +128,7 @@ def train(
         report: True writes a report beside the model (shop.onnx, shop.report.html), False none; or the file to write. A report that
             cannot be written costs no model: the result's `report_error` says why.
         report_format: html (a page that holds all it needs), markdown (a model card) or json (the numbers).
+        judge_labels: also look for photos whose label is probably wrong and show them in the report; the model is the same.
         watcher: told about progress.
 
     Raises:
@@ -263,12 +259,29 @@ def train(
         corrections=joined,
         answers=kept,
     )
+    if judge_labels:
+        with clock.measure("labels"):
+            result = replace(result, suspects=_judged(dataset, embedder, seed, watcher), seconds=clock.total())
     if wanted is None:
         return result
     with clock.measure("report"):
         watcher.stage("report", None)
         written, problem = attempt(_content(result), wanted, report_format)
     return replace(result, report=written, report_error=problem, seconds=clock.total())
+
+
+def _judged(dataset: Dataset, embedder: Embedder, seed: int, watcher: Watcher) -> Suspects | None:
+    """The labels of all splits, judged; None, with a note, where the classes are too small for it."""
+    watcher.stage("labels", None)
+    features = embedder.matrix([bytes.fromhex(sample.digest) for sample in dataset.samples])
+    name = embedder.backbone.info.name
+    try:
+        return judge(
+            dataset, features, backbone=name, seed=seed, progress=lambda _, done, total: watcher.advance(done, total)
+        )
+    except DatasetError as error:
+        watcher.note(f"labels were not judged: {error}")
+        return None
 
 
 def _content(result: TrainResult) -> Content:
@@ -283,6 +296,7 @@ def _content(result: TrainResult) -> Content:
         left_out=tuple((entry.path, entry.reason) for entry in result.left_out),
         search=result.search,
         threshold=result.threshold,
+        suspects=result.suspects,
     )
 
 

@@ -12,7 +12,7 @@ class Watcher(Protocol):
     """Told what training is doing. Every method may be called from the training thread only."""
 
     def stage(self, name: str, total: int | None) -> None:
-        """A stage begins: scan, views, head, test, write, report. `total` is its number of steps where known."""
+        """A stage begins: scan, views, head, test, write, labels, report. `total` is its number of steps where known."""
 
     def advance(self, done: int, total: int) -> None:
         """`done` of `total` steps of the stage are over."""

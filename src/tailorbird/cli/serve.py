@@ -70,7 +70,10 @@ def serve(
         float, typer.Option(envvar="TAILORBIRD_MAX_MEGABYTES", help="Largest request, in MiB.", min=0.01, max=512)
     ] = 20,
     max_megapixels: Annotated[
-        float, typer.Option(envvar="TAILORBIRD_MAX_MEGAPIXELS", help="Largest photo.", min=0.01, max=1000)
+        float,
+        typer.Option(
+            envvar="TAILORBIRD_MAX_MEGAPIXELS", help="Largest photo; half of it for WebP and AVIF.", min=0.01, max=1000
+        ),
     ] = 50,
     queue: Annotated[
         int, typer.Option(envvar="TAILORBIRD_QUEUE", help="Photos that may wait in a process before more are refused.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SEARCHED = "searched when not given"
 
 
-_STAGES = {"scan": "read+embed", "corrections": "corrected", "views": "views", "head": "head"}
+_STAGES = {"scan": "read+embed", "corrections": "corrected", "views": "views", "head": "head", "labels": "labels"}
 """The stages worth a bar, and what it is called."""
 
 
@@ -30,7 +30,7 @@ class BarWatcher:
     def stage(self, name: str, total: int | None) -> None:
         """Begin a bar for a stage worth one."""
         if name in _STAGES:
-            self._bar.start(_STAGES[name], total, unit="settings" if name == "head" else "photos")
+            self._bar.start(_STAGES[name], total, unit={"head": "settings", "labels": "fits"}.get(name, "photos"))
         else:
             self._bar.stop()
 
@@ -94,6 +94,10 @@ def train(
     corrections_photos: Annotated[
         Path | None, typer.Option(help="The folder of their photos; for shop.db it is shop.photos when not given.")
     ] = None,
+    suspects: Annotated[
+        bool,
+        typer.Option("--suspects", help="Also look for labels that are probably wrong, and show them in the report."),
+    ] = False,
     report: output.ReportPath = None,
     no_report: output.NoReport = False,
     report_format: output.ReportFormat = "html",
@@ -142,6 +146,7 @@ def train(
             corrections_photos=corrections_photos,
             report=wanted,
             report_format=cast("Format", report_format),
+            judge_labels=suspects,
             watcher=watcher,
         )
     finally:

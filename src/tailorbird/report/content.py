@@ -9,6 +9,7 @@ from typing import Literal
 
 from tailorbird.dataset import Dataset
 from tailorbird.head import SearchResult
+from tailorbird.label_errors import Suspects
 from tailorbird.metrics import Answers, Scores, Threshold
 from tailorbird.model import ModelInfo
 
@@ -20,6 +21,7 @@ class Content:
     kind: training (a model just made), evaluation (scored on labelled photos) or model (its file alone). headline: the name in
     `scores` of those the report is about; `answers` are what the model said of the same photos. dataset: what it was trained on.
     left_out: (path, reason). trained_on: how many of the scored photos the model was trained on.
+    suspects: the labels of the dataset, judged.
     """
 
     kind: Literal["training", "evaluation", "model"]
@@ -33,3 +35,4 @@ class Content:
     search: SearchResult | None = None
     threshold: Threshold | None = None
     trained_on: int = 0
+    suspects: Suspects | None = None

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from tailorbird.dataset import SPLITS, Dataset, printable
 from tailorbird.head import Fit, HeadSettings, SearchResult
+from tailorbird.label_errors import Suspects
 from tailorbird.metrics import Answers, Scores, wilson_interval
 from tailorbird.model import ModelInfo
 from tailorbird.report.content import Content
@@ -28,6 +29,9 @@ MISTAKES: Final = 12
 HITS: Final = 8
 """Right answers shown likewise, the least sure first."""
 
+SUSPECTS: Final = 36
+"""Photos shown whose label is probably wrong, the most suspect first."""
+
 CURVE_POINTS: Final = 200
 EXAMPLES: Final = 5
 """Findings of one kind, and photos left out for one reason, that are listed by name."""
@@ -39,7 +43,7 @@ def numbers(content: Content) -> dict[str, Any]:
     """Everything a report says, JSON-ready; parts that are not known are None or empty.
 
     kind, model, headline, info (the file's metadata), scores {name: as in `evaluate --json`, with intervals}, data, search,
-    threshold, calibration, coverage_curve, confusions, confusions_by_class, mistakes, hits, limits.
+    suspects, threshold, calibration, coverage_curve, confusions, confusions_by_class, mistakes, hits, limits.
     """
     answers, info = content.answers, content.info
     scores = {name: _scores(value) for name, value in content.scores.items()}
@@ -53,6 +57,7 @@ def numbers(content: Content) -> dict[str, Any]:
         "trained_on": content.trained_on,
         "data": _data(content.dataset) if content.dataset else None,
         "left_out": _left_out(content.left_out),
+        "suspects": _suspects(content.suspects) if content.suspects else None,
         "search": _search(content.search) if content.search else None,
         "threshold": vars(content.threshold).copy() if content.threshold else None,
         "calibration": calibration(answers) if answers else [],
@@ -111,6 +116,15 @@ def _left_out(left_out: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         {"reason": reason, "count": count, "examples": paths[reason][:EXAMPLES]}
         for reason, count in reasons.most_common(20)
     ]
+
+
+def _suspects(found: Suspects) -> dict[str, Any]:
+    """How many labels look wrong, and the most suspect ones as in `scan --suspects --json`."""
+    return {
+        "judged": len(found.ranked),
+        "reported": len(found.reported),
+        "shown": [suspect.as_dict() for suspect in found.reported[:SUSPECTS]],
+    }
 
 
 def _settings(settings: HeadSettings) -> dict[str, Any]:

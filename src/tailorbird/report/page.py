@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tailorbird.dataset import printable
 from tailorbird.report.charts import charts, settings_in_short
 from tailorbird.report.content import Content
-from tailorbird.report.photos import answered, contact_sheet
+from tailorbird.report.photos import answered, contact_sheet, suspects
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -27,7 +27,7 @@ def page(content: Content, numbers: dict[str, Any]) -> str:
     with ThreadPoolExecutor(1, thread_name_prefix="tailorbird-report") as pool:
         pictures = pool.submit(_pictures, content, numbers)
         drawn = charts(numbers)
-        mistakes, hits, sheet = pictures.result()
+        mistakes, hits, sheet, doubted = pictures.result()
     template = _environment().get_template("report.html")
     main = numbers["scores"].get(numbers["headline"])
     text: str = template.render(
@@ -39,17 +39,19 @@ def page(content: Content, numbers: dict[str, Any]) -> str:
         mistakes=list(zip(numbers["mistakes"], mistakes, strict=True)),
         hits=list(zip(numbers["hits"], hits, strict=True)),
         sheet=sheet,
+        suspects=list(zip(numbers["suspects"]["shown"], doubted, strict=True)) if numbers["suspects"] else None,
         matrix=confusion(main) if main else None,
         style=(files(__package__) / "report.css").read_text(encoding="utf-8"),
     )
     return text
 
 
-def _pictures(content: Content, numbers: dict[str, Any]) -> tuple[list[Any], list[Any], dict[str, Any]]:
+def _pictures(content: Content, numbers: dict[str, Any]) -> tuple[list[Any], list[Any], dict[str, Any], list[Any]]:
     entries = [*numbers["mistakes"], *numbers["hits"]]
     shown = answered(content, entries)
     first = len(numbers["mistakes"])
-    return shown[:first], shown[first:], contact_sheet(content)
+    doubted = suspects(content, len(numbers["suspects"]["shown"])) if numbers["suspects"] else []
+    return shown[:first], shown[first:], contact_sheet(content), doubted
 
 
 def confusion(scores: dict[str, Any]) -> dict[str, Any]:

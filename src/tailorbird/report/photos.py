@@ -79,6 +79,13 @@ def contact_sheet(content: Content) -> dict[str, list[tuple[str, str]]]:
     return sheet
 
 
+def suspects(content: Content, count: int) -> list[str | None]:
+    """The `count` most suspect photos as data URIs; None for one that can no longer be read."""
+    if content.suspects is None:
+        return []
+    return list(parallel.ordered(_sample, (suspect.sample.path for suspect in content.suspects.reported[:count])))
+
+
 def _by_class(content: Content) -> dict[str, list[tuple[str, Path]]]:
     found: dict[str, list[tuple[str, Path]]] = {label: [] for label in content.info.classes}
     if content.dataset is not None:

@@ -47,8 +47,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None] = print, quiet:
             supervise(settings, bound, quiet=quiet, announce=lambda: announce(address(settings, bound)))
         else:
             service = create_app(settings)
-            announce(address(settings, bound))
-            run(service, bound)
+            run(service, bound, announce=lambda: announce(address(settings, bound)))
     finally:
         bound.close()
 

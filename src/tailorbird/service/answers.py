@@ -21,6 +21,9 @@ from tailorbird.service.uploads import body_of, media_type, parse_form
 
 T = TypeVar("T")
 
+MOST_JSON = 128 * 1024
+"""Bytes of a correction sent as JSON; a receipt has some hundred."""
+
 
 async def correct(request: Request) -> JSONResponse:
     """Store one answer; 201 means it is committed."""
@@ -104,6 +107,9 @@ async def _fields(request: Request) -> tuple[str, str, bytes | None]:
     kind, options = media_type(request)
     body = await body_of(request)
     photo = None
+    if kind == "application/json" and len(body) > MOST_JSON:
+        # Parsing holds up every other request: some bytes of JSON become many times as many of objects.
+        raise Problem(413, "body-too-large", f"a correction as JSON has at most {MOST_JSON // 1024} KiB")
     if kind == "multipart/form-data":
         form = parse_form(body, options, most_photos=1)
         receipt, answer = form.fields.get("receipt"), form.fields.get("answer")

@@ -51,7 +51,7 @@ class Service:
         self.state = State(settings, telemetry, slot, engine, store, store.secret() if store else b"", supervisor)
         self.tailorbird = self.state
         self._counts = _Counts()
-        self._router = Router(self._routes(), lifespan=self._lifespan)
+        self._router = Router(self._routes(), lifespan=self._lifespan, redirect_slashes=False)
         inner: ASGIApp = self._route
         if settings.allow_origins:
             inner = CORSMiddleware(

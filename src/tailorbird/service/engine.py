@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.images import Pixels
-from tailorbird.service.problems import overloaded, too_late
+from tailorbird.service.problems import Problem, overloaded, too_late
 from tailorbird.service.served import Served
 
 T = TypeVar("T")
@@ -102,13 +102,24 @@ class Engine:
     async def decode(self, work: Callable[[], T], deadline: float) -> T:
         """Run `work` in the decoding pool. Raises what it raises, and Problem 503 when its turn comes after `deadline`."""
 
+        todo = [work]
+
         def timed() -> tuple[T, float]:
             start = time.monotonic()
             if start > deadline:
                 raise too_late()
-            return work(), time.monotonic() - start
+            return todo.pop()(), time.monotonic() - start
 
-        result, seconds = await asyncio.get_running_loop().run_in_executor(self._decoders, timed)
+        try:
+            result, seconds = await asyncio.get_running_loop().run_in_executor(self._decoders, timed)
+        except asyncio.CancelledError:
+            todo.clear()  # the pool's queue keeps `timed` until its turn comes, but not the photo of a client that has gone
+            self._meter.dropped(1)
+            raise
+        except Problem as problem:
+            if problem.code == "deadline":
+                self._meter.dropped(1)
+            raise
         self._meter.decoded(seconds)
         return result
 

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tailorbird.service.problems import ClientGone, Problem
+from tailorbird.service.problems import ClientGone, Problem, overloaded
 from tailorbird.service.settings import Limits
 from tailorbird.service.telemetry import Telemetry, log
 
@@ -43,6 +43,10 @@ HEADERS = {
 _HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+MOST_HELD = 256 * 2**20
+"""Bytes of request bodies held at once in a process, or four of the largest if that is more: many clients that each send a
+large body slowly would otherwise fill the memory before one photo is admitted."""
 
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 64 * 2**20
@@ -68,6 +72,7 @@ class Guard:
         self._settings = settings
         self._telemetry = telemetry
         self._token = hashlib.sha256(settings.token.encode()).digest() if settings.token else None
+        self._held = _Held(max(MOST_HELD, 4 * settings.max_body))
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,6 +92,7 @@ class Guard:
             self._settings,
             headers,
             given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8),
+            self._held,
         )
         exchange.close = self.draining
         scope["tailorbird"] = exchange
@@ -106,6 +112,7 @@ class Guard:
                 failed = Problem(500, "internal", f"the service failed; its log says why, under {exchange.request_id}")
                 await exchange.refuse(failed, scope["path"])
         finally:
+            self._held.bytes -= exchange.held
             self._account(scope, exchange, time.monotonic() - start)
 
     def _account(self, scope: Scope, exchange: _Exchange, seconds: float) -> None:
@@ -114,14 +121,18 @@ class Guard:
         client = scope.get("client")
         log(
             "request", request_id=exchange.request_id, method=_method(scope), path=scope["path"][:200], status=exchange.status,
-            seconds=round(seconds, 4), received=exchange.received, client=client[0] if client else None, **exchange.notes,
+            seconds=round(seconds, 4), received=exchange.received, client=client[0][:64] if client else None, **exchange.notes,
         )  # fmt: skip
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         """Raise Problem for a host, token, origin, encoding or size that is not accepted."""
         settings, path = self._settings, scope["path"]
         host = headers.get("host", "").lower()
+        if sum(name == b"host" for name, _ in scope["headers"]) > 1:
+            raise Problem(400, "bad-host", "the request has several Host headers")
         if settings.hosts and _without_port(host) not in settings.hosts:
+            if not host:
+                raise Problem(400, "bad-host", "the request has no Host header; send the name this is reached under")
             raise Problem(
                 400,
                 "bad-host",
@@ -153,13 +164,21 @@ class Guard:
         origin = headers.get("origin")
         if origin in self._settings.allow_origins:
             return
-        own = origin is None or (origin != "null" and urlsplit(origin).netloc.lower() == host)
+        own = origin is None or _netloc(origin) == host
         if not own or (origin is None and headers.get("sec-fetch-site", "none") not in ("same-origin", "none")):
             raise Problem(
                 403,
                 "forbidden",
                 f"pages of {(origin or 'another site')[:100]} may not use this service; {self._hints.origin}",
             )
+
+
+def _netloc(origin: str) -> str | None:
+    """Host and port of an origin, lower case; None for `null` and for what is no origin."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
 
 
 def too_big(limit: int) -> Problem:
@@ -178,11 +197,26 @@ def _of_routing(status: int, scope: Scope, headers: dict[str, str], hints: Hints
     return Problem(status, "not-found", f"there is nothing at {path}; {hints.path}", headers)
 
 
+@dataclass
+class _Held:
+    """Bytes of bodies that are being received or worked on, of all requests together, and the most allowed."""
+
+    most: int
+    bytes: int = 0
+
+
 class _Exchange:
     """One request and its answer: counts what is received, adds what every answer carries, refuses."""
 
     def __init__(
-        self, receive: Receive, send: Send, start: float, settings: Limits, headers: dict[str, str], request_id: str
+        self,
+        receive: Receive,
+        send: Send,
+        start: float,
+        settings: Limits,
+        headers: dict[str, str],
+        request_id: str,
+        everybody: _Held,
     ) -> None:
         self._receive = receive
         self._send = send
@@ -194,6 +228,10 @@ class _Exchange:
         self.deadline = start + settings.deadline
         self.receive_by = start + min(settings.receive_timeout, settings.deadline)
         self.received = 0
+        self.held = 0
+        self._everybody = everybody
+        origin = headers.get("origin", "")
+        self._readable_by = origin if origin in settings.allow_origins else None
         self.status = 499
         """What is sent; 499, as nginx has it, for a client that went away before."""
         self.started = False
@@ -213,10 +251,15 @@ class _Exchange:
             raise Problem(408, "request-timeout", f"the request did not arrive within {seconds:g} seconds") from None
         self._expects = False
         if message["type"] == "http.request":
-            self.received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            self.received += size
             self.complete = not message.get("more_body", False)
             if self.received > self._settings.max_body:
                 raise too_big(self._settings.max_body)
+            self.held += size
+            self._everybody.bytes += size
+            if self._everybody.bytes > self._everybody.most:
+                raise overloaded("more photos are being sent than fit in memory; try again in a moment")
         else:
             self.complete = True
         return message
@@ -247,6 +290,8 @@ class _Exchange:
             "Cache-Control": "no-store",
             **problem.headers,
         }
+        if self._readable_by:  # refused outside of the CORS middleware, yet the page should learn why
+            headers |= {"Access-Control-Allow-Origin": self._readable_by, "Vary": "Origin"}
         raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": problem.status, "headers": raw})
         await self.send({"type": "http.response.body", "body": body})

@@ -26,6 +26,8 @@ from tailorbird.service.uploads import body_of
 
 JSON_LENGTH = "Inference-Header-Content-Length"
 VERSION = "1"
+NESTED = 4
+"""Images in one request written as nested lists: each pixel is then an object, and parsing holds up every other request."""
 
 
 async def server(request: Request) -> JSONResponse:
@@ -113,11 +115,15 @@ def _served(request: Request) -> Served:
 
 def _read(body: bytes, length: str | None, served: Served, most: int) -> tuple[dict[str, Any], Pixels]:
     """The JSON part and the images of a request. Raises Problem 400."""
-    if length is not None and (not length.isdecimal() or int(length) > len(body)):
+    if length is not None and (not length.isdecimal() or len(length) > 12 or int(length) > len(body)):
         raise _bad(f"{JSON_LENGTH} is {length[:20]!r}; the body has {len(body)} bytes")
     split = int(length) if length is not None else len(body)
+    text = body[:split]
+    side = served.rule.size
+    if text.count(b"[") + text.count(b"{") > NESTED * (side * side + side + 1) + 1000:
+        raise _bad(f"nested JSON is read for {NESTED} images at most; send `data` flat, or as binary data")
     try:
-        asked = json.loads(body[:split])
+        asked = json.loads(text)
     except (ValueError, RecursionError):
         raise _bad("the body's JSON part cannot be parsed") from None
     inputs = asked.get("inputs") if isinstance(asked, dict) else None
@@ -192,7 +198,7 @@ def _answer(asked: dict[str, Any], wanted: dict[str, bool], served: Served, answ
         outputs.append(output)
     said: dict[str, Any] = {"model_name": served.name, "model_version": VERSION, "outputs": outputs}
     if isinstance(asked.get("id"), str):
-        said["id"] = asked["id"]
+        said["id"] = asked["id"].encode("utf-8", "replace").decode()  # JSON can hold halves of characters, UTF-8 cannot
     if not blobs:
         return JSONResponse(said)
     head = json.dumps(said).encode()

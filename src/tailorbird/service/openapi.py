@@ -43,7 +43,7 @@ def document(settings: Settings) -> Json:
         for path, item in said["paths"].items():
             _secure(path, item)
     for path, item in said["paths"].items():
-        _complete(path, item, settings)
+        _complete(path, item)
     return said
 
 
@@ -56,14 +56,11 @@ def _secure(path: str, item: Json) -> None:
             operation["responses"]["401"] = _problem("The token is missing or wrong.", path)
 
 
-def _complete(path: str, item: Json, settings: Settings) -> None:
+def _complete(path: str, item: Json) -> None:
     """What any operation may answer."""
     for method, operation in item.items():
         responses = operation["responses"]
-        if settings.hosts:
-            responses.setdefault(
-                "400", _problem("The Host header names another host, or the request is damaged.", path)
-            )
+        responses.setdefault("400", _problem("The Host header names another host, or the request is damaged.", path))
         if method == "post":
             responses.setdefault("403", _problem("A page of another site may not use the service.", path))
             responses.setdefault("408", _problem("The request did not arrive in time.", path))

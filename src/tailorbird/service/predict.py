@@ -148,8 +148,8 @@ async def reload(request: Request) -> JSONResponse:
         changed = await state.reload(told_by="http")
     except ModelFileError as error:
         raise Problem(409, "conflict", f"the new model was refused and the old one goes on: {error}") from None
-    if changed:
-        state.tell_the_others()
+    # Always: another process may still serve what this one, started later, has never seen.
+    state.tell_the_others()
     return JSONResponse({"sha256": state.slot.current.sha256, "changed": changed})
 
 

@@ -69,6 +69,8 @@ def read(secret: bytes, text: str) -> Receipt:
     try:
         body = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         top = tuple((str(label), float(p)) for label, p in body["t"])
+        if not top:
+            raise ValueError("no class")
         return Receipt(body["i"], body["p"], body["m"], body["n"], top)
     except (binascii.Error, ValueError, KeyError, TypeError):  # signed by us, so only another version of us wrote it
         raise Problem(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from tailorbird.images import ResizeRule
 from tailorbird.model import Classifier
 
 LAST_GOOD = "last-good.onnx"
-"""In the folder the workers share: the last model that worked, for a worker that must start while the file is bad."""
+"""In the folder the workers share: the model they serve, for a worker that starts while the file is bad or another."""
 
 
 @dataclass(frozen=True)
@@ -74,20 +75,23 @@ class Slot:
     """Holds the model being served. `current` is replaced in one step; work under way keeps the model it began with."""
 
     def __init__(self, path: Path, runtime: Path | None = None, note: Callable[..., None] | None = None) -> None:
-        """Open the model; a worker whose file is bad takes the last that worked. Raises ModelFileError."""
+        """Open the model the other workers serve, for the first of them the file. Raises ModelFileError.
+
+        A worker that is started again does not look at the file: it may be bad by now, or another model that nobody has asked
+        to be taken yet, and two models would answer in turn.
+        """
         self._path = path
         self._good = runtime / LAST_GOOD if runtime else None
         self._lock = asyncio.Lock()
-        try:
-            self.current = open_served(path)
-        except ModelFileError as error:
-            if self._good is None or not self._good.exists():
-                raise
-            if note:
-                note("model-bad", level="error", message=f"{error}; serving the last model that worked")
-            self.current = open_served(self._good, name=path.stem)
-        else:
-            self.keep_good()
+        if self._good is not None and self._good.exists():
+            try:
+                self.current = open_served(self._good, name=path.stem)
+                return
+            except ModelFileError as error:
+                if note:
+                    note("model-bad", level="error", message=f"{error}; trying the file itself")
+        self.current = open_served(path)
+        self.keep_good()
 
     async def reload(self) -> bool:
         """Take the file's present content, if it works. True when it is another model. Raises ModelFileError and keeps the old one."""
@@ -100,12 +104,16 @@ class Slot:
             return changed
 
     def keep_good(self) -> None:
-        """Put a copy of the file where other workers find it. A full disk costs the copy, not the model."""
+        """Put a copy of the model served where other workers find it. A full disk costs the copy, not the model."""
         if self._good is None:
             return
         try:
+            if self._good.exists() and sha256_file(self._good) == self.current.sha256:
+                return
             data = self._path.read_bytes()
-            if not self._good.exists() or self._good.stat().st_size != len(data) or self._good.read_bytes() != data:
+            if hashlib.sha256(data).hexdigest() == self.current.sha256:
                 write_bytes(self._good, data)
+                return
         except (OSError, StorageError):
-            return
+            pass
+        self._good.unlink(missing_ok=True)  # better none than that of the model before

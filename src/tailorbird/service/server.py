@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 
@@ -53,11 +53,20 @@ def address(settings: Limits, bound: socket.socket) -> str:
     return f"http://{shown}:{bound.getsockname()[1]}"
 
 
-def run(service: Service, bound: socket.socket, *, told: socket.socket | None = None) -> None:
+def run(
+    service: Service,
+    bound: socket.socket,
+    *,
+    announce: Callable[[], None] | None = None,
+    told: socket.socket | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then finish what was accepted and return.
 
-    SIGHUP reloads the model. told: one end of a pair of sockets whose other end the supervisor holds; a byte is written once
-    requests are taken, and its end of file means that the supervisor is gone.
+    SIGHUP reloads the model.
+
+    announce: called once requests are taken and signals are heeded.
+    told: one end of a pair of sockets whose other end the supervisor holds; a byte is written once requests are taken, and its
+        end of file means that the supervisor is gone.
     """
     settings = service.state.settings
     config = uvicorn.Config(
@@ -73,14 +82,17 @@ def run(service: Service, bound: socket.socket, *, told: socket.socket | None = 
         timeout_graceful_shutdown=int(settings.deadline + 5),
         backlog=BACKLOG,
     )
-    _Server(config, service, told).run(sockets=[bound])
+    _Server(config, service, announce, told).run(sockets=[bound])
 
 
 class _Server(uvicorn.Server):
     """uvicorn's server with a drain before the end; it exits 0 after SIGTERM, which was no failure."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, told: socket.socket | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, announce: Callable[[], None] | None, told: socket.socket | None
+    ) -> None:
         super().__init__(config)
+        self._announce = announce
         self._service = service
         self._told = told
         self._reloads: set[asyncio.Task[None]] = set()
@@ -106,8 +118,10 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Then tell the supervisor."""
+        """Then tell whoever waits for it."""
         await super().startup(sockets)
+        if self._announce is not None and self.started:
+            self._announce()
         if self._told is not None and self.started:
             self._told.setblocking(False)
             self._told.send(b"1")

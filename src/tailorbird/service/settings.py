@@ -70,7 +70,7 @@ class Settings:
     corrections: database of corrections, a path or URL; None keeps none.
     photos: folder that photos of corrections are kept in; None keeps none.
     max_body: 20 MiB holds what phones make; a page shrinks photos before it sends them.
-    max_pixels: from the header, before decoding. 50 megapixels is the largest common phone sensor.
+    max_pixels: from the header, before decoding; half of it for WebP and AVIF. 50 megapixels is the largest common phone sensor.
     max_photos: photos in one request.
     queue: photos accepted and not yet answered, in each process; more are refused at once. 64 wait less than a second on two cores.
     batch: the most photos in one run; small, because one run on one core takes as long as all its photos together.
@@ -124,8 +124,13 @@ class Settings:
             )
             if not low <= value <= high
         ]
-        if self.token is not None and (len(self.token) < 8 or not self.token.isascii() or not self.token.isprintable()):
-            problems.append("the token must be at least 8 printable ASCII characters")
+        if self.token is not None and (
+            len(self.token) < 8
+            or not self.token.isascii()
+            or not self.token.isprintable()
+            or self.token != self.token.strip()
+        ):
+            problems.append("the token must be at least 8 printable ASCII characters, without spaces around them")
         problems += [
             f"the allowed origin is {origin!r}; write it as browsers do, https://shop.example"
             for origin in self.allow_origins

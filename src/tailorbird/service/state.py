@@ -73,10 +73,10 @@ def deadline_of(request: Request) -> float:
 async def in_time(request: Request, work: Awaitable[T]) -> T:
     """Await `work` until the request's deadline, or until its client goes away. Raises Problem 503 when it takes longer.
 
-    The body must have been received; after it the server sends nothing but the news that the client has gone.
+    A body must have been received; what a request without one still brings is its empty end, then the news that the client has gone.
     """
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(request.receive())
+    gone = asyncio.ensure_future(_client_leaves(request))
     try:
         await asyncio.wait(
             {task, gone}, timeout=deadline_of(request) - time.monotonic(), return_when=asyncio.FIRST_COMPLETED
@@ -84,9 +84,15 @@ async def in_time(request: Request, work: Awaitable[T]) -> T:
         if task.done():
             return task.result()
         if gone.done():
+            gone.result()
             raise ClientGone
         raise too_late()
     finally:
         gone.cancel()
         if not task.done():
             task.cancel()
+
+
+async def _client_leaves(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
