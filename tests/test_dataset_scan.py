@@ -45,6 +45,7 @@ def test_counts_digests_and_json(shapes: Path) -> None:
         "classes": dataset.counts,
         "splits": {},
         "findings": [],
+        "excluded": [],
     }
 
 

@@ -37,6 +37,7 @@ LADDER = (
     "model",
     "features",
     "label_errors",
+    "review",
     "experiments",
     "report",
     "explanation",

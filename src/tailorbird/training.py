@@ -355,6 +355,7 @@ def _prepare(scanned: Dataset, seed: int) -> tuple[Dataset, tuple[LeftOut, ...]]
         if finding.kind in _UNUSABLE
         for path in finding.paths
     ]
+    left_out += [LeftOut(name, "excluded in a review") for name in scanned.excluded]
     left_out += [LeftOut(sample.name, reason) for sample, reason in dropped]
     learned = {sample.label for sample in dataset.samples if sample.split == "train"}
     kept: list[tuple[Sample, int]] = []

@@ -19,6 +19,7 @@ from tailorbird.cli import (
     learning_curve,
     predict,
     report,
+    review,
     scan,
     serve,
     sweep,
@@ -55,6 +56,7 @@ def _main(
 
 app.command("demo")(demo.demo)
 app.command("scan")(scan.scan)
+app.command("review")(review.review)
 app.command("find-lr")(find_lr.find_lr)
 app.command("sweep")(sweep.sweep)
 app.command("learning-curve")(learning_curve.learning_curve)

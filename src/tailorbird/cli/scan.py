@@ -137,7 +137,8 @@ def print_dataset(dataset: Dataset) -> None:
 
     splits = dataset.splits
     named = [name for name in ("train", "validation", "test") if name in splits]
-    output.out().print(f"{len(dataset.samples):,} usable photos, {len(dataset.classes)} classes")
+    excluded = f"; {len(dataset.excluded):,} more excluded in a review" if dataset.excluded else ""
+    output.out().print(f"{len(dataset.samples):,} usable photos, {len(dataset.classes)} classes{excluded}")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("class")
     for name in named:

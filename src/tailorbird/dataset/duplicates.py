@@ -25,6 +25,9 @@ from tailorbird.errors import ImageError
 RADIUS: Final = 14
 """Bits in which the hashes of two candidates may differ: a crop of 3% on every side changes 14 or fewer 19 times in 20."""
 
+GROUP_KINDS: Final = ("conflicting-label", "leak", "near-duplicate", "duplicate")
+"""The kinds of findings about several photos, in the order in which they are reported."""
+
 _COSINE: Final = 0.75  # of band-passed sketches; 99.5% of copies that pass the hash reach 0.76
 _REJECTIONS: Final = 3  # comparisons in vain after which a photo is not compared with less likely candidates
 _BATCH: Final = 256
@@ -204,33 +207,40 @@ class _Judge:
             return None  # gone or changed since it was scanned
 
 
-def duplicate_findings(dataset: Dataset) -> list[Finding]:
-    """One finding for each group of samples that show the same picture, under its most serious kind.
+def same_pictures(dataset: Dataset) -> list[list[int]]:
+    """The groups of two and more samples that show the same picture, as their indices, in the order of the samples."""
+    members: dict[int, list[int]] = defaultdict(list)
+    for i, group in enumerate(dataset.groups):
+        members[group].append(i)
+    return [alike for alike in members.values() if len(alike) > 1]
+
+
+def group_findings(alike: Sequence[Sample]) -> list[Finding]:
+    """What is wrong with samples that show the same picture, under its most serious kind.
 
     conflicting-label and leak are both serious: a group that is both is reported under both. The rest is duplicate where
     all files are identical, else near-duplicate.
     """
-    members: dict[int, list[Sample]] = defaultdict(list)
-    for sample, group in zip(dataset.samples, dataset.groups, strict=True):
-        members[group].append(sample)
-    conflicts: list[Finding] = []
-    leaks: list[Finding] = []
-    near: list[Finding] = []
-    exact: list[Finding] = []
-    for alike in members.values():
-        if len(alike) < 2:
-            continue
-        paths = tuple(sample.name for sample in alike)
-        identical = len({sample.digest for sample in alike}) == 1
-        how = f"{len(alike):,} {'identical' if identical else 'nearly identical'} photos"
-        labels = sorted({sample.label for sample in alike})
-        splits = [name for name in SPLITS if any(sample.split == name for sample in alike)]
-        if len(labels) > 1:
-            conflicts.append(Finding("conflicting-label", paths, f"{how} labelled {' and '.join(labels)}"))
-        if len(splits) > 1:
-            leaks.append(Finding("leak", paths, f"{how} in {' and '.join(splits)}"))
-        if len(labels) == 1 and len(splits) < 2:
-            where = f" in {splits[0]}" if splits else ""
-            kind, findings = ("duplicate", exact) if identical else ("near-duplicate", near)
-            findings.append(Finding(kind, paths, f"{how} of {labels[0]}{where}"))
-    return [*conflicts, *leaks, *near, *exact]
+    paths = tuple(sample.name for sample in alike)
+    identical = len({sample.digest for sample in alike}) == 1
+    how = f"{len(alike):,} {'identical' if identical else 'nearly identical'} photos"
+    labels = sorted({sample.label for sample in alike})
+    splits = [name for name in SPLITS if any(sample.split == name for sample in alike)]
+    found = []
+    if len(labels) > 1:
+        found.append(Finding("conflicting-label", paths, f"{how} labelled {' and '.join(labels)}"))
+    if len(splits) > 1:
+        found.append(Finding("leak", paths, f"{how} in {' and '.join(splits)}"))
+    if not found:
+        where = f" in {splits[0]}" if splits else ""
+        kind = "duplicate" if identical else "near-duplicate"
+        found.append(Finding(kind, paths, f"{how} of {labels[0]}{where}"))
+    return found
+
+
+def duplicate_findings(dataset: Dataset) -> list[Finding]:
+    """The findings of each group of samples that show the same picture, the most serious kinds first."""
+    found = [
+        finding for alike in same_pictures(dataset) for finding in group_findings([dataset.samples[i] for i in alike])
+    ]
+    return sorted(found, key=lambda finding: GROUP_KINDS.index(finding.kind))

@@ -81,6 +81,8 @@ class Layout:
     root: Path
     entries: tuple[Entry, ...]
     findings: tuple[Finding, ...]
+    excluded: tuple[str, ...] = ()
+    """Names of the files a review left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,10 @@ class _File:
     parts: tuple[str, ...]
 
 
-def find(source: str | Path) -> Layout:
+def find(source: str | Path, *, as_before_review: bool = False) -> Layout:
     """The photos of a folder or a CSV, with their labels and splits.
+
+    Rows of a CSV that a review excluded are left out. as_before_review: nothing is left out and every label is what it was.
 
     Raises DatasetError when `source` does not exist, is neither a folder nor a CSV, or holds no labelled file.
     """
@@ -107,11 +111,23 @@ def find(source: str | Path) -> Layout:
     if stat.S_ISDIR(mode):
         layout = _from_folder(path)
     elif stat.S_ISREG(mode):
-        rows = read_table(path)
-        layout = Layout(path.parent, tuple(Entry(path.parent / r.path, r.path, r.label, r.split) for r in rows), ())
+        layout = _from_table(path, as_before_review)
     else:
         raise DatasetError(f"{_show(path)} is neither a folder nor a file; {_VALID}")
     return replace(layout, entries=tuple(sorted(layout.entries, key=lambda entry: entry.name)))
+
+
+def _from_table(path: Path, as_before_review: bool) -> Layout:
+    rows = read_table(path)
+    used = [row for row in rows if as_before_review or row.decision != "exclude"]
+    if not used:
+        raise DatasetError(f"{_show(path)}: every one of its {len(rows):,} photos is excluded; keep some of them")
+    entries = (
+        Entry(path.parent / row.path, row.path, row.original if as_before_review else row.label, row.split)
+        for row in used
+    )
+    excluded = () if as_before_review else (printable(row.path) for row in rows if row.decision == "exclude")
+    return Layout(path.parent, tuple(entries), (), tuple(sorted(excluded)))
 
 
 def _show(path: Path) -> str:

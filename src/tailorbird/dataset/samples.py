@@ -97,13 +97,15 @@ class Dataset:
     """Usable photos, their classes, and what is wrong with the source.
 
     root: the folder that `Sample.name` is relative to. samples: sorted by name. groups: one integer per sample; samples
-    that show the same picture (identical or nearly identical) share it. Either every sample has a split or none has.
+    that show the same picture (identical or nearly identical) share it. excluded: names of photos that a review left out of
+    the source, which are not among the samples. Either every sample has a split or none has.
     """
 
     root: Path
     samples: tuple[Sample, ...]
     findings: tuple[Finding, ...] = ()
     groups: tuple[int, ...] = ()
+    excluded: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.groups and self.samples:
@@ -144,10 +146,11 @@ class Dataset:
         return hashlib.sha256("".join(rows).encode()).hexdigest()
 
     def as_dict(self) -> dict[str, Any]:
-        """What `scan --json` writes: images, classes, splits and findings; every string is valid UTF-8."""
+        """What `scan --json` writes: images, classes, splits, findings, excluded; every string is valid UTF-8."""
         return {
             "images": len(self.samples),
             "classes": self.counts,
             "splits": self.splits,
             "findings": [finding.as_dict() for finding in self.findings],
+            "excluded": list(self.excluded),
         }

@@ -82,7 +82,7 @@ def scan_layout(
     groups = duplicate_groups(samples, known, workers=workers or parallel.cores(), store=store)
     dataset = Dataset(layout.root, samples, (), tuple(groups.tolist()))
     findings += [*duplicate_findings(dataset), *class_findings(dataset)]
-    return Dataset(dataset.root, samples, tuple(findings), dataset.groups)
+    return Dataset(dataset.root, samples, tuple(findings), dataset.groups, layout.excluded)
 
 
 def _nothing_usable(source: str | Path, layout: Layout, findings: list[Finding]) -> str:

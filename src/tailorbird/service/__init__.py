@@ -1,4 +1,4 @@
-"""Serve a model: upload page, HTTP API, corrections. Needs the extra `tailorbird[serve]`."""
+"""Serve a model: upload page, HTTP API, corrections; and a page to review a dataset. Needs the extra `tailorbird[serve]`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from tailorbird.errors import MissingExtra
 from tailorbird.service.settings import Settings
 
 if TYPE_CHECKING:
+    from tailorbird.review import Review
     from tailorbird.service.app import Service
 
-__all__ = ["Settings", "create_app", "serve"]
+__all__ = ["Settings", "create_app", "need_extra", "serve", "serve_review"]
 
 
 def create_app(settings: Settings) -> Service:
@@ -19,7 +20,7 @@ def create_app(settings: Settings) -> Service:
 
     Raises MissingExtra, ModelFileError, SettingsError or StorageError.
     """
-    _need_extra()
+    need_extra()
     from tailorbird.service.app import Service
 
     return Service(settings)
@@ -31,7 +32,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None] = print, quiet:
     announce: called with the service's address once it takes requests. quiet: log only what goes wrong.
     Raises MissingExtra, ModelFileError, SettingsError, StorageError (the address is taken), RunError.
     """
-    _need_extra()
+    need_extra()
     from tailorbird.service.server import address, listen, run
     from tailorbird.service.supervisor import supervise
     from tailorbird.service.telemetry import configure_logging
@@ -51,7 +52,27 @@ def serve(settings: Settings, *, announce: Callable[[str], None] = print, quiet:
         bound.close()
 
 
-def _need_extra() -> None:
+def serve_review(
+    review: Review,
+    *,
+    port: int = 0,
+    announce: Callable[[str], None] = print,
+    launch: Callable[[str], None] | None = None,
+) -> None:
+    """Show a review's page on this machine alone until SIGTERM or Ctrl-C; what was decided is on the disk all the time.
+
+    port: 0 takes a free one. announce: called with the page's address, whose key lets in whoever knows it, once it answers.
+    launch: called with an address that works once, for a browser's command line.
+    Raises MissingExtra, SettingsError, StorageError (the port is taken).
+    """
+    need_extra()
+    from tailorbird.service.review import run
+
+    run(review, port=port, announce=announce, launch=launch)
+
+
+def need_extra() -> None:
+    """Raise MissingExtra, which names what is missing, where the packages of the extra `serve` are not installed."""
     missing = []
     for name in ("starlette", "uvicorn", "httptools", "python_multipart", "sqlalchemy", "prometheus_client"):
         try:

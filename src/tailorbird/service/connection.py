@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tailorbird.service.guard import HEADERS
 from tailorbird.service.problems import RETRY_AFTER, Problem
-from tailorbird.service.settings import Settings
+from tailorbird.service.settings import Limits
 
 MOST_HEADERS = 100
 
@@ -36,7 +36,7 @@ class Refused(Exception):
     """Raised inside the parser's callbacks, which makes uvicorn call `send_400_response`; the reason is kept aside."""
 
 
-def protocol_for(settings: Settings) -> type[asyncio.Protocol]:
+def protocol_for(settings: Limits) -> type[asyncio.Protocol]:
     """The protocol class uvicorn makes one instance of for each connection."""
 
     class Connection(HttpToolsProtocol):

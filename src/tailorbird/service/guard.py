@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tailorbird.service.problems import ClientGone, Problem, overloaded
-from tailorbird.service.settings import Settings
+from tailorbird.service.settings import Limits
 from tailorbird.service.telemetry import Telemetry, log
 
 OPEN = ("/", "/dashboard", "/docs", "/healthz", "/readyz", "/openapi.json", "/favicon.ico")
@@ -53,10 +53,21 @@ LINGER_BYTES = 64 * 2**20
 """How much of a refused body is read and thrown away: a client that is still sending sees a reset connection, not the refusal."""
 
 
+@dataclass(frozen=True)
+class Hints:
+    """What a refusal advises: for a host that is not served ({host} is its name), for a page of another site, for an unknown path."""
+
+    host: str = "if it is yours, start with --allow-host {host}"
+    origin: str = "start it with --allow-origin to let them"
+    path: str = "/docs shows what there is"
+    method: str = "/docs shows how"
+
+
 class Guard:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, settings: Limits, telemetry: Telemetry, hints: Hints | None = None) -> None:
+        self._hints = hints or Hints()
         self._app = app
         self._settings = settings
         self._telemetry = telemetry
@@ -93,7 +104,7 @@ class Guard:
                 await exchange.refuse(problem, scope["path"])
             except HTTPException as refused:
                 allowed = dict(refused.headers or {})
-                await exchange.refuse(_of_routing(refused.status_code, scope, allowed), scope["path"])
+                await exchange.refuse(_of_routing(refused.status_code, scope, allowed, self._hints), scope["path"])
             except (ClientGone, ClientDisconnect):
                 pass  # 499 is logged and counted
             except Exception as error:
@@ -125,7 +136,7 @@ class Guard:
             raise Problem(
                 400,
                 "bad-host",
-                f"the host {host[:100]!r} is not served here; if it is yours, start with --allow-host {_without_port(host)[:100]}",
+                f"the host {host[:100]!r} is not served here; {self._hints.host.replace('{host}', _without_port(host)[:100])}",
             )
         is_open = path in OPEN or path.startswith(("/static/", "/v2/health/"))
         if self._token is not None and not is_open and scope["method"] != "OPTIONS":
@@ -158,7 +169,7 @@ class Guard:
             raise Problem(
                 403,
                 "forbidden",
-                f"pages of {(origin or 'another site')[:100]} may not use this service; start it with --allow-origin to let them",
+                f"pages of {(origin or 'another site')[:100]} may not use this service; {self._hints.origin}",
             )
 
 
@@ -177,13 +188,13 @@ def too_big(limit: int) -> Problem:
     )
 
 
-def _of_routing(status: int, scope: Scope, headers: dict[str, str]) -> Problem:
+def _of_routing(status: int, scope: Scope, headers: dict[str, str], hints: Hints) -> Problem:
     """What the router refuses: 404 or 405."""
     path = scope["path"][:200]
     if status == 405:
-        message = f"{path} takes {headers.get('Allow', 'other methods')}, not {_method(scope)}; /docs shows how"
+        message = f"{path} takes {headers.get('Allow', 'other methods')}, not {_method(scope)}; {hints.method}"
         return Problem(405, "method-not-allowed", message, headers)
-    return Problem(status, "not-found", f"there is nothing at {path}; /docs shows what there is", headers)
+    return Problem(status, "not-found", f"there is nothing at {path}; {hints.path}", headers)
 
 
 @dataclass
@@ -202,7 +213,7 @@ class _Exchange:
         receive: Receive,
         send: Send,
         start: float,
-        settings: Settings,
+        settings: Limits,
         headers: dict[str, str],
         request_id: str,
         everybody: _Held,

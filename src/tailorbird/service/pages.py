@@ -32,6 +32,10 @@ class Pages:
                 kind = _TYPES.get(suffix) or mimetypes.guess_type(entry.name)[0] or "application/octet-stream"
                 self._files[entry.name] = (data, kind, f'"{hashlib.sha256(data).hexdigest()[:32]}"')
 
+    def content(self, name: str) -> bytes:
+        """The bytes of one file that is known to be there."""
+        return self._files[name][0]
+
     async def static(self, request: Request) -> Response:
         """`/static/NAME`."""
         return self._answer(request, request.path_params["name"])

@@ -13,7 +13,7 @@ import uvicorn
 from tailorbird.errors import ModelFileError, StorageError
 from tailorbird.service.app import Service
 from tailorbird.service.connection import protocol_for
-from tailorbird.service.settings import Settings
+from tailorbird.service.settings import Limits
 from tailorbird.service.telemetry import log
 
 KEEP_ALIVE = 30
@@ -22,7 +22,7 @@ KEEP_ALIVE = 30
 BACKLOG = 512
 
 
-def listen(settings: Settings) -> socket.socket:
+def listen(settings: Limits) -> socket.socket:
     """The listening socket. Raises StorageError for an address that is taken, foreign or not permitted."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
@@ -37,14 +37,14 @@ def listen(settings: Settings) -> socket.socket:
     return bound
 
 
-def cannot_listen(settings: Settings, error: OSError) -> StorageError:
+def cannot_listen(settings: Limits, error: OSError) -> StorageError:
     """What to say when the address is taken, foreign or not permitted."""
     return StorageError(
         f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; choose another with --port, 0 for any free one"
     )
 
 
-def address(settings: Settings, bound: socket.socket) -> str:
+def address(settings: Limits, bound: socket.socket) -> str:
     """Where a browser finds the service."""
     host = settings.host
     shown = (

@@ -4,10 +4,59 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from tailorbird.errors import SettingsError
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class Limits(Protocol):
+    """What the guard and the connections need to know of a service; fields as in `Settings`."""
+
+    @property
+    def host(self) -> str:
+        """Where to listen."""
+
+    @property
+    def port(self) -> int:
+        """Where to listen; 0 for any free port."""
+
+    @property
+    def token(self) -> str | None:
+        """Wanted of every request, or None."""
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Host names answered; empty for any."""
+
+    @property
+    def allow_origins(self) -> tuple[str, ...]:
+        """Other sites whose pages may ask."""
+
+    @property
+    def max_body(self) -> int:
+        """Bytes of a request."""
+
+    @property
+    def deadline(self) -> float:
+        """Seconds for a request."""
+
+    @property
+    def receive_timeout(self) -> float:
+        """Seconds for a body to arrive."""
+
+    @property
+    def head_timeout(self) -> float:
+        """Seconds for headers to arrive."""
+
+    @property
+    def max_head(self) -> int:
+        """Bytes of headers."""
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ async function withToken(call) {
   }
 }
 
-async function json(path, options = {}) {
+/** Asks for JSON; POST and the like through `options`. @param {string} path @param {RequestInit} [options] @returns {Promise<any>} */
+export async function json(path, options = {}) {
   return withToken(async () => {
     let response;
     try {

@@ -1,0 +1,18 @@
+"""A person's look at what a scan found: items to decide about, and the manifest that keeps the decisions."""
+
+from tailorbird.review.items import Item
+from tailorbird.review.manifest import HEADER, ChangedMeanwhile, Manifest
+from tailorbird.review.opening import default_manifest, open_review
+from tailorbird.review.session import Choice, Progress, Review
+
+__all__ = [
+    "HEADER",
+    "ChangedMeanwhile",
+    "Choice",
+    "Item",
+    "Manifest",
+    "Progress",
+    "Review",
+    "default_manifest",
+    "open_review",
+]

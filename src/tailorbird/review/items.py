@@ -1,0 +1,114 @@
+"""What there is to decide about: a photo whose label is suspect, or photos that show the same picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from tailorbird.dataset import SPLITS, Dataset, Sample
+from tailorbird.dataset.duplicates import group_findings, same_pictures
+from tailorbird.label_errors import Suspect
+
+KINDS: Final = ("suspect-label", "conflicting-label", "leak", "duplicate", "near-duplicate")
+"""The kinds of findings that a person can decide about, in the order in which they are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question to a person.
+
+    kinds: of KINDS, the most serious first. photos: indices of its samples. message: what was found. keep: the photos that
+    the proposed answer keeps; it excludes the others. Empty where no answer is proposed, and for a suspect label, whose
+    proposed answer is the suggested label. proposal: that answer in words. reason: why, and what `train` does by itself.
+    """
+
+    kinds: tuple[str, ...]
+    photos: tuple[int, ...]
+    message: str
+    keep: tuple[int, ...] = ()
+    proposal: str = ""
+    reason: str = ""
+
+
+def make_items(dataset: Dataset, reported: Sequence[Suspect], judged: Mapping[Sample, Suspect]) -> list[Item]:
+    """Every item: suspect labels first, the most suspect of them at the top, then groups by kind.
+
+    reported: the suspects, in their order. judged: every photo whose label was judged; of photos with conflicting labels the
+    one whose label is the most probable is proposed to be kept.
+    """
+    index = {sample: i for i, sample in enumerate(dataset.samples)}
+    items = [
+        Item(
+            ("suspect-label",),
+            (index[suspect.sample],),
+            suspect.finding().message,
+            proposal=f"Relabel as {suspect.suggested}",
+        )
+        for suspect in reported
+    ]
+    groups = []
+    for alike in same_pictures(dataset):
+        samples = [dataset.samples[i] for i in alike]
+        findings = group_findings(samples)
+        kinds = tuple(finding.kind for finding in findings)
+        keep, proposal, reason = _PROPOSE[kinds[0]](samples, judged)
+        message = "; ".join(finding.message for finding in findings)
+        groups.append(Item(kinds, tuple(alike), message, tuple(alike[k] for k in keep), proposal, reason))
+    return items + sorted(groups, key=lambda item: KINDS.index(item.kinds[0]))
+
+
+_Proposal = tuple[Sequence[int], str, str]
+"""Positions in the group to keep, the answer in words, the reason."""
+
+
+def _of_conflict(samples: Sequence[Sample], judged: Mapping[Sample, Suspect]) -> _Proposal:
+    reason = "Identical photos under two labels teach nothing: tailorbird train leaves them all out until one label is right."
+    if len({sample.digest for sample in samples}) > 1:
+        reason = "Nearly identical photos under two labels teach the opposite of each other."
+    if not all(sample in judged for sample in samples):
+        return (), "", reason
+    best = max(range(len(samples)), key=lambda i: judged[samples[i]].label_probability)
+    label = samples[best].label
+    return (best,), f"Keep the one labelled {label}", f"{reason} Of the labels, {label} is the most probable."
+
+
+def _of_leak(samples: Sequence[Sample], _: Mapping[Sample, Suspect]) -> _Proposal:
+    held = max(SPLITS.index(sample.split or "train") for sample in samples)
+    keep = [i for i, sample in enumerate(samples) if sample.split == SPLITS[held]]
+    others = Counter(sample.split or "train" for sample in samples if sample.split != SPLITS[held])
+    copies = " and ".join(
+        f"the {'training' if name == 'train' else name} {'copy' if n == 1 else 'copies'}" for name, n in others.items()
+    )
+    reason = (
+        f"A photo that the model was trained on proves nothing in {SPLITS[held]}. tailorbird train would leave out {copies} anyway; "
+        "excluding writes that down."
+    )
+    return keep, f"Exclude {copies}", reason
+
+
+def _of_duplicate(samples: Sequence[Sample], _: Mapping[Sample, Suspect]) -> _Proposal:
+    rest = "the other" if len(samples) == 2 else f"the other {len(samples) - 1:,}"
+    return (
+        (0,),
+        f"Keep the first, exclude {rest}",
+        "tailorbird train uses one of several identical photos and leaves the others out by itself.",
+    )
+
+
+def _of_near_duplicate(samples: Sequence[Sample], _: Mapping[Sample, Suspect]) -> _Proposal:
+    both = "both" if len(samples) == 2 else f"all {len(samples):,}"
+    reason = (
+        "They do no harm where they are: copies stay together when tailorbird train makes the splits. "
+        "Many of them give one thing too much weight."
+    )
+    return range(len(samples)), f"Keep {both}", reason
+
+
+_PROPOSE: Final = {
+    "conflicting-label": _of_conflict,
+    "leak": _of_leak,
+    "duplicate": _of_duplicate,
+    "near-duplicate": _of_near_duplicate,
+}

@@ -1,0 +1,148 @@
+"""Begin a review, or go on with one: find what there is to decide, take over what was decided before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tailorbird.backbone import open_backbone
+from tailorbird.backbone.catalogue import SHIPPED
+from tailorbird.dataset import Sample, printable
+from tailorbird.dataset.layout import find
+from tailorbird.dataset.scanner import scan_layout
+from tailorbird.dataset.table import Row, read_header, read_table
+from tailorbird.errors import DatasetError, SettingsError
+from tailorbird.features import Embedder
+from tailorbird.label_errors import Suspect, suspects
+from tailorbird.review.items import make_items
+from tailorbird.review.manifest import HEADER, Manifest, Resumed, content_hash, fresh_rows, resume
+from tailorbird.review.session import Review
+
+NAMED = 3
+"""Photos that a note names; it counts the rest."""
+
+
+def default_manifest(photos: Path) -> Path:
+    """Where a review goes when nothing else is said: beside the photos, `photos.reviewed.csv`; a review's own file goes on."""
+    if is_review(photos):
+        return photos
+    place = photos if photos.name not in ("", "..") else photos.resolve()
+    stem = place.stem if place.suffix.lower() == ".csv" else place.name
+    return place.parent / f"{stem or 'photos'}.reviewed.csv"
+
+
+def is_review(path: Path) -> bool:
+    """Whether a file is the manifest of a review. Raises DatasetError where it cannot be read."""
+    return path.is_file() and tuple(read_header(path)) == HEADER
+
+
+def open_review(
+    photos: str | Path,
+    manifest: str | Path | None = None,
+    *,
+    backbone: str | Path = SHIPPED,
+    find_suspects: bool = True,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Review:
+    """Scan photos, find suspect labels, and begin the manifest or take it up where it was left.
+
+    photos: a folder, a CSV, or the manifest of a former review. manifest: the file to write, `default_manifest` where None.
+    backbone: what suspect labels are found with. find_suspects: False shows duplicates and leaks only, and needs no features.
+    progress: called with (stage, done, total); the stages are `read+embed` or `scan`, and `folds`.
+
+    Raises DatasetError for photos that cannot be used or a manifest that is something else, SettingsError for its name,
+    StorageError where it cannot be written, BackboneError.
+    """
+    source = Path(photos)
+    former = is_review(source)
+    target = Path(manifest) if manifest is not None else default_manifest(source)
+    before, seen = _former(source if former else None, target)
+    embedder = Embedder(open_backbone(backbone)) if find_suspects else None
+
+    def read(done: int, total: int) -> None:
+        if progress is not None:
+            progress("read+embed" if embedder else "scan", done, total)
+
+    try:
+        dataset = scan_layout(find(source, as_before_review=former), source, progress=read, visitor=embedder)
+    finally:
+        if embedder is not None:
+            embedder.flush()
+    notes = []
+    reported: Sequence[Suspect] = ()
+    judged: dict[Sample, Suspect] = {}
+    if find_suspects:
+        try:
+            found = suspects(dataset, backbone=backbone, seed=seed, progress=_folds(progress))
+            reported, judged = found.reported, {suspect.sample: suspect for suspect in found.ranked}
+        except DatasetError as error:
+            notes.append(f"no label could be judged: {error}")
+    rows = fresh_rows(target, dataset.samples)
+    resumed = Resumed(tuple(rows))
+    if before is not None:
+        where, former_rows = before
+        resumed = resume(target, rows, where, former_rows)
+        if not resumed.found:
+            raise DatasetError(
+                f"{_show(target)} is the review of other photos: none of its {len(former_rows):,} is in {_show(source)}; "
+                "give another name with -o"
+            )
+        notes += _notes(resumed)
+    result = Manifest(target, resumed.rows, gone=resumed.gone_rows, seen=seen)
+    result.write()
+    return Review(source, dataset, make_items(dataset, reported, judged), judged, result, notes)
+
+
+def _former(source: Path | None, target: Path) -> tuple[tuple[Path, list[Row]] | None, str | None]:
+    """The manifest to go on from with its rows, and the hash of the file at `target`.
+
+    source: the photos where they are the manifest of a review. Raises SettingsError or DatasetError for a target that is none.
+    """
+    if target.suffix.lower() != ".csv" or target.is_dir():
+        raise SettingsError(f"the manifest is {_show(target)!r}; give the name of a .csv file")
+    seen = content_hash(target)
+    if seen is None:
+        return ((source, read_table(source)) if source else None), None
+    if not is_review(target):
+        raise DatasetError(
+            f"{_show(target)} exists and is not the manifest of a review (its first line is not {','.join(HEADER)}); "
+            "it was left as it is; give another name with -o"
+        )
+    return (target, read_table(target)), seen
+
+
+def _folds(progress: Callable[[str, int, int], None] | None) -> Callable[[str, int, int], None]:
+    """The photos are embedded already; only the fits take time."""
+
+    def told(stage: str, done: int, total: int) -> None:
+        if progress is not None and stage == "folds":
+            progress(stage, done, total)
+
+    return told
+
+
+def _notes(resumed: Resumed) -> list[str]:
+    """What a former review brings, in sentences."""
+    decisions = sum(bool(row.decision) for row in resumed.rows)
+    notes = [f"goes on from a former review: {decisions:,} of {len(resumed.rows):,} photos have a decision"]
+    if resumed.came:
+        notes.append(f"{_named(resumed.came)} came since")
+    if resumed.gone:
+        kept = f"; {len(resumed.gone_rows):,} decisions about them stay in the manifest" if resumed.gone_rows else ""
+        notes.append(f"{_named(resumed.gone)} went since{kept}")
+    if resumed.relabelled:
+        notes.append(
+            f"{_named(resumed.relabelled)} got another label at the source since; what was decided about the old one is forgotten"
+        )
+    return notes
+
+
+def _named(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:NAMED])
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return f"{len(names):,} {'photo' if len(names) == 1 else 'photos'} ({shown}{more})"
+
+
+def _show(path: Path) -> str:
+    return printable(str(path))

@@ -1,0 +1,28 @@
+/** Single keys, which can be turned off, and those that always work. */
+
+import { showKeys } from "./review-dialogs.js";
+
+const KEYS_OFF = "tailorbird-review-keys-off";
+const keysOff = () => localStorage.getItem(KEYS_OFF) === "1";
+
+/** Shows the keys, and whether they work. */
+export function help() {
+  showKeys(!keysOff(), (enabled) => localStorage.setItem(KEYS_OFF, enabled ? "0" : "1"));
+}
+
+/** @param {(key: string) => (() => void) | null | undefined | false} actOf what a key does, in lower case */
+export function listenToKeys(actOf) {
+  document.addEventListener("keydown", (event) => {
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing || document.querySelector("dialog[open]")) return;
+    const target = /** @type {HTMLElement} */ (event.target);
+    if (target.closest("input, select, textarea")) return;
+    const key = event.key.toLowerCase();
+    if (key === "enter" && target.closest("button, a")) return;
+    if (keysOff() && !["enter", "arrowleft", "arrowright"].includes(key)) return;
+    const act = actOf(key);
+    if (!act) return;
+    event.preventDefault();
+    if (event.repeat && !key.startsWith("arrow")) return; // a key that is held down decides once
+    act();
+  });
+}

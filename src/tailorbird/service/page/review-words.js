@@ -1,0 +1,38 @@
+/** How the review speaks: kinds of findings, probabilities, decisions. */
+
+/** @type {Record<string, [string, string]>} the name of one finding, of several */
+const KINDS = {
+  "suspect-label": ["Suspect label", "Suspect labels"],
+  "conflicting-label": ["Conflicting labels", "Conflicting labels"],
+  leak: ["Leak between splits", "Leaks between splits"],
+  duplicate: ["Duplicate", "Duplicates"],
+  "near-duplicate": ["Near duplicate", "Near duplicates"],
+};
+
+/** @param {string} kind */
+export const kindName = (kind) => KINDS[kind]?.[0] ?? kind;
+
+/** @param {string} kind */
+export const kindNames = (kind) => KINDS[kind]?.[1] ?? kind;
+
+export const KIND_ORDER = Object.keys(KINDS);
+
+/** A probability in words. @param {number} p 0 to 1 */
+export function likely(p) {
+  if (p >= 0.95) return "almost certain";
+  if (p >= 0.75) return "very likely";
+  if (p >= 0.5) return "likely";
+  if (p >= 0.25) return "possible";
+  if (p >= 0.05) return "unlikely";
+  return "very unlikely";
+}
+
+/** @param {import("./review-store.js").Photo} photo */
+export function decisionWords(photo) {
+  if (photo.decision === "keep") return `Kept as ${photo.label}`;
+  if (photo.decision === "exclude") return "Excluded";
+  return photo.decision === "relabel" ? `Relabelled ${photo.now}` : "";
+}
+
+/** An article with its noun: a skirt, an outwear. @param {string} name */
+export const withArticle = (name) => `${/^[aeiou]/i.test(name) ? "an" : "a"} ${name}`;

@@ -1,0 +1,194 @@
+/** The review page: one finding at a time, answered with a click or a key. */
+
+import { announce } from "./announce.js";
+import { byId, count, el } from "./dom.js";
+import { sentence } from "./messages.js";
+import { makeActs } from "./review-acts.js";
+import { endView } from "./review-end.js";
+import { fetchAhead, groupView, suspectView } from "./review-item.js";
+import { help, listenToKeys } from "./review-keys.js";
+import { drawArrows, fillFilters, notice, showStatus, underFilters } from "./review-status.js";
+import { Store } from "./review-store.js";
+import { kindName } from "./review-words.js";
+
+
+const store = new Store({ onChange: () => tell(), onTrouble: trouble });
+/** Indices of the findings under the filters. @type {number[]} */
+let shown = [];
+let place = 0; // in `shown`; its length is the end
+/** @type {import("./review-store.js").Item | null} the one on view */
+let current = null;
+let selected = 0; // photo of a group
+/** @type {string[]} the classes of the keys 1 to 9: the largest, by name */
+let quick = [];
+
+/** @typedef {import("./review-store.js").Photo} Photo */
+
+/** @returns {Photo[]} */
+const photosOf = (item) => item.photos.map((photo) => store.photos.get(photo));
+const isSuspect = (item) => item.kinds[0] === "suspect-label";
+
+// Where we are
+
+/** The next finding that is not done, from `start` on and round again; the end where all are. @param {number} start */
+function nextOpen(start) {
+  for (let step = 0; step < shown.length; step += 1) {
+    const at = (start + step) % shown.length;
+    if (!store.isDone(shown[at])) return at;
+  }
+  return shown.length;
+}
+
+/** @param {number} to place in `shown` @param {{focus?: boolean}} [how] */
+async function go(to, { focus = true } = {}) {
+  place = Math.max(0, Math.min(shown.length, to));
+  current = null; // until the next one is on view no key decides about anything
+  tell();
+  if (place === shown.length) {
+    byId("item").replaceChildren(endView(store, shown, { onGoOn: () => go(nextOpen(0)), onShowAll: showAll, onAgain: () => go(0) }));
+    settle(focus);
+    return;
+  }
+  const index = shown[place];
+  let item;
+  try {
+    item = await store.item(index);
+  } catch (error) {
+    if (shown[place] === index) trouble(error, null);
+    return;
+  }
+  if (shown[place] !== index) return; // leafed on meanwhile
+  current = item;
+  selected = Math.max(0, photosOf(item).findIndex((photo) => !photo.decision));
+  draw();
+  settle(focus);
+  fetchAhead(store, shown.slice(place + 1));
+}
+
+function settle(focus) {
+  if (!focus) return;
+  byId("item").querySelector("h2")?.focus({ preventScroll: true });
+  window.scrollTo({ top: 0 });
+}
+
+function draw() {
+  if (!current) return;
+  const photos = photosOf(current);
+  byId("item").replaceChildren(
+    isSuspect(current) ? suspectView(current, photos[0], quick, store.classes.length, acts) : groupView(current, photos, selected, acts),
+  );
+}
+
+/** Marks the selected photo without drawing the photos anew. @param {number} index */
+function select(index) {
+  selected = index;
+  byId("item").querySelectorAll(".photo").forEach((card, each) => {
+    card.toggleAttribute("data-selected", each === index);
+    card.querySelector(".stage")?.setAttribute("aria-pressed", String(each === index));
+  });
+}
+
+// Decisions
+
+/** After a decision: the next finding, or the next photo of this one. */
+function decided(item) {
+  if (store.isDone(item.item)) {
+    go(nextOpen(place + 1)).then(introduce);
+    return;
+  }
+  selected = photosOf(item).findIndex((photo) => !photo.decision);
+  draw();
+  byId("item").querySelectorAll(".photo .stage")[selected]?.focus({ preventScroll: true });
+}
+
+const { acts, ofKey } = makeActs({
+  store,
+  get current() { return current; },
+  get selected() { return selected; },
+  get quick() { return quick; },
+  photos: () => photosOf(current),
+  isSuspect: () => isSuspect(current),
+  select,
+  decided,
+});
+
+function introduce() {
+  if (!current) return announce("All done");
+  announce(isSuspect(current) ? `Next: ${byId("item").querySelector("h2")?.textContent}` : `Next: ${kindName(current.kinds[0])}. ${current.message}`);
+}
+
+async function undo() {
+  const item = await store.undo();
+  if (item === null) return;
+  announce("Taken back");
+  if (!shown.includes(item)) {
+    byId("kind").value = byId("class").value = "";
+    shown = underFilters(store);
+  }
+  await go(shown.indexOf(item));
+}
+
+// What is said
+
+const tell = () => showStatus(store, shown, place);
+
+function showAll() {
+  byId("kind").value = byId("class").value = "";
+  shown = underFilters(store);
+  go(nextOpen(0));
+}
+
+/** @param {import("./api.js").ApiError} error @param {number | null} item that could not be saved */
+function trouble(error, item) {
+  if (error.code === "nothing-to-undo") return announce("There is nothing to undo");
+  const advice = error.code === "network" ? "Does tailorbird review still run in its terminal? What was saved is in the manifest." : "";
+  notice(`${item === null ? "" : "This decision was not saved. "}${sentence(error.message)} ${advice}`);
+  if (item === null) return;
+  if (!shown.includes(item)) showAll();
+  go(shown.indexOf(item));
+}
+
+// Keys
+
+/** Those that work at the end too. @type {Record<string, () => void>} */
+const ALWAYS = { z: () => store.progress.can_undo || store.saving ? undo() : announce("There is nothing to undo"), arrowleft: () => go(place - 1), arrowright: () => go(place + 1), "?": help };
+
+listenToKeys((key) => ALWAYS[key] ?? ofKey(key));
+
+// The start
+
+async function start() {
+  // The key has done its work; it need not stay in the address bar.
+  if (location.search) history.replaceState(null, "", "/");
+  drawArrows();
+  try {
+    await store.open();
+  } catch (error) {
+    byId("item").replaceChildren();
+    notice(sentence(error.message), el("button", { type: "button", onclick: () => location.reload() }, "Try again"));
+    return;
+  }
+  byId("heading").textContent = `Review of ${store.name}`;
+  document.title = `Review of ${store.name} · tailorbird`;
+  const largest = store.classes.map((name, index) => ({ name, n: store.counts[index] })).sort((a, b) => b.n - a.n).slice(0, 9);
+  quick = store.classes.filter((name) => largest.some((each) => each.name === name));
+  fillFilters(store);
+  shown = underFilters(store);
+  await go(nextOpen(0));
+  for (const id of ["kind", "class"]) {
+    byId(id).addEventListener("change", () => {
+      shown = underFilters(store);
+      go(nextOpen(0), { focus: false });
+      announce(`${count(shown.length, "finding")} shown`);
+    });
+  }
+  byId("previous").addEventListener("click", () => go(place - 1));
+  byId("next").addEventListener("click", () => go(place + 1));
+  byId("undo").addEventListener("click", undo);
+  byId("help").addEventListener("click", help);
+  window.addEventListener("beforeunload", (event) => {
+    if (store.saving) event.preventDefault();
+  });
+}
+
+start();
