@@ -202,7 +202,7 @@ def test_json_of_scan_and_train(ask: Ask, shapes: Path, tmp_path: Path) -> None:
     assert "suspects" in ask("scan", photos, "--suspects", code=3)[0]
     ask("scan", shapes, "--manifest", tmp_path / "split.csv")
     assert ask("scan", tmp_path / "split.csv")[0]["splits"]
-    assert ask("train", photos, "-o", tmp_path / "m.onnx", "--epochs", 5, "--inner", 8)[0]["left_out"]
+    assert ask("train", photos, "-o", tmp_path / "m.onnx", "--epochs", 5, "--inner", 8, "--suspects")[0]["suspects"]
 
 
 def test_json_of_a_model_in_use(ask: Ask, trained: Path, shapes: Path, tmp_path: Path) -> None:
