@@ -118,7 +118,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 def load(port: int, listing: Path, *, connections: int, seconds: float, pause_ms: float = 0.0) -> dict[str, Any]:
     """One run of wrk. Exits when any request fails: a server that refuses is not compared."""
     done = subprocess.run(
-        ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds:g}s", "--timeout", "30s", "-s", str(HERE / "post.lua"), f"http://127.0.0.1:{port}"],
+        ["wrk", "-t", "1", "-c", str(connections), "-d", f"{max(1, round(seconds))}s", "--timeout", "30s", "-s", str(HERE / "post.lua"), f"http://127.0.0.1:{port}"],
         env={**os.environ, "PHOTOS": str(listing), "PAUSE_MS": f"{pause_ms:.3f}"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
