@@ -177,6 +177,7 @@ def main() -> None:
         floors = []
         for _ in range(given.rounds):
             floors.append(floor(model, photos, given.seconds))
+            print(f"{'floor':22} {floors[-1]:.1f}", flush=True)
             for server in chosen:
                 with running(server, model, place / f"{server.name}.log") as port:
                     load(port, listing, connections=given.connections, seconds=2)

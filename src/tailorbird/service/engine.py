@@ -1,6 +1,6 @@
 """Opportunistic batching: whatever waits is run together, at once, with no timer.
 
-A photo is decoded in one bounded pool of threads and classified in another. Runners take up to `batch` waiting photos each; while
+A photo is decoded in one bounded pool of threads and classified in another. Runners share the waiting photos out, up to `batch` each; while
 they are busy others gather, so batches grow with the load and an idle service answers one photo immediately. The session
 uses one thread for a run and is called from as many runners as the process has cores, which for many photos is faster than one run on all cores.
 """
@@ -149,7 +149,9 @@ class Engine:
         """The next photos for one run: of one model, none of an expired or abandoned request."""
         jobs: list[_Job] = []
         now = time.monotonic()
-        while self._jobs and len(jobs) < self._batch:
+        # On one core a run takes as long as its photos together: what waits is shared out, so that no runner idles beside a long run.
+        share = -(-len(self._jobs) // self.threads)
+        while self._jobs and len(jobs) < min(self._batch, share):
             job = self._jobs[0]
             if job.future.done() or job.deadline < now:
                 self._jobs.popleft()
