@@ -207,6 +207,21 @@ def test_an_upload_can_be_cancelled_and_the_rest_go_on(open_page: OpenPage) -> N
     answered(page, "2.jpg")
 
 
+def test_a_long_name_pushes_nothing_out_of_its_card(open_page: OpenPage) -> None:
+    page = open_page()
+    name = f"{'06a00c0f-5f9a-410d-a7da-3881a9df3a71' * 3}.jpg"
+    choose(page, photo(name))
+    answered(page, name)
+    beyond = page.evaluate(
+        """() => {
+            const card = document.querySelector(".card").getBoundingClientRect();
+            return [...document.querySelectorAll(".card .text *")].map(node => node.getBoundingClientRect())
+                .filter(box => box.right > card.right + 1).length;
+        }"""
+    )
+    assert beyond == 0
+
+
 # What is sent
 
 
