@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import datetime
 import hashlib
 from collections.abc import Callable
@@ -71,6 +73,12 @@ def _probe(classifier: Classifier) -> None:
         raise ModelFileError(f"{classifier.path} answers a probe picture with something that is not probabilities")
 
 
+def _give_back() -> None:
+    """Hand memory back to the system: glibc keeps what parsing a model left behind, some 10 MB a reload, as pieces it cannot reuse."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another system's C library has no malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Slot:
     """Holds the model being served. `current` is replaced in one step; work under way keeps the model it began with."""
 
@@ -101,6 +109,7 @@ class Slot:
             if changed:
                 self.current = fresh
                 await asyncio.to_thread(self.keep_good)
+                await asyncio.to_thread(_give_back)
             return changed
 
     def keep_good(self) -> None:
