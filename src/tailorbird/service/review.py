@@ -35,7 +35,7 @@ from tailorbird.service.connection import protocol_for
 from tailorbird.service.guard import Guard, Hints
 from tailorbird.service.pages import Pages
 from tailorbird.service.problems import ClientGone, Problem, of_image
-from tailorbird.service.server import KEEP_ALIVE, address, listen
+from tailorbird.service.server import KEEP_ALIVE, address, listen, signals_in_the_loop
 from tailorbird.service.telemetry import Telemetry, configure_logging
 from tailorbird.service.uploads import body_of, media_type
 
@@ -362,20 +362,9 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handlers that run in the event loop."""
-        loop = asyncio.get_running_loop()
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        try:
-            for number in numbers:
-                loop.add_signal_handler(number, self._stop)
-        except NotImplementedError:  # Windows' event loop knows no signals; uvicorn's own way serves there
-            with contextlib.suppress(KeyboardInterrupt), super().capture_signals():
-                yield
-            return
-        try:
+        stops = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._stop)
+        with contextlib.suppress(KeyboardInterrupt), signals_in_the_loop(stops, super().capture_signals()):
             yield
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
 
     def _stop(self) -> None:
         self.force_exit = self.should_exit

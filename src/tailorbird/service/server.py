@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import uvicorn
 
@@ -85,6 +85,26 @@ def run(
     _Server(config, service, announce, told).run(sockets=[bound])
 
 
+@contextlib.contextmanager
+def signals_in_the_loop(
+    handlers: Mapping[signal.Signals, Callable[[], None]], otherwise: contextlib.AbstractContextManager[None]
+) -> Iterator[None]:
+    """Have the event loop call `handlers`; where it knows no signals (Windows), `otherwise` is entered in their place."""
+    loop = asyncio.get_running_loop()
+    try:
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+    except NotImplementedError:
+        with otherwise:
+            yield
+        return
+    try:
+        yield
+    finally:
+        for number in handlers:
+            loop.remove_signal_handler(number)
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server with a drain before the end; it exits 0 after SIGTERM, which was no failure."""
 
@@ -100,22 +120,11 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handlers that run in the event loop."""
-        loop = asyncio.get_running_loop()
         wanted = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop}
         if hasattr(signal, "SIGHUP"):
             wanted[signal.SIGHUP] = self._reload
-        try:
-            for number, handler in wanted.items():
-                loop.add_signal_handler(number, handler)
-        except NotImplementedError:  # Windows' event loop knows no signals; uvicorn's own way serves there
-            with super().capture_signals():
-                yield
-            return
-        try:
+        with signals_in_the_loop(wanted, super().capture_signals()):
             yield
-        finally:
-            for number in wanted:
-                loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Then tell whoever waits for it."""
