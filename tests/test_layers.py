@@ -41,6 +41,7 @@ LADDER = (
     "experiments",
     "report",
     "explanation",
+    "engines",
     "training",
     "evaluation",
     "comparison",
@@ -49,8 +50,8 @@ LADDER = (
     "__main__",
 )
 FRAMEWORKS = {"torch", "timm", "keras", "tensorflow", "jax", "ray", "starlette", "fastapi", "uvicorn"}
-ALLOWED = {"service": {"starlette", "uvicorn"}}
-"""Frameworks a part may import: the web's in `service/` alone."""
+ALLOWED = {"service": {"starlette", "uvicorn"}, "engines": {"keras", "tensorflow", "torch", "jax", "timm"}}
+"""Frameworks a part may import: the web's in `service/` alone, deep learning's in `engines/`."""
 DATABASES = {"sqlalchemy", "psycopg"}
 HEAVY = {
     "onnx",

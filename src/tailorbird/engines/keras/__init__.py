@@ -1,0 +1,1 @@
+"""The Keras engine: Keras Applications and notebooks' own models, on TensorFlow, JAX or PyTorch."""

@@ -1,0 +1,37 @@
+"""Keras, imported late and on the backend that is wanted or there."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+from tailorbird.errors import MissingExtra, SettingsError
+
+BACKENDS = {"tensorflow": "tensorflow-cpu", "jax": "jax", "torch": "torch"}
+"""Backends by the name Keras gives them, each with the distribution to install."""
+
+
+def load() -> Any:
+    """The module `keras`, on the backend KERAS_BACKEND names, else on the first of TensorFlow, JAX and PyTorch that is installed.
+
+    Raises MissingExtra when Keras or the backend is not installed, SettingsError for a KERAS_BACKEND that is none.
+    """
+    wanted = os.environ.get("KERAS_BACKEND")
+    if wanted and wanted not in BACKENDS:
+        raise SettingsError(f"KERAS_BACKEND is {wanted!r}; set it to tensorflow, jax or torch, or unset it")
+    there = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
+    if importlib.util.find_spec("keras") is None or not there:
+        missing = "Keras is not installed" if there else "Keras and a backend for it are not installed"
+        raise MissingExtra(f"{missing}; pip install 'tailorbird[keras]' brings Keras with TensorFlow for CPUs")
+    if wanted and wanted not in there:
+        raise MissingExtra(
+            f"KERAS_BACKEND is {wanted}, which is not installed: pip install {BACKENDS[wanted]}, "
+            f"or set KERAS_BACKEND to {' or '.join(there)}"
+        )
+    os.environ["KERAS_BACKEND"] = wanted or there[0]
+    # TensorFlow's start-up remarks about the processor would stand among our own lines.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras
+
+    return keras
