@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -24,7 +24,7 @@ from tailorbird.images import ResizeRule
 from tailorbird.metrics import softmax
 from tailorbird.model import Classifier, Failure, ModelInfo
 from tailorbird.model.file import KEY, write
-from tailorbird.model.graph import build
+from tailorbird.model.graph import Trunk, build
 
 CLASSES = ("disc", "box", "cross", "star")
 
@@ -126,6 +126,82 @@ def test_a_backbone_without_a_map_gives_no_heat_maps(tmp_path: Path) -> None:
     opened = Backbone(tmp_path / "max.onnx")
     model = build(opened, head((6, 4)), 1.0)
     assert [value.name for value in model.graph.output] == ["probabilities"]
+
+
+def pooled(maps: np.ndarray, pooling: str) -> np.ndarray:
+    """Feature maps (N, K, h, w) to features, as Keras pools or flattens (row, column, channel)."""
+    if pooling == "flatten":
+        return maps.transpose(0, 2, 3, 1).reshape(len(maps), -1)
+    return np.asarray(maps.max(axis=(2, 3)) if pooling == "max" else maps.mean(axis=(2, 3)))
+
+
+def trunk_of(backbone: Backbone, pooling: Literal["mean", "max", "flatten"]) -> Trunk:
+    """The map of `tiny` under another pooling."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(backbone.proto)
+    del proto.graph.node[-2:]
+    if pooling == "flatten":
+        proto.graph.node.append(helper.make_node("Transpose", ["feature_map"], ["pooled"], perm=[0, 2, 3, 1]))
+    else:
+        operator = "GlobalMaxPool" if pooling == "max" else "GlobalAveragePool"
+        proto.graph.node.append(helper.make_node(operator, ["feature_map"], ["pooled"]))
+    proto.graph.node.append(helper.make_node("Flatten", ["pooled"], ["features"]))
+    width = 6 * 16 if pooling == "flatten" else 6
+    del proto.graph.output[0]
+    proto.graph.output.append(helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, ["N", width]))
+    return Trunk(proto, width, (6, 4, 4), pooling)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "flatten"])
+@pytest.mark.parametrize("inner", [(), (9,), (9, 5)])
+def test_grad_cam_is_exact_behind_every_pooling(
+    backbone: Backbone, pooling: Literal["mean", "max", "flatten"], inner: tuple[int, ...]
+) -> None:
+    trunk, pixels = trunk_of(backbone, pooling), images()
+    layers = head((trunk.width, *inner, 4))
+    probabilities, heatmaps = session(build(trunk, layers, 1.7)).run(["probabilities", "heatmaps"], {"images": pixels})
+    maps = session(backbone.proto).run(["feature_map"], {"images": pixels})[0].astype(np.float64)
+
+    def logits(values: np.ndarray) -> np.ndarray:
+        x = pooled(values, pooling)
+        for number, layer in enumerate(layers.layers):
+            x = x @ layer.weight.astype(np.float64) + layer.bias
+            x = np.maximum(x, 0) if number + 1 < len(layers.layers) else x
+        return np.asarray(x)
+
+    assert np.abs(probabilities - softmax(logits(maps) / 1.7)).max() < 1e-6
+    step, positions = 1e-5, 16
+    alpha = np.zeros((len(pixels), 4, 6))
+    for channel in range(6):
+        for y, x in np.ndindex(4, 4):
+            up, down = maps.copy(), maps.copy()
+            up[:, channel, y, x] += step
+            down[:, channel, y, x] -= step
+            alpha[:, :, channel] += (logits(up) - logits(down)) / (2 * step) / positions
+    top = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
+    chosen = np.take_along_axis(alpha, top[:, :, None], axis=1)
+    expected = np.maximum(np.einsum("ntk,nkhw->nthw", chosen, maps), 0)
+    assert expected.max() > 0 and np.abs(heatmaps - expected).max() < 1e-4 * max(1.0, float(expected.max()))
+
+
+def test_positions_that_share_the_maximum_change_nothing(backbone: Backbone) -> None:
+    """On one flat colour all inner positions of a map are equal; whichever framework's rule shares the slope, its sum is the same."""
+    flat = np.full((1, 16, 16, 3), 90, np.uint8)
+    maps = session(backbone.proto).run(["feature_map"], {"images": flat})[0]
+    assert np.ptp(maps, axis=(2, 3)).max() < 1e-5 and maps.max() > 0
+    layers = head((6, 4))
+    probabilities, found = session(build(trunk_of(backbone, "max"), layers, 1.0)).run(None, {"images": flat})
+    top = np.argsort(-probabilities[0])[:3]
+    expected = np.maximum(np.einsum("kt,khw->thw", layers.layers[0].weight[:, top] / 16, maps[0]), 0)
+    assert np.abs(found[0] - expected).max() < 1e-5
+
+
+def test_a_trunk_says_what_does_not_fit(backbone: Backbone) -> None:
+    assert Trunk.of(backbone) == Trunk(backbone.proto, 6, (6, 4, 4), "mean")
+    with pytest.raises(ValueError, match="one says that there is no map"):
+        Trunk(backbone.proto, 6, None, "max")
+    with pytest.raises(ValueError, match=r"flatten of a map \(6, 4, 4\) gives 96 features, not 6"):
+        Trunk(backbone.proto, 6, (6, 4, 4), "flatten")
 
 
 Write = Callable[..., Path]

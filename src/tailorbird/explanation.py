@@ -104,9 +104,8 @@ def _check(classifier: Classifier, top: int, label: str | None, alpha: float) ->
     if label is not None and label not in classifier.classes:
         problems.append(f"the model has no class {label!r}; it has {', '.join(classifier.classes)}")
     if not classifier.has_heatmaps:
-        name = classifier.info.backbone.get("name")
         problems.append(
-            f"{classifier.path} has no heat maps: its backbone {name} has no feature map; train with one that has, such as pocket"
+            f"{classifier.path} has no heat maps: {classifier.why_no_heatmaps}; train with a backbone that has one, such as pocket"
         )
     if problems:
         raise SettingsError("; ".join(problems))

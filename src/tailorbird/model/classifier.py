@@ -104,6 +104,12 @@ class Classifier:
         """The classes, in the order of the probabilities."""
         return self.info.classes
 
+    @property
+    def why_no_heatmaps(self) -> str:
+        """Where there are none, what is missing for them."""
+        said = self.info.settings.get("no_heatmaps")
+        return str(said) if said else f"its backbone {self.info.backbone.get('name')} has no feature map"
+
     def run(
         self, images: npt.NDArray[np.uint8], *, heatmaps: bool = False
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
@@ -161,9 +167,7 @@ class Classifier:
         if top < 1:
             raise SettingsError(f"top is {top}; it must be at least 1")
         if heatmaps and not self.has_heatmaps:
-            raise SettingsError(
-                f"{self.path} has no heat maps: its backbone {self.info.backbone.get('name')} has no feature map"
-            )
+            raise SettingsError(f"{self.path} has no heat maps: {self.why_no_heatmaps}")
 
         def classify(batch: Sequence[Source]) -> list[Prediction | Failure]:
             return self._classify(batch, top, heatmaps, max_pixels)

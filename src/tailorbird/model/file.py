@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 KEY = "tailorbird"
 """The metadata entry that holds everything as one JSON object."""
 
+CARRIED = ("keras",)
+"""Metadata entries of a backbone that its models keep: descriptions an engine needs to make the network again."""
+
 FORMAT = 1
 """Raised when an older tailorbird could misread a file. Every number from 1 on stays readable."""
 
@@ -37,8 +40,9 @@ class ModelInfo:
     """A model file's metadata.
 
     classes: in the order of the probabilities. threshold: below this probability the model is unsure. temperature: what the
-    logits were divided by. scores: {"validation": ..., "test": ...} as in `evaluate --json`. backbone: name, licence, source
-    and hash of the features' origin. settings, seed, data (fingerprint, counts), versions, created: how it was made.
+    logits were divided by. scores: {"validation": ..., "test": ...} as in `evaluate --json`, empty where it was not scored.
+    backbone: name, licence, source and hash of the features' origin. settings, seed, data (fingerprint, counts), versions,
+    created: how it was made.
     """
 
     classes: tuple[str, ...]
@@ -181,10 +185,12 @@ def write(
     *,
     images: npt.NDArray[np.uint8],
     expected: npt.NDArray[np.floating[Any]],
+    extra: Mapping[str, str] | None = None,
 ) -> None:
     """Write the model file, but only once the finished bytes, opened as a user would and run, agree with the pipeline.
 
     images: uint8 (M, S, S, 3), real validation photos. expected: the pipeline's probabilities for them, (M, C).
+    extra: further metadata entries beside `tailorbird`, such as `carried` gives.
     Raises TrainingError when they disagree by AGREEMENT or more, StorageError when the file cannot be written. Either way
     `path` keeps what it held.
     """
@@ -192,10 +198,15 @@ def write(
 
     model = onnx.ModelProto()
     model.CopyFrom(graph)
-    graphs.set_metadata(model, {KEY: json.dumps(info.as_dict(), ensure_ascii=False)})
+    graphs.set_metadata(model, {**(extra or {}), KEY: json.dumps(info.as_dict(), ensure_ascii=False)})
     with atomic_path(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
         verify(temporary, images, expected)
+
+
+def carried(backbone: onnx.ModelProto) -> dict[str, str]:
+    """The metadata entries that a model made from this backbone keeps, for `write`."""
+    return {key: value for key, value in graphs.metadata(backbone).items() if key in CARRIED}
 
 
 def verify(path: Path, images: npt.NDArray[np.uint8], expected: Sequence[Any] | npt.NDArray[np.floating[Any]]) -> float:

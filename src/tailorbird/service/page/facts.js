@@ -9,7 +9,7 @@ export function showFacts(model) {
   const facts = [
     ["Model", model.name],
     ["Classes", count(model.classes.length, "class", "classes")],
-    ...(test ? [[`Accuracy in its ${kind}`, accuracy(test)]] : []),
+    test ? [`Accuracy in its ${kind}`, accuracy(test)] : ["Accuracy", "not scored"],
     ["Made", day(model.created)],
   ];
   byId("facts").replaceChildren(...facts.map(([term, value]) => el("div", {}, el("dt", {}, term), el("dd", {}, value))));
