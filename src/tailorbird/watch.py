@@ -12,13 +12,16 @@ class Watcher(Protocol):
     """Told what training is doing. Every method may be called from the training thread only."""
 
     def stage(self, name: str, total: int | None) -> None:
-        """A stage begins: scan, views, head, test, write, labels, report. `total` is its number of steps where known."""
+        """A stage begins: scan, views, head, finetune, test, write, labels, report. `total` is its number of steps where known."""
 
     def advance(self, done: int, total: int) -> None:
         """`done` of `total` steps of the stage are over."""
 
     def note(self, text: str) -> None:
         """Something a person would want to know."""
+
+    def figures(self, **values: float) -> None:
+        """Figures of the stage as they are now: loss, accuracy (0 to 1), images_per_second, seconds_left."""
 
 
 class Silent:
@@ -31,6 +34,9 @@ class Silent:
         """Nothing."""
 
     def note(self, text: str) -> None:
+        """Nothing."""
+
+    def figures(self, **values: float) -> None:
         """Nothing."""
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import BarColumn, Progress, ProgressColumn, TaskID
 
 
 @dataclass
@@ -141,6 +141,21 @@ def duration(seconds: float) -> str:
     return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60} s"
 
 
+def figures(values: Mapping[str, float]) -> str:
+    """Loss, accuracy and seconds left as they stand beside a bar; other figures are not shown."""
+    words = []
+    if "loss" in values:
+        words.append(f"loss {values['loss']:.3f}")
+    if "accuracy" in values:
+        words.append(f"{percent(values['accuracy'])} right")
+    if "images_per_second" in values:
+        words.append(f"{values['images_per_second']:,.0f} images/s")
+    if "seconds_left" in values:
+        left = round(values["seconds_left"])
+        words.append(f"{left // 60}:{left % 60:02} left")
+    return ", ".join(words)
+
+
 @contextmanager
 def progress(description: str, total: int | None = None, unit: str = "photos") -> Iterator[ProgressBar]:
     """A bar with speed and time left on standard error; nothing with --quiet; a few plain lines where there is no terminal."""
@@ -152,6 +167,18 @@ def progress(description: str, total: int | None = None, unit: str = "photos") -
         bar.stop()
 
 
+def _left() -> ProgressColumn:
+    """Time left, or taken once all is done; nothing where the words beside the bar say it."""
+    from rich.progress import Task, TimeRemainingColumn
+    from rich.text import Text
+
+    class Left(TimeRemainingColumn):
+        def render(self, task: Task) -> Text:
+            return super().render(task) if task.fields["timed"] else Text()
+
+    return Left(compact=True, elapsed_when_finished=True)
+
+
 class ProgressBar:
     """One bar at a time; `start` begins a new one."""
 
@@ -159,21 +186,24 @@ class ProgressBar:
         self._unit = unit
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._bar: BarColumn | None = None
         self._began = 0.0
+        self._remarked = False
 
     def start(self, description: str, total: int | None = None, unit: str | None = None) -> None:
         """Finish the bar before and begin one of `total` steps."""
         self.stop()
         if STATE.quiet:
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+        self._bar = BarColumn(bar_width=30)
         self._progress = Progress(
             TextColumn("{task.description:<10}"),
-            BarColumn(bar_width=30),
+            self._bar,
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            _left(),
             console=err(),
             refresh_per_second=5,
             # Where results share the terminal they are printed above the bar; where they go to a file they must stay out of it.
@@ -181,7 +211,8 @@ class ProgressBar:
         )
         self._unit = unit or self._unit
         self._began = time.perf_counter()
-        self._task = self._progress.add_task(description, total=total, speed="")
+        self._remarked = False
+        self._task = self._progress.add_task(description, total=total, speed="", timed=True)
         self._progress.start()
 
     def advance(self, done: int, total: int) -> None:
@@ -189,7 +220,17 @@ class ProgressBar:
         if self._progress is not None and self._task is not None:
             # The average since the start: results that come in batches would make a momentary figure meaningless.
             said = f"{done / max(1e-3, time.perf_counter() - self._began):,.0f} {self._unit}/s"
-            self._progress.update(self._task, completed=done, total=total, speed=said)
+            self._progress.update(self._task, completed=done, total=total)
+            if not self._remarked:
+                self._progress.update(self._task, speed=said)
+
+    def remark(self, text: str) -> None:
+        """From now on, and until the next bar, say this beside the bar instead of its own speed."""
+        if self._progress is not None and self._task is not None:
+            self._remarked = True
+            if self._bar is not None:
+                self._bar.bar_width = 12  # so that bar and words fit into 80 columns
+            self._progress.update(self._task, speed=text, timed=False)
 
     def stop(self) -> None:
         """Finish the bar."""

@@ -2,6 +2,16 @@
 
 from tailorbird.files.atomic import atomic_path, sha256_file, sync_folder, write_bytes, write_text
 from tailorbird.files.cache import cache_folder
+from tailorbird.files.lock import exclusive
 from tailorbird.files.store import RowStore
 
-__all__ = ["RowStore", "atomic_path", "cache_folder", "sha256_file", "sync_folder", "write_bytes", "write_text"]
+__all__ = [
+    "RowStore",
+    "atomic_path",
+    "cache_folder",
+    "exclusive",
+    "sha256_file",
+    "sync_folder",
+    "write_bytes",
+    "write_text",
+]
