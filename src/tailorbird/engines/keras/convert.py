@@ -1,0 +1,176 @@
+"""A Keras network, or a part of one, as an ONNX graph: uint8 photos in, the tensors that are wanted out.
+
+One translation for all backends, layer by layer: the file is the same whether Keras runs on TensorFlow, JAX or PyTorch, its
+tensors are named after the layers, and its weights can be read back (`weights.read_weights`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tailorbird.engines.keras import backend, convert_layers, convert_ops
+from tailorbird.engines.keras.graph import Graph, Node, Tensor, flatten, needed
+from tailorbird.engines.keras.writer import IR_VERSION, OPSET, Value, Writer
+from tailorbird.errors import BackboneError, SettingsError
+
+if TYPE_CHECKING:
+    import onnx
+
+Preprocess = Literal["tf", "caffe", "torch", "unit", "none"]
+
+PREPROCESS: dict[str, tuple[tuple[float, ...], tuple[float, ...], bool]] = {
+    "tf": ((1 / 127.5,) * 3, (-1.0,) * 3, False),
+    "caffe": ((1.0,) * 3, (-103.939, -116.779, -123.68), True),
+    "torch": (
+        tuple(1 / 255 / deviation for deviation in (0.229, 0.224, 0.225)),
+        tuple(-mean / deviation for mean, deviation in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)),
+        False,
+    ),
+    "unit": ((1 / 255,) * 3, (0.0,) * 3, False),
+    "none": ((1.0,) * 3, (0.0,) * 3, False),
+}
+"""What becomes of pixels 0 to 255 in front of the network: scale, then offset, for each channel; and whether RGB turns to BGR first.
+
+The modes of keras.applications.imagenet_utils.preprocess_input; `unit` is x / 255, `none` leaves 0 to 255 as float32."""
+
+_ONLY_TRAINING = {
+    "BatchNormalization",
+    "Dropout",
+    "SpatialDropout2D",
+    "GaussianNoise",
+    "GaussianDropout",
+    "AlphaDropout",
+}
+
+
+@dataclass(frozen=True)
+class Output:
+    """A tensor that becomes an output of the graph.
+
+    tensor: its key in the Graph. layout: `keras`, with the axes as Keras has them, or `channels_first`, images as (N, C, h, w).
+    """
+
+    tensor: str
+    layout: Literal["keras", "channels_first"] = "keras"
+
+
+def convert(
+    network: Any, outputs: Mapping[str, Output], *, preprocess: str, size: int, weights: Sequence[Any] | None = None
+) -> onnx.ModelProto:
+    """Write what leads from photos to some tensors of a Keras network as an ONNX model.
+
+    network: a functional or Sequential model with one image input, or its Graph. outputs: by the name they are to have.
+    preprocess: a key of PREPROCESS. size: S in pixels. weights: the variables whose positions number the initialisers
+    `keras/NNNN/PATH`; by default the model's own `weights`.
+
+    The result has the input `images` uint8 (N, S, S, 3) RGB and float32 outputs; only operators of the ONNX standard, no metadata.
+    Layers act as in inference. Raises BackboneError naming a layer that is not understood, or that does not fit the size;
+    SettingsError for an unknown preprocess.
+    """
+    from onnx import TensorProto, helper
+
+    if preprocess not in PREPROCESS:
+        raise SettingsError(f"preprocess = {preprocess!r}; choose one of {', '.join(PREPROCESS)}")
+    graph = network if isinstance(network, Graph) else flatten(network)
+    if weights is None:
+        weights = [] if isinstance(network, Graph) else network.weights
+    writer = Writer(weights)
+    values = {graph.inputs[0].key: _front(writer, graph, preprocess, size)}
+    for node in needed(graph.nodes, [output.tensor for output in outputs.values()]):
+        writer.path = node.path
+        results = _translate(writer, node, values)
+        values.update(zip((tensor.key for tensor in node.outputs), results, strict=True))
+    described = [writer.finish(name, values[output.tensor], output.layout) for name, output in outputs.items()]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, 3])
+    nodes, initialisers = writer.used(list(outputs))
+    made = helper.make_graph(nodes, "keras", [images], described, initialisers)
+    return helper.make_model(
+        made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="tailorbird"
+    )
+
+
+def _front(writer: Writer, graph: Graph, preprocess: str, size: int) -> Value:
+    """From `images` to the network's own input. Raises BackboneError for a network that does not take square RGB images."""
+    from onnx import TensorProto
+
+    shape: tuple[int | None, ...] = graph.inputs[0].shape
+    first = len(shape) == 4 and shape[1] == 3 and shape[3] != 3
+    sides = list(shape[2:] if first else shape[1:3]) if len(shape) == 4 else []
+    if len(graph.inputs) != 1 or len(shape) != 4 or not (first or shape[3] == 3):
+        said = "; ".join(str(tensor.shape) for tensor in graph.inputs)
+        raise BackboneError(
+            f"the network's input has shape {said}; only networks with one input of RGB images, (N, S, S, 3), are read"
+        )
+    if any(side not in (None, size) for side in sides):
+        raise BackboneError(
+            f"the network is built for images of {sides[0]} x {sides[1]} pixels, not {size} x {size}; give that size"
+        )
+    scale, offset, bgr = PREPROCESS[preprocess]
+    writer.path, last = "images", "images"
+    # Turned while a value is one byte, not four.
+    if bgr:
+        last = writer.add("Gather", [last, writer.constant([2, 1, 0], np.int64)], axis=3)
+    last = writer.add("Transpose", [last], perm=[0, 3, 1, 2])
+    last = writer.add("Cast", [last], to=TensorProto.FLOAT)
+    if any(factor != 1 for factor in scale):
+        last = writer.add("Mul", [last, writer.constant(np.reshape(scale, (3, 1, 1)))])
+    if any(offset):
+        last = writer.add("Add", [last, writer.constant(np.reshape(offset, (3, 1, 1)))])
+    return Value(last, (None, 3, size, size) if first else (None, size, size, 3), not first)
+
+
+def _translate(writer: Writer, node: Node, values: Mapping[str, Value]) -> list[Value]:
+    """One node of the Keras graph: its outputs, with shapes. Raises BackboneError."""
+    keras = backend.load()
+    operation = node.operation
+    if node.kwargs.get("training") and node.kind in _ONLY_TRAINING:
+        raise BackboneError(f"{node.path} ({node.kind}) is called with training=True; build the model without it")
+    shapes = _shapes(node, values)
+    if len(shapes) != 1:
+        raise BackboneError(f"{node.path} ({node.kind}) has {len(shapes)} outputs; only layers with one are understood")
+    if isinstance(operation, keras.layers.Layer):
+        inputs = [values[tensor.key] for tensor in node.inputs]
+        name, moved = convert_layers.layer(writer, operation, inputs, shapes[0])
+    else:
+
+        def value(argument: Any) -> Any:
+            return values[argument.key] if isinstance(argument, Tensor) else argument
+
+        args = keras.tree.map_structure(value, node.args)
+        kwargs = keras.tree.map_structure(value, node.kwargs)
+        name, moved = convert_ops.operation(writer, operation, args, kwargs, shapes[0])
+    return [Value(name, shapes[0], moved)]
+
+
+def _shapes(node: Node, values: Mapping[str, Value]) -> list[tuple[int | None, ...]]:
+    """The shapes of a node's outputs for its inputs' actual shapes, which are Keras' own unless it was built for other sizes."""
+    if all(values[tensor.key].shape == tensor.shape for tensor in node.inputs):
+        noted = [tensor.shape for tensor in node.outputs]
+        if all(None not in shape[1:] for shape in noted):
+            return noted
+    keras = backend.load()
+
+    def symbolic(argument: Any) -> Any:
+        return (
+            keras.KerasTensor(values[argument.key].shape, argument.dtype) if isinstance(argument, Tensor) else argument
+        )
+
+    args = keras.tree.map_structure(symbolic, node.args)
+    kwargs = {key: keras.tree.map_structure(symbolic, value) for key, value in node.kwargs.items() if key != "mask"}
+    try:
+        specs = node.operation.compute_output_spec(*args, **kwargs)
+    except Exception as problem:  # each layer refuses shapes in its own way
+        said = ", ".join(str(values[tensor.key].shape) for tensor in node.inputs)
+        first = str(problem).strip().splitlines()[0][:200] if str(problem).strip() else type(problem).__name__
+        raise BackboneError(f"{node.path} ({node.kind}) does not fit an input of shape {said}: {first}") from None
+    found = [tuple(spec.shape) for spec in keras.tree.flatten(specs)]
+    for shape in found:
+        if None in shape[1:]:
+            raise BackboneError(
+                f"{node.path} ({node.kind}) has the open shape {shape}; only the number of images may be open"
+            )
+    return found

@@ -1,0 +1,102 @@
+"""Keras' pooling layers in ONNX, and what convolutions share with them: the order of axes and the zeros around an image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tailorbird.engines.keras.writer import Made, Value, Writer
+
+if TYPE_CHECKING:
+    import onnx
+
+Shape = tuple[int | None, ...]
+
+
+def same_pads(
+    sides: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
+    """Zeros around each side for padding="same", ONNX' order: all beginnings, then all ends; an odd one comes at the end."""
+    totals = [
+        max((math.ceil(side / stride) - 1) * stride + (taps - 1) * gap + 1 - side, 0)
+        for side, taps, stride, gap in zip(sides, kernel, strides, dilation, strict=True)
+    ]
+    return [total // 2 for total in totals] + [total - total // 2 for total in totals]
+
+
+def images(w: Writer, layer: Any, x: Value) -> Value:
+    """The input with the channels second, whichever data format the layer works in."""
+    return w.turn(x, moved=layer.data_format == "channels_last")
+
+
+def average_pool(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
+    """AveragePooling2D. Zeros that pad are no part of an average: count_include_pad stays 0."""
+    x = images(w, layer, xs[0])
+    return w.add("AveragePool", [x.name], **_windows(layer, x)), x.moved
+
+
+def max_pool(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
+    """MaxPooling2D. Where ZeroPadding2D comes before it, its zeros count, unlike those of padding="same"."""
+    x = images(w, layer, xs[0])
+    settings = _windows(layer, x)
+    pad = _maker(w, x.name)
+    if pad is None or pad.op_type != "Pad" or _is_relu(w, pad.input[0]):
+        return w.add("MaxPool", [x.name], **settings), x.moved
+    # ONNX Runtime (1.31 and before) joins Pad and MaxPool, and then loses the zeros: a window of negative numbers at the border would
+    # give its largest number. So the zeros are brought in by a constant, 0 for windows that touch them.
+    top, left, bottom, right = _pads(w, pad)
+    inside = np.zeros(x.sides[1:], bool)
+    inside[top : x.sides[1] - bottom, left : x.sides[2] - right] = True
+    same = settings["pads"]
+    inside = np.pad(inside, ((same[0], same[2]), (same[1], same[3])), constant_values=True)
+    windows = np.lib.stride_tricks.sliding_window_view(inside, settings["kernel_shape"])
+    touching = ~windows[:: settings["strides"][0], :: settings["strides"][1]].all(axis=(2, 3))
+    floor = np.where(touching, np.float32(0), np.finfo(np.float32).min)[None, None]
+    settings["pads"] = [same[0] + top, same[1] + left, same[2] + bottom, same[3] + right]
+    if all(pads < side for pads, side in zip(settings["pads"], [*settings["kernel_shape"]] * 2, strict=True)):
+        return w.add("Max", [w.add("MaxPool", [pad.input[0]], **settings), w.constant(floor)]), x.moved
+    # Windows of padding alone, which MaxPool does not accept: padded and cut away before the padding counts.
+    settings["pads"] = same
+    lowest = w.constant(np.finfo(np.float32).min)
+    padded = w.add("Pad", [pad.input[0], pad.input[1], lowest])
+    return w.add("Max", [w.add("MaxPool", [padded], **settings), w.constant(floor)]), x.moved
+
+
+def global_pool(operator: str) -> Callable[..., Made]:
+    """GlobalAveragePooling2D and GlobalMaxPooling2D, by ONNX' operator."""
+
+    def pool(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
+        x = images(w, layer, xs[0])
+        name = w.add(operator, [x.name])
+        return (name, x.moved) if layer.keepdims else (w.add("Flatten", [name], axis=1), False)
+
+    return pool
+
+
+def _windows(layer: Any, x: Value) -> dict[str, Any]:
+    """The attributes of a pooling operator."""
+    kernel, strides = list(layer.pool_size), list(layer.strides)
+    pads = same_pads(x.sides[1:], kernel, strides, [1, 1]) if layer.padding == "same" else [0, 0, 0, 0]
+    return {"kernel_shape": kernel, "strides": strides, "pads": pads}
+
+
+def _maker(w: Writer, name: str) -> onnx.NodeProto | None:
+    return next((node for node in reversed(w.nodes) if name in node.output), None)
+
+
+def _is_relu(w: Writer, name: str) -> bool:
+    """Whether a tensor has no negative numbers, so that zeros beside them change no maximum."""
+    maker = _maker(w, name)
+    return maker is not None and maker.op_type == "Relu"
+
+
+def _pads(w: Writer, pad: onnx.NodeProto) -> tuple[int, int, int, int]:
+    """Zeros above, left, below and right that a Pad node adds."""
+    from onnx import numpy_helper
+
+    values = next(numpy_helper.to_array(tensor) for tensor in w.initialisers if tensor.name == pad.input[1])
+    top, left, bottom, right = (int(values[place]) for place in (2, 3, 6, 7))
+    return top, left, bottom, right

@@ -1,0 +1,99 @@
+"""Keras' weights inside an ONNX file: how they lie there, and back into a model of the same architecture.
+
+Every initialiser that is one of the model's weights is named keras/NNNN/PATH, NNNN being its position in `model.weights` and PATH
+Keras' own path of the variable. Its numbers are the variable's own, only their order differs where ONNX wants another.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import BackboneError
+
+if TYPE_CHECKING:
+    import onnx
+
+PREFIX = "keras/"
+
+Array = npt.NDArray[np.float32]
+
+
+def stored(values: Array, layout: str) -> Array:
+    """A variable as ONNX wants it.
+
+    layout: `convolution`, from (h, w, in, out) to (out, in, h, w); `depthwise`, from (h, w, in, m) to (in * m, 1, h, w);
+    `pointwise`, from (in, out), a dense layer that acts on every position, to (out, in, 1, 1); `as is`.
+    """
+    if layout == "convolution":
+        return values.transpose(3, 2, 0, 1)
+    if layout == "depthwise":
+        height, width, inputs, each = values.shape
+        return values.transpose(2, 3, 0, 1).reshape(inputs * each, 1, height, width)
+    if layout == "pointwise":
+        return values.T[:, :, None, None]
+    return values
+
+
+def restored(values: Array, shape: tuple[int, ...], *, depthwise: bool) -> Array | None:
+    """The inverse of `stored` for a variable of this shape; None when it does not fit. depthwise: one filter bank for each input."""
+    result = values
+    if values.ndim == 4 and len(shape) == 4:
+        if depthwise:
+            height, width, inputs, each = shape
+            if values.shape != (inputs * each, 1, height, width):
+                return None
+            result = values.reshape(inputs, each, height, width).transpose(2, 3, 0, 1)
+        else:
+            result = values.transpose(2, 3, 1, 0)
+    elif values.ndim == 4 and len(shape) == 2 and values.shape[2:] == (1, 1):
+        result = values[:, :, 0, 0].T
+    return result if result.shape == shape else None
+
+
+def _kind(path: str) -> str:
+    """What a variable is, such as kernel: the end of its path, without the number Keras gives to what has no name."""
+    return re.sub(r"_\d+$", "", path.rpartition("/")[2])
+
+
+def read_weights(proto: onnx.ModelProto, model: Any) -> None:
+    """Put the weights a converted file holds back into a Keras model of the same architecture, whatever its input size.
+
+    Further nodes and initialisers in the file do not matter. Raises BackboneError when a weight of the model is not in the file,
+    or has another shape there, naming it; the model may then have been changed in part.
+    """
+    from onnx import numpy_helper
+
+    found = {}
+    for tensor in proto.graph.initializer:
+        position = tensor.name.removeprefix(PREFIX).partition("/")[0]
+        if tensor.name.startswith(PREFIX) and position.isdecimal():
+            found[int(position)] = tensor
+    if not found and model.weights:
+        raise BackboneError(
+            "the file holds no Keras weights; only backbones made by the Keras engine can be turned back into Keras: "
+            "tailorbird backbones pull keras:NAME"
+        )
+    layers = {id(variable): layer for layer in model._flatten_layers() for variable in layer._trainable_variables}
+    for position, variable in enumerate(model.weights):
+        if "int" in str(variable.dtype):
+            continue  # counters, such as Normalization's, which no result depends on
+        if position not in found:
+            raise BackboneError(
+                f"the file lacks the weight {variable.path} (number {position} of {len(model.weights)}); it was made from another network"
+            )
+        kind = type(layers.get(id(variable))).__name__
+        depthwise = kind == "DepthwiseConv2D" or variable.name == "depthwise_kernel"
+        values = restored(numpy_helper.to_array(found[position]), tuple(variable.shape), depthwise=depthwise)
+        if values is None or _kind(found[position].name) != _kind(variable.name):
+            raise BackboneError(
+                f"the weight {variable.path} has shape {tuple(variable.shape)} in Keras, and {found[position].name} in the file has "
+                f"{tuple(found[position].dims)}; the file was made from another network"
+            )
+        variable.assign(values)
+    for layer in model._flatten_layers():
+        if hasattr(layer, "finalize_state"):  # Normalization keeps a reshaped copy of its weights
+            layer.finalize_state()
