@@ -54,7 +54,7 @@ def pull(
     on the hub is at hand at once, also without a connection.
 
     Raises SettingsError (reference, size), BackboneError (the network is not understood), HubError (the download failed),
-    StorageError (disk full), MissingExtra (timm:, keras:).
+    StorageError (disk full), MissingExtra (timm:).
     """
     wanted, say = parse(reference, file=file, revision=revision), say or (lambda _: None)
     folder = folder or catalogue_folder()

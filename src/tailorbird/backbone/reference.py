@@ -15,7 +15,6 @@ PREFERRED = ("onnx/vision_model.onnx", "vision_model.onnx", "onnx/model.onnx", "
 _REFERENCE = re.compile(
     r"hf:(?P<owner>\w[\w.-]*)/(?P<repo>\w[\w.-]*)(?:@(?P<revision>[^@:\s]+))?(?::(?P<file>[^:]+\.onnx))?", re.ASCII
 )
-_ENGINES = {"timm": "timm", "keras": "Keras"}
 
 
 @dataclass(frozen=True)
@@ -40,17 +39,17 @@ class Reference:
 def parse(reference: str, *, file: str | None = None, revision: str | None = None) -> Reference:
     """Read `hf:OWNER/REPO[@REVISION][:PATH.onnx]`; `file` and `revision` may be given beside it instead.
 
-    Raises SettingsError for another form, MissingExtra for `timm:` and `keras:`.
+    Raises SettingsError for another form, MissingExtra for `timm:`.
     """
-    scheme = reference.partition(":")[0]
-    if scheme != reference and scheme in _ENGINES:
+    if reference.startswith("timm:"):
         raise MissingExtra(
-            f"{reference}: this version of tailorbird has no {_ENGINES[scheme]} engine; tailorbird[{scheme}] is to bring it; "
-            "until then pull a network that is published as ONNX: hf:OWNER/REPO"
+            f"{reference}: this version of tailorbird has no timm engine; tailorbird[timm] is to bring it; "
+            "until then pull a network that is published as ONNX: hf:OWNER/REPO, or one of Keras': keras:NAME"
         )
     found = _REFERENCE.fullmatch(reference.strip())
     if found is None:
-        advice = f"; did you mean hf:{reference}?" if re.fullmatch(r"[\w.-]+/[\w.-]+", reference) else ""
+        engine = "; keras:NAME is for tailorbird.engines.keras.pull" if reference.lower().startswith("keras:") else ""
+        advice = engine or f"; did you mean hf:{reference}?" if re.fullmatch(r"[\w.-]+/[\w.-]+", reference) else engine
         raise SettingsError(
             f"{reference!r} is no reference to a backbone; give hf:OWNER/REPO, hf:OWNER/REPO@REVISION or "
             f"hf:OWNER/REPO:onnx/model.onnx, for example hf:onnx-community/dinov2-small{advice}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -70,22 +71,64 @@ def backbones(
 
 @app.command()
 def pull(
-    reference: Annotated[str, typer.Argument(help="hf:OWNER/REPO, such as hf:onnx-community/dinov2-small.")],
+    reference: Annotated[
+        str,
+        typer.Argument(
+            help="hf:OWNER/REPO, such as hf:onnx-community/dinov2-small, or keras:NAME, such as keras:Xception."
+        ),
+    ],
     size: Annotated[
-        int | None, typer.Option(help="Side of the input in pixels; by default what the repository says.")
+        int | None, typer.Option(help="Side of the input in pixels; by default what the publisher says.")
     ] = None,
-    file: Annotated[str | None, typer.Option(help="Which ONNX file of the repository.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    file: Annotated[str | None, typer.Option(help="hf: which ONNX file of the repository.")] = None,
+    revision: Annotated[str | None, typer.Option(help="hf: branch, tag or commit.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="keras: a weights file (.weights.h5, .h5) to load instead of downloading.")
+    ] = None,
+    with_classes: Annotated[
+        bool,
+        typer.Option(
+            "--with-classes", help="keras: a model file that tells ImageNet's 1000 classes, instead of a backbone."
+        ),
+    ] = False,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            help="with --with-classes: their names, as for `tailorbird import`; by default Keras downloads them."
+        ),
+    ] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="with --with-classes: the model file; by default imagenet.onnx."),
+    ] = None,
     json: output.Json = False,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,
     debug: output.Debug = False,
 ) -> None:
-    """Download a backbone from a hub and adapt it, so that `train --backbone NAME` can use it."""
+    """Bring a backbone from a hub or from Keras Applications, so that `train --backbone NAME` can use it."""
     from tailorbird.backbone import Backbone
-    from tailorbird.backbone.hub import pull as fetch
+    from tailorbird.errors import SettingsError
 
-    path = fetch(reference, size=size, file=file, revision=revision, say=output.say)
+    if not (with_classes and reference.strip().lower().startswith("keras:")) and (with_classes or classes or target):
+        raise SettingsError(
+            f"--with-classes is for keras:NAME, and --classes and --output go with it; they do nothing for {reference}"
+        )
+    if reference.strip().lower().startswith("keras:"):
+        if file or revision:
+            raise SettingsError(f"--file and --revision are for hf:OWNER/REPO; {reference} takes --size and --weights")
+        if with_classes:
+            _with_classes(reference, target or Path("imagenet.onnx"), classes, weights, size, json)
+            return
+        from tailorbird.engines.keras.pull import pull as fetch_keras
+
+        path = fetch_keras(reference, size=size, weights=weights, say=output.say)
+    else:
+        if weights:
+            raise SettingsError(f"--weights is for keras:NAME; {reference} takes --size, --file and --revision")
+        from tailorbird.backbone.hub import pull as fetch
+
+        path = fetch(reference, size=size, file=file, revision=revision, say=output.say)
     info = Backbone(path).info
     if json:
         output.print_json({**info.as_dict(), "path": str(path), "bytes": info.file_bytes})
@@ -101,3 +144,17 @@ def pull(
         markup=False,
         soft_wrap=True,
     )
+
+
+def _with_classes(
+    reference: str, target: Path, classes: Path | None, weights: Path | None, size: int | None, json: bool
+) -> None:
+    from tailorbird.cli.import_model import print_import
+    from tailorbird.cli.train import BarWatcher
+    from tailorbird.importing import import_application
+
+    result = import_application(reference, target, classes=classes, weights=weights, size=size, watcher=BarWatcher({}))
+    if json:
+        output.print_json(result.as_dict())
+    else:
+        print_import(result, verbose=False)

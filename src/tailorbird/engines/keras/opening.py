@@ -1,0 +1,385 @@
+"""A Keras model from a whole-model file, `.keras` or `.h5`, read as untrusted input: judged as data before anything is constructed.
+
+Keras' safe mode is always on, and nothing is left to it alone: what a file would construct is read from its configuration first,
+and anything but layers, initialisers and the like of Keras itself is refused by name. Of Lambda layers nothing is constructed.
+
+Keras 2 wrote some layers with arguments Keras 3 no longer takes, though they say nothing: such a configuration is rewritten (see
+`legacy`), and the file itself stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tailorbird.engines.keras import backend, legacy
+from tailorbird.errors import ModelFileError
+from tailorbird.graphs import MOST_BYTES
+
+MOST_CONFIG_BYTES = 64_000_000
+"""The largest configuration that is parsed; Xception's is about 100 kB."""
+
+_MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
+
+_RUNS_CODE = frozenset({"Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer"})
+"""Keras' own layers that carry program code, or read it from elsewhere."""
+
+_PARTS = (
+    "layers",
+    "models",
+    "initializers",
+    "regularizers",
+    "constraints",
+    "activations",
+    "dtype_policies",
+    "ops",
+    "random",
+)
+"""Where in Keras the things lie that a network is made of."""
+
+_RESAVE = "in the environment that made it:  python -c \"import keras; keras.models.load_model({name!r}, compile=False).save('model.keras')\""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and where it came from. keras_version: that wrote the file, as it says. changes: what of a Keras 2 file was rewritten."""
+
+    model: Any
+    keras_version: str
+    changes: tuple[str, ...]
+
+
+def load(path: str | Path) -> Loaded:
+    """Open a whole-model file of Keras 3 (`.keras`, `.h5`) or Keras 2 (`.h5`), without its optimiser.
+
+    Raises ModelFileError: no such file, no Keras model, damaged, truncated, larger than MOST_BYTES unpacked, weights alone, Lambda
+    layers or other code, layers that are not Keras' own, or written by a Keras 2 in a way that Keras 3 cannot read. MissingExtra.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if kind == "zip":
+        return _from_archive(path)
+    return _from_h5(path)
+
+
+def _kind(path: Path) -> str:
+    """zip or h5, told from the content. Raises ModelFileError, which says what the file is where that can be told."""
+    try:
+        if path.is_dir():
+            raise ModelFileError(_folder(path))
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(8)
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} does not exist; give a .keras or .h5 file that model.save wrote") from None
+    except OSError as problem:
+        raise ModelFileError(f"{path} cannot be read: {problem.strerror}") from None
+    if size > MOST_BYTES:
+        raise ModelFileError(f"{path} is {size:,} bytes; at most {MOST_BYTES:,} are opened")
+    if head.startswith(b"PK"):
+        return "zip"
+    if head == b"\x89HDF\r\n\x1a\n":
+        return "h5"
+    known = {
+        ".pb": "a TensorFlow graph; import the Keras model it was made from, a .keras or .h5 file",
+        ".tflite": "a TensorFlow Lite model, from which the Keras model cannot be made again; import the .keras or .h5 file it came from",
+        ".onnx": "an ONNX file; a tailorbird model needs no import, a backbone goes to `train --backbone`",
+        ".pt": "a PyTorch file; only Keras models can be imported",
+        ".pth": "a PyTorch file; only Keras models can be imported",
+        ".pkl": "a pickle, which can run any code when it is opened and is never read; save the model with model.save('model.keras')",
+    }
+    what = known.get(
+        path.suffix.lower(),
+        "empty" if not head else "neither a .keras archive nor an HDF5 file, or it is damaged at its start",
+    )
+    hint = (
+        ""
+        if path.suffix.lower() in known
+        else "; save the model with model.save('model.keras'), or copy the file again"
+    )
+    raise ModelFileError(f"{path} is {what}{hint}")
+
+
+def _folder(path: Path) -> str:
+    if (path / "saved_model.pb").exists():
+        return (
+            f"{path} is a TensorFlow SavedModel folder, which Keras 3 does not read as a model; where TensorFlow made it, write a file from it:  "
+            f"python -c \"import tf_keras; tf_keras.models.load_model({str(path)!r}, compile=False).save('model.h5')\"  (pip install tf_keras), "
+            "then import model.h5"
+        )
+    if (path / "config.json").exists():
+        return f"{path} is an unpacked .keras archive; zip its files (zip -r model.keras config.json metadata.json model.weights.h5) and import that"
+    return f"{path} is a folder; give the .keras or .h5 file itself"
+
+
+def _from_archive(path: Path) -> Loaded:
+    """A `.keras` archive: configuration, metadata and weights in a zip file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+            _check_archive(path, archive, sizes)
+            config = _json(path, archive.read("config.json"))
+            about = _json(path, archive.read("metadata.json"))
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise ModelFileError(
+                    f"{path} is damaged: {damaged} in it has another checksum; copy or download it again"
+                )
+            _check_weights(path, archive)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as problem:
+        raise ModelFileError(f"{path} is damaged or truncated ({problem}); copy or download it again") from None
+    config.pop("compile_config", None)  # losses and metrics of one's own do no harm: they are not made
+    version = str(about.get("keras_version", "unknown"))
+    upgraded, changes = legacy.upgrade(config, version, h5=False)
+    check_config(upgraded, str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        named = path
+        if upgraded != config:
+            named = Path(folder) / "model.keras"
+            with zipfile.ZipFile(path) as old, zipfile.ZipFile(named, "w") as new:
+                for name in _MEMBERS:
+                    new.writestr(name, json.dumps(upgraded) if name == "config.json" else old.read(name))
+        elif path.suffix != ".keras":  # Keras tells the kind of a file by its name
+            named = Path(shutil.copyfile(path, Path(folder) / "model.keras"))
+        return Loaded(_construct(path, named, version), version, changes)
+
+
+def _check_archive(path: Path, archive: zipfile.ZipFile, sizes: dict[str, int]) -> None:
+    total = sum(sizes.values())
+    if (
+        total > MOST_BYTES
+        or sizes.get("config.json", 0) > MOST_CONFIG_BYTES
+        or sizes.get("metadata.json", 0) > MOST_CONFIG_BYTES
+    ):
+        raise ModelFileError(
+            f"{path} unpacks to {total:,} bytes, its configuration to {sizes.get('config.json', 0):,}; "
+            f"at most {MOST_BYTES:,} and {MOST_CONFIG_BYTES:,} are unpacked"
+        )
+    missing = [name for name in _MEMBERS if name not in sizes]
+    if missing:
+        raise ModelFileError(
+            f"{path} is a zip file but no .keras archive: it lacks {' and '.join(missing)}; save the model with model.save('model.keras')"
+        )
+    other = sorted(name for name in archive.namelist() if name not in _MEMBERS and not name.endswith("/"))
+    if other:
+        raise ModelFileError(
+            f"{path} holds {other[0]!r} beside configuration and weights: files of layers that look words up; only networks on pixels are imported"
+        )
+
+
+def _check_weights(path: Path, archive: zipfile.ZipFile) -> None:
+    """The weights inside an archive, as far as their sizes and places go."""
+    import io
+
+    with _opened(path, io.BytesIO(archive.read("model.weights.h5"))) as file:
+        _check_h5(path, file)
+
+
+def _from_h5(path: Path) -> Loaded:
+    """A `.h5` file of Keras 2 or 3; weights alone are told apart."""
+    with _opened(path, path) as file:
+        _check_h5(path, file)
+        text = file.attrs.get("model_config")
+        version = _text(file.attrs.get("keras_version", "unknown"))
+        if text is None:
+            raise ModelFileError(_no_config(path, file))
+        config = _json(path, text.encode() if isinstance(text, str) else bytes(text))
+    upgraded, changes = legacy.upgrade(config, version, h5=True)
+    check_config(upgraded, str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        named = path
+        if upgraded != config or path.suffix not in (".h5", ".hdf5"):
+            named = Path(shutil.copyfile(path, Path(folder) / "model.h5"))
+            _set_config(named, json.dumps(upgraded))
+        return Loaded(_construct(path, named, version), version, changes)
+
+
+def _no_config(path: Path, file: Any) -> str:
+    if "layer_names" in file.attrs or "layers" in file or "_layer_checkpoint_dependencies" in file:
+        return (
+            f"{path} holds weights alone, not the network they belong to; build the model in Python as it was, then "
+            "model.load_weights(...) and model.save('model.keras'), and import model.keras. (The weights of a Keras application become a "
+            "backbone with `tailorbird backbones pull keras:NAME --weights FILE`.)"
+        )
+    return f"{path} is an HDF5 file but holds no Keras model: it has no model_config; save the model with model.save('model.keras')"
+
+
+def _opened(path: Path, source: Any) -> Any:
+    """An HDF5 file opened for reading."""
+    backend.load()  # brings h5py, or says what to install
+    import h5py
+
+    try:
+        return h5py.File(source, "r")
+    except OSError as problem:
+        reason = str(problem).splitlines()[0][:200]
+        raise ModelFileError(f"{path} is damaged or truncated ({reason}); copy or download it again") from None
+
+
+def _set_config(path: Path, text: str) -> None:
+    """Give a copy of a `.h5` file another configuration."""
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        del file.attrs["model_config"]
+        file.attrs["model_config"] = text.encode()
+
+
+def _check_h5(path: Path, file: Any) -> None:
+    """Nothing leads out of the file, and unpacked it is no larger than MOST_BYTES."""
+    import h5py
+
+    total = 0
+    waiting = [file]
+    while waiting:
+        group = waiting.pop()
+        try:
+            names = list(group)
+            for name in names:
+                link = group.get(name, getlink=True)
+                if not isinstance(link, h5py.HardLink):
+                    raise ModelFileError(
+                        f"{path} refers to other places by a link ({name!r}); only files complete in themselves are opened"
+                    )
+                item = group[name]
+                if isinstance(item, h5py.Group):
+                    waiting.append(item)
+                elif isinstance(item, h5py.Dataset):
+                    if item.external or item.is_virtual:
+                        raise ModelFileError(
+                            f"{path} keeps weights in another file ({name!r}); only files complete in themselves are opened"
+                        )
+                    total += item.size * item.dtype.itemsize if item.size else 0
+        except (KeyError, RuntimeError, OSError) as problem:
+            raise ModelFileError(f"{path} is damaged ({str(problem)[:200]}); copy or download it again") from None
+        if total > MOST_BYTES:
+            raise ModelFileError(f"{path} unpacks to {total:,} bytes or more; at most {MOST_BYTES:,} are unpacked")
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _json(path: Path, data: bytes) -> dict[str, Any]:
+    if len(data) > MOST_CONFIG_BYTES:
+        raise ModelFileError(
+            f"{path}: the configuration is {len(data):,} bytes; at most {MOST_CONFIG_BYTES:,} are read"
+        )
+    try:
+        said = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(
+            f"{path}: the configuration is not JSON ({str(error)[:100]}); the file is damaged"
+        ) from None
+    if not isinstance(said, dict):
+        raise ModelFileError(f"{path}: the configuration is not a JSON object; the file is damaged")
+    return said
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object a configuration would construct, at any depth. Not recursive: a file may nest as deep as it likes."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            if "class_name" in item:
+                yield item
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
+
+
+def check_config(config: dict[str, Any], name: str) -> None:
+    """Refuse a configuration that would construct anything but Keras' own layers and what these are made of; nothing is constructed.
+
+    Raises ModelFileError naming each Lambda layer, and everything that is not Keras' own.
+    """
+    code, strange = [], []
+    for item in _objects(config):
+        kind, settings = item["class_name"], item.get("config")
+        called = settings.get("name") if isinstance(settings, dict) else None
+        shown = f"{called!r} ({kind})" if called else repr(kind)
+        if kind == "__lambda__":
+            code.append("a lambda function")
+        elif isinstance(kind, str) and kind in _RUNS_CODE:
+            code.insert(0, shown)
+        elif not _is_own(item):
+            strange.append(shown)
+    if code:
+        code = [one for one in code if one != "a lambda function"] or code
+        raise ModelFileError(
+            f"{name} holds program code, which could do anything when the model is opened and is never run: {_listed(code)}; build the model "
+            "again with Keras' own layers in their place (Rescaling for a division, keras.layers or keras.ops for the rest), load the weights, "
+            "save and import that"
+        )
+    if strange:
+        raise ModelFileError(
+            f"{name} needs layers that are not Keras' own: {_listed(strange)}; their code is not in the file. Build the model again with Keras' own "
+            "layers in their place, load the weights, save and import that"
+        )
+
+
+def _is_own(item: dict[str, Any]) -> bool:
+    """Whether Keras itself has a class of this name where it keeps the parts of networks."""
+    keras = backend.load()
+    kind, module, registered = item["class_name"], item.get("module"), item.get("registered_name")
+    if not isinstance(kind, str) or (isinstance(registered, str) and ">" in registered):
+        return False
+    if kind.startswith("__") and kind.endswith("__"):  # __tensor__, __numpy__, __keras_tensor__, ...: values
+        return kind in (
+            "__tensor__",
+            "__numpy__",
+            "__keras_tensor__",
+            "__tuple__",
+            "__ellipsis__",
+            "__bytes__",
+            "__dtype__",
+        )
+    if kind in ("function", "slice", "Slice"):
+        inner = item.get("config")
+        return kind != "function" or (isinstance(inner, str) and hasattr(keras.activations, inner))
+    if module is not None:
+        where = str(module).split(".")
+        if where == ["builtins"]:
+            return kind in ("list", "dict", "tuple", "int", "float", "str", "bool")
+        if where[0] != "keras":
+            return False
+        inside = [part for part in where[1:] if part != "src"]
+        if inside and inside[0] not in _PARTS:
+            return False
+    return legacy.knows(kind)
+
+
+def _listed(names: list[str]) -> str:
+    """The names, each once; of many the first."""
+    once = list(dict.fromkeys(names))
+    return ", ".join(once[:8]) + (f" and {len(once) - 8} more" if len(once) > 8 else "")
+
+
+def _construct(path: Path, named: Path, version: str) -> Any:
+    """What Keras makes of a file that was found harmless."""
+    keras = backend.load()
+    try:
+        return keras.saving.load_model(named, compile=False, safe_mode=True)
+    except Exception as problem:  # Keras raises what its layers raise, with many lines
+        reason = " ".join(str(problem).split())[:300]
+    old = version.startswith(("1.", "2."))
+    what = (
+        f"was written by Keras {version}, and Keras {keras.__version__} cannot read it"
+        if old
+        else "cannot be read by Keras"
+    )
+    fix = (
+        f'make a newer file of it where a Keras 2 is installed:  pip install tf_keras, then  python -c "import tf_keras; '
+        f"tf_keras.models.load_model({str(path)!r}, compile=False).save_weights('w.weights.h5')\", build the same model with Keras 3, "
+        "model.load_weights('w.weights.h5'), model.save('model.keras'), and import model.keras"
+        if old
+        else "or the file is damaged; save it again, " + _RESAVE.format(name=path.name)
+    )
+    raise ModelFileError(f"{path} {what} (it says: {reason}); {fix}")

@@ -1,0 +1,119 @@
+"""What a backbone made by Keras was made from, kept in its metadata, so that the Keras network can be had again from the ONNX file.
+
+Metadata entry `keras`, JSON: {"application": NAME, "arguments": {...}} or {"config": CONFIG}, with "preprocess" (a key of
+`convert.PREPROCESS`) and "version" (of Keras). The weights are the file's own initialisers.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tailorbird import graphs
+from tailorbird.engines.keras import applications, backend
+from tailorbird.engines.keras.convert import PREPROCESS
+from tailorbird.engines.keras.opening import check_config
+from tailorbird.engines.keras.weights import read_weights
+from tailorbird.errors import BackboneError, ModelFileError, SettingsError
+
+if TYPE_CHECKING:
+    import onnx
+
+ENTRY = "keras"
+
+
+def describe(
+    *,
+    preprocess: str,
+    application: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    model: Any = None,
+) -> dict[str, str]:
+    """The metadata entry for a base made from a Keras application, or for a functional or Sequential `model` of another kind."""
+    said: dict[str, Any] = {"preprocess": preprocess, "version": backend.load().__version__}
+    if application is not None:
+        said |= {"application": application, "arguments": dict(arguments or {})}
+    else:
+        said["config"] = backend.load().saving.serialize_keras_object(model)
+    return {ENTRY: json.dumps(said, sort_keys=True)}
+
+
+def read(proto: onnx.ModelProto) -> dict[str, Any]:
+    """The metadata entry of a file. Raises BackboneError when there is none, or it is damaged."""
+    entry = graphs.metadata(proto).get(ENTRY)
+    if entry is None:
+        raise BackboneError(
+            "the backbone was not made by the Keras engine, so there is no Keras network to be had from it; "
+            "take one that was: tailorbird backbones pull keras:NAME"
+        )
+    try:
+        said = json.loads(entry)
+        known = (
+            isinstance(said, dict)
+            and ("application" in said) != ("config" in said)
+            and said["preprocess"] in PREPROCESS
+        )
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise BackboneError(f"the metadata entry {ENTRY!r} is damaged or of a newer tailorbird: {entry[:200]}")
+    return dict(said)
+
+
+def rebuild(proto: onnx.ModelProto, size: int) -> tuple[Any, str]:
+    """The Keras base an ONNX file was made from, for images of another size or the same, with the file's weights; and its preprocess.
+
+    The file may be the backbone or a model file that holds it. Raises BackboneError when the file does not say, or its weights do
+    not fit; SettingsError for a size the network cannot have.
+    """
+    said = read(proto)
+    if "application" in said:
+        arguments = said.get("arguments") or {}
+        if not isinstance(said["application"], str) or not isinstance(arguments, dict):
+            raise BackboneError(f"the metadata entry {ENTRY!r} is damaged: {said}")
+        model = applications.build(said["application"], size, arguments=arguments)
+    else:
+        model = _from_config(said["config"], size)
+    read_weights(proto, model)
+    return model, str(said["preprocess"])
+
+
+def _from_config(config: Any, size: int) -> Any:
+    """A model from its configuration, for another input size. Python code in it (Lambda) is refused."""
+    keras = backend.load()
+    config = copy.deepcopy(config)
+    try:
+        check_config(config, f"the metadata entry {ENTRY!r}")
+    except ModelFileError as error:
+        raise BackboneError(str(error)) from None
+    _resize(config, size)
+    try:
+        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    except Exception as problem:  # every layer refuses in its own way
+        first = str(problem).strip().splitlines()[0][:300] if str(problem).strip() else type(problem).__name__
+        raise SettingsError(
+            f"the network cannot be built again for images of {size} x {size} pixels with Keras {keras.__version__}: {first}; "
+            "take the size it was made for"
+        ) from None
+    if not isinstance(model, keras.Model):
+        raise BackboneError(f"the metadata entry {ENTRY!r} holds no model but {type(model).__name__}")
+    return model
+
+
+def _resize(config: Any, size: int) -> None:
+    """Give every input of images in a configuration another size, and forget the shapes that were noted for the old one."""
+    if isinstance(config, dict):
+        noted = (config.get("build_config") or {}).get("input_shape")
+        if isinstance(noted, (list, tuple)) and len(noted) == 4:
+            del config["build_config"]
+        shape = config.get("batch_shape")
+        if isinstance(shape, (list, tuple)) and len(shape) == 4:
+            first = shape[1] == 3 and shape[3] != 3
+            config["batch_shape"] = [shape[0], 3, size, size] if first else [shape[0], size, size, shape[3]]
+        for value in config.values():
+            _resize(value, size)
+    elif isinstance(config, list):
+        for value in config:
+            _resize(value, size)
