@@ -1,0 +1,376 @@
+"""The pipeline: open -> classes -> how the pixels are prepared -> agree with Keras -> calibrate -> score -> model file."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Sequence
+from functools import partial
+from importlib import metadata as distributions
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird import wardrobe
+from tailorbird.engines.keras import imagenet
+from tailorbird.engines.keras import importing as keras_models
+from tailorbird.errors import SettingsError, TrainingError
+from tailorbird.files import sha256_file
+from tailorbird.images import ResizeRule, from_pil, resize
+from tailorbird.importing import preprocess as preparation
+from tailorbird.importing.classes import read_classes
+from tailorbird.importing.photos import Photos, Runner, pixels_of, read_photos, spread
+from tailorbird.importing.result import ImportResult
+from tailorbird.metrics import Scores, Threshold, choose_threshold, score, softmax, temperature
+from tailorbird.model.file import AGREEMENT, ModelInfo, carried, write
+from tailorbird.model.graph import Trunk, build
+from tailorbird.watch import Clock, Silent, Watcher
+
+VERIFIED: Final = 32
+"""Photos on which the finished file is compared with Keras; where none are given, drawn ones."""
+
+UNSCORED_THRESHOLD: Final = 0.5
+"""Below this probability a model without photos to calibrate on says that it is unsure."""
+
+
+def import_model(
+    source: str | Path,
+    output: str | Path,
+    *,
+    classes: str | Path | Sequence[str],
+    preprocess: str | None = None,
+    size: int | None = None,
+    validate: str | Path | None = None,
+    precision: float = 0.95,
+    seed: int = 0,
+    watcher: Watcher | None = None,
+) -> ImportResult:
+    """Make a model file of a classifier that was trained in Keras.
+
+    Args:
+        source: a `.keras` or `.h5` file that `model.save` wrote, with Keras 3 or Keras 2.
+        output: the model file to write, `.onnx`; an existing one is replaced only by a finished and verified one.
+        classes: the names of the outputs in their order; see `read_classes`. Two names for a model with one output, the one it says no to first.
+        preprocess: how pixels were prepared in training, one of `preprocess.PREPROCESS`; by default what the model itself says, else
+            what scores best.
+        size: of the images in pixels, for a model that takes any.
+        validate: labelled photos as for `train`, to calibrate and score on; see `photos.read_photos`.
+        precision: what the answers above the "unsure below" threshold should reach, 0.5 to 1.
+        seed: of the halves that photos without splits are dealt into.
+        watcher: told about progress.
+
+    Raises:
+        SettingsError: an option that does not fit the model; a preprocess that is neither given nor can be told.
+        ModelFileError: the file is no Keras classifier of photos, damaged, or holds code; see `engines.keras.loading.load`.
+        BackboneError: a layer that has no translation into ONNX.
+        DatasetError: no photo of the model's classes.
+        TrainingError: the finished file disagreed with Keras; nothing is written then.
+        MissingExtra, StorageError.
+    """
+    output, source = Path(output), Path(source)
+    _check_settings(output, precision, seed)
+    names = read_classes(classes)
+    mode = preparation.mode_of(preprocess)
+    clock = Clock()
+    with clock.measure("open"):
+        (watcher or Silent()).stage("open", None)
+        classifier = keras_models.open_classifier(source, size)
+    origin = {"name": classifier.model.name, "sha256": sha256_file(source), "source": f"imported from {source.name}"}
+    return make(
+        classifier,
+        output,
+        names,
+        mode,
+        origin,
+        validate=validate,
+        precision=precision,
+        seed=seed,
+        watcher=watcher,
+        clock=clock,
+    )
+
+
+def import_application(
+    reference: str,
+    output: str | Path,
+    *,
+    classes: str | Path | None = None,
+    weights: str | Path | None = None,
+    size: int | None = None,
+    watcher: Watcher | None = None,
+) -> ImportResult:
+    """Make a model file of a Keras application with its 1000 ImageNet classes.
+
+    Args:
+        reference: `keras:NAME`, NAME as in keras.applications.
+        output: the model file to write, `.onnx`.
+        classes: as `read_classes` takes them; by default the names Keras downloads. Equal names are told apart by a number.
+        weights: a weights file with the classifier on top, instead of the weights Keras downloads.
+        size: of the images in pixels; by default the one the weights were trained at.
+        watcher: told about progress.
+
+    Raises as `import_model`, and HubError when a download fails.
+    """
+    output, watcher, clock = Path(output), watcher or Silent(), Clock()
+    _check_settings(output, 0.95, 0)
+    file = Path(weights) if weights is not None else None
+    names = read_classes(imagenet.class_names() if classes is None else classes, unique=True)
+    with clock.measure("open"):
+        model, application, side = imagenet.build(reference, size, file, watcher.note)
+        classifier = keras_models.classifier_of(model, reference, side)
+    origin = {
+        "name": application.name,
+        "source": f"keras:{application.name}",
+        "weights": f"the file {file.name}" if file else "imagenet, as Keras downloads them",
+        "licence": application.licence if file is None else "not stated",
+        "trained_on": application.trained_on if file is None else "not stated",
+        **({"weights_sha256": sha256_file(file)} if file else {}),
+    }
+    why = f"what keras.applications says {application.name} needs"
+    return make(classifier, output, names, application.preprocess, origin, why=why, watcher=watcher, clock=clock)
+
+
+def make(
+    classifier: keras_models.Classifier,
+    output: Path,
+    classes: tuple[str, ...],
+    preprocess: str | None,
+    origin: dict[str, Any],
+    *,
+    why: str | None = None,
+    validate: str | Path | None = None,
+    precision: float = 0.95,
+    seed: int = 0,
+    watcher: Watcher | None = None,
+    clock: Clock | None = None,
+) -> ImportResult:
+    """`import_model` for a classifier that is already open.
+
+    preprocess: a mode, and why that one. origin: entries of the model file's `backbone`.
+    """
+    watcher, clock = watcher or Silent(), clock or Clock()
+    if len(classes) != classifier.classes:
+        what = (
+            "one output, for two classes,"
+            if classifier.structure.outputs == 1
+            else f"{classifier.structure.outputs} outputs"
+        )
+        raise SettingsError(
+            f"the model has {what} but {len(classes)} classes are named ({', '.join(classes[:6])}{', ...' if len(classes) > 6 else ''}); name each "
+            "output in its order: of folders that Keras read, their names sorted (train_generator.class_indices)"
+        )
+    rule = ResizeRule(classifier.size)
+    photos = None
+    if validate is not None:
+        with clock.measure("scan"):
+            photos = read_photos(validate, classes, seed, watcher)
+    chosen = (preprocess, why) if preprocess and why else preparation.told(classifier, preprocess)
+    if chosen is None and photos is None:
+        raise SettingsError(
+            "how the pixels were prepared in training is not in the file: give --preprocess with the module of keras.applications whose "
+            "preprocess_input was used (such as xception), unit for x / 255, tf for x / 127.5 - 1, or none; or give labelled photos "
+            "(--validate), and the one that scores best is taken"
+        )
+    comparison = None
+    if photos is not None:
+        with clock.measure("preprocess"):
+            watcher.stage("preprocess", None)
+            sample = spread(photos.calibration, preparation.SAMPLED)
+            labels = np.array([classes.index(one.label) for one in sample], np.int64)
+            answers = preparation.try_all(
+                classifier, np.stack([pixels_of(one, rule) for one in sample]), watcher.advance
+            )
+            chosen = chosen or preparation.best(answers, labels)
+            comparison = preparation.compare(answers, labels, chosen[0])
+    assert chosen is not None
+    mode, reason = chosen
+    warnings = [] if why else preparation.doubts(classifier, preprocess, mode)
+    if comparison is not None and comparison.warning is not None:
+        warnings.append(comparison.warning)
+    with clock.measure("convert"):
+        watcher.stage("convert", None)
+        trunk, head = keras_models.trunk(classifier, mode)
+        runner = Runner(trunk, head, str(output))
+    with clock.measure("compare"):
+        watcher.stage("compare", None)
+        images = _compared(photos, rule)
+        theirs = keras_models.logits(classifier, images, mode)
+        agreement = _agreement(runner, images, theirs)
+    scale, threshold, scores = 1.0, None, dict[str, Scores]()
+    if photos is not None:
+        with clock.measure("score"):
+            scale, threshold, scores = _score(runner, photos, classes, rule, precision, watcher)
+            warnings += _unlucky(scores["test"])
+        warnings += _unknown(photos)
+    settings = {"preprocess": mode, "preprocess_reason": reason, "precision": precision}
+    info = _info(classifier, trunk, classes, origin, settings, scale, threshold, scores, photos, seed)
+    with clock.measure("write"):
+        watcher.stage("write", None)
+        write(
+            output,
+            build(trunk, head, scale),
+            info,
+            images=images,
+            expected=softmax(theirs / scale),
+            extra=carried(trunk.proto),
+        )
+    return ImportResult(
+        model=output,
+        info=info,
+        preprocess=mode,
+        preprocess_reason=reason,
+        heatmaps=trunk.feature_map is not None,
+        agreement=agreement,
+        compared=len(images),
+        validation=scores.get("validation"),
+        test=scores.get("test"),
+        threshold=threshold,
+        photos=photos,
+        comparison=comparison,
+        warnings=tuple(warnings),
+        notes=tuple(
+            [f"written by Keras {classifier.keras_version}: {change}" for change in classifier.changes]
+            + ([photos.how] if photos else [])
+        ),
+        seconds=clock.total(),
+    )
+
+
+def _check_settings(output: Path, precision: float, seed: int) -> None:
+    problems = []
+    if output.suffix != ".onnx" or output.is_dir():
+        problems.append(f"the model file is {str(output)!r}; give the name of a file that ends in .onnx")
+    parent = output.absolute().parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        problems.append(f"{output} cannot be written: {parent} is not a folder this user may write to")
+    if not 0.5 <= precision <= 1:
+        problems.append(f"precision is {precision}; it must be between 0.5 and 1")
+    if not 0 <= seed < 2**32:
+        problems.append(f"seed is {seed}; it must be between 0 and 4294967295")
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def _compared(photos: Photos | None, rule: ResizeRule) -> npt.NDArray[np.uint8]:
+    """Photos to compare with Keras on, uint8 (N, S, S, 3): real ones where there are any, else drawn clothes and noise."""
+    if photos is not None:
+        return np.stack([pixels_of(one, rule) for one in spread(photos.calibration, VERIFIED)])
+    drawn = [
+        resize(from_pil(wardrobe.draw(label, seed).image), rule) for seed, label in enumerate(wardrobe.CLASSES[:6])
+    ]
+    noise = np.random.default_rng(0).integers(0, 256, (4, rule.size, rule.size, 3), np.uint8)
+    return np.concatenate([np.stack(drawn), noise])
+
+
+def _agreement(runner: Runner, images: npt.NDArray[np.uint8], theirs: npt.NDArray[np.float64]) -> float:
+    """The largest difference of a probability, before calibration. Raises TrainingError where it is too large."""
+    worst = float(np.abs(softmax(runner.logits(images)) - softmax(theirs)).max())
+    if not worst < AGREEMENT:
+        raise TrainingError(
+            f"the network in ONNX and Keras itself differ by up to {worst:.2g} in a probability, {AGREEMENT:g} is allowed; nothing was written"
+        )
+    return worst
+
+
+def _score(
+    runner: Runner, photos: Photos, classes: tuple[str, ...], rule: ResizeRule, precision: float, watcher: Watcher
+) -> tuple[float, Threshold, dict[str, Scores]]:
+    """Temperature and threshold from the calibration photos, and the scores of both parts."""
+    parts = {"validation": photos.calibration, "test": photos.test}
+    total = sum(map(len, parts.values()))
+    watcher.stage("score", total)
+    logits: dict[str, npt.NDArray[np.float32]] = {}
+    labels: dict[str, npt.NDArray[np.int64]] = {}
+    for name, part in parts.items():
+        before = sum(map(len, labels.values()))
+        logits[name] = runner.logits_of(part, rule, partial(_shifted, watcher, before, total))
+        labels[name] = np.array([classes.index(sample.label) for sample in part], np.int64)
+    scale = temperature(logits["validation"], labels["validation"])
+    rows = {name: softmax(values / scale) for name, values in logits.items()}
+    threshold = choose_threshold(labels["validation"], rows["validation"], precision)
+    return scale, threshold, {name: score(labels[name], rows[name], classes, threshold.value) for name in parts}
+
+
+def _shifted(watcher: Watcher, before: int, total: int, done: int) -> None:
+    watcher.advance(before + done, total)
+
+
+def _unlucky(scores: Scores) -> list[str]:
+    """A warning where the names are probably in another order than the outputs: another assignment of names fits far better."""
+    from scipy.optimize import linear_sum_assignment
+
+    counts = np.array(scores.confusion)
+    rows, columns = linear_sum_assignment(-counts)
+    other = counts[rows, columns].sum() / scores.n
+    if other < max(0.5, scores.accuracy + 0.3):
+        return []
+    moved = [
+        f"{scores.classes[row]} where {scores.classes[column]} stands"
+        for row, column in zip(rows, columns, strict=True)
+        if row != column
+    ]
+    return [
+        f"only {scores.accuracy:.1%} of the photos are answered rightly, but with the classes in another order {other:.1%} would be "
+        f"({', '.join(moved[:4])}): the classes must be named in the order of the outputs"
+    ]
+
+
+def _unknown(photos: Photos) -> list[str]:
+    if not photos.unknown:
+        return []
+    said = ", ".join(f"{label} ({count})" for label, count in list(photos.unknown.items())[:5])
+    more = f" and {len(photos.unknown) - 5} more" if len(photos.unknown) > 5 else ""
+    return [f"the model has no class for {sum(photos.unknown.values()):,} photos, which were left out: {said}{more}"]
+
+
+def _info(
+    classifier: keras_models.Classifier,
+    trunk: Trunk,
+    classes: tuple[str, ...],
+    origin: dict[str, Any],
+    settings: dict[str, Any],
+    scale: float,
+    threshold: Threshold | None,
+    scores: dict[str, Scores],
+    photos: Photos | None,
+    seed: int,
+) -> ModelInfo:
+    packages = ("tailorbird", "onnxruntime", "onnx", "numpy", "pillow", "keras")
+    return ModelInfo(
+        classes=classes,
+        resize=ResizeRule(classifier.size),
+        threshold=threshold.value if threshold else UNSCORED_THRESHOLD,
+        temperature=scale,
+        scores={name: value.as_dict() for name, value in scores.items()},
+        backbone={
+            "name": classifier.model.name,
+            "input_size": classifier.size,
+            "features": trunk.width,
+            "grid": list(trunk.feature_map[1:]) if trunk.feature_map else None,
+            "licence": "not stated",
+            "source": "not stated",
+            "trained_on": "not stated",
+            "pooling": trunk.pooling,
+            **origin,
+        },
+        settings={
+            "imported": origin.get("source", "not stated"),
+            "calibrated": photos is not None,
+            **settings,
+            **({"no_heatmaps": classifier.structure.why} if trunk.feature_map is None else {}),
+        },
+        seed=seed,
+        data={
+            "fingerprint": photos.dataset.fingerprint,
+            "splits": photos.dataset.splits,
+            "left_out": len(photos.left_out),
+            "threshold_reached": threshold.reached,
+        }
+        if photos and threshold
+        else {},
+        versions={"python": platform.python_version(), **{name: distributions.version(name) for name in packages}},
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,70 @@
+"""What an import gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tailorbird.importing.photos import Photos
+from tailorbird.importing.preprocess import Comparison
+from tailorbird.metrics import Scores, Threshold
+from tailorbird.model.file import ModelInfo
+from tailorbird.notebook import scores_html
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """What `import_model` did.
+
+    preprocess: the mode in the graph, and why that one. heatmaps: whether the file gives any. agreement: the largest difference of a
+    probability between the network in ONNX and Keras itself, on `compared` photos. validation, test, threshold: None without photos.
+    comparison: the ways to prepare the pixels side by side; None without photos.
+    """
+
+    model: Path
+    info: ModelInfo
+    preprocess: str
+    preprocess_reason: str
+    heatmaps: bool
+    agreement: float
+    compared: int
+    validation: Scores | None
+    test: Scores | None
+    threshold: Threshold | None
+    photos: Photos | None = field(repr=False)
+    comparison: Comparison | None
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+    def _repr_html_(self) -> str:
+        if self.test is None:
+            return f"<div>model: {self.model}; not scored</div>"
+        return scores_html(self.test.as_dict(), "Test", f"model: {self.model}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object of `import --json`."""
+        return {
+            "model": str(self.model),
+            "classes": list(self.info.classes),
+            "size": self.info.resize.size,
+            "preprocess": self.preprocess,
+            "preprocess_reason": self.preprocess_reason,
+            "heatmaps": self.heatmaps,
+            "no_heatmaps": self.info.settings.get("no_heatmaps"),
+            "calibrated": self.test is not None,
+            "temperature": self.info.temperature,
+            "threshold": self.info.threshold,
+            "agreement": self.agreement,
+            "compared": self.compared,
+            "scores": self.info.scores or None,
+            "preprocess_tried": self.comparison.as_dict() if self.comparison else None,
+            "unknown_labels": self.photos.unknown if self.photos else {},
+            "left_out": [
+                {"path": path, "reason": reason} for path, reason in (self.photos.left_out if self.photos else ())
+            ],
+            "warnings": list(self.warnings),
+            "notes": list(self.notes),
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+        }
