@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.head import Head
+from tailorbird.model.graph import Trunk
 
 if TYPE_CHECKING:
     import onnx
@@ -91,6 +92,8 @@ class Network(Protocol):
 
     name: str
     """Of the backbone, such as MobileNetV2."""
+    framework: str
+    """With its version and backend: a run that another began is not gone on with, for its state would not fit."""
 
     def cuts(self, size: int) -> Sequence[Cut]:
         """Where it can be cut at this input size, from the pixels (cut 0) to the pooled features (last: nothing of the base trains)."""
@@ -101,8 +104,14 @@ class Network(Protocol):
     def frozen_part(self, size: int, cut: int) -> onnx.ModelProto:
         """What lies below a cut: input `images` uint8 (N, S, S, 3), output `activations` float32 (N, ...). Not for cut 0."""
 
-    def attach(self, head: Head, regularisation: Regularisation, features: npt.NDArray[np.float32]) -> None:
-        """Put a head on the base, starting from these weights. features: float32 (N, K) of training photos, for batch norm's start."""
+    def trunk(self, size: int) -> Trunk:
+        """The base with its weights of now as what a model file's head sits on, with a feature map wherever heat maps can be made."""
+
+    def attach(self, head: Head, regularisation: Regularisation, features: npt.NDArray[np.float32] | None) -> None:
+        """Put a head on the base, starting from these weights.
+
+        features: float32 (N, K) of training photos, for batch norm to start as the identity; None: it starts from mean 0, variance 1.
+        """
 
     def head(self) -> Head:
         """The head with its weights of now, batch normalisation folded in."""
