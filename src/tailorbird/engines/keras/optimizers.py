@@ -1,0 +1,48 @@
+"""Keras optimisers with a learning rate of its own for every variable, and decoupled weight decay on kernels only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tailorbird.engines.keras import backend
+from tailorbird.errors import SettingsError
+
+NAMES = ("adamw", "adam", "sgd", "rmsprop")
+"""What `Training.optimizer` may be."""
+
+SGD_MOMENTUM = 0.9
+
+
+def make(name: str, factors: Sequence[float], decays: Sequence[float]) -> Any:
+    """An optimiser whose rate for variable i is learning_rate * factors[i].
+
+    factors, decays: one a trainable variable, in the order of `model.trainable_variables`. Before each update a variable is
+    multiplied by 1 - learning_rate * factors[i] * decays[i] (decoupled weight decay: Loshchilov and Hutter 2019). The factors
+    are constants of the traced step; `learning_rate` may be assigned between steps without tracing again.
+    Raises SettingsError for a name that is not in NAMES.
+    """
+    keras = backend.load()
+    optimizers = keras.optimizers
+    stock: dict[str, tuple[Any, dict[str, Any]]] = {
+        # AdamW's decay is ours, variable by variable, so what lies below is Adam for both.
+        "adamw": (optimizers.Adam, {}),
+        "adam": (optimizers.Adam, {}),
+        "sgd": (optimizers.SGD, {"momentum": SGD_MOMENTUM}),
+        "rmsprop": (optimizers.RMSprop, {}),
+    }
+    if name not in stock:
+        raise SettingsError(f"optimizer is {name!r}; it must be one of {', '.join(NAMES)}")
+    kind: Any
+    kind, options = stock[name]
+
+    # A subclass on every backend: on PyTorch, Keras replaces its own classes, not ours, by fused ones without `update_step`.
+    class Rated(kind):  # type: ignore[misc]
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            index = self._get_variable_index(variable)
+            rate = keras.ops.cast(learning_rate, variable.dtype) * factors[index]
+            if decays[index]:
+                self.assign_sub(variable, keras.ops.multiply(variable, rate * decays[index]))
+            super().update_step(gradient, variable, rate)
+
+    return Rated(learning_rate=1e-3, name=name, **options)
