@@ -127,9 +127,9 @@ def result(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> TrainResul
 
 
 def content_of(result: TrainResult, **changes: Any) -> Content:
-    from tailorbird.training import _content
+    from tailorbird.training.result import content_of as of
 
-    return replace(_content(result), **changes)
+    return replace(of(result), **changes)
 
 
 # --- what train writes ---
@@ -165,6 +165,7 @@ def test_every_number_on_the_page_is_the_one_of_the_json(result: TrainResult) ->
         **{k: everything["scores"]["test"][k] for k in ("hits", "intervals")},
     }
     trials = everything["search"]["trials"]
+    assert result.search is not None
     assert len(trials) == len(result.search.trials) and [t["validation_loss"] for t in trials] == sorted(
         t.validation_loss for t in result.search.trials
     )
@@ -275,6 +276,7 @@ def test_odd_results_have_a_page_too(result: TrainResult, tmp_path: Path, photos
     """Few photos, every answer alike and none sure, many configurations of which one failed, a fit of one epoch."""
     labels, rows = np.zeros(photos, int), np.tile([0.9, 0.06, 0.04], (photos, 1))
     epoch = EpochLog(1, 1e-3, 1.0, 0.5, 1.1, 0.5)
+    assert result.fit is not None and result.search is not None
     best = replace(result.fit, history=(epoch,), best_epoch=1)
     trial = result.search.trials[0]
     trials = [replace(trial, settings=replace(trial.settings, learning_rate=i / 1000)) for i in range(1, 50 + photos)]

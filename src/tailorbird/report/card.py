@@ -8,6 +8,8 @@ from typing import Any
 
 from tailorbird.dataset import printable
 
+_LONG = ("blend", "finetune", "head")
+"""Settings that are lists or objects, told elsewhere or in the JSON report."""
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~$&^:@])")
 
 
@@ -47,9 +49,13 @@ def _front(numbers: dict[str, Any]) -> str:
 
 def _purpose(info: dict[str, Any]) -> str:
     classes = ", ".join(map(plain, info["classes"]))
+    settings = info["settings"]
+    out = "probabilities (not calibrated)" if settings.get("calibrated") is False else "calibrated probabilities"
+    if not settings.get("no_heatmaps"):
+        out += " and Grad-CAM heat maps"
     return (
         f"Tells {len(info['classes'])} classes of photos apart: {classes}. Below a probability of {info['threshold']:.2f} it says that it is "
-        "unsure. One ONNX file: RGB pixels in, calibrated probabilities and Grad-CAM heat maps out."
+        f"unsure. One ONNX file: RGB pixels in, {out} out."
     )
 
 
@@ -61,7 +67,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 def _scores(numbers: dict[str, Any]) -> str:
     main = numbers["scores"].get(numbers["headline"])
     if not main:
-        return ""
+        return "" if numbers["info"]["scores"] else "## Scores\n\nNot scored."
     low, high = main["interval"]
     sure = f"; of these {main['sure_accuracy']:.1%} right" if main["sure_accuracy"] is not None else ""
     rows = [
@@ -122,12 +128,30 @@ def _training(numbers: dict[str, Any]) -> str:
         )
         if backbone.get(key)
     ]
-    settings = ", ".join(f"{plain(name)} {plain(value)}" for name, value in info["settings"].items() if name != "blend")
-    lines += [f"- head: {settings}", f"- seed: {info['seed']}", f"- made: {plain(info['created'])}"]
+    settings = ", ".join(
+        f"{plain(name)} {plain(value)}" for name, value in info["settings"].items() if name not in _LONG
+    )
+    lines += [
+        f"- {'import' if 'imported' in info['settings'] else 'head'}: {settings}",
+        f"- seed: {info['seed']}",
+        f"- made: {plain(info['created'])}",
+    ]
+    if numbers["tuning"]:
+        lines += [f"- {plain(sentence)}" for sentence in _tuned(numbers["tuning"])]
     lines.append(
         "- versions: " + ", ".join(f"{plain(name)} {plain(value)}" for name, value in info["versions"].items())
     )
     return "## Training\n\n" + "\n".join(lines)
+
+
+def _tuned(tuning: dict[str, Any]) -> list[str]:
+    start, best = tuning["start"], tuning["best"]["score"]
+    gained = (
+        f"validation log-loss {start['log_loss']:.3f} before, {best['log_loss']:.3f} after; "
+        f"accuracy {start['accuracy']:.1%} before, {best['accuracy']:.1%} after"
+    )
+    what = "trained from scratch" if tuning["from_scratch"] else "fine-tuned"
+    return [f"{what}: {gained}", *(f"stage {i}: {sentence}" for i, sentence in enumerate(tuning["stages"], start=1))]
 
 
 def _usage(numbers: dict[str, Any]) -> str:

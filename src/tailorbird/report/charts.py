@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from tailorbird.report import tuning
+
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
@@ -64,6 +66,10 @@ def charts(numbers: dict[str, Any]) -> dict[str, str]:
             found["accuracy"] = _svg(_curve(members, "accuracy", "Accuracy"), "accuracy", "Accuracy by epoch")
             if len(numbers["search"]["trials"]) > 1:
                 found["trials"] = _svg(_trials(numbers["search"]["trials"]), "trials", "Configurations tried")
+        if numbers["tuning"]:
+            found["tuning_loss"] = _svg(tuning.draw(numbers["tuning"], "loss", "Log-loss"), "tl", "Log-loss by epoch")
+            drawn = tuning.draw(numbers["tuning"], "accuracy", "Accuracy")
+            found["tuning_accuracy"] = _svg(drawn, "ta", "Accuracy by epoch")
         if numbers["calibration"]:
             found["reliability"] = _svg(_reliability(numbers["calibration"]), "reliability", "Reliability diagram")
         if numbers["coverage_curve"]:
@@ -89,7 +95,7 @@ def _matplotlib() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _figure(height: float, *, left: float = 0.66, right: float = 0.16, **options: Any) -> tuple[Figure, Any]:
+def blank(height: float, *, left: float = 0.66, right: float = 0.16, **options: Any) -> tuple[Figure, Any]:
     """A figure of `height` inches and its axes, `left` and `right` inches from its edges.
 
     The margins are given because matplotlib's automatic layouts draw everything twice, half of what a chart costs.
@@ -123,7 +129,7 @@ def _svg(figure: Figure, name: str, title: str) -> str:
 
 def _curve(members: Sequence[dict[str, Any]], what: str, title: str) -> Figure:
     """Training against validation for the best head; the validation curves of the heads averaged with it are thin."""
-    figure, axes = _figure(2.9)
+    figure, axes = blank(2.9)
     best = members[0]
     for other in members[1:]:
         epochs = [epoch["epoch"] for epoch in other["history"]]
@@ -145,9 +151,9 @@ def _curve(members: Sequence[dict[str, Any]], what: str, title: str) -> Figure:
     axes.set_title(title)
     axes.set_xlabel("epoch")
     if what == "accuracy":
-        _percents(axes.yaxis)
+        percents(axes.yaxis)
     axes.set_xlim(0.5, max(epoch["epoch"] for member in members for epoch in member["history"]) + 0.5)
-    _ticks(axes.xaxis, whole=True)
+    ticks(axes.xaxis, whole=True)
     axes.legend(loc="center right", fontsize=8.5)
     return figure
 
@@ -157,7 +163,7 @@ def _trials(trials: Sequence[dict[str, Any]]) -> Figure:
     done = [trial for trial in trials if trial["validation_loss"] is not None][:TRIALS]
     names = [settings_in_short(trial["settings"]) for trial in done]
     left = min(0.15 + 0.062 * max(map(len, names)), 0.68 * _WIDTH)
-    figure, axes = _figure(0.85 + 0.27 * len(done), left=left, right=0.6)
+    figure, axes = blank(0.85 + 0.27 * len(done), left=left, right=0.6)
     losses = [trial["validation_loss"] for trial in done]
     rows = range(len(done))
     axes.hlines(rows, min(losses), losses, color=GRID, lw=3)
@@ -174,7 +180,7 @@ def _trials(trials: Sequence[dict[str, Any]]) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
-    _ticks(axes.xaxis, most=5 if left < 2.5 else 3)
+    ticks(axes.xaxis, most=5 if left < 2.5 else 3)
     axes.set_xlabel("validation log-loss: less is better")
     axes.annotate("accuracy", (1.0, 1.0), xycoords="axes fraction", xytext=(36, 4), textcoords="offset points",
                   ha="right", fontsize=8.5, color=MUTED)  # fmt: skip
@@ -192,7 +198,7 @@ def settings_in_short(settings: dict[str, Any]) -> str:
 
 def _reliability(bins: Sequence[dict[str, Any]]) -> Figure:
     """How often answers are right against how sure they are, above the counts they rest on."""
-    figure, (axes, counts) = _figure(3.9, nrows=2, sharex=True, gridspec_kw={"height_ratios": [3, 1], "hspace": 0.1})
+    figure, (axes, counts) = blank(3.9, nrows=2, sharex=True, gridspec_kw={"height_ratios": [3, 1], "hspace": 0.1})
     full = [one for one in bins if one["n"]]
     width = bins[0]["high"]
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
@@ -209,7 +215,7 @@ def _reliability(bins: Sequence[dict[str, Any]]) -> Figure:
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlim(0, 1)
     axes.set_ylabel("right")
-    _percents(axes.yaxis)
+    percents(axes.yaxis)
     middles = [(one["low"] + one["high"]) / 2 for one in bins]
     counts.bar(middles, [one["n"] for one in bins], width=width * 0.86, color=FILL)
     for middle, one in zip(middles, bins, strict=True):
@@ -221,13 +227,13 @@ def _reliability(bins: Sequence[dict[str, Any]]) -> Figure:
     counts.set_xlabel("probability of the answer")
     counts.grid(visible=False)
     counts.set_yticks([])
-    _percents(counts.xaxis)
+    percents(counts.xaxis)
     return figure
 
 
 def _coverage(curve: Sequence[dict[str, float]], scores: dict[str, Any], wanted: float | None) -> Figure:
     """Accuracy of the answers given when only the surest share is answered; the model's own threshold is marked."""
-    figure, axes = _figure(3.1)
+    figure, axes = blank(3.1)
     x, y = [point["coverage"] for point in curve], [point["accuracy"] for point in curve]
     axes.plot(x, y, color=BLUE, drawstyle="steps-post" if len(curve) < 40 else "default", clip_on=False)
     low = min(*y, scores["accuracy"])
@@ -250,18 +256,18 @@ def _coverage(curve: Sequence[dict[str, float]], scores: dict[str, Any], wanted:
     axes.set_ylim(bottom, 1.0 + 0.03 * (1 - bottom))
     axes.set_xlabel("share of photos answered")
     axes.set_ylabel("right")
-    _percents(axes.xaxis)
-    _percents(axes.yaxis)
+    percents(axes.xaxis)
+    percents(axes.yaxis)
     return figure
 
 
-def _percents(axis: Axis) -> None:
+def percents(axis: Axis) -> None:
     """Shares as percents."""
     axis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
-    _ticks(axis)
+    ticks(axis)
 
 
-def _ticks(axis: Axis, *, most: int = 6, whole: bool = False) -> None:
+def ticks(axis: Axis, *, most: int = 6, whole: bool = False) -> None:
     """At most about `most` ticks, at round numbers."""
     from matplotlib.ticker import MaxNLocator
 

@@ -19,6 +19,7 @@ from tailorbird.label_errors import Suspects
 from tailorbird.metrics import Answers, Scores, wilson_interval
 from tailorbird.model import ModelInfo
 from tailorbird.report.content import Content
+from tailorbird.report.tuning import tuning
 
 BINS: Final = 15
 """Bins of confidence, as in `metrics.calibration_error`."""
@@ -43,7 +44,7 @@ def numbers(content: Content) -> dict[str, Any]:
     """Everything a report says, JSON-ready; parts that are not known are None or empty.
 
     kind, model, headline, info (the file's metadata), scores {name: as in `evaluate --json`, with intervals}, data, search,
-    suspects, threshold, calibration, coverage_curve, confusions, confusions_by_class, mistakes, hits, limits.
+    tuning, suspects, threshold, calibration, coverage_curve, confusions, confusions_by_class, mistakes, hits, limits.
     """
     answers, info = content.answers, content.info
     scores = {name: _scores(value) for name, value in content.scores.items()}
@@ -59,6 +60,7 @@ def numbers(content: Content) -> dict[str, Any]:
         "left_out": _left_out(content.left_out),
         "suspects": _suspects(content.suspects) if content.suspects else None,
         "search": _search(content.search) if content.search else None,
+        "tuning": tuning(info),
         "threshold": vars(content.threshold).copy() if content.threshold else None,
         "calibration": calibration(answers) if answers else [],
         "coverage_curve": coverage_curve(answers) if answers else [],
@@ -309,5 +311,9 @@ def limits(content: Content, main: Scores | None) -> list[str]:
             "No threshold reached the wanted precision on validation; the one in the file is the best there was."
         )
     if main is None:
-        said.append("Its file holds no readable scores.")
+        said.append(
+            "Its file holds no readable scores."
+            if info.scores
+            else "It was not scored: no labelled photos were given when it was made; score it on photos of your own (tailorbird evaluate)."
+        )
     return said
