@@ -20,7 +20,7 @@ $(LIGHT)/installed: pyproject.toml $(shell find src -type f -not -name '*.pyc' 2
 $(TEST)/installed: pyproject.toml
 	$(PYTHON) -m venv $(TEST)
 	$(TEST)/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(TEST)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve,postgres]' --group test
+	$(TEST)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve,postgres,keras]' --group test
 	@touch $@
 
 test: $(TEST)/installed

@@ -23,7 +23,7 @@ from test_cli import run
 from test_images import bomb
 
 from tailorbird import scan
-from tailorbird.cli.train import print_result
+from tailorbird.cli.results import print_result
 from tailorbird.dataset.table import Row
 from tailorbird.errors import DatasetError, SettingsError, StorageFull
 from tailorbird.files import write_bytes

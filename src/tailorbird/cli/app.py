@@ -14,8 +14,10 @@ from tailorbird.cli import (
     demo,
     evaluate,
     explain,
+    export,
     find_lr,
     health,
+    import_model,
     learning_curve,
     predict,
     report,
@@ -61,11 +63,13 @@ app.command("find-lr")(find_lr.find_lr)
 app.command("sweep")(sweep.sweep)
 app.command("learning-curve")(learning_curve.learning_curve)
 app.command("train")(train.train)
+app.command("import")(import_model.import_model)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("explain")(explain.explain)
 app.command("report")(report.report)
+app.command("export")(export.export)
 app.command("serve")(serve.serve)
 app.add_typer(corrections.app, name="corrections")
 app.command("health")(health.health)

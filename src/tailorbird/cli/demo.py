@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from tailorbird.cli import output
-from tailorbird.cli.train import BarWatcher, print_result
+from tailorbird.cli.results import print_result
+from tailorbird.cli.train import BarWatcher
 
 SHOWN = 6
 

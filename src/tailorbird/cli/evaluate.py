@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from tailorbird.cli import output
-from tailorbird.cli.train import print_confusion, print_scores
+from tailorbird.cli.results import print_confusion, print_scores
 
 if TYPE_CHECKING:
     from tailorbird.evaluation import Evaluation

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from tailorbird.cli import output
+from tailorbird.cli import output, results
 
 if TYPE_CHECKING:
-    from tailorbird.metrics import Scores
     from tailorbird.report import Format
-    from tailorbird.training import TrainResult
 
 _SEARCHED = "searched when not given"
+_TUNING = "Fine-tuning"
 
 
-_STAGES = {"scan": "read+embed", "corrections": "corrected", "views": "views", "head": "head", "labels": "labels"}
+_STAGES = {
+    "scan": "read+embed",
+    "corrections": "corrected",
+    "views": "views",
+    "head": "head",
+    "finetune": "fine-tune",
+    "labels": "labels",
+}
 """The stages worth a bar, and what it is called."""
 
 
 class BarWatcher:
-    """Shows training's stages as progress bars."""
+    """Shows a long run's stages as progress bars: those in `stages`, under the names there."""
 
-    def __init__(self) -> None:
+    def __init__(self, stages: Mapping[str, str] = _STAGES) -> None:
+        self._stages = stages
         self._bar = output.ProgressBar()
 
     def stage(self, name: str, total: int | None) -> None:
         """Begin a bar for a stage worth one."""
-        if name in _STAGES:
-            self._bar.start(_STAGES[name], total, unit={"head": "settings", "labels": "fits"}.get(name, "photos"))
+        if name in self._stages:
+            self._bar.start(self._stages[name], total, unit={"head": "settings", "labels": "fits"}.get(name, "photos"))
         else:
             self._bar.stop()
 
@@ -41,6 +50,10 @@ class BarWatcher:
     def note(self, text: str) -> None:
         """A line among the bars."""
         output.say(text)
+
+    def figures(self, **values: float) -> None:
+        """What fine-tuning comes to, beside the bar."""
+        self._bar.remark(output.figures(values))
 
     def stop(self) -> None:
         """Finish the last bar."""
@@ -94,6 +107,72 @@ def train(
     corrections_photos: Annotated[
         Path | None, typer.Option(help="The folder of their photos; for shop.db it is shop.photos when not given.")
     ] = None,
+    finetune: Annotated[
+        bool,
+        typer.Option(
+            "--finetune",
+            help="Then train the backbone itself too, from that head on. It must be one pulled as keras:NAME.",
+            rich_help_panel=_TUNING,
+        ),
+    ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="The framework that trains: keras (needs tailorbird[keras]).", rich_help_panel=_TUNING),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Sides of the pictures in pixels, a stage each: 150,299; a smaller one, then the backbone's.",
+            rich_help_panel=_TUNING,
+        ),
+    ] = None,
+    unfreeze: Annotated[
+        str | None,
+        typer.Option(
+            help="gradual (top layers, then lower ones; the default), all, or the number of top layers.",
+            rich_help_panel=_TUNING,
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="The most time it may take: 10m, 90s, 1.5h.", rich_help_panel=_TUNING)
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="adamw (the default), adam, sgd or rmsprop.", rich_help_panel=_TUNING)
+    ] = None,
+    base_rate: Annotated[
+        float | None,
+        typer.Option(help="The backbone's learning rate, as a fraction of the head's.", rich_help_panel=_TUNING),
+    ] = None,
+    depth_decay: Annotated[
+        float | None,
+        typer.Option(
+            help="The lowest trained layer's learning rate, as a fraction of the topmost's.", rich_help_panel=_TUNING
+        ),
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Decoupled weight decay, as in AdamW.", rich_help_panel=_TUNING)
+    ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(
+            help="Average of the weights: what stays of it after ten steps; 0 for none.", rich_help_panel=_TUNING
+        ),
+    ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            help="Changes to the augmentation, such as zoom=0.2,rotation=15,flip=no; or none.", rich_help_panel=_TUNING
+        ),
+    ] = None,
+    no_augment: Annotated[
+        bool, typer.Option("--no-augment", help="Train on the photos as they are.", rich_help_panel=_TUNING)
+    ] = False,
+    mixed_precision: Annotated[
+        bool, typer.Option("--mixed-precision", help="Sixteen-bit arithmetic, for GPUs.", rich_help_panel=_TUNING)
+    ] = False,
+    devices: Annotated[
+        int | None, typer.Option(help="How many GPUs of this machine share each step.", rich_help_panel=_TUNING)
+    ] = None,
     suspects: Annotated[
         bool,
         typer.Option("--suspects", help="Also look for labels that are probably wrong, and show them in the report."),
@@ -111,6 +190,8 @@ def train(
     The report contains photos.
     """
     from tailorbird import training
+    from tailorbird.cli import tuning_options
+    from tailorbird.engines.opening import SCRATCH
     from tailorbird.errors import SettingsError
 
     if corrections_photos is not None and corrections is None:
@@ -129,6 +210,37 @@ def train(
         "schedule": schedule,
     }
     wanted = output.wanted_report(report, no_report)
+    tuning = {
+        "sizes": tuning_options.sizes(size),
+        "unfreeze": tuning_options.unfreeze(unfreeze),
+        "budget": tuning_options.seconds(budget),
+        "optimizer": optimizer,
+        "base_rate": base_rate,
+        "depth_decay": depth_decay,
+        "weight_decay": weight_decay,
+        "ema": ema,
+        "mixed_precision": mixed_precision or None,
+        "devices": devices,
+    }
+    scratch = backbone == SCRATCH
+    changed = [
+        name
+        for name, value in {**tuning, "augment": augment, "no_augment": no_augment or None}.items()
+        if value is not None
+    ]
+    if changed and not (finetune or scratch):
+        names = ", ".join("--" + {"sizes": "size"}.get(name, name).replace("_", "-") for name in changed)
+        raise SettingsError(f"{names}: only fine-tuning uses {'them' if len(changed) > 1 else 'it'}; add --finetune")
+    settings = None
+    if finetune or scratch:
+        # What shapes the head goes on being the search's; how it is trained is now fine-tuning's.
+        tuning |= {name: given.pop(name) for name in list(given) if name != "inner"}
+        if views > 1:
+            tuning["views"], views = views, 1
+        settings = tuning_options.settings(tuning, scratch=scratch)
+        if no_augment or augment is not None:
+            shown = None if no_augment else tuning_options.augmentation(augment or "")
+            settings = replace(settings, augmentation=shown)
     fixed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     watcher = BarWatcher()
     try:
@@ -147,6 +259,8 @@ def train(
             report=wanted,
             report_format=cast("Format", report_format),
             judge_labels=suspects,
+            engine=engine,
+            finetune=settings,
             watcher=watcher,
         )
     finally:
@@ -154,119 +268,5 @@ def train(
     if json:
         output.print_json(result.as_dict())
     else:
-        print_result(result, verbose=verbose)
+        results.print_result(result, verbose=verbose)
     output.say_report(None if json else result.report, result.report_error)
-
-
-def print_result(result: TrainResult, *, verbose: bool) -> None:
-    """What was chosen, how well it does, what was left out, where the model is."""
-    console = output.out()
-    members = result.search.members
-    for number, settings in enumerate(member.settings for member in members):
-        inner = " -> ".join(map(str, settings.inner)) or "none"
-        lead = "Head:" if len(members) == 1 else f"Head, {number + 1} of the {len(members)} averaged:"
-        console.print(
-            f"{lead} inner {inner}, dropout {settings.dropout:g}, learning rate {settings.learning_rate:g}, L2 {settings.l2:g}, "
-            f"{settings.views} view{'s' * (settings.views > 1)}, best at epoch {members[number].best_epoch}",
-            soft_wrap=True,
-        )
-    again = "; then trained on train and validation together" if result.info.settings["refit"] else ""
-    console.print(f"  chosen from {len(result.search.trials)} settings by validation log-loss{again}")
-    print_scores(result.test, "Test", verbose=verbose)
-    threshold = result.threshold
-    if threshold.reached:
-        console.print(
-            f"Unsure below {threshold.value:.2f}: on validation, {output.percent(threshold.precision)} of the rest is right "
-            f"({output.percent(threshold.wanted)} wanted), at {output.percent(threshold.coverage)} coverage.",
-            soft_wrap=True,
-        )
-    else:
-        console.print(
-            f"No threshold reaches a precision of {output.percent(threshold.wanted)} on validation; the best is "
-            f"{output.percent(threshold.precision)}, unsure below {threshold.value:.2f}.",
-            soft_wrap=True,
-        )
-    if result.corrections is not None:
-        console.print(result.corrections.sentence(), markup=False, soft_wrap=True)
-    if result.left_out:
-        reasons: dict[str, int] = {}
-        for entry in result.left_out:
-            reasons[entry.reason] = reasons.get(entry.reason, 0) + 1
-        console.print(f"Left out: {len(result.left_out)} photos")
-        for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[: None if verbose else 8]:
-            console.print(f"  {count} {output.printable(reason)}", markup=False, soft_wrap=True)
-    if verbose:
-        for entry in result.left_out:
-            console.print(output.printable(f"    {entry.path}: {entry.reason}"), markup=False, soft_wrap=True)
-    parts = ", ".join(
-        f"{name} {seconds:.1f}" for name, seconds in result.seconds.items() if name != "total" and seconds >= 0.05
-    )
-    console.print(
-        f"Seconds: {result.seconds['total']:.1f} ({parts}); {result.embedded:,} photos embedded now", soft_wrap=True
-    )
-    console.print(f"Model: {result.model} ({result.model.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True)
-
-
-def print_scores(scores: Scores, title: str, *, verbose: bool) -> None:
-    """Accuracy with its interval, then a row per class; with `verbose` the confusion matrix too."""
-    from rich.table import Table
-
-    console = output.out()
-    low, high = scores.interval
-    console.print(
-        f"{title}: accuracy {output.percent(scores.accuracy)} (95% interval {output.percent(low)} to {output.percent(high)}) on {scores.n:,} photos; "
-        f"always saying the commonest class would get {output.percent(scores.majority_baseline)}",
-        soft_wrap=True,
-    )
-    sure = f", of which {output.percent(scores.sure_accuracy)} right" if scores.sure_accuracy is not None else ""
-    console.print(
-        f"  top-3 {output.percent(scores.top3)}, log-loss {scores.log_loss:.3f}, calibration error {scores.ece:.3f}, "
-        f"sure on {output.percent(scores.coverage)}{sure}",
-        soft_wrap=True,
-    )
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("class", "precision", "recall", "F1", "photos", "most often mistaken for"):
-        table.add_column(name, justify="left" if name in ("class", "most often mistaken for") else "right")
-    for number, row in enumerate(scores.per_class):
-        wrong = [
-            (count, scores.classes[i]) for i, count in enumerate(scores.confusion[number]) if i != number and count
-        ]
-        worst = max(wrong, default=None)
-        table.add_row(
-            output.cell(row.label),
-            f"{row.precision:.3f}",
-            f"{row.recall:.3f}",
-            f"{row.f1:.3f}",
-            f"{row.support:,}",
-            f"{output.cell(worst[1])} ({worst[0]})" if worst else "",
-        )
-    macro = scores.macro
-    table.add_row(
-        "[dim]macro[/dim]",
-        f"{macro['precision']:.3f}",
-        f"{macro['recall']:.3f}",
-        f"{macro['f1']:.3f}",
-        f"{scores.n:,}",
-        "",
-    )
-    console.print(table)
-    if verbose:
-        print_confusion(scores)
-
-
-def print_confusion(scores: Scores) -> None:
-    """Counts: rows are true classes, columns predicted ones."""
-    from rich.table import Table
-
-    output.out().print("Confusion: rows true, columns predicted")
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("")
-    for label in scores.classes:
-        table.add_column(output.cell(label[:8]), justify="right")
-    for number, row in enumerate(scores.confusion):
-        cells = [
-            f"[bold]{count}[/bold]" if i == number else (str(count) if count else "[dim].[/dim]")
-            for i, count in enumerate(row)
-        ]
-        table.add_row(output.cell(scores.classes[number]), *cells)
-    output.out().print(table)

@@ -1,0 +1,89 @@
+"""What was learned, by whichever way: the parts of the model's graph, and the logits that calibrate, test and verify it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird import graphs, parallel
+from tailorbird.dataset import Sample
+from tailorbird.errors import ImageError, ModelFileError, UnreadableImage
+from tailorbird.head import Fit, Head, SearchResult
+from tailorbird.images import Pixels, ResizeRule, decode, read_bytes, resize
+from tailorbird.model.graph import Trunk, build
+
+if TYPE_CHECKING:
+    from tailorbird.engines.records import Tuned
+
+Logits = npt.NDArray[np.floating[Any]]
+
+BATCH = 8
+SMALLEST = 1e-37
+"""Of a probability whose logarithm is taken: float32 has none smaller."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A network, its head, and what they say.
+
+    about: the backbone for the metadata. rule: how photos are resized. validation: logits (M, C) of all validation photos, those
+    the calibration is made on. test: logits (T, C). verified: the validation photos the file is verified on, as indices (V,), and
+    expected: what the pipeline, the framework itself where there was one, says of them: logits (V, C). settings: for the metadata.
+    extra: further metadata entries of the file.
+    """
+
+    trunk: Trunk
+    head: Head
+    about: dict[str, Any]
+    rule: ResizeRule
+    validation: Logits
+    test: Logits
+    verified: npt.NDArray[np.int64]
+    expected: Logits
+    settings: dict[str, Any]
+    extra: Mapping[str, str] = field(default_factory=dict)
+    fit: Fit | None = None
+    search: SearchResult | None = None
+    tuned: Tuned | None = None
+
+
+def search_settings(found: SearchResult) -> dict[str, Any]:
+    """The chosen head's settings, and those of the heads it is the mean of, as JSON has them."""
+    best, members = found.best, found.members
+    return {**_plain(asdict(best.settings)), "blend": [_plain(asdict(member.settings)) for member in members]}
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
+def pixels_of(sample: Sample, rule: ResizeRule) -> Pixels:
+    """A photo as the model sees it, read again, uint8 (S, S, 3). Raises ImageError when it is not what the scan saw."""
+    try:
+        data = read_bytes(sample.path)
+        if hashlib.sha256(data).digest() != bytes.fromhex(sample.digest):
+            raise UnreadableImage("the file has changed since")
+        return resize(decode(data, at_least=rule.least_side).image, rule)
+    except ImageError as error:
+        raise type(error)(f"{sample.path}: {error}; it was fine when the dataset was scanned; run again") from None
+
+
+def logits_of(trunk: Trunk, head: Head, samples: Sequence[Sample], rule: ResizeRule) -> Logits:
+    """What a trunk and a head say of photos, float32 (N, C), run as the model file will be: on all cores, nothing kept on disk.
+
+    The logits are those up to a constant a photo, which no probability depends on.
+    """
+    session = graphs.session(build(trunk, head, 1.0).SerializeToString(), "the trained network", ModelFileError)
+
+    def one(batch: Sequence[Sample]) -> Logits:
+        images = np.stack([pixels_of(sample, rule) for sample in batch])
+        rows: Logits = session.run(["probabilities"], {"images": images})[0]
+        return np.log(np.maximum(rows, SMALLEST))
+
+    batches = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
+    return np.concatenate(list(parallel.ordered(one, batches, ahead=4)))

@@ -1,0 +1,92 @@
+"""What training gives back, and what its report is made from."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tailorbird.corrections import Joined
+from tailorbird.dataset import Dataset
+from tailorbird.engines.records import Tuned
+from tailorbird.head import Fit, SearchResult
+from tailorbird.label_errors import Suspects
+from tailorbird.metrics import Answers, Scores, Threshold
+from tailorbird.model import ModelInfo
+from tailorbird.notebook import scores_html
+from tailorbird.report import Content
+from tailorbird.training.preparing import LeftOut
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `train` did. `seconds` by stage, and their total; `fit` is the chosen head; `search.trials` all that were tried."""
+
+    model: Path
+    info: ModelInfo
+    dataset: Dataset
+    validation: Scores
+    test: Scores
+    threshold: Threshold
+    fit: Fit | None
+    """The chosen head on frozen features; None for a network trained from scratch."""
+    search: SearchResult | None
+    left_out: tuple[LeftOut, ...]
+    seconds: dict[str, float]
+    embedded: int
+    answers: Mapping[str, Answers] = field(repr=False)
+    """What the model says of the photos of `validation` and `test`."""
+    report: Path | None = field(default=None)
+    corrections: Joined | None = field(default=None)
+    suspects: Suspects | None = field(default=None)
+    """The labels, judged, where that was asked for."""
+    tuned: Tuned | None = field(default=None)
+    """How the network itself was trained, where it was."""
+    report_error: str | None = field(default=None)
+    """Why there is no report although one was wanted; the model is written and fine all the same."""
+
+    def _repr_html_(self) -> str:
+        where = f"; report: {self.report}" if self.report else ""
+        return scores_html(self.test.as_dict(), "Test", f"model: {self.model}{where}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object of `train --json`."""
+        return {
+            "model": str(self.model),
+            "report": str(self.report) if self.report else None,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "scores": {"validation": self.validation.as_dict(), "test": self.test.as_dict()},
+            "settings": self.info.settings,
+            "left_out": [entry.path for entry in self.left_out],
+            "left_out_reasons": {entry.path: entry.reason for entry in self.left_out},
+            "embedded": self.embedded,
+            "backbone": self.info.backbone,
+            "seed": self.info.seed,
+            "corrections": self.corrections.as_dict() if self.corrections else None,
+            "suspects": self.suspects.as_dict() if self.suspects else None,
+            "finetune": self.tuned.as_dict() if self.tuned else None,
+        }
+
+
+def content_of(result: TrainResult) -> Content:
+    """What the report of a training is made from."""
+    return Content(
+        kind="training",
+        model=result.model,
+        info=result.info,
+        headline="test",
+        scores={"test": result.test, "validation": result.validation},
+        answers=result.answers["test"],
+        dataset=result.dataset,
+        left_out=tuple((entry.path, entry.reason) for entry in result.left_out),
+        search=result.search,
+        threshold=result.threshold,
+        suspects=result.suspects,
+    )
+
+
+def trained_on(digests: Iterable[str]) -> str:
+    """What a model remembers of its training photos, to warn when it is scored on them: the first 6 bytes of each SHA-256, base64."""
+    return base64.b64encode(b"".join(sorted(bytes.fromhex(digest)[:6] for digest in digests))).decode()
