@@ -19,6 +19,7 @@ import onnx
 import pytest
 from conftest import SHARED, draw_dataset, needs_shared
 from documented_json import problems, schemas
+from jax_backend import jax_environment
 from keras_classifiers import (
     SIDE,
     WITH_MAPS,
@@ -187,9 +188,7 @@ def test_the_same_on_another_backend() -> None:
     chosen = "nested_base or inner_layers or logits or two_class_sigmoid or max_pooling"
     options = ["-q", "-p", "no:cacheprovider", "-k", f"built_in and ({chosen})"]
     command = [sys.executable, "-m", "pytest", __file__, *options]
-    done = subprocess.run(
-        command, env={**os.environ, "KERAS_BACKEND": "jax"}, capture_output=True, text=True, timeout=600
-    )
+    done = subprocess.run(command, env=jax_environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert "5 passed" in done.stdout
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from jax_backend import jax_environment
 from keras_networks import assert_agrees, converted, images, keras, numbers, run, shake
 
 from tailorbird.engines.keras.convert import PREPROCESS, Output, convert
@@ -378,6 +378,5 @@ def test_the_same_on_another_backend() -> None:
     """All of the above on JAX, in a process of its own: a process has one backend."""
     pytest.importorskip("jax")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(Path(__file__))]
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=jax_environment(), check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from conftest import MOBILENET
 from documented_json import problems, schemas
+from jax_backend import jax_environment
 from keras_small import CLASSES, SIZE, photos, run, small_backbone, small_head, softmax
 from onnx import numpy_helper
 from typer.testing import CliRunner
@@ -186,7 +187,7 @@ def test_a_pulled_network_with_its_real_weights_goes_back(tmp_path: Path) -> Non
 def test_the_core_holds_on_jax() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-k", "core and not holds", "-p", "no:cacheprovider", str(Path(__file__))],
-        env={**os.environ, "KERAS_BACKEND": "jax"}, capture_output=True, text=True, timeout=600,
+        env=jax_environment(), capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert " passed" in done.stdout and "skipped" not in done.stdout

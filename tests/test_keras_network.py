@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from jax_backend import jax_environment
 from keras_small import CLASSES, SIZE, photos, run, same, small_backbone, small_head, softmax
 
 from tailorbird.engines.keras import backend, cnn, devices, optimizers, rebuilt
@@ -382,7 +382,7 @@ def test_what_the_backend_computes_on() -> None:
 
 @pytest.mark.skipif(JAX, reason="this is the other backend")
 def test_the_core_holds_on_jax_over_two_devices() -> None:
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment = jax_environment("--xla_force_host_platform_device_count=2")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-k", "core and not holds", "-p", "no:cacheprovider", str(Path(__file__))],
         env=environment, capture_output=True, text=True, timeout=600,

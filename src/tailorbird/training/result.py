@@ -58,7 +58,7 @@ class TrainResult:
             "report": str(self.report) if self.report else None,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "scores": {"validation": self.validation.as_dict(), "test": self.test.as_dict()},
-            "settings": self.info.settings,
+            "settings": {name: value for name, value in self.info.settings.items() if name != "finetune"},
             "left_out": [entry.path for entry in self.left_out],
             "left_out_reasons": {entry.path: entry.reason for entry in self.left_out},
             "embedded": self.embedded,
@@ -66,7 +66,7 @@ class TrainResult:
             "seed": self.info.seed,
             "corrections": self.corrections.as_dict() if self.corrections else None,
             "suspects": self.suspects.as_dict() if self.suspects else None,
-            "finetune": self.tuned.as_dict() if self.tuned else None,
+            "finetune": self.info.settings.get("finetune"),
         }
 
 

@@ -67,8 +67,7 @@ def tune(
         watcher=watcher,
     )
     about = {"pretrained": {"name": backbone.info.name, "sha256": backbone.info.sha256}}
-    searched = {"head": search_settings(found)}
-    learned = _learned(network, tuned, parts, output, settings, about, searched, verified)
+    learned = _learned(network, tuned, parts, output, settings, about, search_settings(found), verified)
     return replace(learned, fit=found.best, search=found)
 
 
