@@ -46,7 +46,10 @@ def problems(value: Any, schema: Schema, named: dict[str, Schema], path: str = "
     }
     elsewhere: Schema = {}
     if "*" in expected:
-        elsewhere = named[expected.pop("*").type]
+        star = expected.pop("*")
+        elsewhere = named[star.type]
+        if star.optional and isinstance(value, dict) and not set(elsewhere) & set(value):
+            elsewhere = {}  # none of them, rather than some
         expected |= {key: row for key, row in elsewhere.items() if not re.search(r"[.\[]", key)}
     if not isinstance(value, dict):
         return [f"{path} is {type(value).__name__}; documented is an object"]
