@@ -34,7 +34,7 @@ def tuning(info: ModelInfo) -> dict[str, Any] | None:
     settings = said.get("settings")
     stages = said.get("stages")
     return {
-        "settings": settings if isinstance(settings, dict) else {},
+        "settings": _shown(settings) if isinstance(settings, dict) else {},
         "stages": [str(stage.get("sentence", "")) for stage in stages if isinstance(stage, dict)]
         if isinstance(stages, list)
         else [],
@@ -44,6 +44,18 @@ def tuning(info: ModelInfo) -> dict[str, Any] | None:
         "seconds": said["seconds"] if _number(said.get("seconds")) else None,
         "stopped": str(said.get("stopped", "")),
         "from_scratch": "pretrained" not in info.backbone,
+    }
+
+
+def _shown(settings: dict[str, Any]) -> dict[str, str]:
+    """Settings in words, those inside others beside them; what was not set is left out."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= value if isinstance(value, dict) else {name: value}
+    return {
+        str(name).replace("_", " "): f"{value:.3g}" if isinstance(value, float) else str(value)
+        for name, value in flat.items()
+        if value is not None and value is not False and name != "checkpoint_seconds"
     }
 
 
@@ -84,12 +96,12 @@ def draw(found: dict[str, Any], what: str, title: str) -> Figure:
         ):
             axes.axvline(place - 0.5, color=charts.MUTED, lw=0.9, ls=":")
         if place == 0 or history[place]["stage"] != history[place - 1]["stage"]:
-            axes.annotate(f"{history[place]['size']} px", (place, 1.0), xycoords=("data", "axes fraction"), xytext=(0, -9),
+            axes.annotate(f"{history[place]['size']} px", (place, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
                           textcoords="offset points", fontsize=8, color=charts.MUTED)  # fmt: skip
-    axes.set_title(title)
+    axes.set_title(title, pad=14)
     axes.set_xlabel("epochs of all stages")
     if what == "accuracy":
         charts.percents(axes.yaxis)
     charts.ticks(axes.xaxis, whole=True)
-    axes.legend(loc="center right", fontsize=8.5)
+    axes.legend(loc="best", fontsize=8.5)
     return figure
