@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tailorbird.comparison import Comparison, compare
     from tailorbird.dataset import Dataset, Finding, Sample, scan, write_manifest
+    from tailorbird.engines.settings import FinetuneSettings
     from tailorbird.errors import InputError, RunError, TailorbirdError
     from tailorbird.evaluation import Evaluation, evaluate
     from tailorbird.experiments import find_learning_rate, learning_curve, sweep
     from tailorbird.explanation import Explanation, explain
+    from tailorbird.importing import import_model
     from tailorbird.label_errors import Suspect, Suspects, suspects
     from tailorbird.metrics import Scores
     from tailorbird.model import Classifier, Failure, Prediction, load
@@ -30,6 +32,7 @@ __all__ = [
     "Explanation",
     "Failure",
     "Finding",
+    "FinetuneSettings",
     "InputError",
     "Prediction",
     "RunError",
@@ -43,6 +46,7 @@ __all__ = [
     "evaluate",
     "explain",
     "find_learning_rate",
+    "import_model",
     "learning_curve",
     "load",
     "scan",
@@ -60,6 +64,7 @@ _HOMES = {
     "Explanation": "explanation",
     "Failure": "model",
     "Finding": "dataset",
+    "FinetuneSettings": "engines.settings",
     "InputError": "errors",
     "Prediction": "model",
     "RunError": "errors",
@@ -73,6 +78,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "explain": "explanation",
     "find_learning_rate": "experiments",
+    "import_model": "importing",
     "learning_curve": "experiments",
     "load": "model",
     "scan": "dataset",
