@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from postgres_server import PostgresServer
+
+# Started in the background of a script, a process ignores Ctrl-C, and so do those it starts; the tests that send one need it heard.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MOBILENET = SHARED / "weights" / "mobilenetv2_imagenet.backbone.onnx"

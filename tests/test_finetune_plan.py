@@ -48,12 +48,19 @@ def test_settings_report_every_problem_at_once() -> None:
         FinetuneSettings(
             sizes=(224, 160), unfreeze=-1, epochs=0, budget=0.0, batch_size=0, learning_rate=float("inf"), base_rate=1.5,
             depth_decay=0.0, schedule="step", warm_up=1.0, optimizer="lion", class_weight="even", ema=1.0, patience=0,  # type: ignore[arg-type]
-            mixed_precision=1, devices=0, augmentation="flip", views=0, checkpoint_seconds=-1.0,  # type: ignore[arg-type]
+            mixed_precision=1, plain_first=1, devices=0, augmentation="flip", views=0, checkpoint_seconds=-1.0,  # type: ignore[arg-type]
             regularisation=Regularisation(dropout=1.0, batch_norm=2, l2=-1.0, weight_decay=-1.0, label_smoothing=1.0),  # type: ignore[arg-type]
         )  # fmt: skip
     names = {*FinetuneSettings.__dataclass_fields__, *Regularisation.__dataclass_fields__} - {"regularisation"}
     for name in names:
         assert f"{name} is " in str(raised.value), name
+
+
+def test_photos_as_they_are_come_first_where_that_is_wanted() -> None:
+    plain, augmented = stages(sizes=(160,), unfreeze="all", plain_first=True)
+    assert (plain.augmented, plain.views, plain.epochs) == (False, 1, 5) and "photos as they are" in plain.sentence()
+    assert augmented.augmented and (augmented.cut, augmented.epochs) == (plain.cut, 5)
+    assert len(stages(sizes=(160,), unfreeze="all", plain_first=True, augmentation=None)) == 1
 
 
 @pytest.mark.parametrize("unfreeze", [True, 1.5, "some"])
