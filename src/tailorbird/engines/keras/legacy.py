@@ -57,7 +57,7 @@ def upgrade(config: dict[str, Any], version: str, *, h5: bool) -> tuple[dict[str
     old = version.startswith(("1.", "2.")) or version == "unknown"
     result = copy.deepcopy(config)
     changes: dict[str, set[str]] = {}
-    for layer in _objects(result):
+    for layer in objects(result):
         kind, settings = str(layer["class_name"]), layer.get("config")
         if not isinstance(settings, dict):
             continue
@@ -81,8 +81,8 @@ def upgrade(config: dict[str, Any], version: str, *, h5: bool) -> tuple[dict[str
     return result, tuple(f"{what}{', '.join(sorted(names))}" for what, names in sorted(changes.items()))
 
 
-def _objects(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every layer and other object of a configuration, those of nested models and wrappers too."""
+def objects(config: Any) -> Iterator[dict[str, Any]]:
+    """Every object a configuration would construct, at any depth. Not recursive: a file may nest as deep as it likes."""
     waiting: list[Any] = [config]
     while waiting:
         item = waiting.pop()

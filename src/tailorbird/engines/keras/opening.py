@@ -13,7 +13,6 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -282,26 +281,13 @@ def _json(path: Path, data: bytes) -> dict[str, Any]:
     return said
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """Every object a configuration would construct, at any depth. Not recursive: a file may nest as deep as it likes."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict):
-            if "class_name" in item:
-                yield item
-            waiting.extend(item.values())
-        elif isinstance(item, list):
-            waiting.extend(item)
-
-
 def check_config(config: dict[str, Any], name: str) -> None:
     """Refuse a configuration that would construct anything but Keras' own layers and what these are made of; nothing is constructed.
 
     Raises ModelFileError naming each Lambda layer, and everything that is not Keras' own.
     """
     code, strange = [], []
-    for item in _objects(config):
+    for item in legacy.objects(config):
         kind, settings = item["class_name"], item.get("config")
         called = settings.get("name") if isinstance(settings, dict) else None
         shown = f"{called!r} ({kind})" if called else repr(kind)
