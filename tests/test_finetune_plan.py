@@ -77,7 +77,7 @@ def test_more_devices_than_photos_in_a_batch() -> None:
 def test_gradual_goes_from_small_to_large_and_from_the_top_down_and_spares_the_first_layers() -> None:
     found = stages()
     assert [(stage.size, stage.cut_name) for stage in found] == [(160, "block_12"), (160, "block_5"), (224, "block_5")]
-    assert [stage.epochs for stage in found] == [2, 5, 3] and sum(stage.epochs for stage in found) == 10
+    assert [stage.epochs for stage in found] == [2, 3, 5] and sum(stage.epochs for stage in found) == 10
     assert [stage.learning_rate for stage in found] == [1.5e-3, 1.5e-3, 0.75e-3]
     # The layer at the cut learns more slowly the lower it lies, and a layer has one rate in all stages of a size.
     assert found[0].depth_decay == pytest.approx(0.5 ** (13 / 52)) and found[1].depth_decay == pytest.approx(
@@ -86,7 +86,7 @@ def test_gradual_goes_from_small_to_large_and_from_the_top_down_and_spares_the_f
     assert (
         found[1]
         .sentence()
-        .startswith("160 px, the top 34 of 52 layers (above block_5) and the head, 5 epochs, learning rate 0.0015")
+        .startswith("160 px, the top 34 of 52 layers (above block_5) and the head, 3 epochs, learning rate 0.0015")
     )
 
 
@@ -97,7 +97,7 @@ def test_gradual_on_a_network_without_cuts_between_is_one_stage_a_size() -> None
             return [every[0], every[-1]]
 
     found = plan(Shallow(), FinetuneSettings(), PHOTOS, size=224)
-    assert [(stage.size, stage.cut, stage.epochs) for stage in found] == [(160, 0, 7), (224, 0, 3)]
+    assert [(stage.size, stage.cut, stage.epochs) for stage in found] == [(160, 0, 5), (224, 0, 5)]
 
 
 def test_all_trains_everything_and_keeps_nothing() -> None:
@@ -148,7 +148,7 @@ def test_sizes_when_none_are_given() -> None:
 
 
 def test_epochs_by_shares() -> None:
-    assert apportion(10, [0.2, 0.5, 0.3]) == [2, 5, 3]
+    assert apportion(10, [0.2, 0.5, 0.3]) == [2, 3, 5]
     assert apportion(2, [0.2, 0.5, 0.3]) == [0, 1, 1] and apportion(1, [0.2, 0.5, 0.3]) == [0, 0, 1]
     for epochs in range(1, 60):
         counts = apportion(epochs, [0.2, 0.5, 0.3])

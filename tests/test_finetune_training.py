@@ -123,39 +123,47 @@ def command(photos: Path, output: Path, backbone: Path, *more: str) -> list[str]
     ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory: pytest.TempPathFactory, shapes: Path, backbone: Path) -> Path:
+    """A folder with the model of a run that nothing stopped, what it said, and its cache."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = subprocess.run(
+        command(shapes, folder / "whole.onnx", backbone),
+        capture_output=True, text=True, env={**os.environ, "TAILORBIRD_CACHE": str(folder / "cache")}, check=True,
+    )  # fmt: skip
+    (folder / "whole.json").write_text(done.stdout)
+    return folder
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_run_goes_on_and_comes_to_the_same_model(
-    tmp_path: Path, shapes: Path, backbone: Path, number: signal.Signals
+    tmp_path: Path, shapes: Path, backbone: Path, left_alone: Path, number: signal.Signals
 ) -> None:
     """kill -9 or Ctrl-C in the middle of fine-tuning; the same command again; the same answers as from a run left alone."""
-    said = {}
-    environment = {**os.environ, "TAILORBIRD_CACHE": str(tmp_path / "cache")}
-    for name in ("whole", "stopped"):
-        output = tmp_path / f"{name}.onnx"
-        if name == "stopped":
-            with subprocess.Popen(
-                command(shapes, output, backbone), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-            ) as process:
-                state = tmp_path / "stopped.onnx.finetune" / "state.json"
-                end = time.monotonic() + 120
-                while not list(state.parent.glob("*.json")) and time.monotonic() < end:
-                    time.sleep(0.02)
-                assert process.poll() is None, process.communicate()
-                process.send_signal(number)
-                process.communicate(timeout=60)
-            assert process.returncode == (-9 if number == signal.SIGKILL else 130) and not output.exists()
-        done = subprocess.run(
-            command(shapes, output, backbone), capture_output=True, text=True, env=environment, check=True
-        )
-        said[name] = json.loads(done.stdout)
-        if name == "stopped":
-            assert "goes on in stage 1" in done.stderr, done.stderr
-    assert said["stopped"]["finetune"]["resumed_from"] is not None and said["whole"]["finetune"]["resumed_from"] is None
-    assert said["stopped"]["scores"] == said["whole"]["scores"]
+    output = tmp_path / "stopped.onnx"
+    environment = {**os.environ, "TAILORBIRD_CACHE": str(left_alone / "cache")}
+    with subprocess.Popen(
+        command(shapes, output, backbone), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        state = tmp_path / "stopped.onnx.finetune"
+        end = time.monotonic() + 120
+        while not list(state.glob("*.json")) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert process.poll() is None, process.communicate()
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130) and not output.exists()
+    done = subprocess.run(
+        command(shapes, output, backbone), capture_output=True, text=True, env=environment, check=True
+    )
+    assert "goes on in stage 1" in done.stderr, done.stderr
+    whole, stopped = json.loads((left_alone / "whole.json").read_text()), json.loads(done.stdout)
+    assert stopped["finetune"]["resumed_from"] is not None and whole["finetune"]["resumed_from"] is None
+    assert stopped["scores"] == whole["scores"]
     photos = sorted((shapes / "box").iterdir())
     rows = [
-        np.array([answer.probability for answer in load(tmp_path / f"{name}.onnx").predict(photos)])
-        for name in ("whole", "stopped")
+        np.array([answer.probability for answer in load(path).predict(photos)])
+        for path in (left_alone / "whole.onnx", output)
     ]
     assert np.abs(rows[0] - rows[1]).max() < 1e-5
 

@@ -7,7 +7,6 @@ View 0 is the photo as it will be served; views 1, 2, ... are augmented.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
 import threading
@@ -21,10 +20,10 @@ from PIL import Image
 
 from tailorbird import parallel
 from tailorbird.backbone import Backbone, BackboneInfo
-from tailorbird.dataset import Sample
-from tailorbird.errors import ImageError, StorageError, UnreadableImage
+from tailorbird.dataset import Sample, picture_of
+from tailorbird.errors import StorageError
 from tailorbird.files import RowStore, cache_folder
-from tailorbird.images import Augmentation, Pixels, decode, read_bytes, resize, view_random, warp
+from tailorbird.images import Augmentation, Pixels, resize, view_random, warp
 from tailorbird.watch import Watcher
 
 CHUNK_ROWS = 256
@@ -137,14 +136,7 @@ def embed(samples: Iterable[Sample], embedder: Embedder, *, progress: Progress |
 
     def one(item: tuple[bytes, Sample]) -> None:
         digest, sample = item
-        try:
-            data = read_bytes(sample.path)
-            if hashlib.sha256(data).digest() != digest:
-                raise UnreadableImage("the file has changed since")
-            photo = decode(data, at_least=embedder.at_least)
-        except ImageError as error:
-            raise type(error)(f"{sample.path}: {error}; it was fine when the dataset was scanned; run again") from None
-        embedder.see(digest, photo.image)
+        embedder.see(digest, picture_of(sample, embedder.at_least))
 
     try:
         for done, _ in enumerate(parallel.ordered(one, missing.items(), ahead=8), start=1):

@@ -1,5 +1,6 @@
 """A folder or CSV in; samples, classes, splits, and what is wrong with them out."""
 
+from tailorbird.dataset.reading import picture_of, pixels_of
 from tailorbird.dataset.samples import KINDS, SPLITS, Dataset, Finding, Sample, printable
 from tailorbird.dataset.scanner import Visitor, scan
 from tailorbird.dataset.splits import clean, split
@@ -13,6 +14,8 @@ __all__ = [
     "Sample",
     "Visitor",
     "clean",
+    "picture_of",
+    "pixels_of",
     "printable",
     "scan",
     "split",

@@ -7,7 +7,6 @@ made from one image at a time, so that the same photo gives the same bits in any
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import threading
@@ -20,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import graphs, parallel
-from tailorbird.dataset import Sample
+from tailorbird.dataset import Sample, picture_of, pixels_of
 from tailorbird.engines.activations import ActivationFile, clear, to_half
 from tailorbird.engines.network import Network
 from tailorbird.engines.plan import Stage
-from tailorbird.errors import BackboneError, ImageError, UnreadableImage
-from tailorbird.images import Augmentation, Pixels, ResizeRule, decode, read_bytes, resize, view_random, warp
+from tailorbird.errors import BackboneError
+from tailorbird.images import Augmentation, Pixels, ResizeRule, view_random, warp
 
 Rows = npt.NDArray[Any]
 """uint8 (B, S, S, 3) or float16 (B, ...)."""
@@ -166,17 +165,10 @@ class Inputs:
 
     def _pixels(self, sample: Sample, view: int) -> Pixels:
         """uint8 (S, S, 3): as it is for view 0. Raises ImageError when the file is not what was scanned."""
-        digest = bytes.fromhex(sample.digest)
-        try:
-            data = read_bytes(sample.path)
-            if hashlib.sha256(data).digest() != digest:
-                raise UnreadableImage("the file has changed since")
-            image = decode(data, at_least=self._rule.least_side).image
-        except ImageError as error:
-            raise type(error)(f"{sample.path}: {error}; it was fine when the dataset was scanned; run again") from None
         if view == 0 or self._augmentation is None:
-            return resize(image, self._rule)
-        return warp(image, self._rule, self._augmentation, view_random(digest, view))
+            return pixels_of(sample, self._rule)
+        random = view_random(bytes.fromhex(sample.digest), view)
+        return warp(picture_of(sample, self._rule.least_side), self._rule, self._augmentation, random)
 
 
 class _Frozen:

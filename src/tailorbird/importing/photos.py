@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import graphs, parallel
-from tailorbird.dataset import Dataset, Sample, clean, scan
-from tailorbird.errors import BackboneError, DatasetError, ImageError
+from tailorbird.dataset import Dataset, Sample, clean, pixels_of, scan
+from tailorbird.errors import BackboneError, DatasetError
 from tailorbird.head import Head
-from tailorbird.images import Pixels, ResizeRule, load
+from tailorbird.images import ResizeRule
 from tailorbird.model.graph import Trunk
 from tailorbird.watch import Watcher
 
@@ -145,14 +145,6 @@ class Runner:
 
     def _run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         return self._head.logits(self._session.run(["features"], {"images": images})[0])
-
-
-def pixels_of(sample: Sample, rule: ResizeRule) -> Pixels:
-    """A scanned photo, resized. Raises ImageError with its path when it has changed since."""
-    try:
-        return load(sample.path, rule)
-    except ImageError as error:
-        raise type(error)(f"{sample.path}: {error}; it was fine when the photos were scanned; run again") from None
 
 
 def spread(samples: Sequence[Any], most: int) -> list[Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import wardrobe
+from tailorbird.dataset import pixels_of
 from tailorbird.engines.keras import imagenet
 from tailorbird.engines.keras import importing as keras_models
 from tailorbird.errors import SettingsError, TrainingError
@@ -22,7 +23,7 @@ from tailorbird.files import sha256_file
 from tailorbird.images import ResizeRule, from_pil, resize
 from tailorbird.importing import preprocess as preparation
 from tailorbird.importing.classes import read_classes
-from tailorbird.importing.photos import Photos, Runner, pixels_of, read_photos, spread
+from tailorbird.importing.photos import Photos, Runner, read_photos, spread
 from tailorbird.importing.result import ImportResult
 from tailorbird.metrics import Scores, Threshold, choose_threshold, score, softmax, temperature
 from tailorbird.model.file import AGREEMENT, ModelInfo, carried, write

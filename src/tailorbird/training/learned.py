@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import graphs, parallel
-from tailorbird.dataset import Sample
-from tailorbird.errors import ImageError, ModelFileError, UnreadableImage
+from tailorbird.dataset import Sample, pixels_of
+from tailorbird.errors import ModelFileError
 from tailorbird.head import Fit, Head, SearchResult
-from tailorbird.images import Pixels, ResizeRule, decode, read_bytes, resize
+from tailorbird.images import ResizeRule
 from tailorbird.model.graph import Trunk, build
 
 if TYPE_CHECKING:
@@ -60,17 +59,6 @@ def search_settings(found: SearchResult) -> dict[str, Any]:
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
-
-
-def pixels_of(sample: Sample, rule: ResizeRule) -> Pixels:
-    """A photo as the model sees it, read again, uint8 (S, S, 3). Raises ImageError when it is not what the scan saw."""
-    try:
-        data = read_bytes(sample.path)
-        if hashlib.sha256(data).digest() != bytes.fromhex(sample.digest):
-            raise UnreadableImage("the file has changed since")
-        return resize(decode(data, at_least=rule.least_side).image, rule)
-    except ImageError as error:
-        raise type(error)(f"{sample.path}: {error}; it was fine when the dataset was scanned; run again") from None
 
 
 def logits_of(trunk: Trunk, head: Head, samples: Sequence[Sample], rule: ResizeRule) -> Logits:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tailorbird.backbone import Backbone, open_backbone
 from tailorbird.backbone.catalogue import SHIPPED
 from tailorbird.corrections import Joined, join, read_labelled
-from tailorbird.dataset import Dataset, Sample, scan, write_manifest
+from tailorbird.dataset import Dataset, Sample, pixels_of, scan, write_manifest
 from tailorbird.dataset.layout import find
 from tailorbird.engines.opening import SCRATCH, open_network
 from tailorbird.engines.settings import FROM_SCRATCH, FinetuneSettings
@@ -31,7 +31,7 @@ from tailorbird.model.graph import Trunk, build
 from tailorbird.report import Format, attempt, report_path
 from tailorbird.training import tuning
 from tailorbird.training.checks import check_settings
-from tailorbird.training.learned import Learned, pixels_of, search_settings
+from tailorbird.training.learned import Learned, search_settings
 from tailorbird.training.preparing import LeftOut, prepare
 from tailorbird.training.result import TrainResult, content_of, trained_on
 from tailorbird.watch import Clock, Silent, Watcher

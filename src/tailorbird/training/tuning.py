@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.backbone import Backbone
-from tailorbird.dataset import Sample
+from tailorbird.dataset import Sample, pixels_of
 from tailorbird.engines.finetune import discard, finetune
 from tailorbird.engines.network import Network, Training
 from tailorbird.engines.opening import scratch_network
@@ -19,7 +19,7 @@ from tailorbird.engines.settings import FROM_SCRATCH, FinetuneSettings
 from tailorbird.files import write_bytes
 from tailorbird.head import SearchResult
 from tailorbird.model.file import carried
-from tailorbird.training.learned import BATCH, Learned, logits_of, pixels_of, search_settings
+from tailorbird.training.learned import BATCH, Learned, logits_of, search_settings
 from tailorbird.watch import Watcher
 
 if TYPE_CHECKING:
