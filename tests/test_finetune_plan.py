@@ -148,7 +148,7 @@ def test_sizes_when_none_are_given() -> None:
 
 
 def test_epochs_by_shares() -> None:
-    assert apportion(10, [0.2, 0.5, 0.3]) == [2, 3, 5]
+    assert apportion(10, [0.2, 0.5, 0.3]) == [2, 5, 3]
     assert apportion(2, [0.2, 0.5, 0.3]) == [0, 1, 1] and apportion(1, [0.2, 0.5, 0.3]) == [0, 0, 1]
     for epochs in range(1, 60):
         counts = apportion(epochs, [0.2, 0.5, 0.3])
