@@ -23,6 +23,15 @@ CLOTHING = SHARED / "data" / "clothing-dataset-small"
 needs_shared = pytest.mark.skipif(not CLOTHING.is_dir(), reason="needs the photos of shared/data beside the checkout")
 
 
+LONGEST = ("test_docs.py", "test_zoomcamp.py", "test_cli.py", "test_keras_pull.py", "test_finetune_training.py")
+"""Files that take a minute or more on one core, the longest first. They begin first, so that no core waits for the last of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest files first, the others as they are."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or fills the user's cache."""

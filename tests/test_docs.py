@@ -22,7 +22,6 @@ import pytest
 import run_tutorial
 import yaml
 from documented_json import Schema, problems, schemas
-from keras_small import small_backbone
 from serving import serving
 from tutorial_blocks import parse, rendered, steps
 from tutorial_rules import differences, form
@@ -206,9 +205,6 @@ def test_json_of_scan_and_train(ask: Ask, shapes: Path, tmp_path: Path) -> None:
     assert ask("train", photos, "-o", tmp_path / "m.onnx", "--epochs", 5, "--inner", 8, "--suspects")[0]["suspects"]
     scratch = ("--backbone", "cnn", "--size", 32, "--epochs", 2, "--no-report")
     assert ask("train", photos, "-o", tmp_path / "m.onnx", *scratch)[0]["finetune"]["history"]
-    (tmp_path / "small.backbone.onnx").write_bytes(small_backbone().SerializeToString())
-    tuned = ("--backbone", tmp_path / "small.backbone.onnx", "--finetune", "--size", 32, "--epochs", 1, "--no-report")
-    assert ask("train", photos, "-o", tmp_path / "m.onnx", *tuned)[0]["backbone"]["pretrained"]["name"] == "small"
 
 
 def test_json_of_a_model_in_use(ask: Ask, trained: Path, shapes: Path, tmp_path: Path) -> None:

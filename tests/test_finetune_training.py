@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from documented_json import problems, schemas
 from keras_small import SIZE, small_backbone
 
 from tailorbird.cli.tuning_options import augmentation, seconds, sizes, unfreeze
@@ -133,6 +134,13 @@ def left_alone(tmp_path_factory: pytest.TempPathFactory, shapes: Path, backbone:
     )  # fmt: skip
     (folder / "whole.json").write_text(done.stdout)
     return folder
+
+
+def test_the_answer_of_the_command_has_the_documented_keys(left_alone: Path) -> None:
+    documented = schemas((Path(__file__).resolve().parents[1] / "docs" / "json.md").read_text(encoding="utf-8"))
+    answer = json.loads((left_alone / "whole.json").read_text())
+    assert answer["finetune"]["history"] and answer["backbone"]["pretrained"]["name"] == "small"
+    assert problems(answer, documented["tailorbird train"], documented) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])

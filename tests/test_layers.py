@@ -10,8 +10,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import tailorbird
+from tailorbird.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "tailorbird"
@@ -182,8 +184,8 @@ def test_every_command_has_a_file_and_help() -> None:
         # `import` is a keyword, which no module can be named.
         module = {"import": "import_model"}.get(command[0], command[0].replace("-", "_"))
         assert (SOURCE / "cli" / f"{module}.py").exists()
-        done = subprocess.run([sys.executable, "-m", "tailorbird", *command, "--help"], capture_output=True, text=True)
-        assert done.returncode == 0 and "--debug" in done.stdout and "-q" in done.stdout, command
+        done = CliRunner().invoke(app, [*command, "--help"])
+        assert done.exit_code == 0 and "--debug" in done.stdout and "-q" in done.stdout, command
 
 
 def test_modules_stay_short() -> None:

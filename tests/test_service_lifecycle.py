@@ -136,6 +136,9 @@ def test_reloads_under_load_lose_nothing_and_mix_nothing(trained: Path, model: P
                 fresh.replace(model)
                 server.send_signal(signal.SIGHUP)
                 assert eventually(lambda n=number: len(server.events("reloaded")) > n)
+                # More answers than there are threads: at least one was asked for after the reload.
+                before = len(answers)
+                assert eventually(lambda n=before: len(answers) > n + 8)
             eventually(lambda: len(answers) > 60)
         found = only_answers(answers)
         assert {answer.status_code for answer in found} == {200}
