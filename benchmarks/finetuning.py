@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -175,6 +176,7 @@ def peer(
 
 def levels(first: Side, second: Side) -> list[tuple[float, float, float]]:
     """(validation accuracy, seconds, seconds) at every level one of them names and both reach, rising."""
-    named = sorted({round(point.accuracy, 4) for side in (first, second) for point in side.points})
+    # Cut off, not rounded: a side must be found to have reached the levels it names.
+    named = sorted({math.floor(point.accuracy * 10_000) / 10_000 for side in (first, second) for point in side.points})
     found = [(level, first.reached(level), second.reached(level)) for level in named]
     return [(level, a, b) for level, a, b in found if a is not None and b is not None]

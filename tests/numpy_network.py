@@ -260,7 +260,7 @@ SETTINGS = FinetuneSettings(
     views=2,
     checkpoint_seconds=1e9,
 )
-"""Stages of four epochs and of two, above cut 1; a checkpoint after each epoch."""
+"""Two stages of three epochs, above cut 1; a checkpoint after each epoch."""
 
 
 class Program(Silent):

@@ -100,6 +100,18 @@ def test_gradual_on_a_network_without_cuts_between_is_one_stage_a_size() -> None
     assert [(stage.size, stage.cut, stage.epochs) for stage in found] == [(160, 0, 5), (224, 0, 5)]
 
 
+def test_a_network_too_deep_for_a_smaller_size_trains_at_its_own() -> None:
+    class Demanding(Deep):
+        def cuts(self, size: int) -> Sequence[Cut]:
+            if size < 71:
+                raise SettingsError(f"size = {size}; Demanding takes images of 71 pixels and more")
+            return super().cuts(size)
+
+    assert {stage.size for stage in plan(Demanding(), FinetuneSettings(), PHOTOS, size=96)} == {96}
+    with pytest.raises(SettingsError, match="size = 64"):  # but not where 64 was asked for
+        plan(Demanding(), FinetuneSettings(sizes=(64, 96)), PHOTOS, size=96)
+
+
 def test_all_trains_everything_and_keeps_nothing() -> None:
     found = stages(unfreeze="all", sizes=(96, 160, 224), epochs=20)
     assert [(stage.size, stage.cut, stage.layers, stage.disk) for stage in found] == [

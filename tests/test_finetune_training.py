@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from documented_json import problems, schemas
 from keras_small import SIZE, small_backbone
+from typer.testing import CliRunner
 
+from tailorbird.cli.app import app
 from tailorbird.cli.tuning_options import augmentation, seconds, sizes, unfreeze
 from tailorbird.engines.network import Regularisation
 from tailorbird.engines.settings import FinetuneSettings
@@ -218,6 +220,23 @@ def test_tuning_options_without_finetuning_are_refused(shapes: Path, tmp_path: P
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and "--size, --budget: only fine-tuning uses them; add --finetune" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--inner", "--inner would change nothing"),
+        ("--unfreeze", "--unfreeze would change nothing"),
+        ("--views", "views are for"),
+    ],
+)
+def test_options_that_change_nothing_from_scratch_are_refused(
+    shapes: Path, tmp_path: Path, option: str, words: str
+) -> None:
+    output = tmp_path / "m.onnx"
+    done = CliRunner().invoke(app, ["train", str(shapes), "-o", str(output), "--backbone", "cnn", option, "3"])
+    assert isinstance(done.exception, SettingsError) and words in str(done.exception)
+    assert not output.exists()
 
 
 def test_a_backbone_file_that_holds_program_code_is_refused(tmp_path: Path, shapes: Path) -> None:

@@ -228,6 +228,27 @@ def test_flip_and_brightness_do_what_they_say() -> None:
     assert min(values) < 36 and max(values) > 44 and min(values) >= 40 * 0.69 and max(values) <= 40 * 1.31
 
 
+def test_wide_ranges_show_the_border_where_the_picture_ends() -> None:
+    """A white picture stays white in every view: nothing outside it is black."""
+    white = Image.new("RGB", (64, 48), (255, 255, 255))
+    wide = Augmentation(zoom=0.9, rotation=180.0, shear=60.0, shift=0.9, brightness=0.0)
+    for number in range(60):
+        assert warp(white, RULE, wide, view_random(b"x", number)).min() == 255
+
+
+def test_ranges_that_cannot_be_are_refused() -> None:
+    with pytest.raises(SettingsError) as raised:
+        Augmentation(zoom=1.0, rotation=float("nan"), shear=-1.0, shift=float("inf"), brightness=2)
+    for said in (
+        "zoom is 1.0, but must be 0 to 0.9",
+        "rotation is nan",
+        "shear is -1.0",
+        "shift is inf",
+        "brightness is 2",
+    ):
+        assert said in str(raised.value)
+
+
 def test_a_cut_jpeg_stream_object_is_left_alone() -> None:
     # Bytes after the end of a JPEG (a phone's depth map, a video) are not damage.
     data = encoded(picture("disc", 1)) + b"trailing bytes" * 100

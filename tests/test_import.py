@@ -586,6 +586,24 @@ def test_networks_that_prepare_their_pixels_say_so() -> None:
         assert "Rescaling" in (importing.inside(importing.classifier_of(model, "x").graph) or "")
 
 
+@pytest.mark.parametrize(
+    "module", ["vgg16", "resnet50", "mobilenet_v2", "densenet"]
+)  # caffe's way twice, tf's, torch's
+def test_preprocess_input_inside_the_model_is_not_done_twice(module: str, tmp_path: Path) -> None:
+    image = keras().Input((SIDE, SIDE, 3))
+    x = getattr(keras().applications, module).preprocess_input(image)
+    base = keras().Sequential(
+        [keras().Input((SIDE, SIDE, 3)), keras().layers.Conv2D(4, 3, activation="relu")], name=module
+    )
+    pooled = keras().layers.GlobalAveragePooling2D()(base(x))
+    model = lively(keras().Model(image, keras().layers.Dense(3, activation="softmax")(pooled)))
+    result, classifier = imported(model, tmp_path, preprocess=None)
+    assert result.preprocess == "none"
+    photos = pictures(3)
+    expected = probabilities(model, photos.astype(np.float32))
+    assert np.abs(classifier.probabilities(photos) - expected).max() < 1e-4
+
+
 LABELS = ("box", "cross", "disc")
 
 

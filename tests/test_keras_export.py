@@ -172,6 +172,25 @@ def test_what_cannot_go_back_is_refused(trained: Path, tmp_path: Path, monkeypat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["false.onnx", "frozen.onnx", "x.keras"]
 
 
+def test_a_file_that_is_there_is_replaced_only_by_name(tmp_path: Path) -> None:
+    """`import shop.keras -o shop.onnx`, then `export shop.onnx`: the notebook's own file must stay."""
+    model = frozen(tmp_path)
+    theirs = tmp_path / "frozen.keras"
+    theirs.write_bytes(b"of the notebook")
+    done = CliRunner().invoke(app, ["export", str(model)])
+    assert isinstance(done.exception, SettingsError) and "frozen.keras exists already; give" in str(done.exception)
+    assert theirs.read_bytes() == b"of the notebook"
+    assert CliRunner().invoke(app, ["export", str(model), "-o", str(theirs)]).exit_code == 0
+
+
+def test_what_was_handed_back_can_be_imported_and_handed_back_again(tmp_path: Path) -> None:
+    from tailorbird.importing import import_model
+
+    to_keras(frozen(tmp_path), tmp_path / "one.keras")
+    import_model(tmp_path / "one.keras", tmp_path / "two.onnx", classes=["class 0", "class 1", "class 2"])
+    assert to_keras(tmp_path / "two.onnx", tmp_path / "two.keras").difference < 1e-5
+
+
 @pytest.mark.skipif(not MOBILENET.exists(), reason="needs the weights of shared/weights beside the checkout")
 def test_a_pulled_network_with_its_real_weights_goes_back(tmp_path: Path) -> None:
     from tailorbird.engines.keras.pull import pull

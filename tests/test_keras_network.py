@@ -281,6 +281,13 @@ def test_dropout_acts_in_training_only(proto: onnx.ModelProto, images: npt.NDArr
     assert made.logits(images[:0]).shape == (0, CLASSES)
 
 
+def test_core_dropout_takes_the_seeds_that_runs_have(proto: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> None:
+    """Those of a stage have 31 bits; Keras keeps a dropout's in as few as 31, by backend."""
+    for seed in (0, 1, 1_484_405_855, 2**31 - 1):
+        made = network(proto, Training(SIZE, 0, seed=seed), Regularisation())
+        assert np.isfinite(made.step(images, LABELS, 1e-3).loss)
+
+
 def test_a_loss_that_is_not_finite_is_told(proto: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> None:
     made = network(proto)
     cut = len(made.cuts(SIZE)) - 1

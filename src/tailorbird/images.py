@@ -324,12 +324,17 @@ def from_array(array: npt.ArrayLike) -> Image.Image:
     return _as_rgb(Image.fromarray(values))
 
 
+_MOST: Final = {"zoom": 0.9, "rotation": 180, "shear": 60, "shift": 0.9, "brightness": 0.9}
+"""Beyond these a photo may be black, empty or turned over more than once."""
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """The range each augmented view is drawn from; every number is the largest change either way.
 
-    zoom: scale factor 1 - zoom to 1 + zoom. rotation: degrees. shear: degrees. shift: fraction of the side.
-    brightness: factor 1 - brightness to 1 + brightness. flip: mirrored left to right with probability one half.
+    zoom: scale factor 1 - zoom to 1 + zoom, 0 to 0.9. rotation: degrees, 0 to 180. shear: degrees, 0 to 60. shift: fraction of
+    the side, 0 to 0.9. brightness: factor 1 - brightness to 1 + brightness, 0 to 0.9. flip: mirrored left to right with
+    probability one half. Raises SettingsError.
     """
 
     flip: bool = True
@@ -338,6 +343,16 @@ class Augmentation:
     shear: float = 8.0
     shift: float = 0.06
     brightness: float = 0.15
+
+    def __post_init__(self) -> None:
+        """Raise one SettingsError that names every range that cannot be."""
+        problems = [
+            f"{name} is {value!r}, but must be 0 to {most:g}"
+            for name, most in _MOST.items()
+            if not isinstance(value := getattr(self, name), int | float) or not 0 <= value <= most
+        ]
+        if problems:
+            raise SettingsError("photos cannot be augmented so: " + "; ".join(problems))
 
     @property
     def key(self) -> str:
@@ -360,9 +375,7 @@ def warp(image: Image.Image, rule: ResizeRule, augmentation: Augmentation, rando
     size = rule.size
     a = augmentation
     side = math.ceil(size * (1 + a.zoom))
-    margin = side * 3 // 8  # further than the default ranges can reach
     source = image.resize((side, side), Image.Resampling.BILINEAR)
-    padded = Image.fromarray(np.pad(np.asarray(source), ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
 
     flip = -1.0 if a.flip and random.random() < 0.5 else 1.0
     scale = math.exp(random.uniform(math.log(1 - a.zoom), math.log(1 + a.zoom)))
@@ -376,6 +389,9 @@ def warp(image: Image.Image, rule: ResizeRule, augmentation: Augmentation, rando
     rotate = np.array([[cos, -sin], [sin, cos]])
     skew = np.array([[1.0, math.tan(shear)], [0.0, 1.0]])
     matrix = rotate @ skew @ np.diag([flip, 1.0]) * to_input
+    reach = np.abs(matrix).sum(axis=1) * size / 2 + np.abs([shift_x, shift_y]) - side / 2
+    margin = max(side * 3 // 8, math.ceil(reach.max()) + 1)  # the first is further than the default ranges can reach
+    padded = Image.fromarray(np.pad(np.asarray(source), ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
     centre_in = np.array([side / 2 + margin + shift_x, side / 2 + margin + shift_y])
     offset = centre_in - matrix @ np.array([size / 2, size / 2])
     coefficients = (matrix[0, 0], matrix[0, 1], offset[0], matrix[1, 0], matrix[1, 1], offset[1])

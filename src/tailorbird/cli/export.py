@@ -28,7 +28,10 @@ def export(
 
     if to != "keras":
         raise SettingsError(f"--to is {to!r}; a model can be exported to keras (the model file itself is ONNX already)")
-    target = target if target is not None else model.with_suffix(".keras")
+    if target is None:
+        target = model.with_suffix(".keras")
+        if target.exists():  # perhaps the notebook's own model, which the model file was imported from
+            raise SettingsError(f"{target} exists already; give the file to write: -o NAME.keras")
     output.check_writable(target)
     from tailorbird.engines.keras.handback import to_keras
 

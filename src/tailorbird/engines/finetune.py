@@ -216,11 +216,16 @@ def _enter(run: Run, number: int, interrupt: Interrupt, start: Best | None = Non
         share = remaining[0].work / sum(stage.work for stage in remaining)
         budget = max(0.0, budget - run.position.seconds) * share
     run.enter(number, budget, start)
-    if run.leader.best.size != run.stage.size:
+    if run.stage.keep_validation:  # so that scoring takes now what it will take after every epoch
+        for _ in run.inputs.validation():
+            interrupt.check()
+    resized = run.leader.best.size != run.stage.size
+    if resized or budget is not None:
         run.spend()
         logits = _answers(run, run.inputs, run.task.network.logits, interrupt)
         run.position.validation_seconds = run.spend()
-        _record(run, logits, run.leader.weights, None)
+        if resized:
+            _record(run, logits, run.leader.weights, None)
     run.position.plateau = Plateau(best=run.leader.best.score.log_loss)
     run.spend()
     run.position.epoch_seconds = 0.0

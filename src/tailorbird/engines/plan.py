@@ -114,7 +114,7 @@ def plan(
     pixels. disk: bytes that kept activations may take; it decides whether they are kept, not what is trained on.
     Raises SettingsError for sizes the network does not have.
     """
-    sizes = settings.sizes or default_sizes(size)
+    sizes = settings.sizes or _possible(network, default_sizes(size))
     if settings.unfreeze == "gradual":
         kinds = [(sizes[0], TOP_SHARE, TOP_EPOCHS)]
         between = (1 - TOP_EPOCHS - LAST_EPOCHS) / max(1, len(sizes) - 1)
@@ -150,6 +150,16 @@ def default_sizes(size: int) -> tuple[int, ...]:
     """A smaller size of whole 32s, then the backbone's own; its own alone where there is no smaller one."""
     smaller = max(SIZE_STEP, round(SMALLER * size / SIZE_STEP) * SIZE_STEP)
     return (smaller, size) if smaller < size else (size,)
+
+
+def _possible(network: Network, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """These sizes, or the last alone where the network is too deep for a smaller one: nobody asked for that."""
+    try:
+        for size in sizes[:-1]:
+            network.cuts(size)
+    except SettingsError:
+        return sizes[-1:]
+    return sizes
 
 
 def apportion(epochs: int, shares: Sequence[float]) -> list[int]:

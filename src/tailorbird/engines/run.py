@@ -223,7 +223,10 @@ class Run:
         return self._spent_at - before
 
     def previous(self) -> Saved | None:
-        """The checkpoint to go on from; None, after a word about why and with the folder empty, when there is none for this run."""
+        """The checkpoint to go on from; None, after a word about why and with the folder empty, when there is none for this run.
+
+        Raises SettingsError, and leaves the folder as it is, for a run of another framework: that is seldom meant.
+        """
         saved = self._checkpoints.newest()
         note = self.task.watcher.note
         changed = differences(saved.about["fingerprint"], self._fingerprint) if saved else []
@@ -231,6 +234,14 @@ class Run:
             note(f"damaged, and left aside: {', '.join(saved.damaged)}; the checkpoint before is used")
         if saved is not None and not changed:
             return saved
+        began, now = (
+            about.get("framework") for about in (saved.about["fingerprint"] if saved else {}, self._fingerprint)
+        )
+        if saved is not None and began != now:
+            raise SettingsError(
+                f"{self.task.folder} holds a run that was begun with {began}, and {now} cannot go on with it: choose that again "
+                "(KERAS_BACKEND chooses Keras' backend), or delete the folder, and the run starts anew"
+            )
         if saved is not None:
             note(f"{self.task.folder} held another run ({'; '.join(changed)}); this one starts anew")
         elif any(self.task.folder.glob("state-*.json")):

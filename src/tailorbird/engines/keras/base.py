@@ -5,6 +5,7 @@ images uint8 (N, S, S, 3) -> preprocess -> graph -> features (N, K)
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -90,8 +91,15 @@ class Base:
 
     def whole(self, pixels: Any) -> Any:
         """Call every layer on pixels as a Keras tensor, uint8 or float (N, S, S, 3) RGB from 0 to 255 -> features (N, K)."""
-        start = preprocessing(self.preprocess)(pixels)
+        start = preprocessing(self.preprocess, self.free_name("preprocess"))(pixels)
         return replay(self.graph.nodes, {self.graph.inputs[0].key: start}, self.output.key)
+
+    def free_name(self, wanted: str) -> str:
+        """`wanted`, or it with a number behind, so that no layer of the base is called so: a model's layers differ in name."""
+        taken = {getattr(node.operation, "name", "") for node in self.graph.nodes}
+        taken |= {layer.name for layer in self.model.layers}
+        numbered = (f"{wanted}_{number}" for number in itertools.count(1))
+        return wanted if wanted not in taken else next(name for name in numbered if name not in taken)
 
     def part(self, tensor: Tensor) -> Any:
         """A Keras layer that calls what lies above a tensor: its values -> features (N, K); of the graph's input, the pixels.
@@ -110,14 +118,14 @@ class Base:
         return _part_class()(call, self.layers(nodes))
 
 
-def preprocessing(mode: str) -> Callable[[Any], Any]:
-    """From pixels, uint8 or float (N, S, S, 3) RGB from 0 to 255, to float32, as convert.PREPROCESS says."""
+def preprocessing(mode: str, name: str = "preprocess") -> Callable[[Any], Any]:
+    """From pixels, uint8 or float (N, S, S, 3) RGB from 0 to 255, to float32, as convert.PREPROCESS says. name: the layer's."""
     keras = backend.load()
     scale, offset, bgr = PREPROCESS[mode]
     # One number where one is enough, so that the layer reads as people write it; float32 also where the rest is float16.
     plain = len(set(scale)) == len(set(offset)) == 1
     factors = (scale[0], offset[0]) if plain else (list(scale), list(offset))
-    rescaling = keras.layers.Rescaling(*factors, dtype="float32", name="preprocess")
+    rescaling = keras.layers.Rescaling(*factors, dtype="float32", name=name)
 
     def prepare(pixels: Any) -> Any:
         return rescaling(keras.ops.flip(pixels, axis=-1) if bgr else pixels)

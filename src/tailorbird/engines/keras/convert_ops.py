@@ -133,7 +133,8 @@ def _listed(w: Writer, args: list[Any], kwargs: dict[str, Any]) -> list[Value]:
 
 def _get_item(w: Writer, op: Any, args: list[Any], kwargs: dict[str, Any], shape: Shape) -> Made:
     x, key = _all(args, kwargs)[:2]
-    key = list(key) if isinstance(key, tuple) else [key]
+    # Keras' files have no tuples: read from one, (..., 2) is [..., 2].
+    key = list(key) if isinstance(key, tuple) or (isinstance(key, list) and Ellipsis in key) else [key]
     if Ellipsis in key:
         place = key.index(Ellipsis)
         key[place : place + 1] = [slice(None)] * (x.rank - len(key) + 1)

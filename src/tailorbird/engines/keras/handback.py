@@ -9,6 +9,8 @@ are, under their own names; who trains it on and wants to keep batch norm's stat
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ from tailorbird.engines.keras import backend, rebuilt
 from tailorbird.engines.keras.base import Base
 from tailorbird.engines.keras.source import ENTRY
 from tailorbird.errors import ModelFileError, SettingsError, TrainingError
-from tailorbird.files import write_bytes
+from tailorbird.files import storage_error, write_bytes
 from tailorbird.head import Dense, Head
 from tailorbird.model.file import AGREEMENT, ModelInfo, info_from
 from tailorbird.model.graph import PREFIX
@@ -77,13 +79,18 @@ def to_keras(model_file: str | Path, output: str | Path) -> HandedBack:
             f"{info.backbone.get('name', 'an unknown backbone')} (source: {info.backbone.get('source', 'not stated')})"
         )
         raise ModelFileError(
-            f"{model_file} was made from {origin}, which did not come from Keras, so there are no Keras layers to go back to; "
+            f"{model_file} was made from {origin}, and holds no Keras layers to go back to: "
+            "it did not come from Keras, or, imported, could not be written down anew; "
             "models trained on `backbones pull keras:NAME` or with --engine keras can be exported to Keras"
         )
     model = _assemble(rebuilt.base(proto, info.resize.size), head_in(proto, str(model_file)), info)
-    with tempfile.TemporaryDirectory(prefix="tailorbird-") as folder:
-        written = Path(folder) / f"model{SUFFIX}"
-        model.save(written)
+    # Beside the output: where the file has room to be written, it has room to be checked.
+    with _temporary(output.absolute().parent) as folder:
+        written = folder / f"model{SUFFIX}"
+        try:
+            model.save(written)
+        except OSError as error:
+            raise storage_error(written, error) from error
         difference = _difference(written, proto, info, str(model_file))
         if not difference < AGREEMENT:
             raise TrainingError(
@@ -92,6 +99,18 @@ def to_keras(model_file: str | Path, output: str | Path) -> HandedBack:
             )
         write_bytes(output, written.read_bytes())
     return HandedBack(output, info.classes, info.resize.size, difference, backend.load().backend.backend())
+
+
+@contextmanager
+def _temporary(parent: Path) -> Iterator[Path]:
+    """A folder in another, gone afterwards. Raises StorageError."""
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix=".tailorbird-", dir=parent)
+    except OSError as error:
+        raise storage_error(parent, error) from error
+    with made as folder:
+        yield Path(folder)
 
 
 def head_in(proto: onnx.ModelProto, name: str) -> Head:
@@ -112,15 +131,16 @@ def _assemble(base: Base, head: Head, info: ModelInfo) -> Any:
     keras = backend.load()
     layers = keras.layers
     # Keras casts uint8 pixels to the input's float32.
-    images = keras.Input((base.size, base.size, 3), name="images")
+    images = keras.Input((base.size, base.size, 3), name=base.free_name("images"))
     hidden = base.whole(images)
     dense = []
     for number, layer in enumerate(head.layers):
         last = number + 1 == len(head.layers)
-        dense.append(layers.Dense(layer.weight.shape[1], None if last else "relu", name=f"head_dense{number}"))
+        activation = None if last else "relu"
+        dense.append(layers.Dense(layer.weight.shape[1], activation, name=base.free_name(f"head_dense{number}")))
         hidden = dense[-1](hidden)
-    hidden = layers.Rescaling(1.0 / info.temperature, name="temperature")(hidden)
-    model = keras.Model(images, layers.Softmax(name="probabilities")(hidden), name="tailorbird")
+    hidden = layers.Rescaling(1.0 / info.temperature, name=base.free_name("temperature"))(hidden)
+    model = keras.Model(images, layers.Softmax(name=base.free_name("probabilities"))(hidden), name="tailorbird")
     for made, layer in zip(dense, head.layers, strict=True):
         made.set_weights([layer.weight, layer.bias])
     return model

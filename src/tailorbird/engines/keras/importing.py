@@ -138,6 +138,9 @@ def _size(graph: Graph, name: str, size: int | None) -> int:
 def inside(graph: Graph) -> str | None:
     """The layer that already prepares the pixels inside the model, such as Rescaling; None where there is none."""
     here = graph.inputs[0]
+    first = [node for node in graph.nodes if [tensor.key for tensor in node.inputs] == [here.key]]
+    if len(first) == 3 and {node.kind for node in first} == {"GetItem"}:  # each channel by itself, as caffe's ways do
+        return f"preprocess_input ({first[0].path} and what follows)"
     for node in graph.nodes:
         if [tensor.key for tensor in node.inputs] != [here.key]:
             continue

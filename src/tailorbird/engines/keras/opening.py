@@ -13,12 +13,15 @@ import json
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tailorbird.engines.keras import backend, legacy
-from tailorbird.errors import ModelFileError
+from tailorbird.errors import ModelFileError, StorageError
+from tailorbird.files import storage_error
 from tailorbird.graphs import MOST_BYTES
 
 MOST_CONFIG_BYTES = 64_000_000
@@ -141,12 +144,23 @@ def _from_archive(path: Path) -> Loaded:
         named = path
         if upgraded != config:
             named = Path(folder) / "model.keras"
-            with zipfile.ZipFile(path) as old, zipfile.ZipFile(named, "w") as new:
+            with _writing(named), zipfile.ZipFile(path) as old, zipfile.ZipFile(named, "w") as new:
                 for name in _MEMBERS:
                     new.writestr(name, json.dumps(upgraded) if name == "config.json" else old.read(name))
         elif path.suffix != ".keras":  # Keras tells the kind of a file by its name
-            named = Path(shutil.copyfile(path, Path(folder) / "model.keras"))
+            named = Path(folder) / "model.keras"
+            with _writing(named):
+                shutil.copyfile(path, named)
         return Loaded(_construct(path, named, version), version, changes)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say which temporary file could not be written. Raises StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{storage_error(path, error)} (TMPDIR names the folder for such files)") from error
 
 
 def _check_archive(path: Path, archive: zipfile.ZipFile, sizes: dict[str, int]) -> None:
@@ -194,8 +208,10 @@ def _from_h5(path: Path) -> Loaded:
     with tempfile.TemporaryDirectory() as folder:
         named = path
         if upgraded != config or path.suffix not in (".h5", ".hdf5"):
-            named = Path(shutil.copyfile(path, Path(folder) / "model.h5"))
-            _set_config(named, json.dumps(upgraded))
+            named = Path(folder) / "model.h5"
+            with _writing(named):
+                shutil.copyfile(path, named)
+                _set_config(named, json.dumps(upgraded))
         return Loaded(_construct(path, named, version), version, changes)
 
 

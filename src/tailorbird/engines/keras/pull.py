@@ -57,7 +57,10 @@ def pull(
     kept = _kept(folder, name, size, digest)
     if kept is not None:
         said = graphs.metadata(graphs.read_audited(kept, BackboneError))
-        say(f"{kept.name} is at hand" + ("" if digest else f"; its weights: {said.get('weights', 'not stated')}"))
+        which = "" if digest else f"; its weights: {said.get('weights', 'not stated')}"
+        if digest is None and "weights_sha256" in said:
+            which += f"; for those that Keras publishes delete {kept} first"
+        say(f"{kept.name} is at hand{which}")
         return kept
 
     keras = backend.load()

@@ -121,7 +121,7 @@ class KerasNetwork:
             _check_width(self.name, weights, base)
             self._base = base
             policy = devices.precision(training.mixed_precision)
-            self._stack = stack.build(weights, training.regularisation, policy, seed=1000 * (training.seed + 1))
+            self._stack = stack.build(weights, training.regularisation, policy, seed=_dropout_seed(training.seed))
             model, nodes = _trained_part(self._base, training.cut, self._stack, policy)
             layers = self._base.layers(nodes) if nodes else []
             inner, optimizer = _optimizer(model, layers, training, policy)
@@ -225,6 +225,13 @@ class KerasNetwork:
         made = rebuilt.base(self._proto, size)
         write(made.variables, read(self._base.variables), f"{self.name} at {self._base.size} px")
         return made
+
+
+def _dropout_seed(seed: int) -> int:
+    """The first dropout's; the next ones follow. Keras keeps seeds in 64, 32 or 31 bits, by backend."""
+    spare = 1000
+    most = int(np.iinfo(str(backend.load().random.SeedGenerator(0).state.dtype)).max)
+    return spare * (seed + 1) % (most - spare)
 
 
 def _check_width(name: str, head: Arrays, base: Base) -> None:
