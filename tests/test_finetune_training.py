@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from documented_json import problems, schemas
+from jax_backend import jax_environment
 from keras_small import SIZE, small_backbone
 from typer.testing import CliRunner
 
@@ -176,6 +178,19 @@ def test_a_stopped_run_goes_on_and_comes_to_the_same_model(
         for path in (left_alone / "whole.onnx", output)
     ]
     assert np.abs(rows[0] - rows[1]).max() < 1e-5
+
+
+@pytest.mark.skipif(find_spec("jax") is None, reason="needs Keras' other backend, jax")
+def test_the_whole_way_on_another_backend(tmp_path: Path, shapes: Path, backbone: Path, left_alone: Path) -> None:
+    """With the default settings, dropout among them, from the photos to the verified file."""
+    output = tmp_path / "jax.onnx"
+    environment = {**jax_environment(), "TAILORBIRD_CACHE": str(left_alone / "cache")}
+    done = subprocess.run(
+        command(shapes, output, backbone, "--epochs", "1"), capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["finetune"]["history"][-1]["epoch"] == 1
+    assert load(output).predict(next((shapes / "box").iterdir())).probability > 0
 
 
 @pytest.mark.parametrize(

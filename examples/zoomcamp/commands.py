@@ -26,9 +26,10 @@ PULL = "tailorbird backbones pull keras:{network} {weights}"
 TRAIN = "tailorbird train {photos}"
 TUNE = " --engine keras --finetune --backbone {small_backbone} --size {small}"
 CNN = (
-    "tailorbird train homework.csv -o {name}.onnx --engine keras --backbone cnn --size {small} --epochs {homework} "
-    "--optimizer sgd --learning-rate 0.002 --batch-size 20"
+    "tailorbird train homework.csv -o {name}.onnx --engine keras --backbone cnn --size {small} --epochs {homework_both} "
+    "--optimizer sgd --learning-rate 0.002 --schedule constant --batch-size 20"
 )
+"""As many epochs on the photos as they are as on augmented ones after them: the course's network goes on from the plain one."""
 
 
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -70,7 +71,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         + " --epochs {footwear} --l2 0.01 --batch-norm --dropout 0.2 "
         "--patience 3 --mixed-precision",
     ),
-    "homework": (CNN.replace("{name}", "plain") + " --no-augment", CNN.replace("{name}", "homework")),
+    "homework": (
+        CNN.replace("{name}", "plain").replace("{homework_both}", "{homework}") + " --no-augment",
+        CNN.replace("{name}", "homework"),
+    ),
     "pitfall-validation": ("tailorbird evaluate best.onnx {photos} --split validation",) * 2,
     "pitfall-resume": (CNN.replace("{name}", "killed"),) * 2,
     "pitfall-preprocess": (
@@ -95,6 +99,7 @@ SHOWN = {
     "fine_tune": "2",
     "footwear": "5",
     "homework": "3",
+    "homework_both": "6",
 }
 """What the README puts in the place of the names in braces."""
 

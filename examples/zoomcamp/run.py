@@ -155,6 +155,7 @@ def prepare(given: argparse.Namespace) -> tuple[dict[str, Any], Place]:
             "fine_tune": str(1 if given.short else 2),
             "footwear": str(rounds["footwear"]),
             "homework": str(rounds["homework"]),
+            "homework_both": str(2 * rounds["homework"]),
         },
         inside=given.short,
     )
