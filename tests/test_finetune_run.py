@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,17 @@ from numpy_network import CLASSES, SETTINGS, SIZE, NumpyNetwork, Task, weights_o
 
 from tailorbird.cli.output import figures
 from tailorbird.cli.train import BarWatcher
+from tailorbird.dataset import Sample
+from tailorbird.engines import finetune
 from tailorbird.engines.finetune import discard
 from tailorbird.engines.network import Training
 from tailorbird.engines.records import Tuned
+from tailorbird.engines.run import Run
 from tailorbird.engines.settings import FinetuneSettings
-from tailorbird.engines.signals import deferred_interrupt
+from tailorbird.engines.signals import Interrupt, deferred_interrupt
+from tailorbird.engines.views import Inputs
 from tailorbird.errors import SettingsError, StorageError, StorageFull, TrainingError
+from tailorbird.images import Pixels
 
 STEPS = 6 * 4
 """Steps of `SETTINGS` in all: four epochs and two of 60 photos in batches of 15."""
@@ -380,6 +386,29 @@ def test_a_changed_command_starts_anew_and_says_so(task: Task, tmp_path: Path) -
         "held another run (backbone was None, is x; learning_rate was 0.05, is 0.04; plan); this one starts anew"
         in watcher.text
     )
+
+
+def test_what_scoring_takes_is_not_what_filling_the_cache_takes(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a budget sets aside, for every scoring, the time that only the first one needs."""
+    real, train_stage = Inputs._pixels, finetune._train_stage
+    one_at_a_time, told = threading.Lock(), []
+
+    def slow(self: Inputs, sample: Sample, view: int) -> Pixels:
+        if view == 0:
+            with one_at_a_time:
+                time.sleep(0.05)
+        return real(self, sample, view)
+
+    def spy(run: Run, interrupt: Interrupt) -> None:
+        told.append(run.position.validation_seconds)
+        train_stage(run, interrupt)
+
+    monkeypatch.setattr(Inputs, "_pixels", slow)
+    monkeypatch.setattr(finetune, "_train_stage", spy)
+    task.run(NumpyNetwork(), replace(SETTINGS, budget=600.0), tmp_path)
+    assert len(told) == 2 and all(0 < seconds < 24 * 0.05 / 2 for seconds in told)
 
 
 def test_a_run_of_another_framework_is_kept(task: Task, tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_tuning_options_without_finetuning_are_refused(shapes: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--inner", "--inner would change nothing"),
+        ("--inner", "inner would change nothing"),
         ("--unfreeze", "--unfreeze would change nothing"),
         ("--views", "views are for"),
     ],

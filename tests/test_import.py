@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -43,7 +45,7 @@ from tailorbird import graphs, images
 from tailorbird.engines.keras import importing, legacy, opening
 from tailorbird.engines.keras.export import pixels as pixels_for
 from tailorbird.engines.keras.graph import replay
-from tailorbird.errors import DatasetError, HubError, ModelFileError, SettingsError, TrainingError
+from tailorbird.errors import DatasetError, HubError, ModelFileError, SettingsError, StorageError, TrainingError
 from tailorbird.explanation import explain
 from tailorbird.images import ResizeRule, resize
 from tailorbird.importing import import_application, import_model, read_classes
@@ -584,6 +586,18 @@ def test_networks_that_prepare_their_pixels_say_so() -> None:
         )
         model = keras().Sequential([keras().Input((SIDE, SIDE, 3)), base, keras().layers.Dense(2)])
         assert "Rescaling" in (importing.inside(importing.classifier_of(model, "x").graph) or "")
+
+
+def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = save(functional(), tmp_path / "model.keras").rename(
+        tmp_path / "model.zip"
+    )  # another suffix: read from a copy
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(StorageError, match=r"the disk is full.*TMPDIR names the folder"):
+        import_model(path, tmp_path / "model.onnx", classes=list(NAMES[:5]), preprocess="tf")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -24,7 +25,7 @@ from tailorbird.engines.keras import backend, cnn, handback, rebuilt
 from tailorbird.engines.keras.handback import head_in, to_keras
 from tailorbird.engines.keras.tuner import open_network
 from tailorbird.engines.network import Regularisation, Training
-from tailorbird.errors import ModelFileError, SettingsError, TrainingError
+from tailorbird.errors import ModelFileError, SettingsError, StorageFull, TrainingError
 from tailorbird.head import Head
 from tailorbird.images import ResizeRule
 from tailorbird.model.file import ModelInfo, carried, write
@@ -181,6 +182,19 @@ def test_a_file_that_is_there_is_replaced_only_by_name(tmp_path: Path) -> None:
     assert isinstance(done.exception, SettingsError) and "frozen.keras exists already; give" in str(done.exception)
     assert theirs.read_bytes() == b"of the notebook"
     assert CliRunner().invoke(app, ["export", str(model), "-o", str(theirs)]).exit_code == 0
+
+
+def test_a_full_disk_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def save(self, path: Path) -> None:
+            path.write_bytes(b"a part")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    model = frozen(tmp_path)
+    monkeypatch.setattr(handback, "_assemble", lambda *_: Full())
+    with pytest.raises(StorageFull, match="the disk is full"):
+        to_keras(model, tmp_path / "x.keras")
+    assert [path.name for path in tmp_path.iterdir()] == ["frozen.onnx"]
 
 
 def test_what_was_handed_back_can_be_imported_and_handed_back_again(tmp_path: Path) -> None:

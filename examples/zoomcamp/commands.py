@@ -25,11 +25,14 @@ Answer = dict[str, Any]
 PULL = "tailorbird backbones pull keras:{network} {weights}"
 TRAIN = "tailorbird train {photos}"
 TUNE = " --engine keras --finetune --backbone {small_backbone} --size {small}"
-CNN = (
-    "tailorbird train homework.csv -o {name}.onnx --engine keras --backbone cnn --size {small} --epochs {homework_both} "
-    "--optimizer sgd --learning-rate 0.002 --schedule constant --batch-size 20"
-)
-"""As many epochs on the photos as they are as on augmented ones after them: the course's network goes on from the plain one."""
+
+
+def _cnn(name: str, epochs: str = "{homework_both}") -> str:
+    """A small network from scratch. By default as many epochs on augmented photos as on plain ones before, as in the course."""
+    return (
+        f"tailorbird train homework.csv -o {name}.onnx --engine keras --backbone cnn --size {{small}} --epochs {epochs} "
+        "--optimizer sgd --learning-rate 0.002 --schedule constant --batch-size 20"
+    )
 
 
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -71,12 +74,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         + " --epochs {footwear} --l2 0.01 --batch-norm --dropout 0.2 "
         "--patience 3 --mixed-precision",
     ),
-    "homework": (
-        CNN.replace("{name}", "plain").replace("{homework_both}", "{homework}") + " --no-augment",
-        CNN.replace("{name}", "homework"),
-    ),
+    "homework": (_cnn("plain", "{homework}") + " --no-augment", _cnn("homework")),
     "pitfall-validation": ("tailorbird evaluate best.onnx {photos} --split validation",) * 2,
-    "pitfall-resume": (CNN.replace("{name}", "killed"),) * 2,
+    "pitfall-resume": (_cnn("killed"),) * 2,
     "pitfall-preprocess": (
         "tailorbird import {notebook}/larger.keras --classes classes.txt --preprocess {wrong} --validate {photos} -o wrong.onnx",
     ),

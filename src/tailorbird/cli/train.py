@@ -231,13 +231,8 @@ def train(
     if changed and not (finetune or scratch):
         names = ", ".join("--" + {"sizes": "size"}.get(name, name).replace("_", "-") for name in changed)
         raise SettingsError(f"{names}: only fine-tuning uses {'them' if len(changed) > 1 else 'it'}; add --finetune")
-    idle = [
-        name for name, value in (("inner", given["inner"]), ("unfreeze", unfreeze)) if scratch and value is not None
-    ]
-    if idle:
-        raise SettingsError(
-            f"--{' and --'.join(idle)} would change nothing: the layers of {SCRATCH} are given, and all of them train; leave it out"
-        )
+    if scratch and unfreeze is not None:
+        raise SettingsError(f"--unfreeze would change nothing: all layers of {SCRATCH} train; leave it out")
     settings = None
     if finetune or scratch:
         # What shapes the head goes on being the search's; how it is trained is now fine-tuning's.

@@ -24,10 +24,12 @@ def check_settings(
     judge_labels: bool,
     engine: str | None,
     sizes: tuple[int, ...] | None,
+    inner: bool,
 ) -> None:
     """Raise one SettingsError that names everything wrong with these options.
 
     others: further files to write, by what they are. without_features: there is no pretrained backbone. tunes: the network trains.
+    inner: the head's inner layers were chosen.
     """
     problems = []
     if tunes and refit:
@@ -44,6 +46,8 @@ def check_settings(
         problems.append(
             "labels are judged by a pretrained backbone's features; leave that out (--suspects) or give a backbone"
         )
+    if without_features and inner:
+        problems.append("inner would change nothing: the layers of a network from scratch are given; leave it out")
     if without_features and views > 1:
         problems.append(
             "views are for cached features; a network that trains from scratch sees a new view in every epoch"

@@ -112,6 +112,7 @@ def train(
         judge_labels=judge_labels,
         engine=engine,
         sizes=finetune.sizes if finetune else None,
+        inner="inner" in (fixed or {}),
     )
     HeadSettings(**(fixed or {}))  # raises for a bad value before the long part begins
     clock = Clock()
