@@ -20,7 +20,9 @@ DATA = ("clothing-dataset-small", "trashnet", "sign-digits")
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--seeds", default="0,1,2")
     options.add_argument("--options", default="", help="further options of `tailorbird train`")
     given = options.parse_args()

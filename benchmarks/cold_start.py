@@ -33,7 +33,16 @@ def main() -> None:
         with folder() as place:
             model = place / "model.onnx"
             tailorbird(
-                "train", given.photos, "-o", model, "--backbone", backbone, "-q", "--inner", 0, cache=place / "cache"
+                "train",
+                given.photos,
+                "-o",
+                model,
+                "--backbone",
+                backbone,
+                "-q",
+                "--inner",
+                0,
+                cache=place / "cache",
             )
             photo = str(photos_in(given.photos)[0])
             runs = [
@@ -41,7 +50,8 @@ def main() -> None:
                 for _ in range(given.repeat)
             ]
             bare = [
-                measured([sys.executable, "-c", "import onnxruntime, numpy, PIL.Image"]) for _ in range(given.repeat)
+                measured([sys.executable, "-c", "import onnxruntime, numpy, PIL.Image"])
+                for _ in range(given.repeat)
             ]
         seconds, memory = statistics.median(r[0] for r in runs), max(r[1] for r in runs)
         floor = statistics.median(r[0] for r in bare)

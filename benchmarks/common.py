@@ -27,14 +27,20 @@ KERAS_WEIGHTS = SHARED / "weights" / "mobilenetv2_imagenet.weights.h5"
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Options every benchmark has: the photos and the backbone."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--photos", type=Path, default=CLOTHING, help="class folders or split/class folders")
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument(
+        "--photos", type=Path, default=CLOTHING, help="class folders or split/class folders"
+    )
     made.add_argument("--backbone", default=str(MOBILENET), help="a backbone's name or .onnx file")
     return made
 
 
 def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    )
 
 
 def machine() -> str:
@@ -43,7 +49,11 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
         name = next(
-            (line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")),
+            (
+                line.split(":")[1].strip()
+                for line in info.read_text().splitlines()
+                if line.startswith("model name")
+            ),
             name,
         )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
@@ -94,7 +104,9 @@ def raw_images_per_second(path: Path, *, seconds: float = 8.0) -> float:
 
 
 def photos_in(source: Path) -> list[Path]:
-    return sorted(path for path in source.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    return sorted(
+        path for path in source.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"}
+    )
 
 
 def keras_python() -> Path:
@@ -104,7 +116,16 @@ def keras_python() -> Path:
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
         subprocess.run(
-            [str(python), "-m", "pip", "install", "--quiet", "-r", str(HERE / "requirements-keras.txt")], check=True
+            [
+                str(python),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "-r",
+                str(HERE / "requirements-keras.txt"),
+            ],
+            check=True,
         )
     return python
 
@@ -112,5 +133,18 @@ def keras_python() -> Path:
 def report(name: str, ratio: float, target: str, **figures: object) -> None:
     """The result: a line for people, a line for programs."""
     print(f"{name}: ratio {ratio:.3f} (target {target})")
-    rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in figures.items()}
-    print(json.dumps({"benchmark": name, "ratio": round(ratio, 3), "target": target, **rounded, "machine": machine()}))
+    rounded = {
+        key: round(value, 3) if isinstance(value, float) else value
+        for key, value in figures.items()
+    }
+    print(
+        json.dumps(
+            {
+                "benchmark": name,
+                "ratio": round(ratio, 3),
+                "target": target,
+                **rounded,
+                "machine": machine(),
+            }
+        )
+    )

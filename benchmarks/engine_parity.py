@@ -42,19 +42,23 @@ def environment(backend: str) -> Path:
 def backends_of(python: Path) -> list[str]:
     """The backends an interpreter can import."""
     code = f"import importlib.util as u; print(*[n for n in {list(BACKENDS)} if u.find_spec(n)])"
-    return subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return subprocess.run(
+        [str(python), "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
 
 
 def measure(source: Path, count: int) -> dict[str, float]:
     """In a process of its own, on the backend KERAS_BACKEND names: the largest differences."""
     from tailorbird.engines.keras.pull import pull
     from tailorbird.engines.keras.tuner import open_network
-    from tailorbird.engines.network import Regularisation, Training
+    from tailorbird.engines.protocol import Regularisation, Training
     from tailorbird.head import Dense, Head
     from tailorbird.images import ResizeRule, load
 
     paths = common.photos_in(source)
-    images = np.stack([load(path, ResizeRule(SIZE)) for path in paths[:: max(1, len(paths) // count)][:count]])
+    images = np.stack(
+        [load(path, ResizeRule(SIZE)) for path in paths[:: max(1, len(paths) // count)][:count]]
+    )
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         file = pull("keras:MobileNetV2", weights=common.KERAS_WEIGHTS, folder=Path(folder))
@@ -63,7 +67,8 @@ def measure(source: Path, count: int) -> dict[str, float]:
     # Logits some units apart, as a trained head gives them.
     widths = [(features.shape[1], 64), (64, CLASSES)]
     layers = [
-        Dense((random.normal(0, 1.5 / i**0.5, (i, o))).astype(np.float32), np.zeros(o, np.float32)) for i, o in widths
+        Dense((random.normal(0, 1.5 / i**0.5, (i, o))).astype(np.float32), np.zeros(o, np.float32))
+        for i, o in widths
     ]
     head = Head(tuple(layers))
     regularisation = Regularisation(batch_norm=True)
@@ -85,7 +90,10 @@ def measure(source: Path, count: int) -> dict[str, float]:
 def answers(content: bytes, images: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return np.concatenate(
-        [session.run(["features"], {"images": images[i : i + 8]})[0] for i in range(0, len(images), 8)]
+        [
+            session.run(["features"], {"images": images[i : i + 8]})[0]
+            for i in range(0, len(images), 8)
+        ]
     )
 
 
@@ -101,7 +109,10 @@ def gap(one: np.ndarray, other: np.ndarray) -> float:
 def main() -> None:
     options = common.parser(__doc__)
     options.add_argument(
-        "--python", type=Path, action="append", help="an interpreter with tailorbird and Keras; repeat it"
+        "--python",
+        type=Path,
+        action="append",
+        help="an interpreter with tailorbird and Keras; repeat it",
     )
     options.add_argument("--count", type=int, default=32, help="photos to compare on, at least 16")
     options.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
@@ -118,9 +129,21 @@ def main() -> None:
         f"{'backend':<12}{'as pulled':>12}{'fine-tuned':>12}{'moved by tuning':>18}{'spread':>9}   largest |dp|, {given.count} photos"
     )
     for backend, python in runs:
-        command = [str(python), __file__, "--measure", "--photos", str(given.photos), "--count", str(given.count)]
+        command = [
+            str(python),
+            __file__,
+            "--measure",
+            "--photos",
+            str(given.photos),
+            "--count",
+            str(given.count),
+        ]
         done = subprocess.run(
-            command, env={**os.environ, "KERAS_BACKEND": backend}, stdout=subprocess.PIPE, text=True, check=True
+            command,
+            env={**os.environ, "KERAS_BACKEND": backend},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
         )
         found = json.loads(done.stdout.splitlines()[-1])
         worst = max(worst, found["pulled"], found["tuned"])
@@ -128,9 +151,15 @@ def main() -> None:
             f"{backend:<12}{found['pulled']:>12.1e}{found['tuned']:>12.1e}{found['moved']:>18.2f}{found['spread']:>9.3f}",
             flush=True,
         )
-    print(f"largest of all: {worst:.1e} (target < {TARGET:g}): {'met' if worst < TARGET else 'MISSED'}")
+    print(
+        f"largest of all: {worst:.1e} (target < {TARGET:g}): {'met' if worst < TARGET else 'MISSED'}"
+    )
     common.report(
-        "engine_parity", worst / TARGET, "< 1", worst=f"{worst:.1e}", backends=[backend for backend, _ in runs]
+        "engine_parity",
+        worst / TARGET,
+        "< 1",
+        worst=f"{worst:.1e}",
+        backends=[backend for backend, _ in runs],
     )
     sys.exit(worst >= TARGET)
 

@@ -21,12 +21,16 @@ def main() -> None:
     options.add_argument("--weights", type=Path, default=KERAS_WEIGHTS)
     options.add_argument("--seeds", default="0,1,2")
     options.add_argument("--options", default="", help="further options of `tailorbird train`")
-    options.add_argument("--keep", type=Path, default=Path("build/finetune_accuracy"), help="folder for what is done")
+    options.add_argument(
+        "--keep", type=Path, default=Path("build/finetune_accuracy"), help="folder for what is done"
+    )
     options.add_argument("--again", action="store_true", help="forget what is done")
     given = options.parse_args()
     given.keep.mkdir(parents=True, exist_ok=True)
     cache = (given.keep / "cache").resolve()
-    tailorbird("backbones", "pull", "keras:MobileNetV2", "--weights", given.weights, "-q", cache=cache)
+    tailorbird(
+        "backbones", "pull", "keras:MobileNetV2", "--weights", given.weights, "-q", cache=cache
+    )
     accuracies, seconds = [], []
     for seed in given.seeds.split(","):
         kept = given.keep / f"seed-{seed}.json"
@@ -38,7 +42,13 @@ def main() -> None:
                 "--seed", seed, "--json", *shlex.split(given.options), cache=cache,
             )  # fmt: skip
             kept.write_text(
-                json.dumps({"wall": wall, "options": given.options, "train": json.loads(out.splitlines()[-1])})
+                json.dumps(
+                    {
+                        "wall": wall,
+                        "options": given.options,
+                        "train": json.loads(out.splitlines()[-1]),
+                    }
+                )
             )
         found = json.loads(kept.read_text())
         validation, test = (found["train"]["scores"][part] for part in ("validation", "test"))

@@ -63,14 +63,29 @@ def main() -> None:
     print(f"Keras on {backend}: {', '.join(seen)}")
     environment = {"KERAS_BACKEND": backend}
     wanted = ["--epochs", str(given.epochs), *["--mixed-precision"] * given.mixed_precision]
-    mine = ours(given.photos, given.weights, given.size, wanted, given.keep / "tailorbird", environment=environment)
+    mine = ours(
+        given.photos,
+        given.weights,
+        given.size,
+        wanted,
+        given.keep / "tailorbird",
+        environment=environment,
+    )
     save(mine, given.keep)
     theirs = peer(
         given.keras_python, given.photos, given.weights, given.size, given.head_epochs, given.epochs, given.rate, given.keep / "keras",
         jit="auto", environment=environment,
     )  # fmt: skip
     save(theirs, given.keep)
-    compare(mine, theirs, "finetune_gpu", size=given.size, epochs=given.epochs, backend=backend, gpus=len(seen))
+    compare(
+        mine,
+        theirs,
+        "finetune_gpu",
+        size=given.size,
+        epochs=given.epochs,
+        backend=backend,
+        gpus=len(seen),
+    )
 
 
 if __name__ == "__main__":

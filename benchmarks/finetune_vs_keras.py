@@ -20,7 +20,9 @@ from finetuning import Side, levels, ours, peer, save, saved
 def compare(ours: Side, theirs: Side, name: str, **figures: object) -> None:
     """Print both sides by level, and the ratio at the highest level both reach."""
     for side in (ours, theirs):
-        print(f"{side.name}: {side.seconds:.1f} s in all, validation {side.validation:.4f}, test {side.test:.4f}")
+        print(
+            f"{side.name}: {side.seconds:.1f} s in all, validation {side.validation:.4f}, test {side.test:.4f}"
+        )
     both = levels(ours, theirs)
     if not both:
         sys.exit("no validation accuracy that both reach; give the slower side more epochs")
@@ -48,18 +50,33 @@ def main() -> None:
     options.add_argument("--weights", type=Path, default=KERAS_WEIGHTS)
     options.add_argument("--size", type=int, default=160)
     options.add_argument("--epochs", type=int, default=6, help="of fine-tuning, on either side")
-    options.add_argument("--head-epochs", type=int, default=5, help="of the peer's head on the frozen base, first")
-    options.add_argument("--rate", type=float, default=1e-4, help="the peer's learning rate for the base; 1e-5 to 1e-4")
+    options.add_argument(
+        "--head-epochs", type=int, default=5, help="of the peer's head on the frozen base, first"
+    )
+    options.add_argument(
+        "--rate",
+        type=float,
+        default=1e-4,
+        help="the peer's learning rate for the base; 1e-5 to 1e-4",
+    )
     options.add_argument("--options", default="", help="further options of `tailorbird train`")
     options.add_argument("--only", choices=("keras", "tailorbird", "report"))
     options.add_argument(
-        "--keep", type=Path, default=Path("build/finetune_vs_keras"), help="folder for what a side did"
+        "--keep",
+        type=Path,
+        default=Path("build/finetune_vs_keras"),
+        help="folder for what a side did",
     )
-    options.add_argument("--keras-python", help="interpreter of the peer; by default its own environment is made")
+    options.add_argument(
+        "--keras-python", help="interpreter of the peer; by default its own environment is made"
+    )
     given = options.parse_args()
     if given.only in (None, "tailorbird"):
         wanted = ["--epochs", str(given.epochs), *shlex.split(given.options)]
-        save(ours(given.photos, given.weights, given.size, wanted, given.keep / "tailorbird"), given.keep)
+        save(
+            ours(given.photos, given.weights, given.size, wanted, given.keep / "tailorbird"),
+            given.keep,
+        )
     if given.only in (None, "keras"):
         python = given.keras_python or str(keras_python())
         place = given.keep / "keras"

@@ -41,7 +41,9 @@ class Side:
 
     def reached(self, level: float) -> float | None:
         """Seconds until the kept weights had this validation accuracy."""
-        return next((point.seconds for point in self.points if point.accuracy >= level - 1e-9), None)
+        return next(
+            (point.seconds for point in self.points if point.accuracy >= level - 1e-9), None
+        )
 
 
 def save(side: Side, folder: Path) -> None:
@@ -63,7 +65,12 @@ def clocked(
 ) -> tuple[list[tuple[float, str]], str]:
     """Run a command: its lines on standard error and output, each with the seconds since `start`, and its standard output."""
     process = subprocess.Popen(
-        command, cwd=cwd, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     lines: list[tuple[float, str]] = []
     out: list[str] = []
@@ -135,7 +142,9 @@ def ours(
         "--backbone",
         backbone,
     ]
-    lines, out = clocked([*train, "--size", str(size), *options, "--json"], start, cwd=place, environment=own)
+    lines, out = clocked(
+        [*train, "--size", str(size), *options, "--json"], start, cwd=place, environment=own
+    )
     answer = json.loads(out.splitlines()[-1])
     points: list[Point] = []
     for seconds, line in lines:
@@ -147,7 +156,13 @@ def ours(
     total = time.perf_counter() - start
     scores = answer["scores"]
     points.append(Point(total, scores["validation"]["accuracy"]))
-    return Side("tailorbird", total, scores["validation"]["accuracy"], scores["test"]["accuracy"], tuple(points))
+    return Side(
+        "tailorbird",
+        total,
+        scores["validation"]["accuracy"],
+        scores["test"]["accuracy"],
+        tuple(points),
+    )
 
 
 def peer(
@@ -177,6 +192,12 @@ def peer(
 def levels(first: Side, second: Side) -> list[tuple[float, float, float]]:
     """(validation accuracy, seconds, seconds) at every level one of them names and both reach, rising."""
     # Cut off, not rounded: a side must be found to have reached the levels it names.
-    named = sorted({math.floor(point.accuracy * 10_000) / 10_000 for side in (first, second) for point in side.points})
+    named = sorted(
+        {
+            math.floor(point.accuracy * 10_000) / 10_000
+            for side in (first, second)
+            for point in side.points
+        }
+    )
     found = [(level, first.reached(level), second.reached(level)) for level in named]
     return [(level, a, b) for level, a, b in found if a is not None and b is not None]

@@ -21,7 +21,7 @@ import numpy as np
 from common import MOBILENET, folder, report
 from PIL import Image
 
-from tailorbird import wardrobe
+from tailorbird import demo
 from tailorbird.model import Classifier
 from tailorbird.training import train
 
@@ -29,15 +29,21 @@ UNSEEN = 5_000_000  # seeds from here on draw no picture of the wardrobe that wa
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--backbone", action="append", help="a backbone's name or .onnx file; may be repeated")
-    options.add_argument("--per-class", type=int, default=60, help="drawings of each class to train on")
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "--backbone", action="append", help="a backbone's name or .onnx file; may be repeated"
+    )
+    options.add_argument(
+        "--per-class", type=int, default=60, help="drawings of each class to train on"
+    )
     options.add_argument("--pictures", type=int, default=200, help="drawings to explain")
     given = options.parse_args()
     backbones = given.backbone or ["pocket", *([str(MOBILENET)] if MOBILENET.exists() else [])]
     with folder() as place:
         os.environ["TAILORBIRD_CACHE"] = str(place / "cache")
-        wardrobe.write(place / "wardrobe", per_class=given.per_class)
+        demo.write(place / "wardrobe", per_class=given.per_class)
         for backbone in backbones:
             model = train(place / "wardrobe", place / "model.onnx", backbone=backbone, report=False)
             classifier = Classifier(model.model)
@@ -45,7 +51,14 @@ def main() -> None:
             moved = measure(classifier, given.pictures, moved=True)
             figures |= {
                 f"moved_{name}": moved[name]
-                for name in ("right", "mass_in_box", "box_area", "gain", "above_chance", "pointing_game")
+                for name in (
+                    "right",
+                    "mass_in_box",
+                    "box_area",
+                    "gain",
+                    "above_chance",
+                    "pointing_game",
+                )
             }
             print(f"{Path(backbone).name}: test accuracy {model.test.accuracy:.3f}")
             report(f"heatmaps {Path(backbone).name}", figures["gain"], "> 1", **figures)
@@ -55,16 +68,27 @@ def measure(classifier: Classifier, pictures: int, *, moved: bool = False) -> di
     """Mean shares over `pictures` unseen drawings; see the module."""
     rows = []
     for number in range(pictures):
-        drawing = wardrobe.draw(wardrobe.CLASSES[number % len(wardrobe.CLASSES)], UNSEEN + number)
+        drawing = demo.draw(demo.CLASSES[number % len(demo.CLASSES)], UNSEEN + number)
         if moved:
             drawing = elsewhere(drawing, np.random.default_rng(number))
         answer = classifier.predict(drawing.image, heatmaps=True)
         assert answer.heatmaps is not None
         inside, area, middle, middle_area, hit = place_of(answer.heatmaps[0], drawing)
         rows.append(
-            (inside, area, inside > area, middle, middle_area, middle > middle_area, hit, answer.label == drawing.label)
+            (
+                inside,
+                area,
+                inside > area,
+                middle,
+                middle_area,
+                middle > middle_area,
+                hit,
+                answer.label == drawing.label,
+            )
         )
-    inside, area, above, middle, middle_area, above_middle, hit, right = np.array(rows, float).mean(axis=0)
+    inside, area, above, middle, middle_area, above_middle, hit, right = np.array(rows, float).mean(
+        axis=0
+    )
     return {
         "pictures": pictures,
         "right": right,
@@ -80,7 +104,7 @@ def measure(classifier: Classifier, pictures: int, *, moved: bool = False) -> di
     }
 
 
-def elsewhere(drawing: wardrobe.Drawing, random: np.random.Generator) -> wardrobe.Drawing:
+def elsewhere(drawing: demo.Drawing, random: np.random.Generator) -> demo.Drawing:
     """The drawing at half its size, by chance somewhere on a ground of the colour of its own border."""
     width, height = drawing.image.size
     pixels = np.asarray(drawing.image)
@@ -89,10 +113,10 @@ def elsewhere(drawing: wardrobe.Drawing, random: np.random.Generator) -> wardrob
     x, y = int(random.integers(width - width // 2)), int(random.integers(height - height // 2))
     ground.paste(drawing.image.resize((width // 2, height // 2), Image.Resampling.LANCZOS), (x, y))
     left, top, right, bottom = (side // 2 for side in drawing.box)
-    return wardrobe.Drawing(ground, drawing.label, (x + left, y + top, x + right, y + bottom))
+    return demo.Drawing(ground, drawing.label, (x + left, y + top, x + right, y + bottom))
 
 
-def place_of(heatmap: np.ndarray, drawing: wardrobe.Drawing) -> tuple[float, float, float, float, bool]:
+def place_of(heatmap: np.ndarray, drawing: demo.Drawing) -> tuple[float, float, float, float, bool]:
     """Share of mass in the box, the box's share of the picture, the same of the box's middle half, whether the hottest place is in it."""
     width, height = drawing.image.size
     left, top, right, bottom = drawing.box
@@ -102,9 +126,18 @@ def place_of(heatmap: np.ndarray, drawing: wardrobe.Drawing) -> tuple[float, flo
     total = float(heatmap.sum())
     row, column = np.unravel_index(int(heatmap.argmax()), heatmap.shape)
     x, y = (column + 0.5) / heatmap.shape[1], (row + 0.5) / heatmap.shape[0]
-    shares = [float((heatmap * cover(heatmap.shape, part)).sum()) / total if total else 0.0 for part in (box, middle)]
+    shares = [
+        float((heatmap * cover(heatmap.shape, part)).sum()) / total if total else 0.0
+        for part in (box, middle)
+    ]
     areas = [(part[2] - part[0]) * (part[3] - part[1]) for part in (box, middle)]
-    return shares[0], areas[0], shares[1], areas[1], bool(total) and box[0] <= x < box[2] and box[1] <= y < box[3]
+    return (
+        shares[0],
+        areas[0],
+        shares[1],
+        areas[1],
+        bool(total) and box[0] <= x < box[2] and box[1] <= y < box[3],
+    )
 
 
 def cover(shape: tuple[int, ...], box: tuple[float, float, float, float]) -> np.ndarray:

@@ -47,12 +47,17 @@ def check(name: str, size: int) -> tuple[float, bool, float]:
     gap = verify(proto, model, application.preprocess, photos(size, 2))
     again, _ = source.rebuild(proto, size)
     pairs = zip(model.weights, again.weights, strict=True)
-    equal = all(np.array_equal(keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b)) for a, b in pairs)
+    equal = all(
+        np.array_equal(keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b))
+        for a, b in pairs
+    )
     return gap, equal, time.perf_counter() - start
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--size", type=int, default=96)
     chosen = parser.parse_args()
@@ -63,7 +68,10 @@ def main() -> None:
     for name in chosen.names or applications.names():
         try:
             gap, equal, seconds = check(name, chosen.size)
-            print(f"{name:<20} {gap:>10.1e} {'equal' if equal else 'CHANGED':>9} {seconds:>8.1f}", flush=True)
+            print(
+                f"{name:<20} {gap:>10.1e} {'equal' if equal else 'CHANGED':>9} {seconds:>8.1f}",
+                flush=True,
+            )
             if not equal or gap > AGREEMENT:
                 failed.append(name)
         except Exception as problem:

@@ -30,7 +30,10 @@ def photos(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     for number, name in enumerate(classes):
         for file in sorted((folder / name).iterdir()):
             pixels.append(
-                img_to_array(load_img(file, target_size=(size, size), interpolation="bilinear"), dtype="uint8")
+                img_to_array(
+                    load_img(file, target_size=(size, size), interpolation="bilinear"),
+                    dtype="uint8",
+                )
             )
             labels.append(number)
     return np.stack(pixels), keras.utils.to_categorical(labels, len(classes))
@@ -40,7 +43,9 @@ def build(weights: str, size: int, classes: int) -> tuple[keras.Model, keras.Mod
     """The model and its base."""
     whole = keras.applications.MobileNetV2(weights=None)
     whole.load_weights(weights)
-    base = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(size, size, 3))
+    base = keras.applications.MobileNetV2(
+        weights=None, include_top=False, input_shape=(size, size, 3)
+    )
     base.set_weights(whole.get_weights()[:-2])
     base.trainable = False
     inputs = keras.Input((size, size, 3))
@@ -68,9 +73,13 @@ class Say(keras.callbacks.Callback):
 
 def main() -> None:
     folder, weights, size, head_epochs, epochs, rate, jit = sys.argv[1:8]
-    parts = {name: photos(Path(folder) / name, int(size)) for name in ("train", "validation", "test")}
+    parts = {
+        name: photos(Path(folder) / name, int(size)) for name in ("train", "validation", "test")
+    }
     model, base = build(weights, int(size), parts["train"][1].shape[1])
-    keep = keras.callbacks.ModelCheckpoint("best.keras", monitor="val_accuracy", save_best_only=True)
+    keep = keras.callbacks.ModelCheckpoint(
+        "best.keras", monitor="val_accuracy", save_best_only=True
+    )
 
     def fit(stage: str, learning_rate: float, rounds: int) -> None:
         model.compile(
@@ -88,7 +97,12 @@ def main() -> None:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
     fit("base", float(rate), int(epochs))
     accuracy = float(keras.models.load_model("best.keras").evaluate(*parts["test"], verbose=0)[1])
-    print(json.dumps({"test": accuracy, "keras": keras.__version__, "backend": keras.backend.backend()}), flush=True)
+    print(
+        json.dumps(
+            {"test": accuracy, "keras": keras.__version__, "backend": keras.backend.backend()}
+        ),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -50,12 +50,23 @@ def build(weights: str, classes: int) -> keras.Model:
 
 def train(folder: str, weights: str, epochs: int) -> None:
     start = time.perf_counter()
-    parts = {name: photos(f"{folder}/{name}", name == "train") for name in ("train", "validation", "test")}
+    parts = {
+        name: photos(f"{folder}/{name}", name == "train")
+        for name in ("train", "validation", "test")
+    }
     classes = len(sorted(entry.name for entry in os.scandir(f"{folder}/train") if entry.is_dir()))
     model = build(weights, classes)
     model.compile(keras.optimizers.Adam(1e-3), "categorical_crossentropy", metrics=["accuracy"])
-    keep = keras.callbacks.ModelCheckpoint("best.keras", monitor="val_accuracy", save_best_only=True)
-    model.fit(parts["train"], validation_data=parts["validation"], epochs=epochs, callbacks=[keep], verbose=0)
+    keep = keras.callbacks.ModelCheckpoint(
+        "best.keras", monitor="val_accuracy", save_best_only=True
+    )
+    model.fit(
+        parts["train"],
+        validation_data=parts["validation"],
+        epochs=epochs,
+        callbacks=[keep],
+        verbose=0,
+    )
     best = keras.models.load_model("best.keras")
     accuracy = best.evaluate(parts["test"], verbose=0)[1]
     print(
@@ -76,7 +87,11 @@ def predict(folder: str, weights: str) -> None:
     model.predict(found.take(2), verbose=0)
     start = time.perf_counter()
     rows = model.predict(found, verbose=0)
-    print(json.dumps({"photos_per_second": len(rows) / (time.perf_counter() - start), "photos": len(rows)}))
+    print(
+        json.dumps(
+            {"photos_per_second": len(rows) / (time.perf_counter() - start), "photos": len(rows)}
+        )
+    )
 
 
 if __name__ == "__main__":

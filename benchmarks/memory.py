@@ -61,7 +61,9 @@ def work(root: str) -> None:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--counts", default="25000,50000,100000")
     counts = [int(part) for part in options.parse_args().counts.split(",")]
     results = []

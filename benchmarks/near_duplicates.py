@@ -14,8 +14,8 @@ import time
 import numpy as np
 from common import report
 
-from tailorbird.dataset.duplicates import RADIUS
-from tailorbird.dataset.neighbours import near_pairs
+from tailorbird.dataset.duplicates.groups import RADIUS
+from tailorbird.dataset.duplicates.hash_neighbours import near_pairs
 
 
 def all_pairs(hashes: np.ndarray, rows: int = 1000) -> float:
@@ -29,7 +29,9 @@ def all_pairs(hashes: np.ndarray, rows: int = 1000) -> float:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--count", type=int, default=100_000)
     count = options.parse_args().count
     random = np.random.default_rng(0)
@@ -43,9 +45,19 @@ def main() -> None:
         start = time.perf_counter()
         left, _ = near_pairs(values, RADIUS)
         seconds[name] = time.perf_counter() - start
-        print(f"{name}: {count:,} hashes in {seconds[name]:.1f} s, {len(left):,} candidate pairs", flush=True)
+        print(
+            f"{name}: {count:,} hashes in {seconds[name]:.1f} s, {len(left):,} candidate pairs",
+            flush=True,
+        )
     blocks = all_pairs(hashes)
-    report("near_duplicates", seconds["random"] / blocks, "< 1", count=count, seconds=seconds, all_pairs_seconds=blocks)
+    report(
+        "near_duplicates",
+        seconds["random"] / blocks,
+        "< 1",
+        count=count,
+        seconds=seconds,
+        all_pairs_seconds=blocks,
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,16 @@ import subprocess
 import time
 from pathlib import Path
 
-from common import KERAS_WEIGHTS, folder, keras_python, parser, photos_in, raw_images_per_second, report, tailorbird
+from common import (
+    KERAS_WEIGHTS,
+    folder,
+    keras_python,
+    parser,
+    photos_in,
+    raw_images_per_second,
+    report,
+    tailorbird,
+)
 
 from tailorbird.model import Classifier, Prediction
 
@@ -25,7 +34,16 @@ def main() -> None:
     given = options.parse_args()
     with folder() as place:
         model = place / "model.onnx"
-        tailorbird("train", given.photos, "-o", model, "--backbone", given.backbone, "-q", cache=place / "cache")
+        tailorbird(
+            "train",
+            given.photos,
+            "-o",
+            model,
+            "--backbone",
+            given.backbone,
+            "-q",
+            cache=place / "cache",
+        )
         classifier = Classifier(model)
         files = photos_in(given.photos)
         list(classifier.stream(files[:50]))
@@ -37,7 +55,9 @@ def main() -> None:
             speed = found / (time.perf_counter() - start)
             floor = (before + raw_images_per_second(model)) / 2
             ratios.append((speed / floor, speed, floor))
-            print(f"predict {speed:.1f} photos/s, floor {floor:.1f}: {speed / floor:.3f}", flush=True)
+            print(
+                f"predict {speed:.1f} photos/s, floor {floor:.1f}: {speed / floor:.3f}", flush=True
+            )
         ratio, speed, floor = sorted(ratios)[1]
         whole, _ = tailorbird("predict", model, given.photos, "--json", "-q", cache=place / "cache")
         figures = {
@@ -54,7 +74,9 @@ def main() -> None:
             )  # fmt: skip
             peer = json.loads(done.stdout.splitlines()[-1])["photos_per_second"]
             figures |= {"keras_photos_per_second": peer, "over_keras": speed / peer}
-            print(f"Keras predict {peer:.1f} photos/s; tailorbird is {speed / peer:.2f} times as fast (target >= 2)")
+            print(
+                f"Keras predict {peer:.1f} photos/s; tailorbird is {speed / peer:.2f} times as fast (target >= 2)"
+            )
     report("predict_throughput", ratio, ">= 0.9 of the floor", **figures)
 
 

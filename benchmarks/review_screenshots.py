@@ -16,7 +16,7 @@ from pathlib import Path
 from common import HERE, folder
 from screenshots import DESK, PHONE, jpeg, shoot
 
-from tailorbird.wardrobe import CLASSES
+from tailorbird.demo import CLASSES
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 from browser import opened
@@ -42,20 +42,28 @@ def draw_wrong(root: Path) -> Path:
             (part / f"{label}-{number:02}.jpg").write_bytes(jpeg(label, 40_000 + number))
     for true, given, number in WRONG:
         shutil.move(
-            root / "train" / true / f"{true}-{number:02}.jpg", root / "train" / given / f"{given}-9{number:02}.jpg"
+            root / "train" / true / f"{true}-{number:02}.jpg",
+            root / "train" / given / f"{given}-9{number:02}.jpg",
         )
-    shutil.copy(root / "test" / "dress" / "dress-10.jpg", root / "train" / "dress" / "dress-210.jpg")
+    shutil.copy(
+        root / "test" / "dress" / "dress-10.jpg", root / "train" / "dress" / "dress-210.jpg"
+    )
     return root
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--to", type=Path, default=HERE.parent / "docs" / "images")
     given = options.parse_args()
     with folder() as place:
         os.environ["TAILORBIRD_CACHE"] = str(place / "cache")
         os.chdir(place)
-        with reviewing(draw_wrong(Path("wardrobe")), place / "log.txt") as running, opened() as browser:
+        with (
+            reviewing(draw_wrong(Path("wardrobe")), place / "log.txt") as running,
+            opened() as browser,
+        ):
             print(running.log.read_text())
             address = running.page.address + running.page.path
             desk = {**DESK, "viewport": {"width": 1280, "height": 860}}

@@ -20,7 +20,7 @@ from typing import Any
 from common import HERE, folder, tailorbird
 from PIL import Image
 
-from tailorbird.wardrobe import CLASSES, draw
+from tailorbird.demo import CLASSES, draw
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 from browser import opened
@@ -28,7 +28,12 @@ from playwright.sync_api import Browser, FilePayload, Page
 from serving import Server, serving
 
 LARGEST = 300_000  # bytes of a picture
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 1.5}
+PHONE = {
+    "viewport": {"width": 390, "height": 844},
+    "has_touch": True,
+    "is_mobile": True,
+    "device_scale_factor": 1.5,
+}
 DESK = {"viewport": {"width": 1280, "height": 1000}, "device_scale_factor": 1}
 # Seeds far above those of the drawn training photos.
 SURE, MORE = ("hat", 9002), (("dress", 9003), ("shoes", 9001), ("t-shirt", 9000), ("outwear", 9003))
@@ -46,7 +51,9 @@ def file(label: str, seed: int) -> FilePayload:
 
 
 def ask(server: Server, path: str, body: bytes, kind: str) -> Any:
-    request = urllib.request.Request(server.address + path, data=body, headers={"Content-Type": kind})
+    request = urllib.request.Request(
+        server.address + path, data=body, headers={"Content-Type": kind}
+    )
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
 
@@ -69,7 +76,9 @@ def shoot(page: Page, path: Path, *, full: bool = False) -> None:
     page.wait_for_timeout(400)
     image = Image.open(io.BytesIO(page.screenshot(full_page=full))).convert("RGB")
     for colours in (None, 256, 192, 128, 96, 64):
-        small = image if colours is None else image.quantize(palette=image.quantize(colours))  # dithered
+        small = (
+            image if colours is None else image.quantize(palette=image.quantize(colours))
+        )  # dithered
         small.save(path, optimize=True)
         if path.stat().st_size <= LARGEST:
             break
@@ -93,7 +102,9 @@ def switch_on(page: Page) -> None:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--model", type=Path)
     options.add_argument("--to", type=Path, default=HERE.parent / "docs" / "images")
     given = options.parse_args()
@@ -111,7 +122,12 @@ def main() -> None:
             shoot(page, given.to / "page-phone.png")
 
             page = with_photos(
-                browser, server, *MORE, unsure, SURE, **{**DESK, "viewport": {"width": 1280, "height": 1180}}
+                browser,
+                server,
+                *MORE,
+                unsure,
+                SURE,
+                **{**DESK, "viewport": {"width": 1280, "height": 1180}},
             )
             page.locator(".card").nth(0).locator(".segments label").nth(1).click()
             page.locator(".card").nth(2).get_by_role("button", name="Right", exact=True).click()

@@ -28,7 +28,9 @@ from tailorbird.label_errors.crossfit import out_of_fold
 FIRST = 0.08
 
 
-def flipped(labels: np.ndarray, classes: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def flipped(
+    labels: np.ndarray, classes: int, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The labels with a share of them moved to another class, uniformly, and which ones were."""
     random = np.random.default_rng(seed)
     chosen = random.choice(len(labels), round(share * len(labels)), replace=False)

@@ -24,7 +24,9 @@ def side_by_side(path: Path, seconds: float = 4.0) -> float:
     """Images per second of single-threaded runs on every core at once, batches of 4, one session."""
     backbone = open_backbone(path)
     done = [0] * cores()
-    pixels = np.random.default_rng(0).integers(0, 256, (4, backbone.info.size, backbone.info.size, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (4, backbone.info.size, backbone.info.size, 3), np.uint8
+    )
     end = time.perf_counter() + seconds
 
     def work(number: int) -> None:
@@ -71,7 +73,10 @@ def main() -> None:
         ratios.append(wall / floor)
         walls.append(wall)
         floors.append(floor)
-        print(f"train {wall:.1f} s, floor {floor:.1f} s ({speed:.0f} images/s): {wall / floor:.3f}", flush=True)
+        print(
+            f"train {wall:.1f} s, floor {floor:.1f} s ({speed:.0f} images/s): {wall / floor:.3f}",
+            flush=True,
+        )
     print(
         f"one session, {cores()} threads: {raw_images_per_second(path):.0f} images/s; {cores()} single-threaded: {side_by_side(path):.0f} images/s"
     )

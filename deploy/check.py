@@ -26,7 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 import dockerfile  # noqa: E402
 
-UNWANTED = re.compile(r"^(pip|setuptools|wheel|torch|tensorflow|keras|timm|ray|pytest|hatchling)-", re.I)
+UNWANTED = re.compile(
+    r"^(pip|setuptools|wheel|torch|tensorflow|keras|timm|ray|pytest|hatchling)-", re.I
+)
 """Distributions that have no place in the image."""
 
 
@@ -34,7 +36,9 @@ def main() -> None:
     """Build, look, run, end."""
     if os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("setpriv"):
         sys.exit("needs root, and unshare and setpriv of util-linux")
-    work = Path(tempfile.mkdtemp(prefix="tailorbird-check-", dir="/var/tmp"))  # not /tmp, which becomes a tmpfs
+    work = Path(
+        tempfile.mkdtemp(prefix="tailorbird-check-", dir="/var/tmp")
+    )  # not /tmp, which becomes a tmpfs
     work.chmod(0o755)
     try:
         check(work, Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None)
@@ -68,7 +72,10 @@ def check(work: Path, model: Path | None) -> None:
                 command = re.sub(r"python -m pip uninstall .*? && ", "", command)
             command = re.sub(r"\bpython -m\b", f"{sys.executable} -m", moved(command))
             timed(f"RUN of stage {each.stage}", ["sh", "-c", command], source)
-    environment = {name: moved(value) for name, value in dockerfile.environment(instructions, "service").items()}
+    environment = {
+        name: moved(value)
+        for name, value in dockerfile.environment(instructions, "service").items()
+    }
     environment["PATH"] = f"{places['/opt/tailorbird']}/bin:{os.environ['PATH']}"
     (work / "data").stat().st_uid == 10001 or fail("/data is not the service's own")
     installed = sorted(path.name for path in (work / "opt").rglob("*.dist-info"))
@@ -82,7 +89,12 @@ def check(work: Path, model: Path | None) -> None:
     shown = work / "models" / "model.onnx"
     own = environment | {"TAILORBIRD_CACHE": str(work / "cache")}
     if model is None:
-        timed("a model to serve: tailorbird demo", ["tailorbird", "demo", "-q", str(work / "demo")], work, own)
+        timed(
+            "a model to serve: tailorbird demo",
+            ["tailorbird", "demo", "-q", str(work / "demo")],
+            work,
+            own,
+        )
         model = next((work / "demo").glob("*.onnx"))
     shutil.copy(model, shown)
     token = work / "token"
@@ -90,7 +102,11 @@ def check(work: Path, model: Path | None) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment |= {"TAILORBIRD_PORT": str(port), "TAILORBIRD_TOKEN_FILE": str(token), "TAILORBIRD_WORKERS": "2"}
+    environment |= {
+        "TAILORBIRD_PORT": str(port),
+        "TAILORBIRD_TOKEN_FILE": str(token),
+        "TAILORBIRD_WORKERS": "2",
+    }
     (user,) = (each.value for each in instructions if each.name == "USER")
     serve(instructions, work, user, environment, f"http://127.0.0.1:{port}", shown)
     print("everything is as it should be")
@@ -105,7 +121,11 @@ def serve(
     model: Path,
 ) -> None:
     """Start the entrypoint, ask, put a new model in place, end it with the Dockerfile's signal."""
-    words = {each.name: each.words() for each in instructions if each.name in ("ENTRYPOINT", "CMD", "HEALTHCHECK")}
+    words = {
+        each.name: each.words()
+        for each in instructions
+        if each.name in ("ENTRYPOINT", "CMD", "HEALTHCHECK")
+    }
     uid, _, gid = user.partition(":")
     # Every filesystem but /data and /tmp is read-only; no capability, no way to a new privilege.
     script = (
@@ -114,11 +134,23 @@ def serve(
         'mount -o remount,bind,ro /; if touch "$0/here" 2>/dev/null; then exit 99; fi; cd "$0/data"; '
         f'exec setpriv --reuid={uid} --regid={gid} --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all "$@"'
     )
-    command = ["unshare", "--mount", "sh", "-c", script, str(work), *words["ENTRYPOINT"], *words["CMD"]]
+    command = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        script,
+        str(work),
+        *words["ENTRYPOINT"],
+        *words["CMD"],
+    ]
     started = time.monotonic()
     log = (work / "log").open("wb")
     process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
-    health = [shutil.which(words["HEALTHCHECK"][0], path=environment["PATH"]) or "", *words["HEALTHCHECK"][1:]]
+    health = [
+        shutil.which(words["HEALTHCHECK"][0], path=environment["PATH"]) or "",
+        *words["HEALTHCHECK"][1:],
+    ]
     try:
         while subprocess.run(health, env=environment, capture_output=True).returncode:
             if process.poll() is not None or time.monotonic() - started > 30:
@@ -135,7 +167,8 @@ def serve(
         fresh = model.with_name("new.onnx")
         shutil.copy(model, fresh)
         subprocess.run(
-            [shutil.which("python", path=environment["PATH"]) or "", "-c", TOUCH_MODEL, str(fresh)], check=True
+            [shutil.which("python", path=environment["PATH"]) or "", "-c", TOUCH_MODEL, str(fresh)],
+            check=True,
         )
         fresh.replace(model)
         process.send_signal(signal.SIGHUP)
@@ -163,7 +196,9 @@ def serve(
 
 def reachable(python: Path) -> str:
     """Shell commands that let any user run this Python, which may lie in a home folder that is closed to others."""
-    closed = next((folder for folder in reversed(python.parents) if not folder.stat().st_mode & 0o001), None)
+    closed = next(
+        (folder for folder in reversed(python.parents) if not folder.stat().st_mode & 0o001), None
+    )
     if closed is None:
         return ""
     return (
@@ -181,7 +216,9 @@ DRAW = "import io, sys; from PIL import Image; Image.new('RGB', (640, 480), 'tea
 
 def picture(environment: dict[str, str]) -> bytes:
     """A JPEG."""
-    return subprocess.check_output([shutil.which("python", path=environment["PATH"]) or "", "-c", DRAW])
+    return subprocess.check_output(
+        [shutil.which("python", path=environment["PATH"]) or "", "-c", DRAW]
+    )
 
 
 def ask(url: str, body: bytes | None = None) -> dict:
@@ -197,7 +234,9 @@ def memory(pid: int) -> list[str]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             status = dict(
-                line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line
+                line.split(":\t", 1)
+                for line in (folder / "status").read_text().splitlines()
+                if ":\t" in line
             )
         except OSError:
             continue
@@ -206,7 +245,9 @@ def memory(pid: int) -> list[str]:
     return found
 
 
-def timed(what: str, command: list[str], folder: Path, environment: dict[str, str] | None = None) -> None:
+def timed(
+    what: str, command: list[str], folder: Path, environment: dict[str, str] | None = None
+) -> None:
     """Run a command that must succeed and say how long it took."""
     began = time.monotonic()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

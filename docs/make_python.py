@@ -30,7 +30,9 @@ def page() -> str:
     for title, belongs in GROUPS:
         parts.append(f"## {title}\n")
         parts += [
-            class_section(name, value) if isinstance(value, type) else function_section(name, value, 3)
+            class_section(name, value)
+            if isinstance(value, type)
+            else function_section(name, value, 3)
             for name, value in public.items()
             if belongs(value)
         ]
@@ -53,7 +55,10 @@ def class_section(name: str, cls: type) -> str:
     if dataclasses.is_dataclass(cls):
         parts.append("| field | type |\n| --- | --- |")
         parts.append(
-            "\n".join(f"| `{field.name}` | `{kind(field.type)}` |" for field in dataclasses.fields(cls)) + "\n"
+            "\n".join(
+                f"| `{field.name}` | `{kind(field.type)}` |" for field in dataclasses.fields(cls)
+            )
+            + "\n"
         )
     for key, member in vars(cls).items():
         if key.startswith("_"):
@@ -85,7 +90,11 @@ def signature(name: str, value: Any) -> str:
         if parameter.default is not parameter.empty:
             text += f" = {parameter.default!r}" if ":" in text else f"={parameter.default!r}"
         shown.append(text)
-    gives = "" if found.return_annotation is inspect.Signature.empty else f" -> {kind(found.return_annotation)}"
+    gives = (
+        ""
+        if found.return_annotation is inspect.Signature.empty
+        else f" -> {kind(found.return_annotation)}"
+    )
     line = f"{name}({', '.join(shown)}){gives}"
     if len(line) <= 100:
         return line

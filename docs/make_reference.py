@@ -42,7 +42,9 @@ def reference() -> str:
 def section(name: str, command: Any) -> str:
     """One command: what it does, what it takes."""
     arguments = [p for p in command.params if p.param_type_name == "argument"]
-    options = [p for p in command.params if p.param_type_name == "option" and p.name not in EVERYWHERE]
+    options = [
+        p for p in command.params if p.param_type_name == "option" and p.name not in EVERYWHERE
+    ]
     shown = " ".join(argument_name(p) for p in arguments)
     lines = [
         f"\n## tailorbird {name}\n",
@@ -51,9 +53,19 @@ def section(name: str, command: Any) -> str:
         "",
     ]
     if arguments:
-        lines += ["| argument | |", "| --- | --- |", *(f"| `{argument_name(p)}` | {said(p)} |" for p in arguments), ""]
+        lines += [
+            "| argument | |",
+            "| --- | --- |",
+            *(f"| `{argument_name(p)}` | {said(p)} |" for p in arguments),
+            "",
+        ]
     if options:
-        lines += ["| option | | default |", "| --- | --- | --- |", *(option_row(p) for p in options), ""]
+        lines += [
+            "| option | | default |",
+            "| --- | --- | --- |",
+            *(option_row(p) for p in options),
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -67,7 +79,9 @@ def option_row(parameter: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
     kind = "" if parameter.is_flag else f" {kind_of(parameter)}"
     default = parameter.default
-    is_shown = not (callable(default) or default is None or default is False or default in ((), [], ""))
+    is_shown = not (
+        callable(default) or default is None or default is False or default in ((), [], "")
+    )
     shown = f"`{'on' if default is True else default}`" if is_shown else ""
     return f"| {names}{kind} | {said(parameter)} | {shown} |"
 
@@ -88,7 +102,9 @@ def said(parameter: Any) -> str:
 
 def plain(text: str | None) -> str:
     """Help text on one line, without rich's markup."""
-    return re.sub(r"\s+", " ", re.sub(r"\[/?(dim|bold|italic|cyan|green|yellow)\]", "", text or "")).strip()
+    return re.sub(
+        r"\s+", " ", re.sub(r"\[/?(dim|bold|italic|cyan|green|yellow)\]", "", text or "")
+    ).strip()
 
 
 if __name__ == "__main__":

@@ -69,7 +69,9 @@ class Server:
     def wait(self) -> None:
         """Until it has printed its address. Raises Broken."""
         end = time.monotonic() + 60
-        while not (found := [line.strip() for line in self.lines if line.startswith("http://127.0.0.1:")]):
+        while not (
+            found := [line.strip() for line in self.lines if line.startswith("http://127.0.0.1:")]
+        ):
             if self.process.poll() is not None or time.monotonic() > end:
                 raise Broken(f"it did not say where it is: {''.join(self.lines)}")
             time.sleep(0.05)
@@ -100,7 +102,9 @@ class Run:
         tools.mkdir()
         # `python -m tailorbird` under the name by which people call it, whether or not it is on their PATH here.
         shim = tools / "tailorbird"
-        shim.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m tailorbird \"$@\"\n", encoding="utf-8")
+        shim.write_text(
+            f"#!/bin/sh\nexec '{sys.executable}' -m tailorbird \"$@\"\n", encoding="utf-8"
+        )
         shim.chmod(0o755)
         self._environment = {
             "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
@@ -135,7 +139,9 @@ class Run:
         except Broken as error:
             raise Broken(f"line {step.line}: {step.command}: {error}") from None
         if str(self.folder.parent) in text:
-            raise Broken(f"line {step.line}: {step.command}: a path of this machine is printed: {text}")
+            raise Broken(
+                f"line {step.line}: {step.command}: a path of this machine is printed: {text}"
+            )
         lines = [line.rstrip() for line in text.replace("\r", "").splitlines()]
         return _without_blank_ends([line for line in lines if not _LEFT_OUT.search(line)])
 
@@ -148,7 +154,9 @@ class Run:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE, check=False, encoding="utf-8",
         )  # fmt: skip
         if done.returncode != step.exit_code:
-            raise Broken(f"it exited {done.returncode} rather than {step.exit_code}:\n{done.stdout}")
+            raise Broken(
+                f"it exited {done.returncode} rather than {step.exit_code}:\n{done.stdout}"
+            )
         return self._shown(done.stdout)
 
     def _serve(self, command: str) -> str:
@@ -182,7 +190,9 @@ class Run:
         """The other way round."""
         if self._server is None or not self._server.address:
             return text
-        return text.replace(self._server.address, REVIEWED if "?key=" in self._server.address else SERVED)
+        return text.replace(
+            self._server.address, REVIEWED if "?key=" in self._server.address else SERVED
+        )
 
     def _python(self, step: Step) -> str:
         out = io.StringIO()
@@ -201,7 +211,9 @@ class Run:
         """This process in the folder and with the cache of the page's commands."""
         before = {name: os.environ.get(name) for name in self._environment}
         hook = sys.displayhook
-        os.environ.update({name: value for name, value in self._environment.items() if name != "PATH"})
+        os.environ.update(
+            {name: value for name, value in self._environment.items() if name != "PATH"}
+        )
         sys.displayhook = sys.__displayhook__  # pytest and notebooks have their own
         try:
             with contextlib.chdir(self.folder):
@@ -224,14 +236,23 @@ class Run:
         def ask(path: str, body: object = None) -> Any:
             connection = http.client.HTTPConnection(host, timeout=20)
             sent = None if body is None else json.dumps(body).encode()
-            connection.request("POST" if sent else "GET", path, sent, {**cookie, "Content-Type": "application/json"})
+            connection.request(
+                "POST" if sent else "GET",
+                path,
+                sent,
+                {**cookie, "Content-Type": "application/json"},
+            )
             answer = connection.getresponse()
             said = answer.read()
             if answer.status != 200:
                 raise Broken(f"the review answered {answer.status} to {path}: {said[:300]!r}")
             if set_cookie := answer.getheader("set-cookie"):
                 cookie["Cookie"] = set_cookie.partition(";")[0]
-            return json.loads(said) if answer.getheader("content-type", "").startswith("application/json") else None
+            return (
+                json.loads(said)
+                if answer.getheader("content-type", "").startswith("application/json")
+                else None
+            )
 
         ask(f"/{key}")
         for number in range(len(ask("/api/review")["items"])):
@@ -244,7 +265,13 @@ class Run:
                 elif len(photos) > 1:
                     choices.append({"photo": photo["photo"], "decision": "exclude"})
                 else:
-                    choices.append({"photo": photo["photo"], "decision": "relabel", "label": photo["suggested"]})
+                    choices.append(
+                        {
+                            "photo": photo["photo"],
+                            "decision": "relabel",
+                            "label": photo["suggested"],
+                        }
+                    )
             ask("/api/decisions", {"item": number, "decisions": choices})
 
     def check(self, picture: Picture) -> None:
@@ -252,16 +279,22 @@ class Run:
         name = picture.command
         kept = PICTURES / name
         if not kept.is_file() or kept.stat().st_size > LARGEST:
-            raise Broken(f"line {picture.line}: {kept} is missing, or larger than {LARGEST:,} bytes; run with --write")
+            raise Broken(
+                f"line {picture.line}: {kept} is missing, or larger than {LARGEST:,} bytes; run with --write"
+            )
         if picture.page is None:
             made = self.folder / name
             if not made.is_file():
                 raise Broken(f"line {picture.line}: no command wrote {name}")
             if not 0.5 < _area(made) / _area(kept) < 2:
-                raise Broken(f"line {picture.line}: {name} is now of another size: {_area(made)} and {_area(kept)}")
+                raise Broken(
+                    f"line {picture.line}: {name} is now of another size: {_area(made)} and {_area(kept)}"
+                )
         elif picture.page.startswith("http"):
             if self._server is None:
-                raise Broken(f"line {picture.line}: {picture.page} is not served when its picture is taken")
+                raise Broken(
+                    f"line {picture.line}: {picture.page} is not served when its picture is taken"
+                )
         else:
             text = (self.folder / picture.page).read_text(encoding="utf-8")
             anchor = (picture.selector or "").partition(" ")[0]
@@ -283,11 +316,13 @@ class Run:
         else:
             _small(self._photograph(picture), target)
         if target.stat().st_size > LARGEST:
-            raise Broken(f"{target} is {target.stat().st_size:,} bytes; at most {LARGEST:,} are wanted")
+            raise Broken(
+                f"{target} is {target.stat().st_size:,} bytes; at most {LARGEST:,} are wanted"
+            )
 
     def _photograph(self, picture: Picture) -> bytes:
         sys.path.insert(0, str(HERE.parent / "tests"))
-        from browser import opened
+        from support.browser import opened
 
         assert picture.page is not None
         if picture.page.startswith("http"):
@@ -319,7 +354,9 @@ def _small(data: bytes, target: Path) -> None:
         image = whole.copy()
         image.thumbnail((width, 2000))
         for colours in (None, 256, 128, 64):
-            (image if colours is None else image.quantize(palette=image.quantize(colours))).save(target, optimize=True)
+            (image if colours is None else image.quantize(palette=image.quantize(colours))).save(
+                target, optimize=True
+            )
             if target.stat().st_size <= LARGEST:
                 return
 
@@ -372,7 +409,10 @@ def compare(text: str) -> tuple[list[str], dict[str, list[str]]]:
                     run.check(step)
             except (Broken, OSError, subprocess.TimeoutExpired) as error:
                 return [*found, str(error)], said
-            found += [f"line {step.line}: {step.command}: {one}" for one in differences(step.printed, printed)]
+            found += [
+                f"line {step.line}: {step.command}: {one}"
+                for one in differences(step.printed, printed)
+            ]
     return found, said
 
 
@@ -385,7 +425,9 @@ def write(page: Path) -> None:
             step.printed = run.do(step)
             if isinstance(step, Picture):
                 run.take(step)
-            print(f"{time.perf_counter() - begin:6.1f} s  {step.command.splitlines()[0]}", flush=True)
+            print(
+                f"{time.perf_counter() - begin:6.1f} s  {step.command.splitlines()[0]}", flush=True
+            )
     page.write_text(rendered(parts), encoding="utf-8")
 
 

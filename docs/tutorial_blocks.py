@@ -91,8 +91,14 @@ def _in_block(parts: list[Part], kind: str, line: str, number: int) -> None:
     elif line == "^C":
         parts.append(Step("interrupt", number, [line]))
     elif not isinstance(last, Step):
-        raise ValueError(f"line {number}: a block of {kind} begins with {line!r} rather than {prompt!r}")
-    elif line.startswith(more) and not last.printed and (kind == "pycon" or last.asked[-1].endswith("\\")):
+        raise ValueError(
+            f"line {number}: a block of {kind} begins with {line!r} rather than {prompt!r}"
+        )
+    elif (
+        line.startswith(more)
+        and not last.printed
+        and (kind == "pycon" or last.asked[-1].endswith("\\"))
+    ):
         last.asked.append(line)
     else:
         last.printed.append(line)

@@ -22,9 +22,22 @@ from collections import defaultdict
 ACCURACY = 15.0
 """Percentage points by which an accuracy may differ."""
 
-CLASSES = ("dress", "hat", "longsleeve", "outwear", "pants", "shirt", "shoes", "shorts", "skirt", "t-shirt")
+CLASSES = (
+    "dress",
+    "hat",
+    "longsleeve",
+    "outwear",
+    "pants",
+    "shirt",
+    "shoes",
+    "shorts",
+    "skirt",
+    "t-shirt",
+)
 _CLASS = re.compile(rf"(?<![\w-])(?:{'|'.join(CLASSES)})(?![\w-])")
-_PICTURE = re.compile(rf"(?:(?:{'|'.join(CLASSES)})/)?(?:{'|'.join(CLASSES)})-\d{{4}}(?:-[0-9a-f]{{8}})?(?=\.)")
+_PICTURE = re.compile(
+    rf"(?:(?:{'|'.join(CLASSES)})/)?(?:{'|'.join(CLASSES)})-\d{{4}}(?:-[0-9a-f]{{8}})?(?=\.)"
+)
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
 
 MAY_DIFFER = (
@@ -32,7 +45,10 @@ MAY_DIFFER = (
     (r"(CLASS #|CLASS) CLASS \(#\)$", r"\1"),  # evaluate: a class may have been mistaken for none
     (r"(CLASS(?: #){4}) CLASS \(#\)$", r"\1"),
     (r"p (?:=|<) #", "p #"),
-    (r"\b(?:cannot be told apart \(difference #|is (?:worse|better) \((?:by|the difference is) #)", "VERDICT (#"),
+    (
+        r"\b(?:cannot be told apart \(difference #|is (?:worse|better) \((?:by|the difference is) #)",
+        "VERDICT (#",
+    ),
     (
         r"^No difference can be shown on # photos: # only B gets right against # only A"
         r"|^[AB] is better: # photos only [AB] gets right against # only [AB]",
@@ -42,7 +58,10 @@ MAY_DIFFER = (
     (r"; carried on with #, the smallest within one standard error of the best", ""),
     (r"^Head, # of the # averaged: ", "Head: "),  # the best head alone or an average
     (r"^(Learning rate #)e?-?#?:", r"\1:"),
-    (r"not sure: CLASS\?|not sure, perhaps CLASS|CLASS(?= #)", "CLASS"),  # an answer may fall below the threshold
+    (
+        r"not sure: CLASS\?|not sure, perhaps CLASS|CLASS(?= #)",
+        "CLASS",
+    ),  # an answer may fall below the threshold
     (r"\((#); (?:right|wrong, it is CLASS)\)", r"(\1; MARK)"),
     (r"unsure=(?:True|False)", "unsure=BOOL"),
     (r"(?<=: )(?:true|false)(?=[,}])", "BOOL"),
@@ -113,7 +132,11 @@ def _numbers(shown: list[str], printed: list[str]) -> list[str]:
             for a, b in zip(_PERCENT.findall(old), _PERCENT.findall(new), strict=False)
         ):
             found.append(f"the accuracy moved by more than {ACCURACY} points: {old!r}, now {new!r}")
-        if _SCORE.match(old) and _SCORE.match(new) and abs(float(old) - float(new)) > ACCURACY / 100:
+        if (
+            _SCORE.match(old)
+            and _SCORE.match(new)
+            and abs(float(old) - float(new)) > ACCURACY / 100
+        ):
             found.append(f"the score moved by more than {ACCURACY / 100}: {old}, now {new}")
     return found
 

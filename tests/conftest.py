@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import io
 import secrets
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image, ImageDraw
-from postgres_server import PostgresServer
+
+from support.data import MakeDataset, draw_dataset
+from support.postgres_server import PostgresServer
 
 # Started in the background of a script, a process ignores Ctrl-C, and so do those it starts; the tests that send one need it heard.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-MOBILENET = SHARED / "weights" / "mobilenetv2_imagenet.backbone.onnx"
-CLOTHING = SHARED / "data" / "clothing-dataset-small"
-
-needs_shared = pytest.mark.skipif(not CLOTHING.is_dir(), reason="needs the photos of shared/data beside the checkout")
-
-
-LONGEST = ("test_docs.py", "test_zoomcamp.py", "test_cli.py", "test_keras_pull.py", "test_finetune_training.py")
+LONGEST = (
+    "test_docs.py",
+    "test_zoomcamp.py",
+    "test_cli.py",
+    "test_pull.py",
+    "test_training.py",
+)
 """Files that take a minute or more on one core, the longest first. They begin first, so that no core waits for the last of them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Longest files first, the others as they are."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    items.sort(
+        key=lambda item: (
+            LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
+        )
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -37,46 +39,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """No test reads or fills the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("TAILORBIRD_CACHE", str(folder))
-    return folder
-
-
-def picture(label: str, seed: int, size: tuple[int, int] = (96, 80)) -> Image.Image:
-    """A drawn picture: its shape is the label (disc, box, cross), all else is chance."""
-    random = np.random.default_rng([seed, *label.encode()])
-    width, height = size
-    image = Image.new("RGB", size, tuple(int(v) for v in random.integers(150, 250, 3)))
-    draw = ImageDraw.Draw(image)
-    colour = tuple(int(v) for v in random.integers(0, 120, 3))
-    side = min(size) * random.uniform(0.35, 0.6)
-    left, top = random.uniform(0, width - side), random.uniform(0, height - side)
-    frame = (left, top, left + side, top + side)
-    if label.endswith("disc"):
-        draw.ellipse(frame, fill=colour)
-    elif label.endswith("box"):
-        draw.rectangle(frame, fill=colour)
-    else:
-        draw.line(frame, fill=colour, width=8)
-        draw.line((left, top + side, left + side, top), fill=colour, width=8)
-    noise = random.integers(-12, 13, (height, width, 3))
-    return Image.fromarray(np.clip(np.asarray(image, np.int16) + noise, 0, 255).astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def draw_dataset(
-    folder: Path, labels: tuple[str, ...] = ("disc", "box", "cross"), count: int = 24, seed: int = 0
-) -> Path:
-    """Class folders of `count` drawn JPEG files each."""
-    for label in labels:
-        (folder / label).mkdir(parents=True, exist_ok=True)
-        for number in range(count):
-            picture(label, seed * 10_000 + number).save(
-                folder / label / f"{label.rpartition('/')[2]}-{number:03}.jpg", quality=92
-            )
     return folder
 
 
@@ -96,9 +58,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Iterator[
         output = tmp_path_factory.mktemp("model") / "shapes.onnx"
         train(shapes, output)
         yield output
-
-
-MakeDataset = Callable[..., Path]
 
 
 @pytest.fixture

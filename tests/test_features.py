@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeDataset, encoded, picture
 
+from support.data import MakeDataset, encoded, picture
 from tailorbird.backbone import Backbone, open_backbone
 from tailorbird.dataset import scan
 from tailorbird.errors import StorageError, UnreadableImage
@@ -23,7 +23,9 @@ def pocket() -> Backbone:
     return open_backbone()
 
 
-def test_scan_embeds_in_the_same_pass_and_rows_match_the_backbone(pocket: Backbone, shapes: Path) -> None:
+def test_scan_embeds_in_the_same_pass_and_rows_match_the_backbone(
+    pocket: Backbone, shapes: Path
+) -> None:
     embedder = Embedder(pocket)
     dataset = scan(shapes, visitor=embedder)
     embedder.flush()
@@ -57,10 +59,15 @@ def test_a_key_is_content_backbone_rule_and_view(pocket: Backbone) -> None:
     plain, view = open_store(pocket.info), open_store(pocket.info, 1)
     other = open_store(pocket.info, 1, Augmentation(rotation=30))
     assert len({plain.folder, view.folder, other.folder}) == 3
-    assert pocket.info.sha256[:32] in plain.folder.parent.name and pocket.info.rule.key in plain.folder.parent.name
+    assert (
+        pocket.info.sha256[:32] in plain.folder.parent.name
+        and pocket.info.rule.key in plain.folder.parent.name
+    )
 
 
-def test_a_full_disk_keeps_what_was_written(pocket: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_what_was_written(
+    pocket: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     embedder = Embedder(pocket)
     image = picture("disc", 1)
     for number in range(CHUNK_ROWS):
@@ -78,7 +85,9 @@ def test_a_full_disk_keeps_what_was_written(pocket: Backbone, monkeypatch: pytes
     assert len(open_store(pocket.info)) == CHUNK_ROWS
 
 
-def test_a_photo_that_changed_since_the_scan_is_named(pocket: Backbone, make_dataset: MakeDataset) -> None:
+def test_a_photo_that_changed_since_the_scan_is_named(
+    pocket: Backbone, make_dataset: MakeDataset
+) -> None:
     folder = make_dataset(labels=("disc", "box"), count=4)
     dataset = scan(folder)
     victim = dataset.samples[5].path
@@ -113,7 +122,8 @@ def test_a_cache_cleared_under_way_is_an_error_that_says_so(pocket: Backbone) ->
     embedder.flush()
     clear_cache()
     with pytest.raises(
-        StorageError, match="the feature cache was cleared or damaged while it was in use; run the command again"
+        StorageError,
+        match="the feature cache was cleared or damaged while it was in use; run the command again",
     ):
         embedder.matrix([b"k" * 32])
 
@@ -127,7 +137,10 @@ def test_cache_entries_and_clear(pocket: Backbone, shapes: Path, own_cache: Path
     (own_cache / "backbones" / "mine.backbone.onnx").write_bytes(b"x" * 10)
     kinds = {entry.kind: entry for entry in cache_entries()}
     assert set(kinds) - {"pairs"} == {"facts", "features", "backbone"}
-    assert kinds["features"].name == f"pocket ({pocket.info.rule.key})" and kinds["features"].bytes > 72 * 512 * 4
+    assert (
+        kinds["features"].name == f"pocket ({pocket.info.rule.key})"
+        and kinds["features"].bytes > 72 * 512 * 4
+    )
     assert clear_cache() > 72 * 512 * 4
     assert [entry.kind for entry in cache_entries()] == ["backbone"]
     assert [path.name for path in own_cache.iterdir()] in (

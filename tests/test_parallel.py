@@ -29,7 +29,9 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         ("1 0", 4),
     ],
 )
-def test_a_containers_share_counts(said: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_containers_share_counts(
+    said: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     share = tmp_path / "cpu.max"
     share.write_text(said)
     monkeypatch.setattr(parallel, "_QUOTA", share)

@@ -17,13 +17,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import folder, machine, parser, photos_in, report, tailorbird
-from run import Server, load, running
 from soak import resident
+
+from run import Server, load, running
 
 
 def answered(port: int) -> int:
     text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
-    return int(sum(float(value) for value in re.findall(r"^tailorbird_photos_total\{.*\} (\S+)$", text, re.M)))
+    return int(
+        sum(
+            float(value)
+            for value in re.findall(r"^tailorbird_photos_total\{.*\} (\S+)$", text, re.M)
+        )
+    )
 
 
 def main() -> None:
@@ -34,18 +40,43 @@ def main() -> None:
     print(machine(), flush=True)
     with folder() as place:
         model = place / "model.onnx"
-        tailorbird("train", given.photos, "-o", model, "--backbone", given.backbone, "-q", cache=place / "cache")
-        files = photos_in(given.photos / "test" if (given.photos / "test").is_dir() else given.photos)[:200]
+        tailorbird(
+            "train",
+            given.photos,
+            "-o",
+            model,
+            "--backbone",
+            given.backbone,
+            "-q",
+            cache=place / "cache",
+        )
+        files = photos_in(
+            given.photos / "test" if (given.photos / "test").is_dir() else given.photos
+        )[:200]
         listing = place / "photos.txt"
         listing.write_text("\n".join(str(file.resolve()) for file in files) + "\n")
         server = Server(
             "tailorbird",
-            [sys.executable, "-m", "tailorbird", "serve", str(model), "--port", "{port}", "--corrections", "off", "-q"],
+            [
+                sys.executable,
+                "-m",
+                "tailorbird",
+                "serve",
+                str(model),
+                "--port",
+                "{port}",
+                "--corrections",
+                "off",
+                "-q",
+            ],
         )
         marks: dict[int, int] = {}
         with running(server, model, place / "log") as port:
             found = subprocess.run(
-                ["pgrep", "-f", f"tailorbird serve {model}"], capture_output=True, text=True, check=True
+                ["pgrep", "-f", f"tailorbird serve {model}"],
+                capture_output=True,
+                text=True,
+                check=True,
             )
             pid = int(found.stdout.split()[0])
             start = time.monotonic()
@@ -55,11 +86,17 @@ def main() -> None:
                     marks[done] = resident(pid)
                     print(f"{done:7,} requests {marks[done] / 1e6:8.1f} MB", flush=True)
                 if done >= 1000:
-                    step = min(20.0, max(1.0, (given.requests - done) / (done / (time.monotonic() - start))))
+                    step = min(
+                        20.0,
+                        max(1.0, (given.requests - done) / (done / (time.monotonic() - start))),
+                    )
                 load(port, listing, connections=16, seconds=step)
                 if done >= 1000:
                     marks[answered(port)] = resident(pid)
-                    print(f"{list(marks)[-1]:7,} requests {list(marks.values())[-1] / 1e6:8.1f} MB", flush=True)
+                    print(
+                        f"{list(marks)[-1]:7,} requests {list(marks.values())[-1] / 1e6:8.1f} MB",
+                        flush=True,
+                    )
         sizes = list(marks.values())
         first, last = sizes[0], sizes[-1]
         report(

@@ -65,15 +65,38 @@ def servers(python: str, peers: str) -> list[Server]:
     return [
         Server(
             "tailorbird",
-            [python, "-m", "tailorbird", "serve", "{model}", "--port", "{port}", "--corrections", "off", "-q"],
+            [
+                python,
+                "-m",
+                "tailorbird",
+                "serve",
+                "{model}",
+                "--port",
+                "{port}",
+                "--corrections",
+                "off",
+                "-q",
+            ],
         ),
         Server("bare", [python, str(HERE / "bare.py"), "{port}"]),
         Server("litserve", lit, one, "litserve"),
-        Server("litserve-batched", lit, {**one, "BATCH": "8", "BATCH_TIMEOUT": "0.005"}, "litserve"),
-        Server("litserve-one-worker", lit, {"SESSION_THREADS": str(cores()), "WORKERS": "1", "BATCH": "8"}, "litserve"),
+        Server(
+            "litserve-batched", lit, {**one, "BATCH": "8", "BATCH_TIMEOUT": "0.005"}, "litserve"
+        ),
+        Server(
+            "litserve-one-worker",
+            lit,
+            {"SESSION_THREADS": str(cores()), "WORKERS": "1", "BATCH": "8"},
+            "litserve",
+        ),
         Server("bentoml", bento, one, "bentoml"),
         Server("bentoml-batched", bento, {**one, "BATCH": "8"}, "bentoml"),
-        Server("bentoml-one-worker", bento, {"SESSION_THREADS": str(cores()), "WORKERS": "1"}, "bentoml"),
+        Server(
+            "bentoml-one-worker",
+            bento,
+            {"SESSION_THREADS": str(cores()), "WORKERS": "1"},
+            "bentoml",
+        ),
     ]
 
 
@@ -84,10 +107,20 @@ def running(server: Server, model: Path, log: Path) -> Iterator[int]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [part.format(port=port, model=model) for part in server.command]
-    environment = {**os.environ, **server.environment, "MODEL": str(model), "BENTOML_DO_NOT_TRACK": "True"}
+    environment = {
+        **os.environ,
+        **server.environment,
+        "MODEL": str(model),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
     with log.open("w") as sink:
         process = subprocess.Popen(
-            command, env=environment, cwd=model.parent, stdout=sink, stderr=sink, start_new_session=True
+            command,
+            env=environment,
+            cwd=model.parent,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
         )
     try:
         wait_for(port, process, log)
@@ -115,7 +148,9 @@ def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     sys.exit(f"the server did not answer within a minute:\n{log.read_text()[-2000:]}")
 
 
-def load(port: int, listing: Path, *, connections: int, seconds: float, pause_ms: float = 0.0) -> dict[str, Any]:
+def load(
+    port: int, listing: Path, *, connections: int, seconds: float, pause_ms: float = 0.0
+) -> dict[str, Any]:
     """One run of wrk. Exits when any request fails: a server that refuses is not compared."""
     done = subprocess.run(
         ["wrk", "-t", "1", "-c", str(connections), "-d", f"{max(1, round(seconds))}s", "--timeout", "30s", "-s", str(HERE / "post.lua"), f"http://127.0.0.1:{port}"],
@@ -152,7 +187,9 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--seconds", type=float, default=10)
     options.add_argument("--connections", type=int, default=16)
-    options.add_argument("--model", type=Path, help="a model file; trained on --photos when not given")
+    options.add_argument(
+        "--model", type=Path, help="a model file; trained on --photos when not given"
+    )
     options.add_argument("--only", nargs="*", help="names of servers, as in SERVERS")
     given = options.parse_args()
     if shutil.which("wrk") is None:
@@ -167,7 +204,16 @@ def main() -> None:
     with folder() as place:
         model = given.model.resolve() if given.model else place / "model.onnx"
         if not given.model:
-            tailorbird("train", given.photos, "-o", model, "--backbone", given.backbone, "-q", cache=place / "cache")
+            tailorbird(
+                "train",
+                given.photos,
+                "-o",
+                model,
+                "--backbone",
+                given.backbone,
+                "-q",
+                cache=place / "cache",
+            )
         test = given.photos / "test"
         files = photos_in(test if test.is_dir() else given.photos)[:200]
         listing = place / "photos.txt"
@@ -185,7 +231,9 @@ def main() -> None:
                         load(port, listing, connections=given.connections, seconds=given.seconds)
                     )
                     print(f"{server.name:22} {saturated[server.name][-1]}", flush=True)
-        rates = {name: statistics.median(run["rate"] for run in runs) for name, runs in saturated.items()}
+        rates = {
+            name: statistics.median(run["rate"] for run in runs) for name, runs in saturated.items()
+        }
         bottom = statistics.median(floors)
         half = min(rates.values()) / 2
         quiet: dict[str, list[dict[str, Any]]] = {server.name: [] for server in chosen}
@@ -198,7 +246,13 @@ def main() -> None:
                         quiet[server.name], saturated[server.name], given.connections
                     )
                     quiet[server.name].append(
-                        load(port, listing, connections=given.connections, seconds=given.seconds, pause_ms=pause)
+                        load(
+                            port,
+                            listing,
+                            connections=given.connections,
+                            seconds=given.seconds,
+                            pause_ms=pause,
+                        )
                     )
                     print(f"{server.name:22} {quiet[server.name][-1]}", flush=True)
 
@@ -215,7 +269,11 @@ def main() -> None:
                 f"{name:22} {rates[name]:7.1f} {rates[name] / bottom:8.3f} {middle(s, 'p99_ms'):8.1f} | "
                 f"{middle(q, 'rate'):6.1f} {middle(q, 'p50_ms'):7.1f} {middle(q, 'p99_ms'):7.1f}"
             )
-        figures: dict[str, Any] = {"floor": bottom, "floors": [round(f, 1) for f in floors], "half_load": half}
+        figures: dict[str, Any] = {
+            "floor": bottom,
+            "floors": [round(f, 1) for f in floors],
+            "half_load": half,
+        }
         for name in rates:
             figures[name] = {
                 "rate": rates[name], "p50_ms": middle(quiet[name], "p50_ms"), "p99_ms": middle(quiet[name], "p99_ms"),
@@ -224,7 +282,9 @@ def main() -> None:
         report("serving", rates.get("tailorbird", 0.0) / bottom, ">= 0.8 of the floor", **figures)
 
 
-def quiet_guess(before: list[dict[str, Any]], saturated: list[dict[str, Any]], connections: int) -> float:
+def quiet_guess(
+    before: list[dict[str, Any]], saturated: list[dict[str, Any]], connections: int
+) -> float:
     """Milliseconds an answer takes at half load: as seen before, else a third of what it takes at saturation."""
     if before:
         return float(before[-1]["p50_ms"])

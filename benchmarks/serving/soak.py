@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import folder, machine, parser, photos_in, report, tailorbird
 from PIL import Image
-from run import PEERS, Server, running
 
+from run import PEERS, Server, running
 from tailorbird.files import sha256_file
 from tailorbird.model import Classifier
 
@@ -57,7 +57,9 @@ def bad_inputs(place: Path, good: bytes) -> list[dict[str, Any]]:
 def resident(pid: int) -> int:
     """Bytes of memory of a process and its children."""
     total = 0
-    children = {int(p.name) for p in Path("/proc").iterdir() if p.name.isdecimal() and _parent(p) == pid}
+    children = {
+        int(p.name) for p in Path("/proc").iterdir() if p.name.isdecimal() and _parent(p) == pid
+    }
     for number in {pid, *children}:
         for line in Path(f"/proc/{number}/status").read_text().splitlines():
             if line.startswith("VmRSS"):
@@ -100,7 +102,9 @@ def main() -> None:
                 "-q",
                 cache=place / "cache",
             )
-        files = photos_in(given.photos / "test" if (given.photos / "test").is_dir() else given.photos)[:200]
+        files = photos_in(
+            given.photos / "test" if (given.photos / "test").is_dir() else given.photos
+        )[:200]
         expected = {}
         for model in models:
             answers = Classifier(model).predict(files)
@@ -134,7 +138,10 @@ def main() -> None:
             pid_of.append(
                 int(
                     subprocess.run(
-                        ["pgrep", "-f", f"tailorbird serve {served}"], capture_output=True, text=True, check=True
+                        ["pgrep", "-f", f"tailorbird serve {served}"],
+                        capture_output=True,
+                        text=True,
+                        check=True,
                     ).stdout.split()[0]
                 )
             )

@@ -29,7 +29,9 @@ class Seller(FastHttpUser):
             self.answered(*random.choice(list(PHOTOS.items())))
 
     def post(self, data: bytes) -> Any:
-        return self.client.post("/v1/predict", data=data, headers={"Content-Type": "image/jpeg"}, catch_response=True)
+        return self.client.post(
+            "/v1/predict", data=data, headers={"Content-Type": "image/jpeg"}, catch_response=True
+        )
 
     def answered(self, name: str, data: bytes) -> None:
         with self.post(data) as response:

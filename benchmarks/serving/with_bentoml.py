@@ -23,7 +23,9 @@ def answer(classifier: Classifier, row: np.ndarray) -> dict[str, object]:
 @bentoml.service(workers=WORKERS, traffic={"timeout": 30})
 class Photos:
     def __init__(self) -> None:
-        self.classifier = Classifier(os.environ["MODEL"], threads=int(os.environ.get("SESSION_THREADS", "1")))
+        self.classifier = Classifier(
+            os.environ["MODEL"], threads=int(os.environ.get("SESSION_THREADS", "1"))
+        )
 
     if BATCH > 1:
 

@@ -14,7 +14,9 @@ from tailorbird.model import Classifier
 
 class Api(litserve.LitAPI):
     def setup(self, device: str) -> None:
-        self.classifier = Classifier(os.environ["MODEL"], threads=int(os.environ.get("SESSION_THREADS", "1")))
+        self.classifier = Classifier(
+            os.environ["MODEL"], threads=int(os.environ.get("SESSION_THREADS", "1"))
+        )
 
     def decode_request(self, request: Request) -> np.ndarray:
         return images.load(request["photo"].file.read(), self.classifier.info.resize)
@@ -31,13 +33,23 @@ class Api(litserve.LitAPI):
     def encode_response(self, output: np.ndarray) -> dict[str, object]:
         row = output.ravel()
         order = np.argsort(-row)[:3]
-        return {"top": [{"label": self.classifier.classes[i], "probability": float(row[i])} for i in order]}
+        return {
+            "top": [
+                {"label": self.classifier.classes[i], "probability": float(row[i])} for i in order
+            ]
+        }
 
 
 if __name__ == "__main__":
     batch = int(os.environ.get("BATCH", "1"))
     api = Api(
-        max_batch_size=batch, batch_timeout=float(os.environ.get("BATCH_TIMEOUT", "0.005")), api_path="/v1/predict"
+        max_batch_size=batch,
+        batch_timeout=float(os.environ.get("BATCH_TIMEOUT", "0.005")),
+        api_path="/v1/predict",
     )
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=int(os.environ.get("WORKERS", "2")))
-    server.run(port=int(sys.argv[1]), log_level="warning", generate_client_file=False, host="127.0.0.1")
+    server = litserve.LitServer(
+        api, accelerator="cpu", workers_per_device=int(os.environ.get("WORKERS", "2"))
+    )
+    server.run(
+        port=int(sys.argv[1]), log_level="warning", generate_client_file=False, host="127.0.0.1"
+    )

@@ -42,7 +42,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "frozen": (
         PULL + " --size {small}",
-        TRAIN + " -o frozen.onnx --backbone {small_backbone} --inner 0 --dropout 0 --learning-rate 0.01",
+        TRAIN
+        + " -o frozen.onnx --backbone {small_backbone} --inner 0 --dropout 0 --learning-rate 0.01",
     ),
     "learning-rate": (
         "tailorbird find-lr {photos} --backbone {small_backbone}",
@@ -134,7 +135,10 @@ class Place:
         arguments = [part.format(**self.names) for part in shlex.split(command)]
         # Options that are not there this time, and those of two words, stand in one name.
         words = [
-            word for part in arguments for word in (shlex.split(part) if part.startswith("--") else [part]) if word
+            word
+            for part in arguments
+            for word in (shlex.split(part) if part.startswith("--") else [part])
+            if word
         ]
         shown = shlex.join(words)
         note = "" if kill_after is None else f"   # killed after {kill_after:.0f} s"
@@ -151,7 +155,9 @@ class Place:
             return Done(shown, seconds, {}, "killed")
         if code not in (0, 3):
             lines = [line for line in said.splitlines() if any(sign.isalnum() for sign in line)]
-            raise CommandFailed(f"{shown} exited {code}: {lines[-1] if lines else 'nothing was said'}")
+            raise CommandFailed(
+                f"{shown} exited {code}: {lines[-1] if lines else 'nothing was said'}"
+            )
         found = [line for line in out.splitlines() if line.startswith("{")]
         return Done(shown, seconds, json.loads(found[-1]) if found else {}, said)
 
@@ -179,7 +185,11 @@ class Place:
         before = sys.argv
         sys.argv = [*words, "--json"]
         try:
-            with contextlib.chdir(self.folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
+            with (
+                contextlib.chdir(self.folder),
+                contextlib.redirect_stdout(out),
+                contextlib.redirect_stderr(said),
+            ):
                 cli.main()
             code = 0
         except SystemExit as stop:
@@ -212,7 +222,12 @@ def _swept(done: list[Done]) -> Answer:
     answer = done[-1].answer
     tried = {entry["name"]: entry["accuracy"] for entry in answer["settings"]}
     best = max(tried, key=lambda name: tried[name])
-    found: Answer = {"tried": tried, "validation": tried[best], "best": best, "fits": answer["fits"]}
+    found: Answer = {
+        "tried": tried,
+        "validation": tried[best],
+        "best": best,
+        "fits": answer["fits"],
+    }
     if len(done) == 2:
         found["suggestion"] = done[0].answer["suggestion"]
     return found
@@ -236,7 +251,11 @@ def _used(done: list[Done]) -> Answer:
 
 def _handed_back(done: list[Done]) -> Answer:
     exported, predicted = (entry.answer for entry in done)
-    return {"difference": exported["difference"], "label": predicted["label"], "probability": predicted["probability"]}
+    return {
+        "difference": exported["difference"],
+        "label": predicted["label"],
+        "probability": predicted["probability"],
+    }
 
 
 def _three(done: list[Done]) -> Answer:
@@ -244,7 +263,10 @@ def _three(done: list[Done]) -> Answer:
 
 
 def _two(done: list[Done]) -> Answer:
-    return {**scores(done[-1].answer), "plain": {"seconds": done[0].seconds, **scores(done[0].answer)}}
+    return {
+        **scores(done[-1].answer),
+        "plain": {"seconds": done[0].seconds, **scores(done[0].answer)},
+    }
 
 
 def _twice(done: list[Done]) -> Answer:
@@ -254,7 +276,11 @@ def _twice(done: list[Done]) -> Answer:
 def _resumed(done: list[Done]) -> Answer:
     killed, resumed = done
     again = resumed.answer["finetune"]["resumed_from"]
-    return {"killed_after": killed.seconds, "resumed": scores(resumed.answer), "resumed_from": again}
+    return {
+        "killed_after": killed.seconds,
+        "resumed": scores(resumed.answer),
+        "resumed_from": again,
+    }
 
 
 def _imported(done: list[Done]) -> Answer:

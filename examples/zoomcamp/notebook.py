@@ -19,8 +19,9 @@ STARTED = time.perf_counter()
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
-import variants  # noqa: E402
 from keras.utils import img_to_array, load_img  # noqa: E402
+
+import variants  # noqa: E402
 from recipe import (  # noqa: E402
     BEST,
     CLASSES,
@@ -54,9 +55,13 @@ def weights() -> dict:
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
-    pooling = next(layer for layer in network.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D))
+    pooling = next(
+        layer for layer in network.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)
+    )
     base = keras.Model(network.input, pooling.input)
-    pixels = np.concatenate([np.asarray(x) for x, _ in photos("train", base.input_shape[1]).take(1)])
+    pixels = np.concatenate(
+        [np.asarray(x) for x, _ in photos("train", base.input_shape[1]).take(1)]
+    )
     base(pixels, training=True)
     network.save_weights(PLAN["weights"])
     return {}
@@ -68,7 +73,12 @@ def imagenet() -> dict:
     pixels = np.array([img_to_array(load_img(PLAN["photo"], target_size=(size, size)))])
     probabilities = network.predict(MODULE.preprocess_input(pixels), verbose=0)
     if PLAN["imagenet_classes"] is None:
-        return {"top": [[name, float(p)] for _, name, p in MODULE.decode_predictions(probabilities, top=5)[0]]}
+        return {
+            "top": [
+                [name, float(p)]
+                for _, name, p in MODULE.decode_predictions(probabilities, top=5)[0]
+            ]
+        }
     with Path(PLAN["imagenet_classes"]).open(newline="", encoding="utf-8") as file:
         names = [row["name"] for row in csv.DictReader(file)]
     best = np.argsort(-probabilities[0])[:5]
@@ -78,14 +88,20 @@ def imagenet() -> dict:
 def frozen() -> dict:
     model = make_model(SMALL, 0.01)
     found = fit(model, photos("train", SMALL), photos("validation", SMALL), EPOCHS["frozen"])
-    return {"validation": found[-1], "test": accuracy(model, photos("test", SMALL)), "by_epoch": found}
+    return {
+        "validation": found[-1],
+        "test": accuracy(model, photos("test", SMALL)),
+        "by_epoch": found,
+    }
 
 
 def tried(name: str, values: list, make: object) -> dict:
     """The same model once for each value, one after another, through all photos every epoch."""
     found = {}
     for value in values[1:2] if PLAN["short"] else values:
-        found[str(value)] = max(fit(make(value), photos("train", SMALL), photos("validation", SMALL), EPOCHS[name]))
+        found[str(value)] = max(
+            fit(make(value), photos("train", SMALL), photos("validation", SMALL), EPOCHS[name])
+        )
         say(f"{name} {value}: validation accuracy {found[str(value)]:.3f}")
     best = max(found, key=found.get)
     return {"tried": found, "best": float(best), "validation": found[best]}
@@ -97,9 +113,15 @@ def learning_rate() -> dict:
 
 def checkpoint() -> dict:
     model = make_model(SMALL, earlier("learning-rate")["best"])
-    found = fit(model, photos("train", SMALL), photos("validation", SMALL), EPOCHS["checkpoint"], BEST)
+    found = fit(
+        model, photos("train", SMALL), photos("validation", SMALL), EPOCHS["checkpoint"], BEST
+    )
     best = keras.models.load_model(BEST)
-    return {"validation": max(found), "test": accuracy(best, photos("test", SMALL)), "by_epoch": found}
+    return {
+        "validation": max(found),
+        "test": accuracy(best, photos("test", SMALL)),
+        "by_epoch": found,
+    }
 
 
 def inner() -> dict:
@@ -109,21 +131,33 @@ def inner() -> dict:
 
 def dropout() -> dict:
     rate = earlier("learning-rate")["best"]
-    return tried("dropout", [0.0, 0.2, 0.5, 0.8], lambda share: make_model(SMALL, rate, inner=100, dropout=share))
+    return tried(
+        "dropout",
+        [0.0, 0.2, 0.5, 0.8],
+        lambda share: make_model(SMALL, rate, inner=100, dropout=share),
+    )
 
 
 def augmentation() -> dict:
-    model = make_model(SMALL, earlier("learning-rate")["best"], inner=100, dropout=earlier("dropout")["best"])
+    model = make_model(
+        SMALL, earlier("learning-rate")["best"], inner=100, dropout=earlier("dropout")["best"]
+    )
     keep = OUT / "augmented.keras"
     train = photos("train", SMALL, augmented="strong")
     found = fit(model, train, photos("validation", SMALL), EPOCHS["augmentation"], keep)
     best = keras.models.load_model(keep)
-    return {"validation": max(found), "test": accuracy(best, photos("test", SMALL)), "by_epoch": found}
+    return {
+        "validation": max(found),
+        "test": accuracy(best, photos("test", SMALL)),
+        "by_epoch": found,
+    }
 
 
 def larger() -> dict:
     """More pixels, less augmentation, half the learning rate."""
-    model = make_model(LARGE, earlier("learning-rate")["best"] / 2, inner=100, dropout=earlier("dropout")["best"])
+    model = make_model(
+        LARGE, earlier("learning-rate")["best"] / 2, inner=100, dropout=earlier("dropout")["best"]
+    )
     train = photos("train", LARGE, augmented="light")
     found = fit(model, train, photos("validation", LARGE), EPOCHS["larger"], LARGER)
     return {"validation": max(found), "by_epoch": found}
@@ -134,7 +168,11 @@ def use() -> dict:
     found = accuracy(model, photos("test", LARGE))
     pixels = np.array([img_to_array(load_img(PLAN["photo"], target_size=(LARGE, LARGE)))])
     logits = model.predict(MODULE.preprocess_input(pixels), verbose=0)[0]
-    return {"validation": earlier("larger")["validation"], "test": found, "label": CLASSES[int(logits.argmax())]}
+    return {
+        "validation": earlier("larger")["validation"],
+        "test": found,
+        "label": CLASSES[int(logits.argmax())],
+    }
 
 
 def fine_tune() -> dict:
@@ -146,9 +184,15 @@ def fine_tune() -> dict:
     for layer in base.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
     train = photos("train", SMALL, augmented="light")
-    found = fit(compiled(model, 1e-4), train, photos("validation", SMALL), EPOCHS["fine-tune"], TUNED)
+    found = fit(
+        compiled(model, 1e-4), train, photos("validation", SMALL), EPOCHS["fine-tune"], TUNED
+    )
     best = keras.models.load_model(TUNED)
-    return {"validation": max(found), "test": accuracy(best, photos("test", SMALL)), "by_epoch": found}
+    return {
+        "validation": max(found),
+        "test": accuracy(best, photos("test", SMALL)),
+        "by_epoch": found,
+    }
 
 
 def hand_back() -> dict:
@@ -157,7 +201,9 @@ def hand_back() -> dict:
     size = model.input_shape[1] or SMALL
 
     def pixels(file: Path) -> np.ndarray:
-        return img_to_array(load_img(file, target_size=(size, size), interpolation="bilinear"), dtype="uint8")
+        return img_to_array(
+            load_img(file, target_size=(size, size), interpolation="bilinear"), dtype="uint8"
+        )
 
     right = total = 0
     for number, name in enumerate(CLASSES):
@@ -165,7 +211,10 @@ def hand_back() -> dict:
         answers = model.predict(np.stack([pixels(file) for file in files]), verbose=0)
         right, total = right + int((answers.argmax(1) == number).sum()), total + len(files)
     probabilities = model.predict(pixels(Path(PLAN["photo"]))[None], verbose=0)[0]
-    return {"test": right / total, "probabilities": dict(zip(CLASSES, map(float, probabilities), strict=True))}
+    return {
+        "test": right / total,
+        "probabilities": dict(zip(CLASSES, map(float, probabilities), strict=True)),
+    }
 
 
 STEPS = {
@@ -192,7 +241,9 @@ STEPS = {
 
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
-    print(json.dumps({"ready": time.perf_counter() - STARTED, "keras": keras.__version__}), flush=True)
+    print(
+        json.dumps({"ready": time.perf_counter() - STARTED, "keras": keras.__version__}), flush=True
+    )
     for line in sys.stdin:
         keras.utils.clear_session()
         keras.utils.set_random_seed(1)

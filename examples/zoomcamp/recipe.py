@@ -17,7 +17,9 @@ import keras
 import numpy as np
 from keras.utils import img_to_array, load_img
 
-warnings.filterwarnings("ignore", message=".*shuffle=True.*")  # Keras says so of every data set that it reads itself
+warnings.filterwarnings(
+    "ignore", message=".*shuffle=True.*"
+)  # Keras says so of every data set that it reads itself
 PLAN = json.loads(Path(sys.argv[1]).read_text())
 PHOTOS, OUT = Path(PLAN["photos"]), Path(PLAN["out"]) / "notebook"
 SMALL, LARGE = PLAN["sizes"]
@@ -48,7 +50,11 @@ def augmenting(kind: str) -> keras.Sequential:
     shear, upside down now and then; `light`: what it keeps for the larger size; `homework`: up to 50 degrees, mirrored."""
     layers = keras.layers
     light = [layers.RandomShear(0.17, 0.17), layers.RandomZoom(0.1)]
-    strong = [layers.RandomFlip("vertical"), layers.RandomRotation(30 / 360), layers.RandomTranslation(0.067, 0.067)]
+    strong = [
+        layers.RandomFlip("vertical"),
+        layers.RandomRotation(30 / 360),
+        layers.RandomTranslation(0.067, 0.067),
+    ]
     homework = [
         layers.RandomFlip("horizontal"),
         layers.RandomRotation(50 / 360),
@@ -58,7 +64,9 @@ def augmenting(kind: str) -> keras.Sequential:
     return keras.Sequential({"light": light, "strong": strong + light, "homework": homework}[kind])
 
 
-def photos(split: str, size: int, *, augmented: str | None = None, preprocess: object = None) -> object:
+def photos(
+    split: str, size: int, *, augmented: str | None = None, preprocess: object = None
+) -> object:
     """Batches of 32 (photos float32 (32, size, size, 3) as the network wants them, one-hot labels)."""
     found = keras.utils.image_dataset_from_directory(
         PHOTOS / split, label_mode="categorical", image_size=(size, size), batch_size=32, shuffle=split == "train", seed=1,
@@ -78,7 +86,9 @@ def table(name: str, split: str, size: int) -> tuple[np.ndarray, np.ndarray, lis
         rows = list(csv.DictReader(file))
     classes = sorted({row["label"] for row in rows})
     rows = [row for row in rows if row["split"] == split]
-    pixels = [img_to_array(load_img(path.parent / row["path"], target_size=(size, size))) for row in rows]
+    pixels = [
+        img_to_array(load_img(path.parent / row["path"], target_size=(size, size))) for row in rows
+    ]
     return np.stack(pixels), np.array([classes.index(row["label"]) for row in rows]), classes
 
 
@@ -111,7 +121,9 @@ def frozen_base(size: int) -> keras.Model:
     return base
 
 
-def make_model(size: int, learning_rate: float, inner: int = 0, dropout: float = 0.0) -> keras.Model:
+def make_model(
+    size: int, learning_rate: float, inner: int = 0, dropout: float = 0.0
+) -> keras.Model:
     inputs = keras.Input((size, size, 3))
     vectors = keras.layers.GlobalAveragePooling2D()(frozen_base(size)(inputs, training=False))
     if inner:
@@ -128,10 +140,18 @@ def compiled(model: keras.Model, learning_rate: float) -> keras.Model:
     return model
 
 
-def fit(model: keras.Model, train: object, validation: object, epochs: int, keep: Path | None = None) -> list[float]:
+def fit(
+    model: keras.Model, train: object, validation: object, epochs: int, keep: Path | None = None
+) -> list[float]:
     """Validation accuracy after each epoch; the best epoch is kept in a file if one is named."""
-    callbacks = [keras.callbacks.ModelCheckpoint(keep, monitor="val_accuracy", save_best_only=True)] if keep else []
-    history = model.fit(train, validation_data=validation, epochs=epochs, callbacks=callbacks, verbose=0).history
+    callbacks = (
+        [keras.callbacks.ModelCheckpoint(keep, monitor="val_accuracy", save_best_only=True)]
+        if keep
+        else []
+    )
+    history = model.fit(
+        train, validation_data=validation, epochs=epochs, callbacks=callbacks, verbose=0
+    ).history
     return [float(value) for value in history["val_accuracy"]]
 
 

@@ -81,7 +81,9 @@ def course(plan: dict[str, Any], found: dict[str, Found]) -> str:
             f"{number(ours.get('test'), 3)} | {step.avoided} |"
         )
     both = [sides for name, sides in found.items() if name in COURSE and len(sides) == 2]
-    theirs_s, ours_s = (sum(sides[side]["seconds"] for sides in both) for side in ("notebook", "tailorbird"))
+    theirs_s, ours_s = (
+        sum(sides[side]["seconds"] for sides in both) for side in ("notebook", "tailorbird")
+    )
     lines.append(f"| all of them | | {theirs_s:.1f} | | | | {ours_s:.1f} | | | |")
     return "\n".join(lines)
 
@@ -112,7 +114,11 @@ def _validation(found: dict[str, Found]) -> str:
 def _resume(found: dict[str, Found]) -> str:
     theirs, ours = (found["pitfall-resume"][side] for side in SIDES)
     whole, resumed = found["homework"]["tailorbird"], ours["resumed"]
-    lost = "the best is lost" if theirs["after"] < theirs["before"] else "overwritten, though by no worse one this time"
+    lost = (
+        "the best is lost"
+        if theirs["after"] < theirs["before"]
+        else "overwritten, though by no worse one this time"
+    )
     stage, epoch, step = ours["resumed_from"] or (1, 0, 0)
     same = all(whole[part] == resumed[part] for part in ("validation", "test"))
     return (
@@ -159,11 +165,14 @@ def tried(found: dict[str, Found]) -> list[str]:
     for step in ("learning-rate", "inner", "dropout"):
         for side, answer in found.get(step, {}).items():
             rows = ", ".join(f"{name}: {value:.3f}" for name, value in answer["tried"].items())
-            more = f"; `find-lr` suggests {answer['suggestion']:.2g}" if "suggestion" in answer else ""
+            more = (
+                f"; `find-lr` suggests {answer['suggestion']:.2g}" if "suggestion" in answer else ""
+            )
             parts.append(f"- {STEPS[step].title}, {side}: {rows}{more}")
     for side, answer in found.get("imagenet", {}).items():
         parts.append(
-            f"- A photo named, {side}: " + ", ".join(f"{name} {value:.4f}" for name, value in answer["top"][:5])
+            f"- A photo named, {side}: "
+            + ", ".join(f"{name} {value:.4f}" for name, value in answer["top"][:5])
         )
     used = found.get("use", {}).get("tailorbird")
     if used:
@@ -185,7 +194,10 @@ def tried(found: dict[str, Found]) -> list[str]:
         )
     lines = ["\n".join(parts)] if parts else []
     for side, answer in found.get("footwear", {}).items():
-        rows = [f"| {side} | precision | recall | F1 | photos |", "| --- | ---: | ---: | ---: | ---: |"]
+        rows = [
+            f"| {side} | precision | recall | F1 | photos |",
+            "| --- | ---: | ---: | ---: | ---: |",
+        ]
         for row in answer["per_class"]:
             rows.append(
                 f"| {row['label']} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} | {row['support']} |"
@@ -196,7 +208,11 @@ def tried(found: dict[str, Found]) -> list[str]:
 
 def commands(plan: dict[str, Any], found: dict[str, Found]) -> str:
     """Every command that ran, with its seconds."""
-    here = {plan["photos"]: "PHOTOS", plan["weights"]: "WEIGHTS.h5", plan["imagenet_classes"]: "CLASSES.csv"}
+    here = {
+        plan["photos"]: "PHOTOS",
+        plan["weights"]: "WEIGHTS.h5",
+        plan["imagenet_classes"]: "CLASSES.csv",
+    }
     lines = []
     for step in STEPS:
         ours = found.get(step, {}).get("tailorbird")

@@ -50,10 +50,13 @@ class Notebook:
     def ask(self, step: str) -> dict[str, Any]:
         """What a step found. Raises CommandFailed."""
         if self._process is None:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
             ready = self._line()
             print(
-                f"notebook: Keras {ready['keras']}, imported in {ready['ready']:.1f} s (not counted)", file=sys.stderr
+                f"notebook: Keras {ready['keras']}, imported in {ready['ready']:.1f} s (not counted)",
+                file=sys.stderr,
             )
         assert self._process.stdin is not None
         self._process.stdin.write(step + "\n")
@@ -78,16 +81,20 @@ class Notebook:
             self._process.wait()
 
 
-def draw_photos(folder: Path, classes: tuple[str, ...] = ("dress", "outwear", "pants", "shoes")) -> None:
+def draw_photos(
+    folder: Path, classes: tuple[str, ...] = ("dress", "outwear", "pants", "shoes")
+) -> None:
     """Drawn photos in split/class folders, for the shortened form."""
-    from tailorbird import wardrobe
+    from tailorbird import demo
 
     seed = 0
     for split, count in {"train": 12, "validation": 4, "test": 4}.items():
         for label in classes:
             (folder / split / label).mkdir(parents=True, exist_ok=True)
             for number in range(count):
-                wardrobe.draw(label, seed).image.save(folder / split / label / f"{label}-{number:02d}.jpg", quality=90)
+                demo.draw(label, seed).image.save(
+                    folder / split / label / f"{label}-{number:02d}.jpg", quality=90
+                )
                 seed += 1
 
 
@@ -100,7 +107,9 @@ def write_subset(path: Path, photos: Path, wanted: tuple[str, ...]) -> None:
         rows.writerow(["path", "label", "split"])
         for split in ("train", "validation", "test"):
             for label in classes:
-                rows.writerows([photo, label, split] for photo in sorted((photos / split / label).iterdir()))
+                rows.writerows(
+                    [photo, label, split] for photo in sorted((photos / split / label).iterdir())
+                )
 
 
 def prepare(given: argparse.Namespace) -> tuple[dict[str, Any], Place]:
@@ -111,10 +120,16 @@ def prepare(given: argparse.Namespace) -> tuple[dict[str, Any], Place]:
     (out / "results").mkdir(exist_ok=True)
     photos, weights, names = given.photos, given.weights, given.imagenet_classes
     if given.short:
-        photos, weights, names = out / "photos", out / "random.weights.h5", out / "imagenet_classes.csv"
+        photos, weights, names = (
+            out / "photos",
+            out / "random.weights.h5",
+            out / "imagenet_classes.csv",
+        )
         if not photos.exists():
             draw_photos(photos)
-        names.write_text("wnid,name\n" + "".join(f"n{number:08d},thing {number}\n" for number in range(1000)))
+        names.write_text(
+            "wnid,name\n" + "".join(f"n{number:08d},thing {number}\n" for number in range(1000))
+        )
     if not (photos / "train").is_dir():
         sys.exit(GET_PHOTOS.format(photos=photos))
     for file in (given.weights, given.imagenet_classes, given.photo):
@@ -125,7 +140,10 @@ def prepare(given: argparse.Namespace) -> tuple[dict[str, Any], Place]:
     (ours / "classes.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
     write_subset(ours / "footwear.csv", photos, ("dress", "outwear", "shoes"))
     write_subset(ours / "homework.csv", photos, ("pants", "shoes"))
-    photo = given.photo or sorted((photos / "test" / ("pants" if "pants" in classes else classes[0])).iterdir())[0]
+    photo = (
+        given.photo
+        or sorted((photos / "test" / ("pants" if "pants" in classes else classes[0])).iterdir())[0]
+    )
     small, large = (64, 96) if given.short else SIZES[given.network]
     rounds = epochs(short=given.short, whole=given.all_epochs)
     plan = {
@@ -167,7 +185,9 @@ def restore_names(place: Place, results: Path) -> None:
     for step, name in (("frozen", "small_backbone"), ("larger", "large_backbone")):
         file = results / f"{step}.tailorbird.json"
         if file.exists():
-            place.names[name] = Path(json.loads(file.read_text())["backbone"]).name.removesuffix(".backbone.onnx")
+            place.names[name] = Path(json.loads(file.read_text())["backbone"]).name.removesuffix(
+                ".backbone.onnx"
+            )
 
 
 def taken(results: Path) -> float:
@@ -189,17 +209,25 @@ def replay(given: argparse.Namespace) -> int:
     wanted = [*(["weights"] if given.short else []), *COURSE, *PITFALLS]
     unknown = set(given.only) - set(wanted)
     if unknown:
-        sys.exit(f"--only {' '.join(sorted(unknown))}: there is no such step; there are {', '.join(wanted)}")
+        sys.exit(
+            f"--only {' '.join(sorted(unknown))}: there is no such step; there are {', '.join(wanted)}"
+        )
     failed = []
     start = time.perf_counter()
     try:
         for step in wanted:
-            for side in ("tailorbird", "notebook") if step in FIRST_OURS else ("notebook", "tailorbird"):
+            for side in (
+                ("tailorbird", "notebook") if step in FIRST_OURS else ("notebook", "tailorbird")
+            ):
                 kept = results / f"{step}.{side}.json"
                 skip = step not in given.only if given.only else kept.exists()
                 if skip or (step == "weights" and side == "tailorbird"):
                     continue
-                print(f"{step}, {side} ({time.perf_counter() - start:.0f} s so far)", file=sys.stderr, flush=True)
+                print(
+                    f"{step}, {side} ({time.perf_counter() - start:.0f} s so far)",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 try:
                     found = (
                         notebook.ask(step)
@@ -210,7 +238,9 @@ def replay(given: argparse.Namespace) -> int:
                     print(f"  failed: {error}", file=sys.stderr, flush=True)
                     failed.append(f"{step} ({side}): {error}")
                     kept.unlink(missing_ok=True)
-                except Exception as error:  # one answer that lacks something should not cost the other steps
+                except (
+                    Exception
+                ) as error:  # one answer that lacks something should not cost the other steps
                     traceback.print_exc()
                     failed.append(f"{step} ({side}): {type(error).__name__}: {error}")
                     kept.unlink(missing_ok=True)
@@ -233,23 +263,46 @@ def machine() -> str:
 
 def main() -> int:
     """Read the options, replay."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--photos", type=Path, default=Path("clothing-dataset-small"), help="folders split/class")
-    options.add_argument("--network", choices=sorted(SIZES), help="default: Xception; MobileNet with --short")
-    options.add_argument(
-        "--weights", type=Path, help="the network's ImageNet weights; Keras downloads them when not given"
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument(
-        "--imagenet-classes", type=Path, help="CSV with a column `name`, 1000 rows; Keras downloads its own"
+        "--photos", type=Path, default=Path("clothing-dataset-small"), help="folders split/class"
     )
-    options.add_argument("--photo", type=Path, help="the photo that is named; by default one of the test split")
     options.add_argument(
-        "--out", type=Path, default=Path("zoomcamp-replayed"), help="folder for everything that is written"
+        "--network", choices=sorted(SIZES), help="default: Xception; MobileNet with --short"
     )
-    options.add_argument("--short", action="store_true", help="drawn photos, random weights, one epoch")
-    options.add_argument("--all-epochs", action="store_true", help="as many epochs as the notebooks: hours on a CPU")
-    options.add_argument("--only", nargs="+", default=[], metavar="STEP", help="run these steps anew, and no others")
-    options.add_argument("--keras-python", default=sys.executable, help="interpreter of the notebook's side")
+    options.add_argument(
+        "--weights",
+        type=Path,
+        help="the network's ImageNet weights; Keras downloads them when not given",
+    )
+    options.add_argument(
+        "--imagenet-classes",
+        type=Path,
+        help="CSV with a column `name`, 1000 rows; Keras downloads its own",
+    )
+    options.add_argument(
+        "--photo", type=Path, help="the photo that is named; by default one of the test split"
+    )
+    options.add_argument(
+        "--out",
+        type=Path,
+        default=Path("zoomcamp-replayed"),
+        help="folder for everything that is written",
+    )
+    options.add_argument(
+        "--short", action="store_true", help="drawn photos, random weights, one epoch"
+    )
+    options.add_argument(
+        "--all-epochs", action="store_true", help="as many epochs as the notebooks: hours on a CPU"
+    )
+    options.add_argument(
+        "--only", nargs="+", default=[], metavar="STEP", help="run these steps anew, and no others"
+    )
+    options.add_argument(
+        "--keras-python", default=sys.executable, help="interpreter of the notebook's side"
+    )
     given = options.parse_args()
     given.network = given.network or ("MobileNet" if given.short else "Xception")
     if given.keras_python == sys.executable and importlib.util.find_spec("tensorflow") is None:

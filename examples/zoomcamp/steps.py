@@ -21,23 +21,49 @@ class Step:
 
 
 STEPS: dict[str, Step] = {
-    "imagenet": Step("A pretrained network names a photo", avoided="preparing pixels is part of the model file"),
-    "frozen": Step(
-        "Frozen base, pooling, one dense layer", 1, 10, 1, 1, "no best epoch lost: the last is not the best"
+    "imagenet": Step(
+        "A pretrained network names a photo", avoided="preparing pixels is part of the model file"
     ),
-    "learning-rate": Step("Learning rates, one after another", 4, 10, 1, 1, "no photo goes through the base twice"),
-    "checkpoint": Step("The best epoch is kept", 1, 10, 2, 2, "best checkpoint overwritten after a restart"),
-    "inner": Step("An inner layer of 10, 100, 1000", 3, 10, 1, 1, "differences of chance are called so"),
+    "frozen": Step(
+        "Frozen base, pooling, one dense layer",
+        1,
+        10,
+        1,
+        1,
+        "no best epoch lost: the last is not the best",
+    ),
+    "learning-rate": Step(
+        "Learning rates, one after another", 4, 10, 1, 1, "no photo goes through the base twice"
+    ),
+    "checkpoint": Step(
+        "The best epoch is kept", 1, 10, 2, 2, "best checkpoint overwritten after a restart"
+    ),
+    "inner": Step(
+        "An inner layer of 10, 100, 1000", 3, 10, 1, 1, "differences of chance are called so"
+    ),
     "dropout": Step("Dropout 0, 0.2, 0.5, 0.8", 4, 30, 1, 1, "differences of chance are called so"),
-    "augmentation": Step("Augmentation", 1, 50, 1, 1, "validation through the augmenting generator"),
+    "augmentation": Step(
+        "Augmentation", 1, 50, 1, 1, "validation through the augmenting generator"
+    ),
     "larger": Step("Larger photos", 1, 50, 1, 1, ""),
-    "use": Step("Using the model; the notebook's own file imported", avoided="preprocessing mismatch"),
+    "use": Step(
+        "Using the model; the notebook's own file imported", avoided="preprocessing mismatch"
+    ),
     "fine-tune": Step(
-        "Fine-tuning the base (beyond the course)", 1, 1, 1, 1, "batch normalisation that trains unnoticed"
+        "Fine-tuning the base (beyond the course)",
+        1,
+        1,
+        1,
+        1,
+        "batch normalisation that trains unnoticed",
     ),
     "hand-back": Step("Back to Keras", avoided=""),
-    "footwear": Step("Three classes, L2, batch norm, early stopping, mixed precision", 1, 5, 5, 2, ""),
-    "homework": Step("A small network from scratch, two classes: plain, then augmented", 2, 10, 3, 1, ""),
+    "footwear": Step(
+        "Three classes, L2, batch norm, early stopping, mixed precision", 1, 5, 5, 2, ""
+    ),
+    "homework": Step(
+        "A small network from scratch, two classes: plain, then augmented", 2, 10, 3, 1, ""
+    ),
     "pitfall-validation": Step("Validation through the augmenting generator"),
     "pitfall-resume": Step("Best checkpoint lost after a restart", 1, 1, 1, 1),
     "pitfall-preprocess": Step("Pixels prepared another way"),

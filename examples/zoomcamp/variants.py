@@ -6,6 +6,7 @@ import time
 
 import keras
 import numpy as np
+
 from recipe import (
     BEST,
     COMPILED,
@@ -46,11 +47,20 @@ def footwear() -> dict:
         vectors = keras.layers.Dense(100, kernel_regularizer=keras.regularizers.L2(0.01))(vectors)
         vectors = keras.layers.Activation("relu")(keras.layers.BatchNormalization()(vectors))
         vectors = keras.layers.Dropout(0.2)(vectors)
-        model = keras.Model(inputs, keras.layers.Dense(len(classes), activation="softmax", dtype="float32")(vectors))
+        model = keras.Model(
+            inputs, keras.layers.Dense(len(classes), activation="softmax", dtype="float32")(vectors)
+        )
     finally:
         keras.config.set_dtype_policy("float32")
-    model.compile(keras.optimizers.Adam(0.001), "sparse_categorical_crossentropy", metrics=["accuracy"], **COMPILED)
-    stop = keras.callbacks.EarlyStopping(monitor="val_accuracy", patience=3, restore_best_weights=True)
+    model.compile(
+        keras.optimizers.Adam(0.001),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        **COMPILED,
+    )
+    stop = keras.callbacks.EarlyStopping(
+        monitor="val_accuracy", patience=3, restore_best_weights=True
+    )
     found = model.fit(
         prepare(x.copy()), y, validation_data=(prepare(vx.copy()), vy), epochs=EPOCHS["footwear"], callbacks=[stop], verbose=0
     )  # fmt: skip
@@ -61,7 +71,9 @@ def footwear() -> dict:
         said, true = int((answers == number).sum()), int((ty == number).sum())
         precision, recall = hits / said if said else 0.0, hits / true if true else 0.0
         f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
-        per_class.append({"label": name, "precision": precision, "recall": recall, "f1": f1, "support": true})
+        per_class.append(
+            {"label": name, "precision": precision, "recall": recall, "f1": f1, "support": true}
+        )
     validation = [float(value) for value in found.history["val_accuracy"]]
     return {
         "validation": max(validation), "test": float((answers == ty).mean()), "per_class": per_class, "policy": policy,
@@ -73,7 +85,9 @@ def footwear() -> dict:
 
 
 def homework() -> dict:
-    (x, y, _), (vx, vy, _), (tx, ty, _) = (table("homework.csv", s, SMALL) for s in ("train", "validation", "test"))
+    (x, y, _), (vx, vy, _), (tx, ty, _) = (
+        table("homework.csv", s, SMALL) for s in ("train", "validation", "test")
+    )
     model = keras.Sequential(
         [
             keras.Input((SMALL, SMALL, 3)),
@@ -85,15 +99,26 @@ def homework() -> dict:
             keras.layers.Dense(1, activation="sigmoid"),
         ]
     )
-    model.compile(keras.optimizers.SGD(0.002, momentum=0.8), "binary_crossentropy", metrics=["accuracy"], **COMPILED)
+    model.compile(
+        keras.optimizers.SGD(0.002, momentum=0.8),
+        "binary_crossentropy",
+        metrics=["accuracy"],
+        **COMPILED,
+    )
     epochs, start = EPOCHS["homework"], time.perf_counter()
-    plain = model.fit(x, y, validation_data=(vx, vy), epochs=epochs, batch_size=20, verbose=0).history["val_accuracy"]
+    plain = model.fit(
+        x, y, validation_data=(vx, vy), epochs=epochs, batch_size=20, verbose=0
+    ).history["val_accuracy"]
     middle, plain_test = time.perf_counter() - start, float(model.evaluate(tx, ty, verbose=0)[1])
     augment, start = augmenting("homework"), time.perf_counter()
     later = []
     for _ in range(epochs):
-        views = np.concatenate([np.asarray(augment(x[i : i + 64], training=True)) for i in range(0, len(x), 64)])
-        history = model.fit(views, y, validation_data=(vx, vy), epochs=1, batch_size=20, verbose=0).history
+        views = np.concatenate(
+            [np.asarray(augment(x[i : i + 64], training=True)) for i in range(0, len(x), 64)]
+        )
+        history = model.fit(
+            views, y, validation_data=(vx, vy), epochs=1, batch_size=20, verbose=0
+        ).history
         later.append(float(history["val_accuracy"][-1]))
     return {
         "validation": later[-1], "test": float(model.evaluate(tx, ty, verbose=0)[1]),
@@ -133,7 +158,10 @@ def pitfall_preprocess() -> dict:
         "caffe (VGG, ResNet50)": lambda x: x[..., ::-1] - CAFFE_MEAN,
         "none (EfficientNet)": lambda x: x,
     }
-    found = {name: accuracy(model, photos("validation", LARGE, preprocess=mode)) for name, mode in modes.items()}
+    found = {
+        name: accuracy(model, photos("validation", LARGE, preprocess=mode))
+        for name, mode in modes.items()
+    }
     return {"right": accuracy(model, photos("validation", LARGE)), "with": found}
 
 

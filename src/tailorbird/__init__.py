@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tailorbird.comparison import Comparison, compare
     from tailorbird.dataset import Dataset, Finding, Sample, scan, write_manifest
-    from tailorbird.engines.settings import FinetuneSettings
+    from tailorbird.engines.finetune.settings import FinetuneSettings
     from tailorbird.errors import InputError, RunError, TailorbirdError
     from tailorbird.evaluation import Evaluation, evaluate
     from tailorbird.experiments import find_learning_rate, learning_curve, sweep
     from tailorbird.explanation import Explanation, explain
     from tailorbird.importing import import_model
     from tailorbird.label_errors import Suspect, Suspects, suspects
-    from tailorbird.metrics import Scores
+    from tailorbird.metrics.scores import Scores
     from tailorbird.model import Classifier, Failure, Prediction, load
     from tailorbird.training import TrainResult, train
 
@@ -64,12 +64,12 @@ _HOMES = {
     "Explanation": "explanation",
     "Failure": "model",
     "Finding": "dataset",
-    "FinetuneSettings": "engines.settings",
+    "FinetuneSettings": "engines.finetune.settings",
     "InputError": "errors",
     "Prediction": "model",
     "RunError": "errors",
     "Sample": "dataset",
-    "Scores": "metrics",
+    "Scores": "metrics.scores",
     "Suspect": "label_errors",
     "Suspects": "label_errors",
     "TailorbirdError": "errors",
@@ -95,7 +95,9 @@ def __getattr__(name: str) -> Any:
 
         return version("tailorbird")
     if name not in _HOMES:
-        raise AttributeError(f"module 'tailorbird' has no attribute {name!r}; it has {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'tailorbird' has no attribute {name!r}; it has {', '.join(__all__)}"
+        )
     module = import_module(f"tailorbird.{_HOMES[name]}")
     return getattr(module, name)
 

@@ -17,10 +17,10 @@ from tailorbird.dataset.layout import Entry
 from tailorbird.errors import DatasetError, ImageError
 from tailorbird.evaluation import entries_to_score, trained_on
 from tailorbird.images import Photo, Pixels, ResizeRule, decode, read_bytes, resize
-from tailorbird.metrics import Scores, score
+from tailorbird.metrics.paired import mcnemar, mean_interval, paired_interval
+from tailorbird.metrics.scores import Scores, score
 from tailorbird.model import Classifier
-from tailorbird.paired import mcnemar, mean_interval, paired_interval
-from tailorbird.sheets import MOST_TILES, Tile
+from tailorbird.rendering.contact_sheets import MOST_TILES, Tile
 
 SIGNIFICANT = 0.05
 """The p-value below which one model is called better."""
@@ -49,7 +49,12 @@ class Differing:
 
     def as_dict(self) -> dict[str, Any]:
         """The photo as it stands in `compare --json`."""
-        return {"path": self.name, "label": self.label, "a": vars(self.a).copy(), "b": vars(self.b).copy()}
+        return {
+            "path": self.name,
+            "label": self.label,
+            "a": vars(self.a).copy(),
+            "b": vars(self.b).copy(),
+        }
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,11 @@ class Tally:
     def as_dict(self) -> dict[str, Any]:
         """The counts as they stand in `compare --json`."""
         named = {} if self.label is None else {"label": self.label}
-        return {**named, "n": self.n, **{k: getattr(self, k) for k in ("both", "only_a", "only_b", "neither")}}
+        return {
+            **named,
+            "n": self.n,
+            **{k: getattr(self, k) for k in ("both", "only_a", "only_b", "neither")},
+        }
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,10 @@ class Comparison:
         if not self.differing:
             return f"No difference: A and B give the same answer on all {self.tally.n:,} photos"
         if self.better is not None:
-            more, fewer = max(self.tally.only_a, self.tally.only_b), min(self.tally.only_a, self.tally.only_b)
+            more, fewer = (
+                max(self.tally.only_a, self.tally.only_b),
+                min(self.tally.only_a, self.tally.only_b),
+            )
             winner, loser = ("B", "A") if self.better == "b" else ("A", "B")
             return f"{winner} is better: {_photos(more)} only {winner} gets right against {fewer:,} only {loser} ({_p(self.p_value)})"
         return (
@@ -153,7 +165,9 @@ def _photos(n: int) -> str:
 
 
 def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+    return (
+        "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+    )
 
 
 def compare(
@@ -178,7 +192,9 @@ def compare(
     left_out = [(path, finding.message) for finding in layout.findings for path in finding.paths]
     known: list[Entry] = []
     for entry in entries:
-        lacking = [name for name, model in zip("AB", pair, strict=True) if entry.label not in model.classes]
+        lacking = [
+            name for name, model in zip("AB", pair, strict=True) if entry.label not in model.classes
+        ]
         if lacking:
             who = f"{lacking[0]} has" if len(lacking) == 1 else "A and B have"
             left_out.append((printable(entry.name), f"{who} no class {entry.label!r}"))
@@ -204,7 +220,11 @@ def compare(
         if progress:
             progress(done, len(known))
     if not used:
-        why = f"; the first of {len(left_out)}: {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
+        why = (
+            f"; the first of {len(left_out)}: {left_out[0][0]}: {left_out[0][1]}"
+            if left_out
+            else ""
+        )
         raise DatasetError(
             f"{printable(str(photos))} holds no photo on which the models can be compared{why}; A's classes are "
             f"{', '.join(pair[0].classes)}, B's are {', '.join(pair[1].classes)}"
@@ -244,9 +264,18 @@ def _run(pair: Sequence[Classifier], batch: Sequence[Entry]) -> list[_Result | I
     if not pixels[0]:
         return [result for result in results if isinstance(result, ImageError)]
     rows = iter(
-        zip(*(model.probabilities(np.stack(mine)) for model, mine in zip(pair, pixels, strict=True)), strict=True)
+        zip(
+            *(
+                model.probabilities(np.stack(mine))
+                for model, mine in zip(pair, pixels, strict=True)
+            ),
+            strict=True,
+        )
     )
-    return [result if isinstance(result, ImageError) else _Result(result, next(rows)) for result in results]
+    return [
+        result if isinstance(result, ImageError) else _Result(result, next(rows))
+        for result in results
+    ]
 
 
 def _pixels(data: bytes, rules: Sequence[ResizeRule]) -> list[Pixels]:
@@ -278,7 +307,9 @@ def _summarise(
         rows = np.array(mine.rows)
         own = np.array([model.classes.index(entry.label) for entry in used], np.int64)
         scores.append(score(own, rows, model.classes, model.info.threshold))
-        losses.append(-np.log(np.clip(rows[np.arange(len(own)), own].astype(np.float64), 1e-15, 1.0)))
+        losses.append(
+            -np.log(np.clip(rows[np.arange(len(own)), own].astype(np.float64), 1e-15, 1.0))
+        )
         best = rows.argmax(axis=1)
         answers.append(
             [
@@ -306,7 +337,10 @@ def _summarise(
         log_loss_difference=float(difference.mean()),
         log_loss_interval=mean_interval(difference),
         differing=tuple(sorted(differing, key=_surest_mistake)),
-        only_classes=(tuple(sorted(classes[0] - classes[1])), tuple(sorted(classes[1] - classes[0]))),
+        only_classes=(
+            tuple(sorted(classes[0] - classes[1])),
+            tuple(sorted(classes[1] - classes[0])),
+        ),
         trained_on=(seen[0].trained_on, seen[1].trained_on),
         left_out=tuple(left_out),
         split=split,
@@ -317,7 +351,9 @@ def _tally(label: str | None, rights: Iterable[tuple[str, bool, bool]]) -> Tally
     counts = {(a, b): 0 for a in (True, False) for b in (True, False)}
     for own, a, b in rights:
         counts[a, b] += label is None or own == label
-    return Tally(label, counts[True, True], counts[True, False], counts[False, True], counts[False, False])
+    return Tally(
+        label, counts[True, True], counts[True, False], counts[False, True], counts[False, False]
+    )
 
 
 def _surest_mistake(photo: Differing) -> tuple[bool, float, str]:

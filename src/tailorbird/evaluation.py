@@ -17,9 +17,9 @@ from tailorbird.dataset import SPLITS, printable
 from tailorbird.dataset.layout import Entry, Layout, find
 from tailorbird.errors import DatasetError, ImageError, SettingsError
 from tailorbird.images import read_bytes
-from tailorbird.metrics import Answers, Scores, score
+from tailorbird.metrics.scores import Answers, Scores, score
 from tailorbird.model import Classifier, Failure, Prediction
-from tailorbird.notebook import scores_html
+from tailorbird.rendering.notebook import scores_html
 from tailorbird.report import Content, Format, attempt, report_path
 
 
@@ -51,7 +51,9 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         where = f"report: {self.report}" if self.report else ""
-        return scores_html(self.scores.as_dict(), f"Split {self.split}" if self.split else "All photos", where)
+        return scores_html(
+            self.scores.as_dict(), f"Split {self.split}" if self.split else "All photos", where
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The object of `evaluate --json`."""
@@ -108,13 +110,19 @@ def evaluate(
             labels.append(number[entry.label])
             rows.append([by_label[label] for label in classifier.classes])
             if result.label != entry.label:
-                mistakes.append(Mistake(printable(entry.name), entry.label, result.label, result.probability))
+                mistakes.append(
+                    Mistake(printable(entry.name), entry.label, result.label, result.probability)
+                )
         else:
             left_out.append((printable(entry.name), str(result)))
         if progress:
             progress(done, len(known))
     if not labels:
-        why = f"; the first of {len(left_out)}: {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
+        why = (
+            f"; the first of {len(left_out)}: {left_out[0][0]}: {left_out[0][1]}"
+            if left_out
+            else ""
+        )
         raise DatasetError(
             f"{photos} holds no photo that can be scored{why}; the model's classes are {', '.join(classifier.classes)}"
         )
@@ -180,7 +188,9 @@ def _answers(
     yield from unread()
 
 
-def entries_to_score(photos: str | Path, split: str | None) -> tuple[Layout, str | None, list[Entry]]:
+def entries_to_score(
+    photos: str | Path, split: str | None
+) -> tuple[Layout, str | None, list[Entry]]:
     """What a source holds, the split to score and its photos: the split asked for, else `test` where there is one, else all (None).
 
     Raises DatasetError for no such source, SettingsError for a split it does not have.
@@ -191,7 +201,11 @@ def entries_to_score(photos: str | Path, split: str | None) -> tuple[Layout, str
         named = ", ".join(name for name in SPLITS if name in present) or "none"
         raise SettingsError(f"{photos} has no split {split!r}; it has: {named}")
     chosen = split or ("test" if "test" in present else None)
-    return layout, chosen, [entry for entry in layout.entries if chosen is None or entry.split == chosen]
+    return (
+        layout,
+        chosen,
+        [entry for entry in layout.entries if chosen is None or entry.split == chosen],
+    )
 
 
 def trained_on(classifier: Classifier) -> frozenset[bytes]:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tailorbird import images, parallel
 from tailorbird.errors import ImageError, NotExplained, SettingsError
 from tailorbird.model import Classifier, Failure, Prediction, Source
-from tailorbird.pictures import ALPHA, overlay, thumbnail
+from tailorbird.rendering.overlays import ALPHA, overlay, thumbnail
 
 SIDE = 480
 """Pixels of the shown photo's longer side."""
@@ -47,7 +47,12 @@ class Explanation:
 
 
 def explain(
-    model: str | Path | Classifier, photo: Source, *, top: int = MOST, label: str | None = None, alpha: float = ALPHA
+    model: str | Path | Classifier,
+    photo: Source,
+    *,
+    top: int = MOST,
+    label: str | None = None,
+    alpha: float = ALPHA,
 ) -> Explanation:
     """Explain one photo: the photo and, for each of the `top` (1 to 3) most probable classes or for the class `label`, its overlay.
 
@@ -143,9 +148,17 @@ def _explained(
         note = "" if float(grid.max(initial=0.0)) > 0 else "nothing speaks for it"
         panels.append((overlay(photo, grid, alpha=alpha), f"{name}  {probability:.1%}", note))
     prediction = Prediction(
-        path, answer.label, answer.probability, answer.unsure, answer.top, answer.heatmaps, answer.thumbnail
+        path,
+        answer.label,
+        answer.probability,
+        answer.unsure,
+        answer.top,
+        answer.heatmaps,
+        answer.thumbnail,
     )
-    return Explanation(path, _side_by_side(panels), prediction, tuple(name for (name, _), _ in ranked))
+    return Explanation(
+        path, _side_by_side(panels), prediction, tuple(name for (name, _), _ in ranked)
+    )
 
 
 def _side_by_side(panels: list[tuple[Image.Image, str, str]]) -> Image.Image:
@@ -153,7 +166,9 @@ def _side_by_side(panels: list[tuple[Image.Image, str, str]]) -> Image.Image:
     width, height = panels[0][0].size
     cell = max(width, 200)
     lines = 2 if any(note for _, _, note in panels) else 1
-    sheet = Image.new("RGB", (_GAP + (cell + _GAP) * len(panels), 2 * _GAP + height + lines * _LINE), _PAPER)
+    sheet = Image.new(
+        "RGB", (_GAP + (cell + _GAP) * len(panels), 2 * _GAP + height + lines * _LINE), _PAPER
+    )
     draw = ImageDraw.Draw(sheet)
     for number, (picture, caption, note) in enumerate(panels):
         left = _GAP + number * (cell + _GAP)
@@ -167,7 +182,9 @@ def _side_by_side(panels: list[tuple[Image.Image, str, str]]) -> Image.Image:
 
 def _fitting(text: str, width: int) -> tuple[str, ImageFont.FreeTypeFont]:
     """One line of text that fits `width` pixels, cut in the middle where it is too long, and its font."""
-    text = "".join(" " if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign for sign in text)
+    text = "".join(
+        " " if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign for sign in text
+    )
     font = _font(_covering(text))
     if font.getlength(text) <= width:
         return text, font

@@ -24,7 +24,7 @@ from tailorbird.dataset import Sample, picture_of
 from tailorbird.errors import StorageError
 from tailorbird.files import RowStore, cache_folder
 from tailorbird.images import Augmentation, Pixels, resize, view_random, warp
-from tailorbird.watch import Watcher
+from tailorbird.progress import Watcher
 
 CHUNK_ROWS = 256
 BATCH = 8
@@ -42,7 +42,9 @@ def folder() -> Path:
     return cache_folder() / "features"
 
 
-def open_store(info: BackboneInfo, view: int = 0, augmentation: Augmentation | None = None) -> RowStore:
+def open_store(
+    info: BackboneInfo, view: int = 0, augmentation: Augmentation | None = None
+) -> RowStore:
     """The rows of one backbone and one view: float32 (N, K) under the photos' SHA-256 digests."""
     name = "plain" if view == 0 else f"view-{(augmentation or Augmentation()).key}-{view}"
     place = folder() / f"{info.sha256[:32]}-{info.rule.key}" / name
@@ -63,7 +65,9 @@ class Embedder:
     are scanned.
     """
 
-    def __init__(self, backbone: Backbone, *, view: int = 0, augmentation: Augmentation | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, *, view: int = 0, augmentation: Augmentation | None = None
+    ) -> None:
         self.backbone = backbone
         self.at_least = backbone.info.rule.least_side
         self.embedded = 0
@@ -84,7 +88,9 @@ class Embedder:
         rule = self.backbone.info.rule
         plain = self._view == 0
         pixels = (
-            resize(image, rule) if plain else warp(image, rule, self._augmentation, view_random(digest, self._view))
+            resize(image, rule)
+            if plain
+            else warp(image, rule, self._augmentation, view_random(digest, self._view))
         )
         with self._lock:
             self._batch.append((digest, pixels))
@@ -97,7 +103,9 @@ class Embedder:
         features = self.backbone.features(np.stack([pixels for _, pixels in batch]))
         with self._lock:
             self.embedded += len(batch)
-            self._rows.extend((digest, row) for (digest, _), row in zip(batch, features, strict=True))
+            self._rows.extend(
+                (digest, row) for (digest, _), row in zip(batch, features, strict=True)
+            )
             if len(self._rows) < CHUNK_ROWS:
                 return
             rows, self._rows = self._rows, []
@@ -128,10 +136,14 @@ class Embedder:
         return rows
 
 
-def embed(samples: Iterable[Sample], embedder: Embedder, *, progress: Progress | None = None) -> None:
+def embed(
+    samples: Iterable[Sample], embedder: Embedder, *, progress: Progress | None = None
+) -> None:
     """Compute what is missing of these photos' features. Files that changed or vanished since the scan raise ImageError."""
     missing = {
-        bytes.fromhex(sample.digest): sample for sample in samples if embedder.wants(bytes.fromhex(sample.digest))
+        bytes.fromhex(sample.digest): sample
+        for sample in samples
+        if embedder.wants(bytes.fromhex(sample.digest))
     }
 
     def one(item: tuple[bytes, Sample]) -> None:
@@ -173,7 +185,11 @@ def cache_entries() -> list[CacheEntry]:
     ):
         for path in sorted(root.glob(pattern)):
             files = [p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file()]
-            entries.append(CacheEntry(path, kind, _entry_name(path), len(files), sum(p.stat().st_size for p in files)))
+            entries.append(
+                CacheEntry(
+                    path, kind, _entry_name(path), len(files), sum(p.stat().st_size for p in files)
+                )
+            )
     return entries
 
 
@@ -203,10 +219,16 @@ def clear_cache(*, backbones: bool = False) -> int:
 
 
 def matrices_of(
-    backbone: Backbone, embedder: Embedder, parts: Mapping[str, Sequence[Sample]], views: int, watcher: Watcher
+    backbone: Backbone,
+    embedder: Embedder,
+    parts: Mapping[str, Sequence[Sample]],
+    views: int,
+    watcher: Watcher,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Features of each split, float32 (V, N, K): V views of training photos, one of the others."""
-    digests = {name: [bytes.fromhex(sample.digest) for sample in part] for name, part in parts.items()}
+    digests = {
+        name: [bytes.fromhex(sample.digest) for sample in part] for name, part in parts.items()
+    }
     result = {name: embedder.matrix(keys)[None] for name, keys in digests.items()}
     if views > 1:
         watcher.stage("views", (views - 1) * len(parts["train"]))
@@ -214,7 +236,11 @@ def matrices_of(
         for view in range(1, views):
             augmented = Embedder(backbone, view=view)
             done = (view - 1) * len(parts["train"])
-            embed(parts["train"], augmented, progress=_shifted(watcher, done, (views - 1) * len(parts["train"])))
+            embed(
+                parts["train"],
+                augmented,
+                progress=_shifted(watcher, done, (views - 1) * len(parts["train"])),
+            )
             embedder.embedded += augmented.embedded
             extra.append(augmented.matrix(digests["train"])[None])
         result["train"] = np.concatenate([result["train"], *extra])

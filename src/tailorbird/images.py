@@ -21,15 +21,25 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 from PIL.JpegImagePlugin import JpegImageFile
 
-from tailorbird.errors import ImageTooLarge, ModelFileError, SettingsError, UnreadableImage, UnsupportedImage
+from tailorbird.errors import (
+    ImageTooLarge,
+    ModelFileError,
+    SettingsError,
+    UnreadableImage,
+    UnsupportedImage,
+)
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 (H, W, 3), RGB, 0 to 255."""
 
-ACCEPTED: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP") + (("AVIF",) if features.check("avif") else ())
+ACCEPTED: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP") + (
+    ("AVIF",) if features.check("avif") else ()
+)
 """What is decoded, decided by content; a file's name plays no part."""
 
-EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".avif"})
+EXTENSIONS: Final = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".avif"}
+)
 """Names under which photos are usually found; files with other names are opened too and judged by content."""
 
 MAX_PIXELS: Final = 89_478_485
@@ -50,7 +60,9 @@ _STRIP: Final = 256  # rows converted at a time
 # Pillow warns from this figure on; here the same figure is an error with its own message, so the warning says nothing new.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # A photo whose EXIF block is damaged is still a photo; without a readable orientation it is taken as upright.
-warnings.filterwarnings("ignore", message="(Corrupt|Possibly corrupt) EXIF data", category=UserWarning)
+warnings.filterwarnings(
+    "ignore", message="(Corrupt|Possibly corrupt) EXIF data", category=UserWarning
+)
 
 # What people try to upload and what to tell them. (offset, signature, name)
 _FOREIGN: Final = (
@@ -110,12 +122,20 @@ class ResizeRule:
 
     def as_dict(self) -> dict[str, Any]:
         """The rule as it stands in a model file's metadata."""
-        return {"mode": "squash", "size": self.size, "filter": "bilinear, antialiased (Pillow BILINEAR)"}
+        return {
+            "mode": "squash",
+            "size": self.size,
+            "filter": "bilinear, antialiased (Pillow BILINEAR)",
+        }
 
     @classmethod
     def from_dict(cls, value: object) -> ResizeRule:
         """Read `as_dict` back. Raises ModelFileError for a rule this version does not know."""
-        if not isinstance(value, dict) or value.get("mode") != "squash" or not isinstance(value.get("size"), int):
+        if (
+            not isinstance(value, dict)
+            or value.get("mode") != "squash"
+            or not isinstance(value.get("size"), int)
+        ):
             raise ModelFileError(
                 f"the resize rule {value!r} is unknown to this version of tailorbird; upgrade tailorbird"
             )
@@ -140,7 +160,9 @@ def foreign_format(head: bytes) -> str | None:
 def starts_like_a_photo(head: bytes) -> bool:
     """Whether a file's first 16 bytes are those of an image, accepted or not, rather than of text."""
     if head.startswith(b"BM"):
-        return head[6:10] == bytes(4)  # reserved and zero in a bitmap; "BM" alone may begin a file's name
+        return head[6:10] == bytes(
+            4
+        )  # reserved and zero in a bitmap; "BM" alone may begin a file's name
     webp = head.startswith(b"RIFF") and head[8:12] == b"WEBP"
     return head.startswith(_OWN) or webp or foreign_format(head) not in (None, "text", "script")
 
@@ -164,15 +186,21 @@ def read_bytes(path: str | Path) -> bytes:
         if not stat.S_ISREG(about.st_mode):
             raise UnsupportedImage("a pipe, socket or device, not a file")
         if about.st_size > MOST_BYTES:
-            raise ImageTooLarge(f"{about.st_size / 2**20:,.0f} MiB; no photo is larger than {MOST_BYTES // 2**20} MiB")
+            raise ImageTooLarge(
+                f"{about.st_size / 2**20:,.0f} MiB; no photo is larger than {MOST_BYTES // 2**20} MiB"
+            )
         return path.read_bytes()
     except PermissionError:
         raise UnreadableImage("permission denied; allow this user to read the file") from None
     except FileNotFoundError:
-        reason = "the link leads to a file that does not exist" if path.is_symlink() else "no such file"
+        reason = (
+            "the link leads to a file that does not exist" if path.is_symlink() else "no such file"
+        )
         raise UnreadableImage(reason) from None
     except (OSError, ValueError) as error:
-        raise UnreadableImage(f"could not be read: {getattr(error, 'strerror', None) or error}") from None
+        raise UnreadableImage(
+            f"could not be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
 
 
 def _opened(data: bytes, max_pixels: int) -> Image.Image:
@@ -188,11 +216,24 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
         name = foreign_format(data[:4096])
         if name and not data.startswith(_OWN):
             hint = f"; {_HINTS[name]}" if name in _HINTS else ""
-            raise UnsupportedImage(f"{name} is not accepted; accepted are {accepted}{hint}") from None
+            raise UnsupportedImage(
+                f"{name} is not accepted; accepted are {accepted}{hint}"
+            ) from None
         if data.startswith(_OWN) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
-            raise UnreadableImage("the file is damaged or truncated: its header cannot be read") from None
+            raise UnreadableImage(
+                "the file is damaged or truncated: its header cannot be read"
+            ) from None
         raise UnsupportedImage(f"not an image of a known format; accepted are {accepted}") from None
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, TypeError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        IndexError,
+        KeyError,
+        TypeError,
+    ) as error:
         raise UnreadableImage(f"the file is damaged: {error}") from None
     width, height = image.size
     cap = max_pixels // 2 if image.format in _HUNGRY else max_pixels
@@ -244,7 +285,9 @@ def _scaled(image: Image.Image) -> Image.Image:
 
 def _over_white(image: Image.Image) -> Image.Image:
     rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert(
+        "RGB"
+    )
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
@@ -261,7 +304,9 @@ class Photo:
     height: int
 
 
-def decode(source: bytes | str | Path, *, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Photo:
+def decode(
+    source: bytes | str | Path, *, at_least: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Photo:
     """Decode a JPEG, PNG, WebP, GIF, BMP or AVIF picture: upright, RGB, first frame of an animation.
 
     source: the file's bytes, or its path.
@@ -366,7 +411,9 @@ def view_random(digest: bytes, view: int) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(seed, "big"))
 
 
-def warp(image: Image.Image, rule: ResizeRule, augmentation: Augmentation, random: np.random.Generator) -> Pixels:
+def warp(
+    image: Image.Image, rule: ResizeRule, augmentation: Augmentation, random: np.random.Generator
+) -> Pixels:
     """One augmented view, uint8 (size, size, 3): flip, zoom, rotation, shear and shift as a single affine map, then brightness.
 
     The picture is first shrunk to the sharpness the view can show, because an affine map samples points and would alias.
@@ -390,10 +437,18 @@ def warp(image: Image.Image, rule: ResizeRule, augmentation: Augmentation, rando
     skew = np.array([[1.0, math.tan(shear)], [0.0, 1.0]])
     matrix = rotate @ skew @ np.diag([flip, 1.0]) * to_input
     reach = np.abs(matrix).sum(axis=1) * size / 2 + np.abs([shift_x, shift_y]) - side / 2
-    margin = max(side * 3 // 8, math.ceil(reach.max()) + 1)  # the first is further than the default ranges can reach
-    padded = Image.fromarray(np.pad(np.asarray(source), ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
+    margin = max(
+        side * 3 // 8, math.ceil(reach.max()) + 1
+    )  # the first is further than the default ranges can reach
+    padded = Image.fromarray(
+        np.pad(np.asarray(source), ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    )
     centre_in = np.array([side / 2 + margin + shift_x, side / 2 + margin + shift_y])
     offset = centre_in - matrix @ np.array([size / 2, size / 2])
     coefficients = (matrix[0, 0], matrix[0, 1], offset[0], matrix[1, 0], matrix[1, 1], offset[1])
-    warped = padded.transform((size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
-    return np.asarray(warped.point([min(255, round(value * brightness)) for value in range(256)] * 3))
+    warped = padded.transform(
+        (size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
+    )
+    return np.asarray(
+        warped.point([min(255, round(value * brightness)) for value in range(256)] * 3)
+    )

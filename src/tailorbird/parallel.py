@@ -32,9 +32,13 @@ def cores() -> int:
     chosen = os.environ.get("TAILORBIRD_THREADS")
     if chosen:
         if not chosen.isdecimal() or not 1 <= int(chosen) <= 1024:
-            raise SettingsError(f"TAILORBIRD_THREADS is {chosen!r}; it must be a whole number from 1 to 1024")
+            raise SettingsError(
+                f"TAILORBIRD_THREADS is {chosen!r}; it must be a whole number from 1 to 1024"
+            )
         return int(chosen)
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(1, math.ceil(min(_share(), allowed)))
 
 

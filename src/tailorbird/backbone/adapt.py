@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import graphs
+from tailorbird import onnx_files
 from tailorbird.backbone import preprocessor as processors
 from tailorbird.backbone import published, taps
 from tailorbird.backbone.preprocessor import Preprocessing
@@ -71,7 +71,9 @@ def adapt(
 
     images = _test_images(prepared.side)
     expected, halves = _run_published(model, pixel, prepared, images, path.name)
-    tap = taps.choose(model, {name: value.shape for name, value in expected.items()}, config, prepared.side)
+    tap = taps.choose(
+        model, {name: value.shape for name, value in expected.items()}, config, prepared.side
+    )
     reduced = (
         pixel.half
         or halves[tap.tensor]
@@ -79,7 +81,10 @@ def adapt(
     )
 
     result = _rebuilt(model, pixel, prepared, tap, half=halves[tap.tensor])
-    side, left_out = prepared.side, f" behind {tap.prefix} prefix token{'s' * (tap.prefix > 1)}" if tap.prefix else ""
+    side, left_out = (
+        prepared.side,
+        f" behind {tap.prefix} prefix token{'s' * (tap.prefix > 1)}" if tap.prefix else "",
+    )
     how = {
         "input": f"uint8 RGB (N,{side},{side},3)",
         "pooling": tap.pooling,
@@ -88,9 +93,13 @@ def adapt(
         "preprocessor": json.dumps(dict(preprocessor), sort_keys=True),
         "adapter": str(ADAPTER),
     }
-    graphs.set_metadata(result, {**how, **(about or {})})
+    onnx_files.set_metadata(result, {**how, **(about or {})})
     _verify(
-        result, images, _reference(expected[tap.tensor], tap), path.name, AGREEMENT_REDUCED if reduced else AGREEMENT
+        result,
+        images,
+        _reference(expected[tap.tensor], tap),
+        path.name,
+        AGREEMENT_REDUCED if reduced else AGREEMENT,
     )
     return result
 
@@ -105,7 +114,11 @@ def _test_images(side: int) -> npt.NDArray[np.uint8]:
 
 
 def _run_published(
-    model: onnx.ModelProto, pixel: PixelInput, prepared: Preprocessing, images: npt.NDArray[np.uint8], name: str
+    model: onnx.ModelProto,
+    pixel: PixelInput,
+    prepared: Preprocessing,
+    images: npt.NDArray[np.uint8],
+    name: str,
 ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, bool]]:
     """Run the network as published on pixels prepared in NumPy: its outputs and a classifier's input, as float32, and which are float16."""
     import onnx
@@ -114,7 +127,10 @@ def _run_published(
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     wanted = [value.name for value in model.graph.output]
-    inner = {tensor for output in wanted for tensor in taps.classifier_tensors(model, output)} - {*wanted, pixel.name}
+    inner = {tensor for output in wanted for tensor in taps.classifier_tensors(model, output)} - {
+        *wanted,
+        pixel.name,
+    }
     probe.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in sorted(inner))
     _forget_shapes(probe, pixel)
     pixels: npt.NDArray[Any] = prepared.pixels(images)
@@ -123,11 +139,12 @@ def _run_published(
     if pixel.half:
         pixels = pixels.astype(np.float16)
     try:
-        session = graphs.session(probe.SerializeToString(), name, BackboneError)
+        session = onnx_files.session(probe.SerializeToString(), name, BackboneError)
     except BackboneError as problem:
         newer = "opset" in str(problem).lower() or "ir version" in str(problem).lower()
         raise BackboneError(
-            f"{problem}; " + ("pip install --upgrade onnxruntime" if newer else published.OTHER_FILE)
+            f"{problem}; "
+            + ("pip install --upgrade onnxruntime" if newer else published.OTHER_FILE)
         ) from None
     del probe  # as large as the network
     quiet = onnxruntime.RunOptions()
@@ -141,7 +158,10 @@ def _run_published(
             why = f"does not run on images of {prepared.side} x {prepared.side} pixels: {published.runtime_message(problem)}"
             advice = "if another size is fixed inside, give that as `size`, or leave `size` out for the publisher's"
         else:
-            why, advice = "runs on one image at a time only, a batch of 1 is fixed inside", published.OTHER_FILE
+            why, advice = (
+                "runs on one image at a time only, a batch of 1 is fixed inside",
+                published.OTHER_FILE,
+            )
         raise BackboneError(f"{name} {why}; {advice}") from None
     named = dict(zip((value.name for value in session.get_outputs()), outputs, strict=True))
     arrays = {key: value for key, value in named.items() if isinstance(value, np.ndarray)}
@@ -196,10 +216,14 @@ def _rebuilt(
     outputs = [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", tap.width])]
     if tap.kind != "pooled":
         outputs.append(
-            helper.make_tensor_value_info("feature_map", TensorProto.FLOAT, ["N", tap.width, tap.grid, tap.grid])
+            helper.make_tensor_value_info(
+                "feature_map", TensorProto.FLOAT, ["N", tap.width, tap.grid, tap.grid]
+            )
         )
-    made = helper.make_graph(nodes, "backbone", [images], outputs, weights, sparse_initializer=sparse)
-    opsets = [entry for entry in model.opset_import if entry.domain in graphs.STANDARD_DOMAINS]
+    made = helper.make_graph(
+        nodes, "backbone", [images], outputs, weights, sparse_initializer=sparse
+    )
+    opsets = [entry for entry in model.opset_import if entry.domain in onnx_files.STANDARD_DOMAINS]
     # Before IR version 4 every initialiser had to be an input too; ours are not.
     finished = helper.make_model(
         made, opset_imports=opsets, ir_version=max(model.ir_version, 4), producer_name="tailorbird"
@@ -220,7 +244,7 @@ def _rename_clashes(graph: onnx.GraphProto) -> dict[str, str]:
             new += "_"
         renamed[name] = new
     if renamed:
-        for inner in graphs.all_graphs(graph):
+        for inner in onnx_files.all_graphs(graph):
             for node in inner.node:
                 node.input[:] = [renamed.get(name, name) for name in node.input]
                 node.output[:] = [renamed.get(name, name) for name in node.output]
@@ -237,7 +261,7 @@ def _rename_clashes(graph: onnx.GraphProto) -> dict[str, str]:
 def _names(graph: onnx.GraphProto) -> set[str]:
     """Every name a tensor or node has in the graph and in the graphs inside it."""
     found: set[str] = set()
-    for inner in graphs.all_graphs(graph):
+    for inner in onnx_files.all_graphs(graph):
         found.update(value.name for value in [*inner.input, *inner.output, *inner.initializer])
         found.update(sparse.values.name for sparse in inner.sparse_initializer)
         for node in inner.node:
@@ -268,11 +292,15 @@ def _front(
     nodes, last = [], "images"
     if prepared.bgr:
         weights.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), f"{prefix}bgr"))
-        nodes.append(helper.make_node("Gather", [last, f"{prefix}bgr"], [f"{prefix}images_bgr"], axis=3))
+        nodes.append(
+            helper.make_node("Gather", [last, f"{prefix}bgr"], [f"{prefix}images_bgr"], axis=3)
+        )
         last = f"{prefix}images_bgr"
     if not pixel.channels_last:
         # Transposed while a value is one byte, not four.
-        nodes.append(helper.make_node("Transpose", [last], [f"{prefix}channels_first"], perm=[0, 3, 1, 2]))
+        nodes.append(
+            helper.make_node("Transpose", [last], [f"{prefix}channels_first"], perm=[0, 3, 1, 2])
+        )
         last = f"{prefix}channels_first"
     normalised = f"{prefix}normalised" if pixel.half else target
     nodes += [
@@ -285,7 +313,9 @@ def _front(
     return nodes, weights
 
 
-def _back(tap: Tap, prefix: str, tapped: str, *, half: bool) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+def _back(
+    tap: Tap, prefix: str, tapped: str, *, half: bool
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """From the tapped tensor to `features` and, unless it is pooled already, `feature_map`."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -306,9 +336,17 @@ def _back(tap: Tap, prefix: str, tapped: str, *, half: bool) -> tuple[list[onnx.
         ):
             weights.append(numpy_helper.from_array(np.array(values, np.int64), f"{prefix}{key}"))
         nodes += [
-            helper.make_node("Slice", [last, f"{prefix}first", f"{prefix}end", f"{prefix}axis"], [f"{prefix}patches"]),
-            helper.make_node("Transpose", [f"{prefix}patches"], [f"{prefix}patches_last"], perm=[0, 2, 1]),
-            helper.make_node("Reshape", [f"{prefix}patches_last", f"{prefix}shape"], ["feature_map"]),
+            helper.make_node(
+                "Slice",
+                [last, f"{prefix}first", f"{prefix}end", f"{prefix}axis"],
+                [f"{prefix}patches"],
+            ),
+            helper.make_node(
+                "Transpose", [f"{prefix}patches"], [f"{prefix}patches_last"], perm=[0, 2, 1]
+            ),
+            helper.make_node(
+                "Reshape", [f"{prefix}patches_last", f"{prefix}shape"], ["feature_map"]
+            ),
         ]
     elif tap.kind == "map channels last":
         nodes.append(helper.make_node("Transpose", [last], ["feature_map"], perm=[0, 3, 1, 2]))
@@ -321,14 +359,18 @@ def _back(tap: Tap, prefix: str, tapped: str, *, half: bool) -> tuple[list[onnx.
     return nodes, weights
 
 
-def _needed(graph: onnx.GraphProto, tensor: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+def _needed(
+    graph: onnx.GraphProto, tensor: str
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """The nodes `tensor` depends on, in their order, and the weights they use."""
     wanted, nodes = {tensor}, []
     for node in reversed(graph.node):
         if wanted.intersection(node.output):
             nodes.append(node)
             wanted.update(node.input)
-            for inner in graphs.inner_graphs(node):  # an inner graph may use any tensor of this one
+            for inner in onnx_files.inner_graphs(
+                node
+            ):  # an inner graph may use any tensor of this one
                 wanted.update(name for deeper in inner.node for name in deeper.input)
                 wanted.update(value.name for value in inner.output)
     return nodes[::-1], [weight for weight in graph.initializer if weight.name in wanted]
@@ -351,17 +393,24 @@ def _verify(
         raise BackboneError(
             f"{name} does not pass ONNX's own checker: {published.first_line(problem)}; {published.OTHER_FILE}"
         ) from None
-    session = graphs.session(data, name, BackboneError)
+    session = onnx_files.session(data, name, BackboneError)
     names = [value.name for value in result.graph.output]
     outputs = dict(zip(names, session.run(names, {"images": images}), strict=True))
     features = outputs["features"]
     if not np.isfinite(features).all() or not np.isfinite(reference).all():
-        raise BackboneError(f"{name} gives features that are not finite on test images; {published.OTHER_FILE}")
+        raise BackboneError(
+            f"{name} gives features that are not finite on test images; {published.OTHER_FILE}"
+        )
     unit = max(float(np.abs(reference).max()), 1e-6)
-    alone = np.concatenate([session.run(["features"], {"images": image[None]})[0] for image in images])
+    alone = np.concatenate(
+        [session.run(["features"], {"images": image[None]})[0] for image in images]
+    )
     gaps = {
         "the published network": float(np.abs(features - reference).max()) / unit,
-        "itself when images come one by one instead of together": float(np.abs(features - alone).max()) / unit,
+        "itself when images come one by one instead of together": float(
+            np.abs(features - alone).max()
+        )
+        / unit,
     }
     if "feature_map" in outputs:
         gaps["the mean of its own feature map"] = (

@@ -6,7 +6,7 @@ import logging
 from importlib import resources
 from pathlib import Path
 
-from tailorbird import graphs
+from tailorbird import onnx_files
 from tailorbird.backbone.contract import Backbone, BackboneInfo, check
 from tailorbird.errors import BackboneError
 from tailorbird.files import cache_folder
@@ -33,7 +33,7 @@ def at_hand() -> list[BackboneInfo]:
     known = []
     for path in found:
         try:
-            known.append(check(graphs.read_audited(path, BackboneError), path))
+            known.append(check(onnx_files.read_audited(path, BackboneError), path))
         except BackboneError as error:
             log.warning("%s", error)
     return known
@@ -50,7 +50,9 @@ def find(name: str | Path) -> Path:
     pulled = folder() / f"{text}{SUFFIX}"
     if "/" not in text and "\\" not in text and pulled.exists():
         return pulled
-    names = ", ".join([SHIPPED, *sorted(p.name.removesuffix(SUFFIX) for p in folder().glob(f"*{SUFFIX}"))])
+    names = ", ".join(
+        [SHIPPED, *sorted(p.name.removesuffix(SUFFIX) for p in folder().glob(f"*{SUFFIX}"))]
+    )
     raise BackboneError(
         f"no backbone named {text!r} is at hand; there are: {names}; "
         "give one of these, the path of an .onnx file, or pull one with `tailorbird backbones pull hf:OWNER/REPO`"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import graphs
+from tailorbird import onnx_files
 from tailorbird.errors import BackboneError
 from tailorbird.files import sha256_file
 from tailorbird.images import ResizeRule
@@ -73,9 +73,11 @@ class Backbone:
     def __init__(self, path: str | Path) -> None:
         """Open, audit and check the file, and run it once. Raises BackboneError naming each way the contract is broken."""
         self.path = Path(path)
-        self.proto = graphs.read_audited(self.path, BackboneError)
+        self.proto = onnx_files.read_audited(self.path, BackboneError)
         self.info = check(self.proto, self.path)
-        self._session = graphs.session(self.proto.SerializeToString(), str(self.path), BackboneError)
+        self._session = onnx_files.session(
+            self.proto.SerializeToString(), str(self.path), BackboneError
+        )
         self._probe()
 
     def features(self, images: npt.NDArray[np.uint8]) -> Features:
@@ -85,7 +87,9 @@ class Backbone:
 
     def images_per_second(self, *, batch: int = 8, seconds: float = 0.4) -> float:
         """Images per second of one thread, measured now on random pixels."""
-        images = np.random.default_rng(0).integers(0, 256, (batch, self.info.size, self.info.size, 3), np.uint8)
+        images = np.random.default_rng(0).integers(
+            0, 256, (batch, self.info.size, self.info.size, 3), np.uint8
+        )
         self.features(images)
         done, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:
@@ -101,7 +105,9 @@ class Backbone:
         try:
             outputs = self._session.run(names, {"images": images})
         except Exception as problem:
-            raise BackboneError(f"{self.path} fails on two images: {str(problem).splitlines()[0][:300]}") from None
+            raise BackboneError(
+                f"{self.path} fails on two images: {str(problem).splitlines()[0][:300]}"
+            ) from None
         features = outputs[0]
         if features.shape != (2, info.width):
             raise BackboneError(
@@ -120,7 +126,9 @@ class Backbone:
         if info.grid:
             pooled = outputs[1].mean(axis=(2, 3))
             gap = float(np.abs(pooled - features).max())
-            if outputs[1].shape != (2, info.width, *info.grid) or gap > 1e-3 * max(1.0, float(np.abs(features).max())):
+            if outputs[1].shape != (2, info.width, *info.grid) or gap > 1e-3 * max(
+                1.0, float(np.abs(features).max())
+            ):
                 raise BackboneError(
                     f"{self.path}: features are not the average of feature_map (largest difference {gap:.3g}); "
                     "leave feature_map out when pooling is anything but an average"
@@ -128,7 +136,10 @@ class Backbone:
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
-    return [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in value.type.tensor_type.shape.dim]
+    return [
+        d.dim_value if d.HasField("dim_value") else d.dim_param or "?"
+        for d in value.type.tensor_type.shape.dim
+    ]
 
 
 def _problems(model: onnx.ModelProto) -> list[str]:
@@ -140,11 +151,15 @@ def _problems(model: onnx.ModelProto) -> list[str]:
     inputs = [value for value in model.graph.input if value.name not in initialisers]
     outputs = {value.name: value for value in model.graph.output}
     if [value.name for value in inputs] != ["images"]:
-        found.append(f"it must have the single input 'images'; it has: {graphs.describe(inputs)}")
+        found.append(
+            f"it must have the single input 'images'; it has: {onnx_files.describe(inputs)}"
+        )
     else:
         shape, kind = _shape(inputs[0]), inputs[0].type.tensor_type.elem_type
         if kind != onnx.TensorProto.UINT8:
-            found.append(f"input images must be uint8; it is {onnx.TensorProto.DataType.Name(kind).lower()}")
+            found.append(
+                f"input images must be uint8; it is {onnx.TensorProto.DataType.Name(kind).lower()}"
+            )
         if (
             len(shape) != 4
             or shape[3] != 3
@@ -158,22 +173,34 @@ def _problems(model: onnx.ModelProto) -> list[str]:
         elif isinstance(shape[0], int):
             found.append(f"the batch axis of images must be symbolic; it is fixed at {shape[0]}")
     if "features" not in outputs:
-        found.append(f"it must have an output 'features'; it has: {graphs.describe(model.graph.output)}")
+        found.append(
+            f"it must have an output 'features'; it has: {onnx_files.describe(model.graph.output)}"
+        )
     for name, rank in (("features", 2), ("feature_map", 4)):
         if name in outputs:
             shape, kind = _shape(outputs[name]), outputs[name].type.tensor_type.elem_type
             if kind != onnx.TensorProto.FLOAT:
-                found.append(f"output {name} must be float32; it is {onnx.TensorProto.DataType.Name(kind).lower()}")
-            if len(shape) != rank or not all(isinstance(side, int) and side > 0 for side in shape[1:]):
+                found.append(
+                    f"output {name} must be float32; it is {onnx.TensorProto.DataType.Name(kind).lower()}"
+                )
+            if len(shape) != rank or not all(
+                isinstance(side, int) and side > 0 for side in shape[1:]
+            ):
                 expected = "(N, K)" if rank == 2 else "(N, K, h, w)"
-                found.append(f"output {name} must have shape {expected} with all but N fixed; it has {tuple(shape)}")
-            elif rank == 4 and "features" in outputs and _shape(outputs["features"])[1:] != shape[1:2]:
+                found.append(
+                    f"output {name} must have shape {expected} with all but N fixed; it has {tuple(shape)}"
+                )
+            elif (
+                rank == 4
+                and "features" in outputs
+                and _shape(outputs["features"])[1:] != shape[1:2]
+            ):
                 found.append(
                     f"features and feature_map disagree on K: {_shape(outputs['features'])[1:]} and {shape[1]}"
                 )
-    if graphs.standard_opset(model) < LEAST_OPSET:
+    if onnx_files.standard_opset(model) < LEAST_OPSET:
         found.append(
-            f"it is written in operator set {graphs.standard_opset(model)}; at least {LEAST_OPSET} is needed: export it again"
+            f"it is written in operator set {onnx_files.standard_opset(model)}; at least {LEAST_OPSET} is needed: export it again"
         )
     return found
 
@@ -184,12 +211,16 @@ def check(model: onnx.ModelProto, path: Path) -> BackboneInfo:
     if found:
         raise BackboneError(f"{path} is not a backbone: " + "; ".join(found))
     outputs = {value.name: value for value in model.graph.output}
-    size = next(value for value in model.graph.input if value.name == "images").type.tensor_type.shape.dim[1].dim_value
+    size = (
+        next(value for value in model.graph.input if value.name == "images")
+        .type.tensor_type.shape.dim[1]
+        .dim_value
+    )
     grid = None
     if "feature_map" in outputs:
         dimensions = outputs["feature_map"].type.tensor_type.shape.dim
         grid = (dimensions[2].dim_value, dimensions[3].dim_value)
-    said = graphs.metadata(model)
+    said = onnx_files.metadata(model)
     return BackboneInfo(
         name=said.get("name") or path.name.removesuffix(".onnx").removesuffix(".backbone"),
         path=path,

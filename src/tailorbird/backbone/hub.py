@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tailorbird import graphs
+from tailorbird import onnx_files
 from tailorbird.backbone import published
 from tailorbird.backbone.adapt import ADAPTER, adapt
 from tailorbird.backbone.catalogue import SHIPPED, SUFFIX
@@ -72,11 +72,19 @@ def pull(
         if kept and kept[1]["revision"] == snapshot.commit:
             say(
                 f"{kept[0].name} is at hand"
-                + ("; the hub cannot be reached, it may have a newer version" if snapshot.offline else "")
+                + (
+                    "; the hub cannot be reached, it may have a newer version"
+                    if snapshot.offline
+                    else ""
+                )
             )
             return kept[0]
         name = choose(wanted, snapshot.files)
-        small = {entry: _download(wanted, snapshot, entry, say) for entry in _SMALL_FILES if entry in snapshot.files}
+        small = {
+            entry: _download(wanted, snapshot, entry, say)
+            for entry in _SMALL_FILES
+            if entry in snapshot.files
+        }
         config = _json(small.get("config.json"))
         preprocessor = _preprocessor(wanted, small, config)
         path = _download(wanted, snapshot, name, say)
@@ -110,7 +118,11 @@ def _look(wanted: Reference) -> _Snapshot:
             raise
         names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
         return _Snapshot(root.name, dict.fromkeys(names), offline=True)
-    return _Snapshot(info.sha or "", {entry.rfilename: entry.size for entry in info.siblings or []}, offline=False)
+    return _Snapshot(
+        info.sha or "",
+        {entry.rfilename: entry.size for entry in info.siblings or []},
+        offline=False,
+    )
 
 
 def _cached(wanted: Reference) -> Path | None:
@@ -118,13 +130,17 @@ def _cached(wanted: Reference) -> Path | None:
     import huggingface_hub
 
     for name in _SMALL_FILES:
-        path = huggingface_hub.try_to_load_from_cache(wanted.repo_id, name, revision=wanted.revision)
+        path = huggingface_hub.try_to_load_from_cache(
+            wanted.repo_id, name, revision=wanted.revision
+        )
         if isinstance(path, str):
             return Path(path).parent
     return None
 
 
-def _download(wanted: Reference, snapshot: _Snapshot, name: str, say: Callable[[str], None]) -> Path:
+def _download(
+    wanted: Reference, snapshot: _Snapshot, name: str, say: Callable[[str], None]
+) -> Path:
     """One file of the repository, from the hub or the download cache."""
     if name not in snapshot.files:
         where = "the download cache has" if snapshot.offline else f"{wanted.repo_id} has"
@@ -139,7 +155,9 @@ def _download(wanted: Reference, snapshot: _Snapshot, name: str, say: Callable[[
     if name not in _SMALL_FILES:
         say(f"downloading {name}" + (f", {size / 1e6:.1f} MB" if size else ""))
     # By the revision's own name, so that the cache knows it again without a connection.
-    path = _api().hf_hub_download(wanted.repo_id, name, revision=wanted.revision, local_files_only=snapshot.offline)
+    path = _api().hf_hub_download(
+        wanted.repo_id, name, revision=wanted.revision, local_files_only=snapshot.offline
+    )
     commit = Path(path).parents[len(PurePosixPath(name).parts) - 1].name
     if commit != snapshot.commit:
         raise HubError(
@@ -160,7 +178,9 @@ def _json(path: Path | None) -> dict[str, Any]:
     return read
 
 
-def _preprocessor(wanted: Reference, small: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, Any]:
+def _preprocessor(
+    wanted: Reference, small: Mapping[str, Path], config: Mapping[str, Any]
+) -> dict[str, Any]:
     """How the publisher prepares pixels. Raises BackboneError when the repository does not say."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         read = _json(small.get(name))
@@ -187,7 +207,10 @@ def _card(readme: Path | None) -> dict[str, str]:
         licence = said["license_name"]
     if said.get("license_link"):
         licence = f"{licence} ({said['license_link']})"
-    card = {"licence": _joined(licence), "trained_on": _joined(said.get("datasets") or "not stated")}
+    card = {
+        "licence": _joined(licence),
+        "trained_on": _joined(said.get("datasets") or "not stated"),
+    }
     if said.get("base_model"):
         card["base_model"] = _joined(said["base_model"])
     return card
@@ -212,9 +235,13 @@ def _target(folder: Path, wanted: Reference, file: str, size: int | None) -> Pat
     revision = "" if wanted.revision in (None, "main") else str(wanted.revision)
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         revision = revision[:12]
-    name = "-".join(_stem(part[:60]) for part in (wanted.repo, variant, revision, str(size or "")) if part)
+    name = "-".join(
+        _stem(part[:60]) for part in (wanted.repo, variant, revision, str(size or "")) if part
+    )
     short = folder / f"{name}{SUFFIX}"
-    if name != SHIPPED and (not short.exists() or _metadata(short).get("source") == f"hf:{wanted.repo_id}"):
+    if name != SHIPPED and (
+        not short.exists() or _metadata(short).get("source") == f"hf:{wanted.repo_id}"
+    ):
         return short
     return folder / f"{_stem(wanted.owner)}--{name}{SUFFIX}"
 
@@ -235,7 +262,7 @@ def _kept(folder: Path, wanted: Reference, size: int | None) -> tuple[Path, dict
 def _metadata(path: Path) -> dict[str, str]:
     """A kept backbone's metadata; none when the file is damaged, which a new pull then replaces."""
     try:
-        return graphs.metadata(graphs.read_audited(path, BackboneError))
+        return onnx_files.metadata(onnx_files.read_audited(path, BackboneError))
     except BackboneError:
         return {}
 
@@ -262,7 +289,13 @@ def _unreachable(error: Exception) -> bool:
     # Its first base is the HTTP library's own error, whichever library the installed huggingface_hub uses.
     return isinstance(
         error,
-        (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError, HfHubHTTPError.__bases__[0]),
+        (
+            OfflineModeIsEnabled,
+            LocalEntryNotFoundError,
+            ConnectionError,
+            TimeoutError,
+            HfHubHTTPError.__bases__[0],
+        ),
     )
 
 

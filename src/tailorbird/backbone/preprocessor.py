@@ -93,7 +93,9 @@ def read(
     if preprocessor.get("do_rescale", True):
         rescale = _number(preprocessor.get("rescale_factor", 1 / 255), "rescale_factor")
         # EfficientNet's processor: "offset" centres the rescaled values, by subtracting one after rescaling by 1 / 127.5.
-        shift = -1.0 if preprocessor.get("rescale_offset", preprocessor.get("offset", False)) else 0.0
+        shift = (
+            -1.0 if preprocessor.get("rescale_offset", preprocessor.get("offset", False)) else 0.0
+        )
     mean, std = _mean_and_std(preprocessor)
     return Preprocessing(
         side=_side(published, size, fixed),
@@ -102,14 +104,18 @@ def read(
         mean=mean,
         std=std,
         # The second name is the one of the first releases that had MobileViT.
-        bgr=bool(preprocessor.get("do_flip_channel_order", preprocessor.get("do_flip_channels", False))),
+        bgr=bool(
+            preprocessor.get("do_flip_channel_order", preprocessor.get("do_flip_channels", False))
+        ),
         published_resize=words,
     )
 
 
 def _number(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        raise BackboneError(f"the published image processor has {name} = {value!r}; a number is understood")
+        raise BackboneError(
+            f"the published image processor has {name} = {value!r}; a number is understood"
+        )
     return float(value)
 
 
@@ -123,9 +129,13 @@ def _triple(value: object, name: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _mean_and_std(preprocessor: Mapping[str, Any]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def _mean_and_std(
+    preprocessor: Mapping[str, Any],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """The mean and standard deviation to normalise with; zeros and ones when the publisher does not normalise."""
-    stated = preprocessor.get("image_mean") is not None and preprocessor.get("image_std") is not None
+    stated = (
+        preprocessor.get("image_mean") is not None and preprocessor.get("image_std") is not None
+    )
     if not preprocessor.get("do_normalize", stated):
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if not stated:
@@ -133,19 +143,26 @@ def _mean_and_std(preprocessor: Mapping[str, Any]) -> tuple[tuple[float, float, 
             "the published image processor normalises but does not state image_mean and image_std; "
             "take another repository of the same network whose preprocessor_config.json states them"
         )
-    mean, std = _triple(preprocessor["image_mean"], "image_mean"), _triple(preprocessor["image_std"], "image_std")
+    mean, std = (
+        _triple(preprocessor["image_mean"], "image_mean"),
+        _triple(preprocessor["image_std"], "image_std"),
+    )
     if min(std) <= 0:
         raise BackboneError(
             f"the published image processor has image_std = {list(std)}; positive numbers are understood"
         )
-    kind = str(preprocessor.get("image_processor_type") or preprocessor.get("feature_extractor_type") or "")
+    kind = str(
+        preprocessor.get("image_processor_type") or preprocessor.get("feature_extractor_type") or ""
+    )
     if kind.startswith("EfficientNet") and preprocessor.get("include_top", True):
         # EfficientNetImageProcessor divides by image_std a second time when the network was trained with its classifier.
         std = (std[0] ** 2, std[1] ** 2, std[2] ** 2)
     return mean, std
 
 
-def _published_side(preprocessor: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[tuple[int, int] | None, str]:
+def _published_side(
+    preprocessor: Mapping[str, Any], config: Mapping[str, Any]
+) -> tuple[tuple[int, int] | None, str]:
     """Height and width after the publisher's resizing, and in words how it gets there."""
     crop = preprocessor.get("crop_size") if preprocessor.get("do_center_crop", True) else None
     size = preprocessor.get("size")
@@ -154,7 +171,11 @@ def _published_side(preprocessor: Mapping[str, Any], config: Mapping[str, Any]) 
     if size is not None:
         return _pair(size, "size"), f"resized to {size}"
     known = config.get("image_size", (config.get("vision_config") or {}).get("image_size"))
-    return (None, "not stated") if known is None else (_pair(known, "image_size"), f"not stated; image_size {known}")
+    return (
+        (None, "not stated")
+        if known is None
+        else (_pair(known, "image_size"), f"not stated; image_size {known}")
+    )
 
 
 def _pair(value: object, name: str) -> tuple[int, int]:
@@ -166,11 +187,14 @@ def _pair(value: object, name: str) -> tuple[int, int]:
         elif value.get("shortest_edge") is not None:
             given = [value["shortest_edge"]] * 2
     elif isinstance(value, list | tuple):
-        given = list(value)[-2:] if len(value) in (2, 3) else list(value) * 2  # three: timm's channels, height, width
+        given = (
+            list(value)[-2:] if len(value) in (2, 3) else list(value) * 2
+        )  # three: timm's channels, height, width
     else:
         given = [value, value]
     if len(given) != 2 or not all(
-        isinstance(side, int | float) and not isinstance(side, bool) and side == int(side) for side in given
+        isinstance(side, int | float) and not isinstance(side, bool) and side == int(side)
+        for side in given
     ):
         raise BackboneError(
             f"the published image processor has {name} = {value!r}; understood are a number, "
@@ -179,7 +203,9 @@ def _pair(value: object, name: str) -> tuple[int, int]:
     return int(given[0]), int(given[1])
 
 
-def _side(published: tuple[int, int] | None, size: int | None, fixed: tuple[int | None, int | None]) -> int:
+def _side(
+    published: tuple[int, int] | None, size: int | None, fixed: tuple[int | None, int | None]
+) -> int:
     """The one side of the square input: the graph's own when it fixes one, else the user's, else the published one."""
     height, width = fixed
     if height is not None and width is not None and height != width:
@@ -187,7 +213,9 @@ def _side(published: tuple[int, int] | None, size: int | None, fixed: tuple[int 
             f"the graph fixes its input at {height} x {width} pixels; only square inputs are understood"
         )
     if size is not None and not LEAST_SIDE <= size <= MOST_SIDE:
-        raise SettingsError(f"size = {size}; a backbone's input side is {LEAST_SIDE} to {MOST_SIDE} pixels")
+        raise SettingsError(
+            f"size = {size}; a backbone's input side is {LEAST_SIDE} to {MOST_SIDE} pixels"
+        )
     own = height if height is not None else width
     if own is not None:
         if size is not None and size != own:

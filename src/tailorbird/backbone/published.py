@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from tailorbird import graphs
+from tailorbird import onnx_files
 from tailorbird.backbone.contract import LEAST_OPSET
 from tailorbird.errors import BackboneError
 
@@ -23,9 +23,7 @@ MOST_BYTES = 1_500_000_000
 """The largest network that is taken in, weights in other files included: one protobuf file ends at 2 GB."""
 
 
-OTHER_FILE = (
-    "choose another ONNX file of the repository with `file`, such as the unquantised, unoptimised onnx/model.onnx"
-)
+OTHER_FILE = "choose another ONNX file of the repository with `file`, such as the unquantised, unoptimised onnx/model.onnx"
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,11 @@ def load(path: Path) -> onnx.ModelProto:
 def external_files(path: Path) -> list[str]:
     """The names, relative to the file's folder, of the other files that hold its weights. Raises BackboneError."""
     return sorted(
-        {_location(tensor, path.name) for tensor in graphs.tensors(_parse(path)) if graphs.is_external(tensor)}
+        {
+            _location(tensor, path.name)
+            for tensor in onnx_files.tensors(_parse(path))
+            if onnx_files.is_external(tensor)
+        }
     )
 
 
@@ -78,26 +80,44 @@ def pixel_input(model: onnx.ModelProto) -> PixelInput:
         s.values.name for s in model.graph.sparse_initializer
     }
     inputs = [value for value in model.graph.input if value.name not in initialisers]
-    seen = f"inputs seen: {graphs.describe(inputs)}"
+    seen = f"inputs seen: {onnx_files.describe(inputs)}"
     if len(inputs) != 1:
         advice = "choose a vision-only file such as onnx/vision_model.onnx with `file`, if the repository has one"
         if not any("ids" in value.name or "text" in value.name for value in inputs):
             advice = "understood is a network with one image input, such as a feature extractor or an image classifier"
-        raise BackboneError(f"the network takes {len(inputs)} inputs, not just an image; {seen}; {advice}")
+        raise BackboneError(
+            f"the network takes {len(inputs)} inputs, not just an image; {seen}; {advice}"
+        )
     kind = inputs[0].type.tensor_type
-    if kind.elem_type == onnx.TensorProto.UINT8 and {"features"} <= {value.name for value in model.graph.output}:
-        raise BackboneError("this file is a tailorbird backbone already; use it directly: --backbone FILE.onnx")
+    if kind.elem_type == onnx.TensorProto.UINT8 and {"features"} <= {
+        value.name for value in model.graph.output
+    }:
+        raise BackboneError(
+            "this file is a tailorbird backbone already; use it directly: --backbone FILE.onnx"
+        )
     dimensions = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
-    if kind.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16) or len(dimensions) != 4:
-        raise BackboneError(f"the input is no image; {seen}; understood is float32 or float16 of shape (N, 3, H, W)")
+    if (
+        kind.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+        or len(dimensions) != 4
+    ):
+        raise BackboneError(
+            f"the input is no image; {seen}; understood is float32 or float16 of shape (N, 3, H, W)"
+        )
     # With every axis open, exporters mean channels first; a fixed 3 at the end only is TensorFlow's order.
     channels_last = dimensions[3] == 3 and dimensions[1] != 3
     channels = dimensions[3 if channels_last else 1]
     if channels not in (3, None):
-        raise BackboneError(f"the input has {channels} channels; {seen}; understood are three (RGB)")
-    height, width = (dimensions[1], dimensions[2]) if channels_last else (dimensions[2], dimensions[3])
+        raise BackboneError(
+            f"the input has {channels} channels; {seen}; understood are three (RGB)"
+        )
+    height, width = (
+        (dimensions[1], dimensions[2]) if channels_last else (dimensions[2], dimensions[3])
+    )
     return PixelInput(
-        inputs[0].name, kind.elem_type == onnx.TensorProto.FLOAT16, channels_last, (height or None, width or None)
+        inputs[0].name,
+        kind.elem_type == onnx.TensorProto.FLOAT16,
+        channels_last,
+        (height or None, width or None),
     )
 
 
@@ -123,12 +143,16 @@ def _parse(path: Path) -> onnx.ModelProto:
     except OSError as problem:
         raise BackboneError(f"{path} cannot be read: {problem.strerror}") from None
     if data.startswith(b"version https://git-lfs"):
-        raise BackboneError(f"{path.name} is a Git LFS pointer, not the network itself; fetch it with `git lfs pull`")
+        raise BackboneError(
+            f"{path.name} is a Git LFS pointer, not the network itself; fetch it with `git lfs pull`"
+        )
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
     except Exception:  # protobuf's DecodeError has no stable home
-        raise BackboneError(f"{path.name} is not an ONNX file, or it is truncated; download it again") from None
+        raise BackboneError(
+            f"{path.name} is not an ONNX file, or it is truncated; download it again"
+        ) from None
     return model
 
 
@@ -144,7 +168,7 @@ def _embed(model: onnx.ModelProto, path: Path) -> None:
 
     Not done with onnx.load: it refuses symbolic links, and in the download cache every file is one.
     """
-    outside = [tensor for tensor in graphs.tensors(model) if graphs.is_external(tensor)]
+    outside = [tensor for tensor in onnx_files.tensors(model) if onnx_files.is_external(tensor)]
     total = path.stat().st_size
     for name in {_location(tensor, path.name) for tensor in outside}:
         beside = path.parent / name
@@ -180,8 +204,16 @@ def _location(tensor: onnx.TensorProto, name: str) -> str:
     """Where a tensor's weights are, relative to the file's folder and never outside it."""
     location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
     parts = PurePosixPath(location).parts
-    if not parts or location.startswith("/") or ".." in parts or "\\" in location or ":" in location:
-        raise BackboneError(f"{name} keeps weights at {location!r}, outside its own folder; such a file is not opened")
+    if (
+        not parts
+        or location.startswith("/")
+        or ".." in parts
+        or "\\" in location
+        or ":" in location
+    ):
+        raise BackboneError(
+            f"{name} keeps weights at {location!r}, outside its own folder; such a file is not opened"
+        )
     return location
 
 
@@ -192,12 +224,15 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
 
     strange: dict[str, set[str]] = defaultdict(set)
     dynamic = False
-    for node in graphs.nodes(model.graph):
-        if node.domain not in graphs.STANDARD_DOMAINS:
+    for node in onnx_files.nodes(model.graph):
+        if node.domain not in onnx_files.STANDARD_DOMAINS:
             strange[node.domain].add(node.op_type)
         dynamic = dynamic or node.op_type == "DynamicQuantizeLinear"
     if strange:
-        listed = "; ".join(f"{domain}: {', '.join(sorted(operators))}" for domain, operators in sorted(strange.items()))
+        listed = "; ".join(
+            f"{domain}: {', '.join(sorted(operators))}"
+            for domain, operators in sorted(strange.items())
+        )
         raise BackboneError(
             f"{name} uses operators outside the ONNX standard ({listed}), which run in one runtime only; {OTHER_FILE}"
         )
@@ -206,7 +241,7 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
             f"{name} is dynamically quantised: the quantisation step is taken over the whole batch, so a photo's features would "
             f"depend on the photos beside it; {OTHER_FILE}"
         )
-    opset = graphs.standard_opset(model)
+    opset = onnx_files.standard_opset(model)
     if opset < LEAST_OPSET:
         raise BackboneError(
             f"{name} is written in operator set {opset}; at least {LEAST_OPSET} is needed: {OTHER_FILE}"

@@ -13,7 +13,8 @@ from tailorbird.errors import BackboneError, HubError, MissingExtra, SettingsErr
 PREFERRED = ("onnx/vision_model.onnx", "vision_model.onnx", "onnx/model.onnx", "model.onnx")
 
 _REFERENCE = re.compile(
-    r"hf:(?P<owner>\w[\w.-]*)/(?P<repo>\w[\w.-]*)(?:@(?P<revision>[^@:\s]+))?(?::(?P<file>[^:]+\.onnx))?", re.ASCII
+    r"hf:(?P<owner>\w[\w.-]*)/(?P<repo>\w[\w.-]*)(?:@(?P<revision>[^@:\s]+))?(?::(?P<file>[^:]+\.onnx))?",
+    re.ASCII,
 )
 
 
@@ -32,7 +33,10 @@ class Reference:
         return f"{self.owner}/{self.repo}"
 
     def __str__(self) -> str:
-        revision, file = f"@{self.revision}" if self.revision else "", f":{self.file}" if self.file else ""
+        revision, file = (
+            f"@{self.revision}" if self.revision else "",
+            f":{self.file}" if self.file else "",
+        )
         return f"hf:{self.repo_id}{revision}{file}"
 
 
@@ -48,8 +52,16 @@ def parse(reference: str, *, file: str | None = None, revision: str | None = Non
         )
     found = _REFERENCE.fullmatch(reference.strip())
     if found is None:
-        engine = "; keras:NAME is for tailorbird.engines.keras.pull" if reference.lower().startswith("keras:") else ""
-        advice = engine or f"; did you mean hf:{reference}?" if re.fullmatch(r"[\w.-]+/[\w.-]+", reference) else engine
+        engine = (
+            "; keras:NAME is for tailorbird.engines.keras.pull"
+            if reference.lower().startswith("keras:")
+            else ""
+        )
+        advice = (
+            engine or f"; did you mean hf:{reference}?"
+            if re.fullmatch(r"[\w.-]+/[\w.-]+", reference)
+            else engine
+        )
         raise SettingsError(
             f"{reference!r} is no reference to a backbone; give hf:OWNER/REPO, hf:OWNER/REPO@REVISION or "
             f"hf:OWNER/REPO:onnx/model.onnx, for example hf:onnx-community/dinov2-small{advice}"
@@ -62,7 +74,9 @@ def parse(reference: str, *, file: str | None = None, revision: str | None = Non
             )
     parsed = replace(parsed, file=parsed.file or file, revision=parsed.revision or revision)
     if parsed.file and (
-        parsed.file.startswith("/") or ".." in PurePosixPath(parsed.file).parts or not parsed.file.endswith(".onnx")
+        parsed.file.startswith("/")
+        or ".." in PurePosixPath(parsed.file).parts
+        or not parsed.file.endswith(".onnx")
     ):
         raise SettingsError(
             f"file = {parsed.file!r}; give the path of an .onnx file in the repository, such as onnx/model.onnx"
@@ -81,7 +95,9 @@ def choose(wanted: Reference, files: Mapping[str, int | None]) -> str:
         ]
         if len(same) == 1:
             return same[0]
-        raise HubError(f"{wanted.repo_id} has no file {wanted.file}; its ONNX files: {listed or 'none'}")
+        raise HubError(
+            f"{wanted.repo_id} has no file {wanted.file}; its ONNX files: {listed or 'none'}"
+        )
     if not found:
         raise BackboneError(
             f"{wanted.repo_id} has no ONNX file; look for the same network under onnx-community or Xenova, "

@@ -27,11 +27,15 @@ UNDERSTOOD = (
 MOST_PREFIX_TOKENS = 16
 """Class token, distillation token, registers: published networks have at most a handful."""
 
-_CLASSIFIER_OUTPUTS = frozenset({"logits", "cls_logits", "probabilities", "probs", "probability", "scores", "softmax"})
+_CLASSIFIER_OUTPUTS = frozenset(
+    {"logits", "cls_logits", "probabilities", "probs", "probability", "scores", "softmax"}
+)
 # In these families the pooled output is what was trained and the patch tokens of the last layer were not.
 _POOLED_FAMILIES = {"clip": "cls", "chinese_clip": "cls", "siglip": "attention"}
 _USUAL_CLASS_COUNTS = frozenset({1000, 1001, 21841, 21843})
-_SAME_VALUES = frozenset({"Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze"})
+_SAME_VALUES = frozenset(
+    {"Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze"}
+)
 _OF_CONSTANTS = _SAME_VALUES | {"Transpose", "DequantizeLinear"}
 _POSITIONS = ([2, 3], [-2, -1])
 _AFTER_LOGITS = _SAME_VALUES | {"Softmax", "LogSoftmax", "Sigmoid"}
@@ -80,7 +84,9 @@ def classifier_tensors(model: onnx.ModelProto, output: str) -> list[str]:
         maker = makers.get(name)
         if maker is None:
             return name in weights
-        return maker.op_type == "Constant" or (maker.op_type in _OF_CONSTANTS and all(map(constant, maker.input)))
+        return maker.op_type == "Constant" or (
+            maker.op_type in _OF_CONSTANTS and all(map(constant, maker.input))
+        )
 
     def skip(name: str, kinds: frozenset[str]) -> str:
         while name in makers and makers[name].op_type in kinds:
@@ -88,7 +94,9 @@ def classifier_tensors(model: onnx.ModelProto, output: str) -> list[str]:
         return name
 
     node = makers.get(skip(output, _AFTER_LOGITS))
-    if node is not None and node.op_type == "Add":  # MatMul and bias, as linear layers on three axes are exported
+    if (
+        node is not None and node.op_type == "Add"
+    ):  # MatMul and bias, as linear layers on three axes are exported
         inner = [name for name in node.input if not constant(name)]
         node = makers.get(skip(inner[0], _SAME_VALUES)) if len(inner) == 1 else None
     if (
@@ -98,7 +106,9 @@ def classifier_tensors(model: onnx.ModelProto, output: str) -> list[str]:
         or constant(node.input[0])
     ):
         return []
-    if node.op_type == "Conv" and next((list(a.ints) for a in node.attribute if a.name == "kernel_shape"), [1, 1]) != [
+    if node.op_type == "Conv" and next(
+        (list(a.ints) for a in node.attribute if a.name == "kernel_shape"), [1, 1]
+    ) != [
         1,
         1,
     ]:
@@ -106,7 +116,8 @@ def classifier_tensors(model: onnx.ModelProto, output: str) -> list[str]:
     source = node.input[0]
     pool = makers.get(skip(source, _SAME_VALUES))
     if pool is None or not (
-        pool.op_type == "GlobalAveragePool" or (pool.op_type == "ReduceMean" and _axes(model, pool) in _POSITIONS)
+        pool.op_type == "GlobalAveragePool"
+        or (pool.op_type == "ReduceMean" and _axes(model, pool) in _POSITIONS)
     ):
         return [source]
     return [source, pool.input[0]]
@@ -124,20 +135,36 @@ def _axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[int]:
             if tensor.name == node.input[1]:
                 return sorted(int(axis) for axis in numpy_helper.to_array(tensor).ravel())
         for maker in model.graph.node:
-            if node.input[1] in maker.output and maker.op_type == "Constant" and maker.attribute[0].HasField("t"):
-                return sorted(int(axis) for axis in numpy_helper.to_array(maker.attribute[0].t).ravel())
+            if (
+                node.input[1] in maker.output
+                and maker.op_type == "Constant"
+                and maker.attribute[0].HasField("t")
+            ):
+                return sorted(
+                    int(axis) for axis in numpy_helper.to_array(maker.attribute[0].t).ravel()
+                )
     return []
 
 
 def is_classifier(name: str, width: int, config: Mapping[str, Any]) -> bool:
     """Whether an output (N, width) holds scores of classes rather than features."""
-    classes = config.get("num_labels") or config.get("num_classes") or len(config.get("id2label") or ()) or None
+    classes = (
+        config.get("num_labels")
+        or config.get("num_classes")
+        or len(config.get("id2label") or ())
+        or None
+    )
     if not classes:
         classes = (config.get("pretrained_cfg") or {}).get("num_classes")
     return name.lower() in _CLASSIFIER_OUTPUTS or width == classes or width in _USUAL_CLASS_COUNTS
 
 
-def choose(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], side: int) -> Tap:
+def choose(
+    model: onnx.ModelProto,
+    shapes: Mapping[str, tuple[int, ...]],
+    config: Mapping[str, Any],
+    side: int,
+) -> Tap:
     """Choose among the outputs, and the tensors inside a classifier, what features are read from.
 
     shapes: of every output, and of `classifier_input` where there is one, in a run on images of `side` pixels.
@@ -155,15 +182,21 @@ def choose(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], config
     if "last_hidden_state" in outputs:
         return _read(model, "last_hidden_state", outputs["last_hidden_state"], config, side, seen)
     spatial = [
-        n for n, s in outputs.items() if len(s) > 2 and math.prod(s[2:]) > 1 and n.lower() not in _CLASSIFIER_OUTPUTS
+        n
+        for n, s in outputs.items()
+        if len(s) > 2 and math.prod(s[2:]) > 1 and n.lower() not in _CLASSIFIER_OUTPUTS
     ]
     flat = [name for name, shape in outputs.items() if name not in spatial]
-    if len(spatial) == 1 and not any(outputs[name] and is_classifier(name, outputs[name][-1], config) for name in flat):
+    if len(spatial) == 1 and not any(
+        outputs[name] and is_classifier(name, outputs[name][-1], config) for name in flat
+    ):
         return _read(model, spatial[0], outputs[spatial[0]], config, side, seen)
     if "pooler_output" in outputs:
         return _pooled("pooler_output", outputs["pooler_output"], "the network's own", seen)
     if spatial or len(flat) != 1:
-        raise BackboneError(f"it is not clear which output holds the features; {seen}; {UNDERSTOOD}")
+        raise BackboneError(
+            f"it is not clear which output holds the features; {seen}; {UNDERSTOOD}"
+        )
     name = flat[0]
     if len(outputs[name]) < 2 or not is_classifier(name, outputs[name][1], config):
         return _pooled(name, outputs[name], "the network's own", seen)
@@ -176,30 +209,47 @@ def choose(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], config
     source, averaged = found[0], found[-1]
     if averaged != source and len(shapes[averaged]) == 4:
         return _map(averaged, shapes[averaged], side, seen, channels_first=True)
-    return _pooled(source, shapes[source], "the network's own", f"{seen}; {source} {shapes[source]}")
+    return _pooled(
+        source, shapes[source], "the network's own", f"{seen}; {source} {shapes[source]}"
+    )
 
 
 def _pooled(name: str, shape: tuple[int, ...], pooling: str, seen: str) -> Tap:
     if len(shape) < 2 or math.prod(shape[2:]) != 1:
-        raise BackboneError(f"{name} does not hold one row of features per image; {seen}; {UNDERSTOOD}")
+        raise BackboneError(
+            f"{name} does not hold one row of features per image; {seen}; {UNDERSTOOD}"
+        )
     return Tap(name, "pooled", shape[1], 1, 0, pooling)
 
 
-def _map(name: str, shape: tuple[int, ...], side: int, seen: str, *, channels_first: bool = False) -> Tap:
+def _map(
+    name: str, shape: tuple[int, ...], side: int, seen: str, *, channels_first: bool = False
+) -> Tap:
     """Four axes: which one the channels are. The input is square, so the two equal axes are the positions."""
     first, second, third = shape[1:]
     if (second, third) == (1, 1):
         return _pooled(name, shape, "the network's own", seen)
     if first == second == third and not channels_first:
-        raise BackboneError(f"{name} has three equal axes, so its channels cannot be told from its positions; {seen}")
-    grid, width, kind = (second, first, "map") if second == third else (first, third, "map channels last")
+        raise BackboneError(
+            f"{name} has three equal axes, so its channels cannot be told from its positions; {seen}"
+        )
+    grid, width, kind = (
+        (second, first, "map") if second == third else (first, third, "map channels last")
+    )
     if (second != third and first != second) or grid > side // 4:
-        raise BackboneError(f"{name} is no map of features of a {side} x {side} image; {seen}; {UNDERSTOOD}")
+        raise BackboneError(
+            f"{name} is no map of features of a {side} x {side} image; {seen}; {UNDERSTOOD}"
+        )
     return Tap(name, kind, width, grid, 0, "mean")
 
 
 def _read(
-    model: onnx.ModelProto, name: str, shape: tuple[int, ...], config: Mapping[str, Any], side: int, seen: str
+    model: onnx.ModelProto,
+    name: str,
+    shape: tuple[int, ...],
+    config: Mapping[str, Any],
+    side: int,
+    seen: str,
 ) -> Tap:
     """A map, tokens or pooled features, by shape."""
     if len(shape) == 4:

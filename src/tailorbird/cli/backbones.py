@@ -10,7 +10,8 @@ import typer
 from tailorbird.cli import output
 
 app = typer.Typer(
-    help="List the backbones at hand with size and speed; `pull` brings more.", invoke_without_command=True
+    help="List the backbones at hand with size and speed; `pull` brings more.",
+    invoke_without_command=True,
 )
 
 
@@ -36,7 +37,12 @@ def backbones(
         rows.append((info, speed))
     if json:
         found = [
-            {**info.as_dict(), "path": str(info.path), "bytes": info.file_bytes, "images_per_second": round(speed, 1)}
+            {
+                **info.as_dict(),
+                "path": str(info.path),
+                "bytes": info.file_bytes,
+                "images_per_second": round(speed, 1),
+            }
             for info, speed in rows
         ]
         output.print_json({"backbones": found})
@@ -44,7 +50,9 @@ def backbones(
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name in ("name", "MB", "input", "features", "heat maps", "images/s", "licence"):
         table.add_column(
-            name, justify="right" if name in ("MB", "input", "features", "images/s") else "left", no_wrap=name == "name"
+            name,
+            justify="right" if name in ("MB", "input", "features", "images/s") else "left",
+            no_wrap=name == "name",
         )
     for info, speed in rows:
         grid = "x".join(map(str, info.grid)) if info.grid else "no"
@@ -66,7 +74,9 @@ def backbones(
     output.say(
         f"images/s: measured now on one core, times the {parallel.cores()} cores at hand; decoding not included; -v shows origins"
     )
-    output.say("more: tailorbird backbones pull hf:onnx-community/dinov2-small, then train --backbone dinov2-small")
+    output.say(
+        "more: tailorbird backbones pull hf:onnx-community/dinov2-small, then train --backbone dinov2-small"
+    )
 
 
 @app.command()
@@ -78,17 +88,22 @@ def pull(
         ),
     ],
     size: Annotated[
-        int | None, typer.Option(help="Side of the input in pixels; by default what the publisher says.")
+        int | None,
+        typer.Option(help="Side of the input in pixels; by default what the publisher says."),
     ] = None,
     file: Annotated[str | None, typer.Option(help="hf: which ONNX file of the repository.")] = None,
     revision: Annotated[str | None, typer.Option(help="hf: branch, tag or commit.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="keras: a weights file (.weights.h5, .h5) to load instead of downloading.")
+        Path | None,
+        typer.Option(
+            help="keras: a weights file (.weights.h5, .h5) to load instead of downloading."
+        ),
     ] = None,
     with_classes: Annotated[
         bool,
         typer.Option(
-            "--with-classes", help="keras: a model file that tells ImageNet's 1000 classes, instead of a backbone."
+            "--with-classes",
+            help="keras: a model file that tells ImageNet's 1000 classes, instead of a backbone.",
         ),
     ] = False,
     classes: Annotated[
@@ -99,7 +114,9 @@ def pull(
     ] = None,
     target: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="with --with-classes: the model file; by default imagenet.onnx."),
+        typer.Option(
+            "--output", "-o", help="with --with-classes: the model file; by default imagenet.onnx."
+        ),
     ] = None,
     json: output.Json = False,
     quiet: output.Quiet = False,
@@ -110,13 +127,17 @@ def pull(
     from tailorbird.backbone import Backbone
     from tailorbird.errors import SettingsError
 
-    if not (with_classes and reference.strip().lower().startswith("keras:")) and (with_classes or classes or target):
+    if not (with_classes and reference.strip().lower().startswith("keras:")) and (
+        with_classes or classes or target
+    ):
         raise SettingsError(
             f"--with-classes is for keras:NAME, and --classes and --output go with it; they do nothing for {reference}"
         )
     if reference.strip().lower().startswith("keras:"):
         if file or revision:
-            raise SettingsError(f"--file and --revision are for hf:OWNER/REPO; {reference} takes --size and --weights")
+            raise SettingsError(
+                f"--file and --revision are for hf:OWNER/REPO; {reference} takes --size and --weights"
+            )
         if with_classes:
             _with_classes(reference, target or Path("imagenet.onnx"), classes, weights, size, json)
             return
@@ -125,7 +146,9 @@ def pull(
         path = fetch_keras(reference, size=size, weights=weights, say=output.say)
     else:
         if weights:
-            raise SettingsError(f"--weights is for keras:NAME; {reference} takes --size, --file and --revision")
+            raise SettingsError(
+                f"--weights is for keras:NAME; {reference} takes --size, --file and --revision"
+            )
         from tailorbird.backbone.hub import pull as fetch
 
         path = fetch(reference, size=size, file=file, revision=revision, say=output.say)
@@ -147,13 +170,20 @@ def pull(
 
 
 def _with_classes(
-    reference: str, target: Path, classes: Path | None, weights: Path | None, size: int | None, json: bool
+    reference: str,
+    target: Path,
+    classes: Path | None,
+    weights: Path | None,
+    size: int | None,
+    json: bool,
 ) -> None:
     from tailorbird.cli.import_model import print_import
     from tailorbird.cli.train import BarWatcher
     from tailorbird.importing import import_application
 
-    result = import_application(reference, target, classes=classes, weights=weights, size=size, watcher=BarWatcher({}))
+    result = import_application(
+        reference, target, classes=classes, weights=weights, size=size, watcher=BarWatcher({})
+    )
     if json:
         output.print_json(result.as_dict())
     else:

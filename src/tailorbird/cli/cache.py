@@ -8,7 +8,9 @@ import typer
 
 from tailorbird.cli import output
 
-app = typer.Typer(help="Show what is kept between runs; `clear` deletes it.", invoke_without_command=True)
+app = typer.Typer(
+    help="Show what is kept between runs; `clear` deletes it.", invoke_without_command=True
+)
 
 
 @app.callback()
@@ -31,7 +33,14 @@ def cache(
     total = sum(entry.bytes for entry in entries)
     if json:
         found = [
-            {"kind": e.kind, "name": e.name, "files": e.files, "bytes": e.bytes, "path": str(e.path)} for e in entries
+            {
+                "kind": e.kind,
+                "name": e.name,
+                "files": e.files,
+                "bytes": e.bytes,
+                "path": str(e.path),
+            }
+            for e in entries
         ]
         output.print_json({"folder": str(cache_folder()), "bytes": total, "entries": found})
         return
@@ -40,9 +49,13 @@ def cache(
     if entries:
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
         for name in ("kind", "what", "files", "MB"):
-            table.add_column(name, justify="right" if name in ("files", "MB") else "left", overflow="fold")
+            table.add_column(
+                name, justify="right" if name in ("files", "MB") else "left", overflow="fold"
+            )
         for entry in entries:
-            table.add_row(entry.kind, output.cell(entry.name), f"{entry.files:,}", f"{entry.bytes / 1e6:,.1f}")
+            table.add_row(
+                entry.kind, output.cell(entry.name), f"{entry.files:,}", f"{entry.bytes / 1e6:,.1f}"
+            )
         console.print(table)
     output.say(
         "everything here can be made again; TAILORBIRD_CACHE puts it elsewhere, `tailorbird cache clear` deletes it"
@@ -51,7 +64,9 @@ def cache(
 
 @app.command()
 def clear(
-    backbones: Annotated[bool, typer.Option("--backbones", help="Delete pulled backbones too.")] = False,
+    backbones: Annotated[
+        bool, typer.Option("--backbones", help="Delete pulled backbones too.")
+    ] = False,
     json: output.Json = False,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,

@@ -21,16 +21,23 @@ SHOWN = 10
 def compare(
     a: Annotated[Path, typer.Argument(help="Model A, a file made by `tailorbird train`.")],
     b: Annotated[Path, typer.Argument(help="Model B.")],
-    photos: Annotated[Path, typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split].")],
+    photos: Annotated[
+        Path,
+        typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split]."),
+    ],
     split: Annotated[
         str | None,
-        typer.Option(help="Compare on this split only; by default test where there is one, else everything."),
+        typer.Option(
+            help="Compare on this split only; by default test where there is one, else everything."
+        ),
     ] = None,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Write the photos on which they differ to this CSV file.")
+        Path | None,
+        typer.Option("--csv", help="Write the photos on which they differ to this CSV file."),
     ] = None,
     contact_sheet: Annotated[
-        Path | None, typer.Option(help="Write a picture (.png, .jpg) of the photos on which they differ.")
+        Path | None,
+        typer.Option(help="Write a picture (.png, .jpg) of the photos on which they differ."),
     ] = None,
     json: output.Json = False,
     quiet: output.Quiet = False,
@@ -41,13 +48,14 @@ def compare(
 
     Exits 3 when photos had to be left out.
     """
-    from tailorbird import comparison, sheets
+    from tailorbird import comparison
     from tailorbird.errors import SettingsError
+    from tailorbird.rendering import contact_sheets
 
     if csv_file is not None and csv_file.suffix.lower() != ".csv":
         raise SettingsError(f"--csv is {csv_file.name!r}; give the name of a .csv file")
     if contact_sheet is not None:
-        sheets.check_name(contact_sheet)
+        contact_sheets.check_name(contact_sheet)
     with output.progress("compare") as bar:
         result = comparison.compare(a, b, photos, split=split, progress=bar.advance)
     for path, reason in result.left_out if verbose else result.left_out[:SHOWN]:
@@ -68,7 +76,7 @@ def compare(
         output.say(f"written: {csv_file}")
     if contact_sheet is not None and result.differing:
         shown = comparison.tiles(result.differing)
-        sheets.save_sheet(sheets.contact_sheet(shown), contact_sheet)
+        contact_sheets.save_sheet(contact_sheets.contact_sheet(shown), contact_sheet)
         output.say(f"contact sheet written: {contact_sheet} ({len(shown)} photos)")
     elif contact_sheet is not None:
         output.say(f"no contact sheet written to {contact_sheet}: the models differ on no photo")
@@ -94,8 +102,14 @@ def _print(result: Comparison, *, everything: bool) -> None:
         f"B - A: accuracy {100 * result.difference:+.1f} points (95% interval {least:+.1f} to {most:+.1f}), "
         f"log-loss {result.log_loss_difference:+.3f}{_loss_interval(result)}"
     )
-    where = f"{result.tally.n:,} photos of {result.split}" if result.split else f"{result.tally.n:,} photos"
-    line(f"{result.verdict}; {where}, {result.tally.both:,} both right, {result.tally.neither:,} both wrong.")
+    where = (
+        f"{result.tally.n:,} photos of {result.split}"
+        if result.split
+        else f"{result.tally.n:,} photos"
+    )
+    line(
+        f"{result.verdict}; {where}, {result.tally.both:,} both right, {result.tally.neither:,} both wrong."
+    )
     for letter, labels in zip("AB", result.only_classes, strict=True):
         if labels:
             line(f"Classes that only {letter} knows: {', '.join(labels)}")
@@ -139,6 +153,15 @@ def _write_csv(result: Comparison, path: Path) -> None:
     rows.writerow(["path", "label", "a", "a_probability", "b", "b_probability", "right"])
     for photo in result.differing:
         right = "a" if photo.a.right else "b" if photo.b.right else "neither"
-        answers = [cell for answer in (photo.a, photo.b) for cell in (answer.label, f"{answer.probability:.6f}")]
-        rows.writerow([formula_safe(output.printable(cell)) for cell in (photo.name, photo.label, *answers, right)])
+        answers = [
+            cell
+            for answer in (photo.a, photo.b)
+            for cell in (answer.label, f"{answer.probability:.6f}")
+        ]
+        rows.writerow(
+            [
+                formula_safe(output.printable(cell))
+                for cell in (photo.name, photo.label, *answers, right)
+            ]
+        )
     write_text(path, text.getvalue())

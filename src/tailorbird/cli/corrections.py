@@ -13,14 +13,18 @@ if TYPE_CHECKING:
     from tailorbird.corrections import Stats
 
 app = typer.Typer(
-    help="Count, export and forget the corrections that `tailorbird serve` collects.", no_args_is_help=True
+    help="Count, export and forget the corrections that `tailorbird serve` collects.",
+    no_args_is_help=True,
 )
 
 SHOWN = 10
 
-Database = Annotated[str, typer.Argument(metavar="DB", help="The database: an SQLite file or a postgresql:// URL.")]
+Database = Annotated[
+    str, typer.Argument(metavar="DB", help="The database: an SQLite file or a postgresql:// URL.")
+]
 Photos = Annotated[
-    Path | None, typer.Option(help="The folder of kept photos; for shop.db it is shop.photos when not given.")
+    Path | None,
+    typer.Option(help="The folder of kept photos; for shop.db it is shop.photos when not given."),
 ]
 
 
@@ -54,7 +58,7 @@ def stats(
 
 def print_stats(found: Stats, *, everything: bool) -> None:
     """Accuracy in use with its interval; tables by class, by day, of confusions."""
-    from tailorbird.metrics import wilson_interval
+    from tailorbird.metrics.scores import wilson_interval
 
     console = output.out()
     if found.accuracy is None:
@@ -82,11 +86,17 @@ def print_stats(found: Stats, *, everything: bool) -> None:
     days = found.by_day if everything else found.by_day[-SHOWN:]
     _table(
         ("day (UTC)", "right", "of", "accuracy"),
-        [(day.day, f"{day.right:,}", f"{day.total:,}", output.percent(day.right / day.total)) for day in days],
+        [
+            (day.day, f"{day.right:,}", f"{day.total:,}", output.percent(day.right / day.total))
+            for day in days
+        ],
     )
     if found.mistaken:
         shown = found.mistaken if everything else found.mistaken[:SHOWN]
-        _table(("really", "was called", "photos"), [(m.answer, m.predicted, f"{m.count:,}") for m in shown])
+        _table(
+            ("really", "was called", "photos"),
+            [(m.answer, m.predicted, f"{m.count:,}") for m in shown],
+        )
 
 
 def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -108,7 +118,8 @@ def export(
     file: Annotated[Path, typer.Option("--output", "-o", help="The .csv or .json file to write.")],
     photos: Photos = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every answer, kept photo or not; `train` does not read that.")
+        bool,
+        typer.Option("--all", help="Every answer, kept photo or not; `train` does not read that."),
     ] = False,
     json: output.Json = False,
     quiet: output.Quiet = False,
@@ -131,19 +142,25 @@ def export(
         output.say(f"{result.conflicts:,} photos got different answers; the newest counts")
     if result.without_photo:
         what = "are listed without a path" if everything else "are left out (--all lists them)"
-        output.say(f"{result.without_photo:,} photos people answered about were not kept and {what}")
+        output.say(
+            f"{result.without_photo:,} photos people answered about were not kept and {what}"
+        )
     if json:
         output.print_json(result.as_dict())
     else:
         what = "answers" if everything else "labelled photos"
-        output.out().print(f"{result.written:,} {what} written: {result.path}", markup=False, soft_wrap=True)
+        output.out().print(
+            f"{result.written:,} {what} written: {result.path}", markup=False, soft_wrap=True
+        )
     raise typer.Exit(3 if result.missing else 0)
 
 
 @app.command()
 def forget(
     db: Database,
-    sha256: Annotated[str, typer.Argument(metavar="SHA256", help="The photo's SHA-256, as `sha256sum` prints it.")],
+    sha256: Annotated[
+        str, typer.Argument(metavar="SHA256", help="The photo's SHA-256, as `sha256sum` prints it.")
+    ],
     photos: Photos = None,
     json: output.Json = False,
     quiet: output.Quiet = False,
@@ -162,12 +179,16 @@ def forget(
             f"nothing is kept about a photo with the SHA-256 {sha256}; `tailorbird corrections export --all` lists what is"
         )
     if folder is None:
-        output.say("warning: the folder of kept photos is not known, so none was deleted; name it with --photos")
+        output.say(
+            "warning: the folder of kept photos is not known, so none was deleted; name it with --photos"
+        )
     if json:
         output.print_json({"rows": gone.rows, "photo": gone.photo})
     else:
         said = "and the photo" if gone.photo else "no photo was kept"
-        output.out().print(f"forgotten: {gone.rows:,} row{'s' * (gone.rows != 1)}, {said}", soft_wrap=True)
+        output.out().print(
+            f"forgotten: {gone.rows:,} row{'s' * (gone.rows != 1)}, {said}", soft_wrap=True
+        )
     output.say(
         "models trained on it stay as they are until they are trained again; `tailorbird cache clear` drops its features"
     )

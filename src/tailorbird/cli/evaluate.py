@@ -19,9 +19,15 @@ SHOWN = 10
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model file made by `tailorbird train`.")],
-    photos: Annotated[Path, typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split].")],
+    photos: Annotated[
+        Path,
+        typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split]."),
+    ],
     split: Annotated[
-        str | None, typer.Option(help="Score this split only; by default test where there is one, else everything.")
+        str | None,
+        typer.Option(
+            help="Score this split only; by default test where there is one, else everything."
+        ),
     ] = None,
     report: output.ReportPath = None,
     no_report: output.NoReport = False,
@@ -58,7 +64,9 @@ def evaluate(
     if json:
         output.print_json(result.as_dict())
     else:
-        print_scores(result.scores, f"Split {result.split}" if result.split else "All photos", verbose=False)
+        print_scores(
+            result.scores, f"Split {result.split}" if result.split else "All photos", verbose=False
+        )
         print_confusion(result.scores)
         _print_mistakes(result, everything=verbose)
     output.say_report(None if json else result.report, result.report_error)

@@ -21,17 +21,32 @@ _LONGEST = 80
 def explain(
     model: Annotated[Path, typer.Argument(help="A model file made by `tailorbird train`.")],
     photos: Annotated[
-        list[str], typer.Argument(help="Photos, folders, globs; - reads paths, or one photo, from standard input.")
+        list[str],
+        typer.Argument(
+            help="Photos, folders, globs; - reads paths, or one photo, from standard input."
+        ),
     ],
     target: Annotated[
-        Path, typer.Option("--output", "-o", help="A folder for the pictures, or a .png file for a single one.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="A folder for the pictures, or a .png file for a single one."
+        ),
     ] = Path(),
-    top: Annotated[int, typer.Option(help="How many of the most probable classes to show, 1 to 3.")] = 3,
+    top: Annotated[
+        int, typer.Option(help="How many of the most probable classes to show, 1 to 3.")
+    ] = 3,
     label: Annotated[
-        str | None, typer.Option("--class", help="Show this class, which must be among the three most probable.")
+        str | None,
+        typer.Option(
+            "--class", help="Show this class, which must be among the three most probable."
+        ),
     ] = None,
-    alpha: Annotated[float, typer.Option(help="How much of the photo the hottest place covers, 0 to 1.")] = 0.75,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, as results come.")] = False,
+    alpha: Annotated[
+        float, typer.Option(help="How much of the photo the hottest place covers, 0 to 1.")
+    ] = 0.75,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line, as results come.")
+    ] = False,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,
     debug: output.Debug = False,
@@ -47,10 +62,14 @@ def explain(
     found = list(sources(photos))
     if target.suffix.lower() == ".png" and not target.is_dir():
         if len(found) != 1:
-            raise SettingsError(f"{target} is one file for {len(found)} photos; give a folder: -o {target.stem}")
+            raise SettingsError(
+                f"{target} is one file for {len(found)} photos; give a folder: -o {target.stem}"
+            )
         folder, fixed = target.parent, target.name
     elif target.exists() and not target.is_dir():
-        raise SettingsError(f"{target} is neither a folder nor a .png file; pictures are written as PNG")
+        raise SettingsError(
+            f"{target} is neither a folder nor a .png file; pictures are written as PNG"
+        )
     else:
         folder, fixed = target, None
     originals = {Path(photo).resolve() for photo in found if isinstance(photo, str | Path)}
@@ -60,7 +79,9 @@ def explain(
     if len(found) != 1:
         bar.start("explain", len(found))
     try:
-        for done, result in enumerate(explain_many(model, found, top=top, label=label, alpha=alpha), start=1):
+        for done, result in enumerate(
+            explain_many(model, found, top=top, label=label, alpha=alpha), start=1
+        ):
             if isinstance(result, Failure):
                 failures += 1
                 output.complain(f"{result.path or 'standard input'}: {result.error}")
@@ -88,12 +109,20 @@ class _Names:
     def of(self, path: str | None) -> Path:
         """NAME.explained.png for a photo, NAME-2.explained.png for the next of that name."""
         stem = output.printable(Path(path).stem) if path else "photo"
-        stem = "".join(sign if sign not in '/\\:*?"<>|' else "_" for sign in stem)[:_LONGEST].strip(". ") or "photo"
+        stem = (
+            "".join(sign if sign not in '/\\:*?"<>|' else "_" for sign in stem)[:_LONGEST].strip(
+                ". "
+            )
+            or "photo"
+        )
         number = 1
         while True:
             name = f"{stem}{f'-{number}' if number > 1 else ''}.explained.png"
             # Some file systems take upper and lower case for the same.
-            if name.casefold() not in self._used and (self._folder / name).resolve() not in self._originals:
+            if (
+                name.casefold() not in self._used
+                and (self._folder / name).resolve() not in self._originals
+            ):
                 self._used.add(name.casefold())
                 return self._folder / name
             number += 1
@@ -124,6 +153,8 @@ def _write(result: Explanation, picture: Path, *, json: bool) -> None:
 def _readable(said: dict[str, object]) -> dict[str, object]:
     """Paths of bytes that are not UTF-8 as text."""
     return {
-        key: output.printable(value) if key in ("path", "picture") and isinstance(value, str) else value
+        key: output.printable(value)
+        if key in ("path", "picture") and isinstance(value, str)
+        else value
         for key, value in said.items()
     }

@@ -16,7 +16,10 @@ def export(
         str, typer.Option("--to", help="The format: keras, for models trained on a Keras backbone.")
     ] = "keras",
     target: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file; by default beside the model, as NAME.keras.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The file; by default beside the model, as NAME.keras."
+        ),
     ] = None,
     json: output.Json = False,
     quiet: output.Quiet = False,
@@ -27,10 +30,14 @@ def export(
     from tailorbird.errors import SettingsError
 
     if to != "keras":
-        raise SettingsError(f"--to is {to!r}; a model can be exported to keras (the model file itself is ONNX already)")
+        raise SettingsError(
+            f"--to is {to!r}; a model can be exported to keras (the model file itself is ONNX already)"
+        )
     if target is None:
         target = model.with_suffix(".keras")
-        if target.exists():  # perhaps the notebook's own model, which the model file was imported from
+        if (
+            target.exists()
+        ):  # perhaps the notebook's own model, which the model file was imported from
             raise SettingsError(f"{target} exists already; give the file to write: -o NAME.keras")
     output.check_writable(target)
     from tailorbird.engines.keras.handback import to_keras

@@ -16,20 +16,32 @@ ROWS = 8
 
 
 def find_lr(
-    photos: Annotated[Path, typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split].")],
-    inner: Annotated[str, typer.Option(help="Sizes of inner layers, 100 or 100,50; 0 for none.")] = "0",
+    photos: Annotated[
+        Path,
+        typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split]."),
+    ],
+    inner: Annotated[
+        str, typer.Option(help="Sizes of inner layers, 100 or 100,50; 0 for none.")
+    ] = "0",
     dropout: Annotated[float, typer.Option(help="Dropout, 0 to below 1.")] = 0.0,
     l2: Annotated[float, typer.Option(help="Strength of the L2 penalty.")] = 0.01,
     batch_size: Annotated[int, typer.Option(help="Samples in a step.")] = 128,
-    batch_norm: Annotated[bool, typer.Option("--batch-norm", help="Batch normalisation in inner layers.")] = False,
+    batch_norm: Annotated[
+        bool, typer.Option("--batch-norm", help="Batch normalisation in inner layers.")
+    ] = False,
     lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
     highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 10.0,
     steps: Annotated[int, typer.Option(help="Steps between them.")] = 100,
     seeds: Annotated[int, typer.Option(help="Runs that are averaged.")] = 5,
-    backbone: Annotated[str, typer.Option(help="A name from `tailorbird backbones`, or an .onnx file.")] = "pocket",
+    backbone: Annotated[
+        str, typer.Option(help="A name from `tailorbird backbones`, or an .onnx file.")
+    ] = "pocket",
     seed: Annotated[int, typer.Option(help="Seed of the split (as in `train`) and the runs.")] = 0,
     picture: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Draw a picture: .svg, .png, or .html with the findings.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Draw a picture: .svg, .png, or .html with the findings."
+        ),
     ] = None,
     json: output.Json = False,
     quiet: output.Quiet = False,

@@ -12,9 +12,13 @@ from tailorbird.cli import output
 def health(
     url: Annotated[
         str | None,
-        typer.Argument(help="Address of the service. By default this machine, port TAILORBIRD_PORT or 8000."),
+        typer.Argument(
+            help="Address of the service. By default this machine, port TAILORBIRD_PORT or 8000."
+        ),
     ] = None,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for a service that is starting.", min=0, max=3600)] = 0,
+    wait: Annotated[
+        float, typer.Option(help="Seconds to wait for a service that is starting.", min=0, max=3600)
+    ] = 0,
     json: output.Json = False,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,

@@ -21,7 +21,10 @@ _STAGES = {"scan": "read", "preprocess": "try out", "score": "score"}
 
 def import_model(
     model: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A .keras or .h5 file that model.save wrote, with Keras 3 or 2.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A .keras or .h5 file that model.save wrote, with Keras 3 or 2."
+        ),
     ],
     target: Annotated[Path, typer.Option("--output", "-o", help="The model file to write, .onnx.")],
     classes: Annotated[
@@ -43,12 +46,18 @@ def import_model(
             help="Labelled photos, as for train, to calibrate and score the model on; their classes are matched by name."
         ),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the images in pixels, for a model that takes any.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the images in pixels, for a model that takes any.")
+    ] = None,
     precision: Annotated[
         float,
-        typer.Option(help='What the answers above the "unsure below" threshold should reach on photos, 0.5 to 1.'),
+        typer.Option(
+            help='What the answers above the "unsure below" threshold should reach on photos, 0.5 to 1.'
+        ),
     ] = 0.95,
-    seed: Annotated[int, typer.Option(help="Of the halves that photos without splits are dealt into.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of the halves that photos without splits are dealt into.")
+    ] = 0,
     json: output.Json = False,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,
@@ -104,6 +113,12 @@ def print_import(result: ImportResult, *, verbose: bool) -> None:
         line("Not scored and not calibrated: that takes labelled photos.")
     line(f"Preprocessing: {result.preprocess}: {result.preprocess_reason}")
     compared = "photos" if result.photos else "drawn pictures"
-    line(f"Agrees with Keras to {result.agreement:.1g} in a probability, on {result.compared} {compared}")
-    line("Heat maps: yes" if result.heatmaps else f"Heat maps: none: {result.info.settings['no_heatmaps']}")
+    line(
+        f"Agrees with Keras to {result.agreement:.1g} in a probability, on {result.compared} {compared}"
+    )
+    line(
+        "Heat maps: yes"
+        if result.heatmaps
+        else f"Heat maps: none: {result.info.settings['no_heatmaps']}"
+    )
     line(f"Model: {result.model}: {len(result.info.classes)} classes, {result.info.resize.size} px")

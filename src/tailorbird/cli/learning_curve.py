@@ -14,20 +14,37 @@ if TYPE_CHECKING:
 
 
 def learning_curve(
-    photos: Annotated[Path, typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split].")],
-    inner: Annotated[str, typer.Option(help="Sizes of inner layers, 100 or 100,50; 0 for none.")] = "0",
+    photos: Annotated[
+        Path,
+        typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split]."),
+    ],
+    inner: Annotated[
+        str, typer.Option(help="Sizes of inner layers, 100 or 100,50; 0 for none.")
+    ] = "0",
     dropout: Annotated[float, typer.Option(help="Dropout, 0 to below 1.")] = 0.0,
     learning_rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = 0.001,
     l2: Annotated[float, typer.Option(help="Strength of the L2 penalty.")] = 0.01,
     per_class: Annotated[
-        bool, typer.Option("--per-class/--no-per-class", help="Also find which class's photos are worth most.")
+        bool,
+        typer.Option(
+            "--per-class/--no-per-class", help="Also find which class's photos are worth most."
+        ),
     ] = True,
     folds: Annotated[int, typer.Option(help="Parts of the cross-validation.")] = 5,
-    seeds: Annotated[int, typer.Option(help="Rounds of it, each with other folds, parts and first weights.")] = 2,
-    backbone: Annotated[str, typer.Option(help="A name from `tailorbird backbones`, or an .onnx file.")] = "pocket",
-    seed: Annotated[int, typer.Option(help="Seed of the split (as in `train`), folds, parts and fits.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(help="Rounds of it, each with other folds, parts and first weights.")
+    ] = 2,
+    backbone: Annotated[
+        str, typer.Option(help="A name from `tailorbird backbones`, or an .onnx file.")
+    ] = "pocket",
+    seed: Annotated[
+        int, typer.Option(help="Seed of the split (as in `train`), folds, parts and fits.")
+    ] = 0,
     picture: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Draw a picture: .svg, .png, or .html with the findings.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Draw a picture: .svg, .png, or .html with the findings."
+        ),
     ] = None,
     json: output.Json = False,
     quiet: output.Quiet = False,
@@ -104,7 +121,13 @@ def _print(result: LearningCurve) -> None:
     if result.classes:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("class")
-        for name in ("photos", "recall %", "points lost without ¾ of them (95%)", "expected from twice", "p"):
+        for name in (
+            "photos",
+            "recall %",
+            "points lost without ¾ of them (95%)",
+            "expected from twice",
+            "p",
+        ):
             table.add_column(name, justify="right")
         for gain in result.classes:
             low, high = gain.interval
@@ -113,12 +136,16 @@ def _print(result: LearningCurve) -> None:
                 f"{gain.photos:,}",
                 f"{100 * gain.recall:.1f}",
                 f"{100 * gain.cost:.1f} ({100 * low:.1f} to {100 * high:.1f})",
-                "may be chance" if gain.noise else ("" if gain.expected is None else f"{100 * gain.expected:+.1f}"),
+                "may be chance"
+                if gain.noise
+                else ("" if gain.expected is None else f"{100 * gain.expected:+.1f}"),
                 f"{gain.p:.3f}",
             )
         console.print(table)
         if result.untried:
-            console.print(f"  the {result.untried} other classes, which have a higher recall, were not tried")
+            console.print(
+                f"  the {result.untried} other classes, which have a higher recall, were not tried"
+            )
     for line in curve_lines(result):
         console.print(output.printable(line), markup=False, soft_wrap=True)
     console.print(

@@ -48,21 +48,33 @@ def _verbose(value: bool) -> bool:
 def _debug(value: bool) -> bool:
     STATE.debug = STATE.debug or value
     if value:
-        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s", stream=sys.stderr, force=True)
+        logging.basicConfig(
+            level=logging.DEBUG, format="%(name)s: %(message)s", stream=sys.stderr, force=True
+        )
     return value
 
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_quiet, help="Print results and errors only.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_verbose, help="Say more about what is done.")]
-Debug = Annotated[bool, typer.Option("--debug", callback=_debug, help="Show tracebacks and log messages.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=_quiet, help="Print results and errors only.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", callback=_verbose, help="Say more about what is done.")
+]
+Debug = Annotated[
+    bool, typer.Option("--debug", callback=_debug, help="Show tracebacks and log messages.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 ReportPath = Annotated[
-    Path | None, typer.Option("--report", help="Where the report goes; by default beside the model.")
+    Path | None,
+    typer.Option("--report", help="Where the report goes; by default beside the model."),
 ]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
 ReportFormat = Annotated[
-    str, typer.Option("--format", help="The report's format: html, markdown (a model card) or json (the numbers).")
+    str,
+    typer.Option(
+        "--format", help="The report's format: html, markdown (a model card) or json (the numbers)."
+    ),
 ]
 
 
@@ -105,7 +117,9 @@ def say(text: str) -> None:
 
 def complain(text: str) -> None:
     """An error, which may list examples on further lines."""
-    print("tailorbird: " + "\n".join(printable(line) for line in text.splitlines()), file=sys.stderr)
+    print(
+        "tailorbird: " + "\n".join(printable(line) for line in text.splitlines()), file=sys.stderr
+    )
 
 
 def print_json(value: Any) -> None:
@@ -157,7 +171,9 @@ def figures(values: Mapping[str, float]) -> str:
 
 
 @contextmanager
-def progress(description: str, total: int | None = None, unit: str = "photos") -> Iterator[ProgressBar]:
+def progress(
+    description: str, total: int | None = None, unit: str = "photos"
+) -> Iterator[ProgressBar]:
     """A bar with speed and time left on standard error; nothing with --quiet; a few plain lines where there is no terminal."""
     bar = ProgressBar(unit)
     bar.start(description, total)

@@ -17,7 +17,21 @@ if TYPE_CHECKING:
 
 FAILURES_EXIT_CODE = 3
 _PHOTO_LIKE = frozenset(
-    {".svg", ".tif", ".tiff", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".ico", ".raw", ".dng", ".cr2", ".nef"}
+    {
+        ".svg",
+        ".tif",
+        ".tiff",
+        ".heic",
+        ".heif",
+        ".jxl",
+        ".jp2",
+        ".psd",
+        ".ico",
+        ".raw",
+        ".dng",
+        ".cr2",
+        ".nef",
+    }
 )
 """Names in a folder that somebody may take for photos: they are tried, so that their refusal is seen."""
 
@@ -25,10 +39,15 @@ _PHOTO_LIKE = frozenset(
 def predict(
     model: Annotated[Path, typer.Argument(help="A model file made by `tailorbird train`.")],
     photos: Annotated[
-        list[str], typer.Argument(help="Photos, folders, globs; - reads paths, or one photo, from standard input.")
+        list[str],
+        typer.Argument(
+            help="Photos, folders, globs; - reads paths, or one photo, from standard input."
+        ),
     ],
     top: Annotated[int, typer.Option(help="How many classes to show for each photo.", min=1)] = 3,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, as results come.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line, as results come.")
+    ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, as results come.")] = False,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,
@@ -79,10 +98,16 @@ def _expand(name: str) -> Iterator[Path]:
 
     path = Path(name)
     if not name:
-        raise DatasetError("an empty name was given; name a photo or a folder, or . for the current one")
+        raise DatasetError(
+            "an empty name was given; name a photo or a folder, or . for the current one"
+        )
     try:
         is_folder = path.is_dir()
-        matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if _is_pattern(path) else []
+        matches = (
+            sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+            if _is_pattern(path)
+            else []
+        )
     except (OSError, ValueError):
         is_folder, matches = False, []  # too long, or not permitted: opening it will say which
     if is_folder:
@@ -91,11 +116,17 @@ def _expand(name: str) -> Iterator[Path]:
             if file.name.startswith(".") or file.is_dir():
                 return False
             suffix = file.suffix.lower()
-            return suffix in EXTENSIONS or suffix in _PHOTO_LIKE or (not suffix and _photo_without_a_suffix(file))
+            return (
+                suffix in EXTENSIONS
+                or suffix in _PHOTO_LIKE
+                or (not suffix and _photo_without_a_suffix(file))
+            )
 
         found = [file for file in sorted(path.rglob("*")) if wanted(file)]
         if not found:
-            raise DatasetError(f"{path} holds no photos; looked for {', '.join(sorted(EXTENSIONS))}")
+            raise DatasetError(
+                f"{path} holds no photos; looked for {', '.join(sorted(EXTENSIONS))}"
+            )
         yield from found
     elif any(sign in name for sign in "*?[") and not matches and not _exists(path):
         raise DatasetError(f"nothing matches {name}")
@@ -161,10 +192,15 @@ def _text_rows() -> Callable[[Prediction | Failure], None]:
         said = result.as_dict()
         if "error" in said:
             return  # named on standard error
-        others = ", ".join(f"{entry['label']} {entry['probability']:.1%}" for entry in said["top"][1:])
+        others = ", ".join(
+            f"{entry['label']} {entry['probability']:.1%}" for entry in said["top"][1:]
+        )
         label = f"not sure: {said['label']}?" if said["unsure"] else said["label"]
         name = output.printable(said["path"] or "-")
-        print(f"{name}\t{output.printable(label)}\t{said['probability']:.1%}\t{output.printable(others)}", flush=True)
+        print(
+            f"{name}\t{output.printable(label)}\t{said['probability']:.1%}\t{output.printable(others)}",
+            flush=True,
+        )
 
     return row
 

@@ -14,7 +14,8 @@ from tailorbird.cli import output
 def report(
     model: Annotated[Path, typer.Argument(help="A model file made by `tailorbird train`.")],
     target: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write; by default standard output.")
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write; by default standard output."),
     ] = None,
     report_format: output.ReportFormat = "markdown",
     quiet: output.Quiet = False,
@@ -26,10 +27,14 @@ def report(
     from tailorbird.errors import SettingsError
 
     if report_format not in library.FORMATS:
-        raise SettingsError(f"--format is {report_format!r}; it must be one of {', '.join(library.FORMATS)}")
+        raise SettingsError(
+            f"--format is {report_format!r}; it must be one of {', '.join(library.FORMATS)}"
+        )
     content = library.describe(model)
     if target is None:
-        sys.stdout.buffer.write(library.render(content, report_format).encode("utf-8", "backslashreplace"))
+        sys.stdout.buffer.write(
+            library.render(content, report_format).encode("utf-8", "backslashreplace")
+        )
         sys.stdout.flush()
     else:
         library.write(content, target, report_format)

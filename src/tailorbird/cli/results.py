@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from tailorbird.cli import output
 
 if TYPE_CHECKING:
-    from tailorbird.engines.records import Tuned
+    from tailorbird.engines.finetune.results import Tuned
     from tailorbird.head import SearchResult
-    from tailorbird.metrics import Scores
+    from tailorbird.metrics.scores import Scores
     from tailorbird.training import TrainResult
 
 
@@ -41,18 +41,29 @@ def print_result(result: TrainResult, *, verbose: bool) -> None:
         for entry in result.left_out:
             reasons[entry.reason] = reasons.get(entry.reason, 0) + 1
         console.print(f"Left out: {len(result.left_out)} photos")
-        for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[: None if verbose else 8]:
+        for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[
+            : None if verbose else 8
+        ]:
             console.print(f"  {count} {output.printable(reason)}", markup=False, soft_wrap=True)
     if verbose:
         for entry in result.left_out:
-            console.print(output.printable(f"    {entry.path}: {entry.reason}"), markup=False, soft_wrap=True)
+            console.print(
+                output.printable(f"    {entry.path}: {entry.reason}"), markup=False, soft_wrap=True
+            )
     parts = ", ".join(
-        f"{name} {seconds:.1f}" for name, seconds in result.seconds.items() if name != "total" and seconds >= 0.05
+        f"{name} {seconds:.1f}"
+        for name, seconds in result.seconds.items()
+        if name != "total" and seconds >= 0.05
     )
     console.print(
-        f"Seconds: {result.seconds['total']:.1f} ({parts}); {result.embedded:,} photos embedded now", soft_wrap=True
+        f"Seconds: {result.seconds['total']:.1f} ({parts}); {result.embedded:,} photos embedded now",
+        soft_wrap=True,
     )
-    console.print(f"Model: {result.model} ({result.model.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True)
+    console.print(
+        f"Model: {result.model} ({result.model.stat().st_size / 1e6:.1f} MB)",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def print_head(search: SearchResult, *, refit: bool) -> None:
@@ -61,7 +72,11 @@ def print_head(search: SearchResult, *, refit: bool) -> None:
     for number, member in enumerate(search.members):
         settings = member.settings
         inner = " -> ".join(map(str, settings.inner)) or "none"
-        lead = "Head:" if len(search.members) == 1 else f"Head, {number + 1} of the {len(search.members)} averaged:"
+        lead = (
+            "Head:"
+            if len(search.members) == 1
+            else f"Head, {number + 1} of the {len(search.members)} averaged:"
+        )
         console.print(
             f"{lead} inner {inner}, dropout {settings.dropout:g}, learning rate {settings.learning_rate:g}, L2 {settings.l2:g}, "
             f"{settings.views} view{'s' * (settings.views > 1)}, best at epoch {member.best_epoch}",
@@ -82,7 +97,9 @@ def print_tuned(tuned: Tuned) -> None:
         if best.stage
         else "what it started from: training made nothing better"
     )
-    ended = {"finished": "", "early": "; stopped early", "budget": "; stopped by the budget"}[tuned.stopped]
+    ended = {"finished": "", "early": "; stopped early", "budget": "; stopped by the budget"}[
+        tuned.stopped
+    ]
     again = (
         f"; taken up again at stage {tuned.resumed_from[0]}, epoch {tuned.resumed_from[1]}"
         if tuned.resumed_from
@@ -106,7 +123,11 @@ def print_scores(scores: Scores, title: str, *, verbose: bool) -> None:
         f"always saying the commonest class would get {output.percent(scores.majority_baseline)}",
         soft_wrap=True,
     )
-    sure = f", of which {output.percent(scores.sure_accuracy)} right" if scores.sure_accuracy is not None else ""
+    sure = (
+        f", of which {output.percent(scores.sure_accuracy)} right"
+        if scores.sure_accuracy is not None
+        else ""
+    )
     console.print(
         f"  top-3 {output.percent(scores.top3)}, log-loss {scores.log_loss:.3f}, calibration error {scores.ece:.3f}, "
         f"sure on {output.percent(scores.coverage)}{sure}",
@@ -114,10 +135,14 @@ def print_scores(scores: Scores, title: str, *, verbose: bool) -> None:
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("class", "precision", "recall", "F1", "photos", "most often mistaken for"):
-        table.add_column(name, justify="left" if name in ("class", "most often mistaken for") else "right")
+        table.add_column(
+            name, justify="left" if name in ("class", "most often mistaken for") else "right"
+        )
     for number, row in enumerate(scores.per_class):
         wrong = [
-            (count, scores.classes[i]) for i, count in enumerate(scores.confusion[number]) if i != number and count
+            (count, scores.classes[i])
+            for i, count in enumerate(scores.confusion[number])
+            if i != number and count
         ]
         worst = max(wrong, default=None)
         table.add_row(

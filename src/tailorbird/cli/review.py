@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def review(
     photos: Annotated[
         Path,
-        typer.Argument(help="Class folders, split/class folders, a CSV path,label[,split], or a review's manifest."),
+        typer.Argument(
+            help="Class folders, split/class folders, a CSV path,label[,split], or a review's manifest."
+        ),
     ],
     manifest: Annotated[
         Path | None,
@@ -32,16 +34,26 @@ def review(
     ] = None,
     backbone: Annotated[
         str,
-        typer.Option(help="What suspect labels are found with: a name from `tailorbird backbones`, or an .onnx file."),
+        typer.Option(
+            help="What suspect labels are found with: a name from `tailorbird backbones`, or an .onnx file."
+        ),
     ] = "pocket",
     suspects: Annotated[
         bool,
-        typer.Option("--suspects/--no-suspects", help="Look for labels that are probably wrong; embeds every photo."),
+        typer.Option(
+            "--suspects/--no-suspects",
+            help="Look for labels that are probably wrong; embeds every photo.",
+        ),
     ] = True,
     port: Annotated[
-        int, typer.Option(help="Port of the page, on this machine only; 0 takes a free one.", min=0, max=65535)
+        int,
+        typer.Option(
+            help="Port of the page, on this machine only; 0 takes a free one.", min=0, max=65535
+        ),
     ] = 0,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
+    ] = True,
     seed: Annotated[int, typer.Option(help="Seed of the search for suspect labels.")] = 0,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,
@@ -81,7 +93,9 @@ def review(
     def launch(address: str) -> None:
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    service.serve_review(opened, port=port, announce=announce, launch=launch if browser and can_show() else None)
+    service.serve_review(
+        opened, port=port, announce=announce, launch=launch if browser and can_show() else None
+    )
     print_summary(opened)
 
 
@@ -112,8 +126,14 @@ def print_summary(opened: Review) -> None:
     console = output.out()
     console.print(
         f"Kept {told.keep:,}, relabelled {told.relabel:,}, excluded {told.exclude:,} of {len(opened.manifest):,} photos; "
-        + (f"{left:,} of {told.items:,} findings left to look at" if left else "nothing left to look at"),
+        + (
+            f"{left:,} of {told.items:,} findings left to look at"
+            if left
+            else "nothing left to look at"
+        ),
         soft_wrap=True,
     )
-    console.print(f"Manifest: {output.printable(str(opened.manifest.path))}", markup=False, soft_wrap=True)
+    console.print(
+        f"Manifest: {output.printable(str(opened.manifest.path))}", markup=False, soft_wrap=True
+    )
     console.print(f"Train on it: {opened.train_command}", markup=False, soft_wrap=True)

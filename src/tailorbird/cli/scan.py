@@ -18,13 +18,22 @@ SHOWN = 20
 
 
 def scan(
-    photos: Annotated[Path, typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split].")],
+    photos: Annotated[
+        Path,
+        typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split]."),
+    ],
     json: output.Json = False,
     manifest: Annotated[
-        Path | None, typer.Option(help="Write a CSV path,label,split with every split filled in; it can be trained on.")
+        Path | None,
+        typer.Option(
+            help="Write a CSV path,label,split with every split filled in; it can be trained on."
+        ),
     ] = None,
     suspects: Annotated[
-        bool, typer.Option("--suspects", help="Also find photos whose label is probably wrong; embeds every photo.")
+        bool,
+        typer.Option(
+            "--suspects", help="Also find photos whose label is probably wrong; embeds every photo."
+        ),
     ] = False,
     backbone: Annotated[
         str | None,
@@ -34,9 +43,13 @@ def scan(
     ] = None,
     contact_sheet: Annotated[
         Path | None,
-        typer.Option(help="For --suspects: a picture (.png, .jpg) of the suspect photos with their labels."),
+        typer.Option(
+            help="For --suspects: a picture (.png, .jpg) of the suspect photos with their labels."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the manifest's split and of the suspects' folds.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the manifest's split and of the suspects' folds.")
+    ] = 0,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,
     debug: output.Debug = False,
@@ -74,7 +87,9 @@ def _refuse(backbone: str | None, contact_sheet: Path | None) -> None:
     from tailorbird.errors import SettingsError
 
     given = [
-        name for name, value in (("--backbone", backbone), ("--contact-sheet", contact_sheet)) if value is not None
+        name
+        for name, value in (("--backbone", backbone), ("--contact-sheet", contact_sheet))
+        if value is not None
     ]
     if given:
         raise SettingsError(
@@ -84,11 +99,12 @@ def _refuse(backbone: str | None, contact_sheet: Path | None) -> None:
 
 def _judge(photos: Path, backbone: str | None, contact_sheet: Path | None, seed: int) -> Suspects:
     """Find suspect labels with a bar for each stage."""
-    from tailorbird import label_errors, sheets
+    from tailorbird import label_errors
     from tailorbird.backbone.catalogue import SHIPPED
+    from tailorbird.rendering import contact_sheets
 
     if contact_sheet is not None:
-        sheets.check_name(contact_sheet)  # before the long part begins
+        contact_sheets.check_name(contact_sheet)  # before the long part begins
     with output.progress("read+embed") as bar:
         stages = ["read+embed"]
 
@@ -98,18 +114,23 @@ def _judge(photos: Path, backbone: str | None, contact_sheet: Path | None, seed:
                 bar.start(stage, total, unit="fits")
             bar.advance(done, total)
 
-        return label_errors.suspects(photos, backbone=backbone or SHIPPED, seed=seed, progress=advance)
+        return label_errors.suspects(
+            photos, backbone=backbone or SHIPPED, seed=seed, progress=advance
+        )
 
 
 def _draw(judged: Suspects, contact_sheet: Path) -> None:
     """Write the reported suspects as one picture."""
-    from tailorbird import label_errors, sheets
+    from tailorbird import label_errors
+    from tailorbird.rendering import contact_sheets
 
     if not judged.reported:
-        output.say(f"no contact sheet written to {contact_sheet}: there is no suspect label to show")
+        output.say(
+            f"no contact sheet written to {contact_sheet}: there is no suspect label to show"
+        )
         return
     shown = label_errors.tiles(judged.reported)
-    sheets.save_sheet(sheets.contact_sheet(shown), contact_sheet)
+    contact_sheets.save_sheet(contact_sheets.contact_sheet(shown), contact_sheet)
     output.say(f"contact sheet written: {contact_sheet} ({len(shown)} photos)")
 
 
@@ -138,14 +159,18 @@ def print_dataset(dataset: Dataset) -> None:
     splits = dataset.splits
     named = [name for name in ("train", "validation", "test") if name in splits]
     excluded = f"; {len(dataset.excluded):,} more excluded in a review" if dataset.excluded else ""
-    output.out().print(f"{len(dataset.samples):,} usable photos, {len(dataset.classes)} classes{excluded}")
+    output.out().print(
+        f"{len(dataset.samples):,} usable photos, {len(dataset.classes)} classes{excluded}"
+    )
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("class")
     for name in named:
         table.add_column(name, justify="right")
     table.add_column("all", justify="right")
     for label, count in dataset.counts.items():
-        table.add_row(output.cell(label), *(f"{splits[name].get(label, 0):,}" for name in named), f"{count:,}")
+        table.add_row(
+            output.cell(label), *(f"{splits[name].get(label, 0):,}" for name in named), f"{count:,}"
+        )
     output.out().print(table)
 
 
@@ -170,4 +195,6 @@ def print_findings(dataset: Dataset, *, everything: bool) -> None:
             console.print(line, markup=False, soft_wrap=True)
     cut = {kind: count - SHOWN for kind, count in kinds.items() if count > SHOWN and not everything}
     for kind, count in cut.items():
-        console.print(f"  {kind:<18} ... and {count} more; -v shows all, --json has them for programs")
+        console.print(
+            f"  {kind:<18} ... and {count} more; -v shows all, --json has them for programs"
+        )

@@ -30,13 +30,17 @@ def secret_from(name: str, value: str | None, file: Path | None) -> str | None:
             raw = opened.read(MOST + 1) or b""
         said = raw.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
-        raise SettingsError(f"--{name}-file {file} is not text in UTF-8; write the bare value into it") from None
+        raise SettingsError(
+            f"--{name}-file {file} is not text in UTF-8; write the bare value into it"
+        ) from None
     except OSError as error:
         raise SettingsError(
             f"--{name}-file {file} cannot be read: {error.strerror}; it must be a file that user {_user()} may read"
         ) from None
     if len(raw) > MOST:
-        raise SettingsError(f"--{name}-file {file} is longer than {MOST:,} bytes; write the bare value into it")
+        raise SettingsError(
+            f"--{name}-file {file} is longer than {MOST:,} bytes; write the bare value into it"
+        )
     if not said.strip():
         raise SettingsError(f"--{name}-file {file} is empty; write the bare value into it")
     return said

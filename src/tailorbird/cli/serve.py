@@ -12,21 +12,39 @@ from tailorbird.cli.secrets import secret_from
 
 
 def serve(
-    model: Annotated[Path, typer.Argument(envvar="TAILORBIRD_MODEL", help="A model file made by `tailorbird train`.")],
+    model: Annotated[
+        Path,
+        typer.Argument(envvar="TAILORBIRD_MODEL", help="A model file made by `tailorbird train`."),
+    ],
     host: Annotated[
-        str, typer.Option(envvar="TAILORBIRD_HOST", help="Address to listen on; 0.0.0.0 for every network.")
+        str,
+        typer.Option(
+            envvar="TAILORBIRD_HOST", help="Address to listen on; 0.0.0.0 for every network."
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(envvar="TAILORBIRD_PORT", help="Port; 0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(envvar="TAILORBIRD_PORT", help="Port; 0 takes a free one.")
+    ] = 8000,
     workers: Annotated[
-        int, typer.Option(envvar="TAILORBIRD_WORKERS", help="Processes; they divide the cores among them.")
+        int,
+        typer.Option(
+            envvar="TAILORBIRD_WORKERS", help="Processes; they divide the cores among them."
+        ),
     ] = 1,
     token: Annotated[
         str | None,
-        typer.Option(envvar="TAILORBIRD_TOKEN", show_envvar=True, help="Token wanted of every request about photos."),
+        typer.Option(
+            envvar="TAILORBIRD_TOKEN",
+            show_envvar=True,
+            help="Token wanted of every request about photos.",
+        ),
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(envvar="TAILORBIRD_TOKEN_FILE", help="File that holds the token, as secrets are mounted."),
+        typer.Option(
+            envvar="TAILORBIRD_TOKEN_FILE",
+            help="File that holds the token, as secrets are mounted.",
+        ),
     ] = None,
     corrections: Annotated[
         str | None,
@@ -53,39 +71,58 @@ def serve(
     photos: Annotated[
         Path | None,
         typer.Option(
-            envvar="TAILORBIRD_PHOTOS", help="Folder for kept photos. By default beside the database: shop.photos."
+            envvar="TAILORBIRD_PHOTOS",
+            help="Folder for kept photos. By default beside the database: shop.photos.",
         ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(envvar="TAILORBIRD_ALLOW_HOSTS", help="Host name people reach this under, behind a proxy."),
+        typer.Option(
+            envvar="TAILORBIRD_ALLOW_HOSTS",
+            help="Host name people reach this under, behind a proxy.",
+        ),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
-            envvar="TAILORBIRD_ALLOW_ORIGINS", help="Site whose pages may call the API: https://shop.example."
+            envvar="TAILORBIRD_ALLOW_ORIGINS",
+            help="Site whose pages may call the API: https://shop.example.",
         ),
     ] = None,
     max_megabytes: Annotated[
-        float, typer.Option(envvar="TAILORBIRD_MAX_MEGABYTES", help="Largest request, in MiB.", min=0.01, max=512)
+        float,
+        typer.Option(
+            envvar="TAILORBIRD_MAX_MEGABYTES", help="Largest request, in MiB.", min=0.01, max=512
+        ),
     ] = 20,
     max_megapixels: Annotated[
         float,
         typer.Option(
-            envvar="TAILORBIRD_MAX_MEGAPIXELS", help="Largest photo; half of it for WebP and AVIF.", min=0.01, max=1000
+            envvar="TAILORBIRD_MAX_MEGAPIXELS",
+            help="Largest photo; half of it for WebP and AVIF.",
+            min=0.01,
+            max=1000,
         ),
     ] = 50,
     queue: Annotated[
-        int, typer.Option(envvar="TAILORBIRD_QUEUE", help="Photos that may wait in a process before more are refused.")
+        int,
+        typer.Option(
+            envvar="TAILORBIRD_QUEUE",
+            help="Photos that may wait in a process before more are refused.",
+        ),
     ] = 64,
-    batch: Annotated[int, typer.Option(envvar="TAILORBIRD_BATCH", help="The most photos in one run of the model.")] = 4,
+    batch: Annotated[
+        int,
+        typer.Option(envvar="TAILORBIRD_BATCH", help="The most photos in one run of the model."),
+    ] = 4,
     deadline: Annotated[
         float, typer.Option(envvar="TAILORBIRD_DEADLINE", help="Seconds a request may take in all.")
     ] = 30,
     drain: Annotated[
         float,
         typer.Option(
-            envvar="TAILORBIRD_DRAIN", help="Seconds between SIGTERM and the end of listening, for load balancers."
+            envvar="TAILORBIRD_DRAIN",
+            help="Seconds between SIGTERM and the end of listening, for load balancers.",
         ),
     ] = 1,
     quiet: output.Quiet = False,
@@ -127,7 +164,9 @@ def _announce(settings: object, address: str) -> None:
 
     assert isinstance(settings, Settings)
     if settings.is_loopback:
-        reach = "only programs on this machine can reach it (--host 0.0.0.0 opens it to the network)"
+        reach = (
+            "only programs on this machine can reach it (--host 0.0.0.0 opens it to the network)"
+        )
     elif settings.token:
         reach = "everybody on the network can reach it, and needs the token"
     else:
@@ -163,7 +202,9 @@ def _photos(keep: bool, folder: Path | None, url: str | None, model: Path) -> Pa
             )
         return None
     if url is None:
-        raise SettingsError("--keep-photos needs a database of corrections; leave --corrections off out")
+        raise SettingsError(
+            "--keep-photos needs a database of corrections; leave --corrections off out"
+        )
     if folder is not None:
         return folder
     from tailorbird.corrections import default_photos

@@ -23,7 +23,9 @@ LINE_SECONDS = 10.0
 """Where there is no terminal, a line on how far it is comes about so often."""
 
 
-def _numbers(option: str, value: str | None, kind: Callable[[str], Any], valid: str) -> list[Any] | None:
+def _numbers(
+    option: str, value: str | None, kind: Callable[[str], Any], valid: str
+) -> list[Any] | None:
     """A comma-separated list."""
     if value is None:
         return None
@@ -60,20 +62,40 @@ _WHOLE = "whole numbers such as 10,30"
 
 
 def sweep(
-    photos: Annotated[Path, typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split].")],
-    learning_rate: Annotated[str | None, typer.Option(help="Learning rates, such as 0.0001,0.001,0.01.")] = None,
+    photos: Annotated[
+        Path,
+        typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split]."),
+    ],
+    learning_rate: Annotated[
+        str | None, typer.Option(help="Learning rates, such as 0.0001,0.001,0.01.")
+    ] = None,
     inner: Annotated[
-        str | None, typer.Option(help="Inner layers: 0 for none, 100 for one, 100x50 for two; such as 0,100,100x50.")
+        str | None,
+        typer.Option(
+            help="Inner layers: 0 for none, 100 for one, 100x50 for two; such as 0,100,100x50."
+        ),
     ] = None,
     dropout: Annotated[str | None, typer.Option(help="Dropouts, such as 0,0.2,0.5.")] = None,
-    l2: Annotated[str | None, typer.Option(help="Strengths of the L2 penalty, such as 0,0.001,0.01.")] = None,
-    views: Annotated[str | None, typer.Option(help="Numbers of views, such as 1,4; more than 1 augments.")] = None,
+    l2: Annotated[
+        str | None, typer.Option(help="Strengths of the L2 penalty, such as 0,0.001,0.01.")
+    ] = None,
+    views: Annotated[
+        str | None, typer.Option(help="Numbers of views, such as 1,4; more than 1 augments.")
+    ] = None,
     batch_norm: Annotated[str | None, typer.Option(help="Batch normalisation: off,on.")] = None,
-    label_smoothing: Annotated[str | None, typer.Option(help="Label smoothing, such as 0,0.1.")] = None,
-    epochs: Annotated[str | None, typer.Option(help="Most epochs; as many as `train` takes when not given.")] = None,
-    batch_size: Annotated[str | None, typer.Option(help="Samples in a step, such as 32,128.")] = None,
+    label_smoothing: Annotated[
+        str | None, typer.Option(help="Label smoothing, such as 0,0.1.")
+    ] = None,
+    epochs: Annotated[
+        str | None, typer.Option(help="Most epochs; as many as `train` takes when not given.")
+    ] = None,
+    batch_size: Annotated[
+        str | None, typer.Option(help="Samples in a step, such as 32,128.")
+    ] = None,
     class_weight: Annotated[str | None, typer.Option(help="Class weights: none,balanced.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="Learning-rate schedules: cosine,constant.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="Learning-rate schedules: cosine,constant.")
+    ] = None,
     grid: Annotated[
         bool,
         typer.Option(
@@ -89,14 +111,25 @@ def sweep(
         ),
     ] = None,
     folds: Annotated[int, typer.Option(help="Parts of the cross-validation.")] = 5,
-    seeds: Annotated[int, typer.Option(help="Rounds of it, each with other folds and first weights.")] = 3,
+    seeds: Annotated[
+        int, typer.Option(help="Rounds of it, each with other folds and first weights.")
+    ] = 3,
     metric: Annotated[str, typer.Option(help="Rank by accuracy or log-loss.")] = "accuracy",
-    backbone: Annotated[str, typer.Option(help="A name from `tailorbird backbones`, or an .onnx file.")] = "pocket",
-    seed: Annotated[int, typer.Option(help="Seed of the split (as in `train`), the folds and the fits.")] = 0,
+    backbone: Annotated[
+        str, typer.Option(help="A name from `tailorbird backbones`, or an .onnx file.")
+    ] = "pocket",
+    seed: Annotated[
+        int, typer.Option(help="Seed of the split (as in `train`), the folds and the fits.")
+    ] = 0,
     picture: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Draw a picture: .svg, .png, or .html with the findings.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Draw a picture: .svg, .png, or .html with the findings."
+        ),
     ] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write every single fit to this CSV.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Write every single fit to this CSV.")
+    ] = None,
     json: output.Json = False,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,
@@ -120,7 +153,9 @@ def sweep(
         "label_smoothing": _numbers("--label-smoothing", label_smoothing, float, _FLOATS),
         "epochs": _numbers("--epochs", epochs, int, _WHOLE),
         "batch_size": _numbers("--batch-size", batch_size, int, _WHOLE),
-        "class_weight": _numbers("--class-weight", class_weight, _WEIGHTS, "none, balanced or both"),
+        "class_weight": _numbers(
+            "--class-weight", class_weight, _WEIGHTS, "none, balanced or both"
+        ),
         "schedule": _numbers("--schedule", schedule, _SCHEDULE, "cosine, constant or both"),
     }
     alternatives = {name: values for name, values in given.items() if values is not None}
@@ -176,7 +211,11 @@ class Board:
         left = f"{standing.done} of {standing.total} fits, about {output.duration(standing.seconds_left)} left"
         if not sys.stderr.isatty():
             now = time.monotonic()
-            if standing.done == 1 or standing.done == standing.total or now - self._said > LINE_SECONDS:
+            if (
+                standing.done == 1
+                or standing.done == standing.total
+                or now - self._said > LINE_SECONDS
+            ):
                 self._said = now
                 best = standing.settings[0]
                 output.say(f"{left}; best so far: {best.name}, {_accuracy(best)}")
@@ -187,7 +226,9 @@ class Board:
             self._live = Live(console=output.err(), refresh_per_second=5, transient=True)
             self._live.start()
         stage = standing.stage.replace("_", " ")
-        self._live.update(table(standing.settings[:SHOWN], standing.varied, f"{left}; now: {stage}"))
+        self._live.update(
+            table(standing.settings[:SHOWN], standing.varied, f"{left}; now: {stage}")
+        )
 
     def stop(self) -> None:
         """Take the table away; the final one goes to standard output."""
@@ -206,7 +247,9 @@ def _with_spread(mean: float, spread: float, form: str) -> str:
     return f"{mean:{form}} ± {spread:{form}}" if spread == spread else f"{mean:{form}}"
 
 
-def table(settings: Sequence[SettingScore], varied: Sequence[str], caption: str | None = None) -> Table:
+def table(
+    settings: Sequence[SettingScore], varied: Sequence[str], caption: str | None = None
+) -> Table:
     """Settings, best first, a column for each thing varied, with mean and spread."""
     from rich.table import Table
 
@@ -215,7 +258,13 @@ def table(settings: Sequence[SettingScore], varied: Sequence[str], caption: str 
     noted = any(score.pruned or score.failed for score in settings)
     gap = (0, 1 if noted else 2, 0, 0)
     found = Table(box=None, pad_edge=False, padding=gap, caption=caption, caption_justify="left")
-    for name in (*(WORDS.get(name, name) for name in varied), "accuracy %", "log-loss", "fits", "s a fit"):
+    for name in (
+        *(WORDS.get(name, name) for name in varied),
+        "accuracy %",
+        "log-loss",
+        "fits",
+        "s a fit",
+    ):
         found.add_column(name, justify="right", no_wrap=name in ("accuracy %", "log-loss"))
     if noted:
         found.add_column("")

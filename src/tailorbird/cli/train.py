@@ -39,7 +39,11 @@ class BarWatcher:
     def stage(self, name: str, total: int | None) -> None:
         """Begin a bar for a stage worth one."""
         if name in self._stages:
-            self._bar.start(self._stages[name], total, unit={"head": "settings", "labels": "fits"}.get(name, "photos"))
+            self._bar.start(
+                self._stages[name],
+                total,
+                unit={"head": "settings", "labels": "fits"}.get(name, "photos"),
+            )
         else:
             self._bar.stop()
 
@@ -68,44 +72,85 @@ def inner_sizes(value: str | None) -> tuple[int, ...] | None:
 
     parts = [part.strip() for part in value.split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise SettingsError(f"--inner is {value!r}; give sizes of inner layers such as 100 or 100,50, or 0 for none")
+        raise SettingsError(
+            f"--inner is {value!r}; give sizes of inner layers such as 100 or 100,50, or 0 for none"
+        )
     sizes = tuple(int(part) for part in parts)
     return () if sizes == (0,) else sizes
 
 
 def train(
-    photos: Annotated[Path, typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split].")],
-    model: Annotated[Path, typer.Option("--output", "-o", help="The model file to write.")] = Path("model.onnx"),
-    backbone: Annotated[str, typer.Option(help="A name from `tailorbird backbones`, or an .onnx file.")] = "pocket",
-    views: Annotated[int, typer.Option(help="Views of each training photo; those after the first are augmented.")] = 1,
+    photos: Annotated[
+        Path,
+        typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split]."),
+    ],
+    model: Annotated[Path, typer.Option("--output", "-o", help="The model file to write.")] = Path(
+        "model.onnx"
+    ),
+    backbone: Annotated[
+        str, typer.Option(help="A name from `tailorbird backbones`, or an .onnx file.")
+    ] = "pocket",
+    views: Annotated[
+        int, typer.Option(help="Views of each training photo; those after the first are augmented.")
+    ] = 1,
     inner: Annotated[
-        str | None, typer.Option(help=f"Sizes of inner layers, 100 or 100,50; 0 for none; {_SEARCHED}.")
+        str | None,
+        typer.Option(help=f"Sizes of inner layers, 100 or 100,50; 0 for none; {_SEARCHED}."),
     ] = None,
-    dropout: Annotated[float | None, typer.Option(help=f"Dropout, 0 to below 1; {_SEARCHED}.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help=f"Adam's learning rate; {_SEARCHED}.")] = None,
-    l2: Annotated[float | None, typer.Option(help=f"Strength of the L2 penalty; {_SEARCHED}.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="The most epochs; early stopping may end sooner.")] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help=f"Dropout, 0 to below 1; {_SEARCHED}.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help=f"Adam's learning rate; {_SEARCHED}.")
+    ] = None,
+    l2: Annotated[
+        float | None, typer.Option(help=f"Strength of the L2 penalty; {_SEARCHED}.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="The most epochs; early stopping may end sooner.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples in a step.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Epochs without improvement before stopping early.")] = None,
-    batch_norm: Annotated[
-        bool | None, typer.Option("--batch-norm/--no-batch-norm", help="Batch normalisation in inner layers.")
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without improvement before stopping early.")
     ] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="Label smoothing, 0 to below 1.")] = None,
-    class_weight: Annotated[str | None, typer.Option(help="`balanced` weighs rare classes up.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="Learning-rate schedule: cosine or constant.")] = None,
+    batch_norm: Annotated[
+        bool | None,
+        typer.Option("--batch-norm/--no-batch-norm", help="Batch normalisation in inner layers."),
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="Label smoothing, 0 to below 1.")
+    ] = None,
+    class_weight: Annotated[
+        str | None, typer.Option(help="`balanced` weighs rare classes up.")
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="Learning-rate schedule: cosine or constant.")
+    ] = None,
     refit: Annotated[
-        bool, typer.Option("--refit", help="At the end, train the chosen head on train and validation together.")
+        bool,
+        typer.Option(
+            "--refit", help="At the end, train the chosen head on train and validation together."
+        ),
     ] = False,
     precision: Annotated[
-        float, typer.Option(help="Precision wanted of sure answers; below the threshold it is unsure.")
+        float,
+        typer.Option(help="Precision wanted of sure answers; below the threshold it is unsure."),
     ] = 0.95,
     seed: Annotated[int, typer.Option(help="Seed of the split, the search and the fit.")] = 0,
-    manifest: Annotated[Path | None, typer.Option(help="Also write the split that was used, as a CSV.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Also write the split that was used, as a CSV.")
+    ] = None,
     corrections: Annotated[
-        str | None, typer.Option(help="Learn from people's corrections too: the database's file or postgresql:// URL.")
+        str | None,
+        typer.Option(
+            help="Learn from people's corrections too: the database's file or postgresql:// URL."
+        ),
     ] = None,
     corrections_photos: Annotated[
-        Path | None, typer.Option(help="The folder of their photos; for shop.db it is shop.photos when not given.")
+        Path | None,
+        typer.Option(
+            help="The folder of their photos; for shop.db it is shop.photos when not given."
+        ),
     ] = None,
     finetune: Annotated[
         bool,
@@ -117,7 +162,10 @@ def train(
     ] = False,
     engine: Annotated[
         str | None,
-        typer.Option(help="The framework that trains: keras (needs tailorbird[keras]).", rich_help_panel=_TUNING),
+        typer.Option(
+            help="The framework that trains: keras (needs tailorbird[keras]).",
+            rich_help_panel=_TUNING,
+        ),
     ] = None,
     size: Annotated[
         str | None,
@@ -134,48 +182,69 @@ def train(
         ),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="The most time it may take: 10m, 90s, 1.5h.", rich_help_panel=_TUNING)
+        str | None,
+        typer.Option(help="The most time it may take: 10m, 90s, 1.5h.", rich_help_panel=_TUNING),
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="adamw (the default), adam, sgd or rmsprop.", rich_help_panel=_TUNING)
+        str | None,
+        typer.Option(help="adamw (the default), adam, sgd or rmsprop.", rich_help_panel=_TUNING),
     ] = None,
     base_rate: Annotated[
         float | None,
-        typer.Option(help="The backbone's learning rate, as a fraction of the head's.", rich_help_panel=_TUNING),
+        typer.Option(
+            help="The backbone's learning rate, as a fraction of the head's.",
+            rich_help_panel=_TUNING,
+        ),
     ] = None,
     depth_decay: Annotated[
         float | None,
         typer.Option(
-            help="The lowest trained layer's learning rate, as a fraction of the topmost's.", rich_help_panel=_TUNING
+            help="The lowest trained layer's learning rate, as a fraction of the topmost's.",
+            rich_help_panel=_TUNING,
         ),
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="Decoupled weight decay, as in AdamW.", rich_help_panel=_TUNING)
+        float | None,
+        typer.Option(help="Decoupled weight decay, as in AdamW.", rich_help_panel=_TUNING),
     ] = None,
     ema: Annotated[
         float | None,
         typer.Option(
-            help="Average of the weights: what stays of it after ten steps; 0 for none.", rich_help_panel=_TUNING
+            help="Average of the weights: what stays of it after ten steps; 0 for none.",
+            rich_help_panel=_TUNING,
         ),
     ] = None,
     augment: Annotated[
         str | None,
         typer.Option(
-            help="Changes to the augmentation, such as zoom=0.2,rotation=15,flip=no; or none.", rich_help_panel=_TUNING
+            help="Changes to the augmentation, such as zoom=0.2,rotation=15,flip=no; or none.",
+            rich_help_panel=_TUNING,
         ),
     ] = None,
     no_augment: Annotated[
-        bool, typer.Option("--no-augment", help="Train on the photos as they are.", rich_help_panel=_TUNING)
+        bool,
+        typer.Option(
+            "--no-augment", help="Train on the photos as they are.", rich_help_panel=_TUNING
+        ),
     ] = False,
     mixed_precision: Annotated[
-        bool, typer.Option("--mixed-precision", help="Sixteen-bit arithmetic, for GPUs.", rich_help_panel=_TUNING)
+        bool,
+        typer.Option(
+            "--mixed-precision", help="Sixteen-bit arithmetic, for GPUs.", rich_help_panel=_TUNING
+        ),
     ] = False,
     devices: Annotated[
-        int | None, typer.Option(help="How many GPUs of this machine share each step.", rich_help_panel=_TUNING)
+        int | None,
+        typer.Option(
+            help="How many GPUs of this machine share each step.", rich_help_panel=_TUNING
+        ),
     ] = None,
     suspects: Annotated[
         bool,
-        typer.Option("--suspects", help="Also look for labels that are probably wrong, and show them in the report."),
+        typer.Option(
+            "--suspects",
+            help="Also look for labels that are probably wrong, and show them in the report.",
+        ),
     ] = False,
     report: output.ReportPath = None,
     no_report: output.NoReport = False,
@@ -191,11 +260,13 @@ def train(
     """
     from tailorbird import training
     from tailorbird.cli import tuning_options
-    from tailorbird.engines.opening import SCRATCH
+    from tailorbird.engines.registry import SCRATCH
     from tailorbird.errors import SettingsError
 
     if corrections_photos is not None and corrections is None:
-        raise SettingsError("--corrections-photos is given without --corrections; name the database too")
+        raise SettingsError(
+            "--corrections-photos is given without --corrections; name the database too"
+        )
     given = {
         "inner": inner_sizes(inner),
         "dropout": dropout,
@@ -229,10 +300,16 @@ def train(
         if value is not None
     ]
     if changed and not (finetune or scratch):
-        names = ", ".join("--" + {"sizes": "size"}.get(name, name).replace("_", "-") for name in changed)
-        raise SettingsError(f"{names}: only fine-tuning uses {'them' if len(changed) > 1 else 'it'}; add --finetune")
+        names = ", ".join(
+            "--" + {"sizes": "size"}.get(name, name).replace("_", "-") for name in changed
+        )
+        raise SettingsError(
+            f"{names}: only fine-tuning uses {'them' if len(changed) > 1 else 'it'}; add --finetune"
+        )
     if scratch and unfreeze is not None:
-        raise SettingsError(f"--unfreeze would change nothing: all layers of {SCRATCH} train; leave it out")
+        raise SettingsError(
+            f"--unfreeze would change nothing: all layers of {SCRATCH} train; leave it out"
+        )
     settings = None
     if finetune or scratch:
         # What shapes the head goes on being the search's; how it is trained is now fine-tuning's.

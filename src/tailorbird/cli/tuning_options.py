@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tailorbird.errors import SettingsError
 
 if TYPE_CHECKING:
-    from tailorbird.engines.settings import FinetuneSettings
+    from tailorbird.engines.finetune.settings import FinetuneSettings
     from tailorbird.images import Augmentation
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
@@ -23,7 +23,9 @@ def sizes(value: str | None) -> tuple[int, ...] | None:
         return None
     parts = [part.strip() for part in value.split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise SettingsError(f"--size is {value!r}; give sides in pixels, the smaller first, such as 150,299 or 224")
+        raise SettingsError(
+            f"--size is {value!r}; give sides in pixels, the smaller first, such as 150,299 or 224"
+        )
     return tuple(int(part) for part in parts)
 
 
@@ -72,7 +74,7 @@ def augmentation(value: str) -> Augmentation | None:
 
 def settings(given: Mapping[str, Any], *, scratch: bool) -> FinetuneSettings:
     """FinetuneSettings with what was given; what is None keeps its default, which is another from scratch. Raises SettingsError."""
-    from tailorbird.engines.settings import FROM_SCRATCH, FinetuneSettings
+    from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
 
     said = {name: value for name, value in given.items() if value is not None}
     acting = {name: said.pop(name) for name in _REGULARISATION if name in said}

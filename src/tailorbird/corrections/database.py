@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from tailorbird.errors import MissingExtra, SettingsError, StorageError, StorageFull, TailorbirdError
+from tailorbird.errors import (
+    MissingExtra,
+    SettingsError,
+    StorageError,
+    StorageFull,
+    TailorbirdError,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
@@ -30,13 +36,18 @@ STATEMENT_SECONDS: Final = 30
 """PostgreSQL ends a statement that takes longer: a server's request must not hang."""
 
 _WRITE: Final = "tailorbird_write"
-_NEARLY_FULL: Final = 65_536  # bytes free below which an I/O error of SQLite is put down to the full disk
+_NEARLY_FULL: Final = (
+    65_536  # bytes free below which an I/O error of SQLite is put down to the full disk
+)
 _VALID: Final = "give the path of an SQLite file such as shop.db, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 _REFUSED: Final = (
     ("password authentication failed", "the user name or the password is wrong"),
     ("no password supplied", "a password is needed: put it into the URL, PGPASSWORD or ~/.pgpass"),
     ("does not exist", "create it first, or correct the URL"),
-    ("no pg_hba.conf entry", "the server does not let this user in from this machine (pg_hba.conf)"),
+    (
+        "no pg_hba.conf entry",
+        "the server does not let this user in from this machine (pg_hba.conf)",
+    ),
 )
 
 
@@ -78,12 +89,18 @@ def locate(url: str) -> Location:
         ) from None
     host = parsed.host or parsed.query.get("host") or "the local socket"
     where = f"{host}:{parsed.port}" if parsed.port else str(host)
-    return Location(None, parsed, f"the PostgreSQL database {parsed.database or parsed.username or ''!s} on {where}")
+    return Location(
+        None,
+        parsed,
+        f"the PostgreSQL database {parsed.database or parsed.username or ''!s} on {where}",
+    )
 
 
 def _file(name: str) -> Location:
     if not name or name == ":memory:" or "\0" in name:
-        raise SettingsError(f"the corrections' database is {name!r}, which is no file: they would be lost; {_VALID}")
+        raise SettingsError(
+            f"the corrections' database is {name!r}, which is no file: they would be lost; {_VALID}"
+        )
     path = Path(name)
     return Location(path, None, str(path))
 
@@ -95,7 +112,9 @@ def default_photos(url: str) -> Path | None:
 
 
 def _missing_sqlalchemy() -> MissingExtra:
-    return MissingExtra("corrections need SQLAlchemy, which is not installed: pip install 'tailorbird[serve]'")
+    return MissingExtra(
+        "corrections need SQLAlchemy, which is not installed: pip install 'tailorbird[serve]'"
+    )
 
 
 def open_engine(location: Location, *, create: bool) -> Engine:
@@ -134,7 +153,9 @@ def _sqlite(path: Path, create: bool) -> Engine:
         connection.execute("PRAGMA secure_delete=ON")
         return connection
 
-    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=5, hide_parameters=True)
+    engine = create_engine(
+        "sqlite://", creator=connect, poolclass=QueuePool, pool_size=5, hide_parameters=True
+    )
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -244,7 +265,10 @@ def use_wal(engine: Engine, location: Location) -> None:
                 return
             except sqlite3.OperationalError as error:
                 # Changing the mode does not wait for others by itself.
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
+                if (
+                    error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY
+                    or time.monotonic() > patience
+                ):
                     raise _from_sqlite(error, location, opening=True) from None
             except sqlite3.DatabaseError as error:
                 raise _from_sqlite(error, location, opening=True) from None
@@ -267,7 +291,9 @@ def translated(location: Location, *, opening: bool = False) -> Iterator[None]:
         raise _from_sqlite(error, location, opening) from None
     except SQLAlchemyError as error:
         said = _one_line(str(error), location)
-        raise StorageError(f"{location.shown}: {said}; the database is away or overloaded, try again") from None
+        raise StorageError(
+            f"{location.shown}: {said}; the database is away or overloaded, try again"
+        ) from None
 
 
 def _from_driver(error: BaseException | None, location: Location, opening: bool) -> TailorbirdError:
@@ -280,7 +306,9 @@ def _from_driver(error: BaseException | None, location: Location, opening: bool)
             f"the disk of {location.shown} is full: {said}; free some space there, nothing stored before is lost"
         )
     if state in ("57014", "55P03"):
-        return StorageError(f"{location.shown} took too long: {said}; another program may hold a lock, try again")
+        return StorageError(
+            f"{location.shown} took too long: {said}; another program may hold a lock, try again"
+        )
     if opening:
         for sign, hint in _REFUSED:
             if sign in said:
@@ -295,10 +323,16 @@ def _from_driver(error: BaseException | None, location: Location, opening: bool)
 def _from_sqlite(error: sqlite3.Error, location: Location, opening: bool) -> TailorbirdError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     shown = location.shown
-    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _nearly_full(location.path)):
-        return StorageFull(f"the disk is full: {shown} could not be written; free some space, nothing stored is lost")
+    if code == sqlite3.SQLITE_FULL or (
+        code == sqlite3.SQLITE_IOERR and _nearly_full(location.path)
+    ):
+        return StorageFull(
+            f"the disk is full: {shown} could not be written; free some space, nothing stored is lost"
+        )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StorageError(f"{shown} was locked by another program for more than {BUSY_SECONDS:g} s; try again")
+        return StorageError(
+            f"{shown} was locked by another program for more than {BUSY_SECONDS:g} s; try again"
+        )
     if code == sqlite3.SQLITE_NOTADB:
         said = f"{shown} is not an SQLite database; {_VALID}"
         return SettingsError(said) if opening else StorageError(said)

@@ -70,14 +70,21 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
     else:
         rows = ((photo.path, photo.row) for photo in found.photos)
     written = 0
-    with atomic_path(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        atomic_path(output) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
         file.write(_line(COLUMNS) if kind == ".csv" else '{"corrections": [')
         for path, row in rows:
             values = _values(_relative(path, folder), row)
             if kind == ".csv":
                 file.write(_line([values[name] for name in COLUMNS]))
             else:
-                file.write(("," if written else "") + "\n" + json.dumps({**values, "top": row.as_dict()["top"]}))
+                file.write(
+                    ("," if written else "")
+                    + "\n"
+                    + json.dumps({**values, "top": row.as_dict()["top"]})
+                )
             written += 1
         if kind == ".json":
             file.write("\n]}\n")

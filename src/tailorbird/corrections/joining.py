@@ -45,7 +45,9 @@ class Joined:
     def sentence(self) -> str:
         """What became of the corrections, for people."""
         left_out = len(self.left_out) - self.replaced
-        said = f"Corrections: {_photos(self.used)} joined the training photos, {left_out:,} left out"
+        said = (
+            f"Corrections: {_photos(self.used)} joined the training photos, {left_out:,} left out"
+        )
         if self.replaced:
             said += f"; {_photos(self.replaced)} of the dataset had another label and gave way"
         if self.new_classes:
@@ -101,7 +103,10 @@ def join(
 
     replaced = {sample.digest: sample.label for sample, _ in added if sample.digest in training}
     left_out += [
-        (sample.name, f"people say that this photo shows {replaced[sample.digest]}, not {sample.label}")
+        (
+            sample.name,
+            f"people say that this photo shows {replaced[sample.digest]}, not {sample.label}",
+        )
         for sample in dataset.of("train")
         if sample.digest in replaced
     ]
@@ -114,14 +119,25 @@ def join(
     kept += [(sample, start + group) for sample, group in added]
     kept.sort(key=lambda item: item[0].name)
     new = tuple(sorted({sample.label for sample, _ in added} - set(known)))
-    findings = [Finding("missing-class", (), f"{label} has no photo in validation and test") for label in new]
+    findings = [
+        Finding("missing-class", (), f"{label} has no photo in validation and test")
+        for label in new
+    ]
     result = replace(
         dataset,
         samples=tuple(sample for sample, _ in kept),
         groups=tuple(group for _, group in kept),
         findings=(*dataset.findings, *findings),
     )
-    return Joined(result, len(added), tuple(left_out), len(replaced), new, answered.conflicts, answered.without_photo)
+    return Joined(
+        result,
+        len(added),
+        tuple(left_out),
+        len(replaced),
+        new,
+        answered.conflicts,
+        answered.without_photo,
+    )
 
 
 def _scanned(
@@ -140,7 +156,9 @@ def _scanned(
         return [], []
     held = [Entry(s.path, s.name, s.label, s.split) for s in dataset.samples if s.split != "train"]
     entries = [*held, *(Entry(photo.path, photo.name, photo.label, "train") for photo in photos)]
-    scanned = scan_layout(Layout(dataset.root, tuple(entries), ()), dataset.root, visitor=visitor, progress=progress)
+    scanned = scan_layout(
+        Layout(dataset.root, tuple(entries), ()), dataset.root, visitor=visitor, progress=progress
+    )
     own = {photo.path: photo.name for photo in photos}
     names = set(own.values())
     left_out = [
@@ -153,7 +171,9 @@ def _scanned(
     cleaned, dropped = clean(scanned)
     left_out += [(sample.name, reason) for sample, reason in dropped if sample.path in own]
     usable = [
-        (sample, group) for sample, group in zip(cleaned.samples, cleaned.groups, strict=True) if sample.path in own
+        (sample, group)
+        for sample, group in zip(cleaned.samples, cleaned.groups, strict=True)
+        if sample.path in own
     ]
     return usable, left_out
 
@@ -185,7 +205,9 @@ def _without_last_photos(
     for item in added:
         old = training.get(item[0].digest)
         if old is not None and remaining[old.label] < 2:
-            left_out.append((item[0].name, f"identical to {old.name}, the last training photo of {old.label}"))
+            left_out.append(
+                (item[0].name, f"identical to {old.name}, the last training photo of {old.label}")
+            )
             remaining[item[0].label] -= 1
             continue
         if old is not None:

@@ -44,7 +44,9 @@ def labelled(store: Corrections) -> Labelled:
     from tailorbird.corrections.tables import corrections, newest
 
     if store.photos is None:
-        raise SettingsError(f"{store.shown} does not say where the kept photos are; name their folder")
+        raise SettingsError(
+            f"{store.shown} does not say where the kept photos are; name their folder"
+        )
     found = kept_photos(store.photos)
     columns = corrections.c
     kept = func.sum(case((columns.photo_kept, 1), else_=0))
@@ -60,17 +62,29 @@ def labelled(store: Corrections) -> Labelled:
     missing: list[str] = []
     with store.reading() as connection:
         # The newest row about a photo is also the newest for its receipt.
-        query = select(corrections, literal(True).label("newest")).where(columns.id.in_(last)).order_by(columns.sha256)
+        query = (
+            select(corrections, literal(True).label("newest"))
+            .where(columns.id.in_(last))
+            .order_by(columns.sha256)
+        )
         for values in connection.execute(query).mappings():
             row = row_from(values)
             path = found.get(row.sha256)
             if path is None:
                 missing.append(f"{store.photos.name}/{row.sha256[:2]}/{row.sha256}")
             else:
-                photos.append(LabelledPhoto(path, row.answer, f"{store.photos.name}/{row.sha256[:2]}/{path.name}", row))
-        conflicts = connection.execute(select(func.count()).select_from(differing.subquery())).scalar_one()
+                photos.append(
+                    LabelledPhoto(
+                        path, row.answer, f"{store.photos.name}/{row.sha256[:2]}/{path.name}", row
+                    )
+                )
+        conflicts = connection.execute(
+            select(func.count()).select_from(differing.subquery())
+        ).scalar_one()
         different = connection.execute(select(func.count(columns.sha256.distinct()))).scalar_one()
-    return Labelled(tuple(photos), tuple(missing), conflicts, different - len(photos) - len(missing))
+    return Labelled(
+        tuple(photos), tuple(missing), conflicts, different - len(photos) - len(missing)
+    )
 
 
 def read_labelled(url: str, photos: Path | None = None) -> Labelled:

@@ -27,7 +27,9 @@ def suffix(data: bytes) -> str:
     for offset, signature, name in _SIGNATURES:
         if data[offset : offset + len(signature)] == signature:
             return name
-    raise UnsupportedImage(f"a photo to keep must be one of {', '.join(SUFFIXES)}; its content is none of these")
+    raise UnsupportedImage(
+        f"a photo to keep must be one of {', '.join(SUFFIXES)}; its content is none of these"
+    )
 
 
 def keep(folder: Path, digest: str, data: bytes) -> Path:
@@ -62,7 +64,9 @@ def kept_photos(folder: Path) -> dict[str, Path]:
     """The kept photos by SHA-256. Empty when there is no such folder. Raises StorageError when it cannot be read."""
     found: dict[str, Path] = {}
     try:
-        shelves = sorted(entry.name for entry in os.scandir(folder) if len(entry.name) == 2 and entry.is_dir())
+        shelves = sorted(
+            entry.name for entry in os.scandir(folder) if len(entry.name) == 2 and entry.is_dir()
+        )
         for shelf in shelves:
             for entry in os.scandir(folder / shelf):
                 digest, _, ending = entry.name.partition(".")
@@ -71,7 +75,9 @@ def kept_photos(folder: Path) -> dict[str, Path]:
     except FileNotFoundError:
         return found
     except OSError as error:
-        raise StorageError(f"the folder of photos {folder} cannot be read: {error.strerror}") from error
+        raise StorageError(
+            f"the folder of photos {folder} cannot be read: {error.strerror}"
+        ) from error
     return found
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tailorbird.metrics import wilson_interval
+from tailorbird.metrics.scores import wilson_interval
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -87,7 +87,10 @@ def count(connection: Connection) -> dict[tuple[str, str], tuple[int, int]]:
         .where(newest)
         .group_by(columns.answer, columns.predicted)
     )
-    return {(answer, said): (int(n), int(hits)) for answer, said, n, hits in connection.execute(statement)}
+    return {
+        (answer, said): (int(n), int(hits))
+        for answer, said, n, hits in connection.execute(statement)
+    }
 
 
 def _hits() -> Any:
@@ -117,13 +120,20 @@ def read(connection: Connection, today: datetime.date) -> Stats:
     )
     day = func.substr(corrections.c.created, 1, 10).label("day")
     first = (today - datetime.timedelta(days=DAYS - 1)).isoformat()
-    days = select(day, func.count(), _hits()).where(corrections.c.created >= first, newest).group_by(day).order_by(day)
+    days = (
+        select(day, func.count(), _hits())
+        .where(corrections.c.created >= first, newest)
+        .group_by(day)
+        .order_by(day)
+    )
     return Stats(
         total=total,
         right=right,
         accuracy=right / total if total else None,
         interval=wilson_interval(right, total),
         per_class=tuple(ClassCount(label, n, hits) for label, (n, hits) in sorted(classes.items())),
-        by_day=tuple(DayCount(str(name), int(n), int(hits)) for name, n, hits in connection.execute(days)),
+        by_day=tuple(
+            DayCount(str(name), int(n), int(hits)) for name, n, hits in connection.execute(days)
+        ),
         mistaken=tuple(Mistaken(said, answer, n) for n, said, answer in wrong[:MISTAKEN]),
     )

@@ -116,11 +116,15 @@ def _check_folder(photos: Path, *, writable: bool) -> None:
     """Say at the start, rather than at the first photo, that a folder cannot be used; one that is not there yet is fine."""
     allowed = "write to" if writable else "read"
     try:
-        fine = not photos.exists() or (photos.is_dir() and os.access(photos, os.W_OK if writable else os.R_OK))
+        fine = not photos.exists() or (
+            photos.is_dir() and os.access(photos, os.W_OK if writable else os.R_OK)
+        )
     except OSError:
         fine = False
     if not fine:
-        raise SettingsError(f"the folder for photos {photos} is no folder that this user may {allowed}")
+        raise SettingsError(
+            f"the folder for photos {photos} is no folder that this user may {allowed}"
+        )
 
 
 def _set_up(engine: Engine, location: Location, create: bool) -> None:
@@ -203,13 +207,21 @@ class Corrections:
 
         from tailorbird.corrections.tables import corrections
 
-        _check(sha256, probability, (predicted, answer, model, *(label for label, _ in top)), model_sha256, receipt)
+        _check(
+            sha256,
+            probability,
+            (predicted, answer, model, *(label for label, _ in top)),
+            model_sha256,
+            receipt,
+        )
         kept = photo is not None and self.photos is not None
         if photo is not None and hashlib.sha256(photo).hexdigest() != sha256:
             raise SettingsError(
                 f"the photo's bytes do not have the SHA-256 {sha256}; send the very bytes that were predicted"
             )
-        said = json.dumps([[label, round(float(value), 6)] for label, value in top], ensure_ascii=False)
+        said = json.dumps(
+            [[label, round(float(value), 6)] for label, value in top], ensure_ascii=False
+        )
         values = {
             "created": _text(datetime.datetime.now(datetime.UTC)),
             "sha256": sha256,
@@ -239,7 +251,9 @@ class Corrections:
         with self._lock:
             if self._secret is None:
                 with self._writing() as connection:
-                    self._secret = bytes.fromhex(remember(connection, "secret", secrets.token_hex(SECRET_BYTES)))
+                    self._secret = bytes.fromhex(
+                        remember(connection, "secret", secrets.token_hex(SECRET_BYTES))
+                    )
             return self._secret
 
     def stats(self) -> statistics.Stats:
@@ -268,7 +282,9 @@ class Corrections:
         from tailorbird.corrections.tables import corrections, newest
 
         if since is not None and since.tzinfo is None:
-            raise SettingsError(f"since is {since.isoformat()}, without a time zone; give one, such as datetime.UTC")
+            raise SettingsError(
+                f"since is {since.isoformat()}, without a time zone; give one, such as datetime.UTC"
+            )
         last = 0
         while True:
             query = select(corrections, newest.label("newest")).where(corrections.c.id > last)
@@ -278,7 +294,9 @@ class Corrections:
             with self.reading() as connection:
                 page = [
                     row_from(found)
-                    for found in connection.execute(query.order_by(corrections.c.id).limit(_PAGE)).mappings()
+                    for found in connection.execute(
+                        query.order_by(corrections.c.id).limit(_PAGE)
+                    ).mappings()
                 ]
             yield from page
             if len(page) < _PAGE:
@@ -296,9 +314,13 @@ class Corrections:
 
         digest = sha256.strip().lower()
         if not _DIGEST.fullmatch(digest):
-            raise SettingsError(f"{sha256!r} is not a SHA-256: 64 hexadecimal digits, as `sha256sum photo.jpg` prints")
+            raise SettingsError(
+                f"{sha256!r} is not a SHA-256: 64 hexadecimal digits, as `sha256sum photo.jpg` prints"
+            )
         with self._writing() as connection:
-            rows = connection.execute(delete(corrections).where(corrections.c.sha256 == digest)).rowcount
+            rows = connection.execute(
+                delete(corrections).where(corrections.c.sha256 == digest)
+            ).rowcount
         if self._location.path is not None and rows:
             # The journal too still holds the rows as they were until it is emptied.
             with translated(self._location), self._engine.connect() as connection:
@@ -326,7 +348,9 @@ def row_from(values: Any) -> Row:
     return Row(**named)
 
 
-def _check(sha256: str, probability: float, texts: Sequence[str], model_sha256: str, receipt: str) -> None:
+def _check(
+    sha256: str, probability: float, texts: Sequence[str], model_sha256: str, receipt: str
+) -> None:
     problems = [
         f"the {name} {value[:80]!r} is not 64 hexadecimal digits in lower case"
         for name, value in (("photo's SHA-256", sha256), ("model's SHA-256", model_sha256))
@@ -338,7 +362,9 @@ def _check(sha256: str, probability: float, texts: Sequence[str], model_sha256: 
         problems.append(f"the receipt's name has {len(receipt)} characters; it must have 1 to 200")
     for value in (*texts, receipt):
         if not 1 <= len(value) <= _MOST_TEXT or "\0" in value or not _encodes(value):
-            problems.append(f"{value[:80]!r} must be UTF-8 text of 1 to {_MOST_TEXT} characters without a zero byte")
+            problems.append(
+                f"{value[:80]!r} must be UTF-8 text of 1 to {_MOST_TEXT} characters without a zero byte"
+            )
     if problems:
         raise SettingsError("; ".join(problems))
 

@@ -45,7 +45,9 @@ corrections = Table(
     "tailorbird_corrections",
     metadata,
     # SQLite counts up by itself only in an INTEGER; AUTOINCREMENT so that the id of a forgotten row never comes back.
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column(
+        "id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    ),
     # UTC as 2026-05-01T09:30:00.000000Z: sorts as time does, and its first ten characters are the day in both databases.
     Column("created", String(27), nullable=False),
     Column("sha256", String(64), nullable=False),
@@ -66,7 +68,9 @@ Index("tailorbird_corrections_created", corrections.c.created)
 
 _later = corrections.alias("later")
 newest: ColumnElement[bool] = ~exists(
-    select(_later.c.id).where(_later.c.receipt == corrections.c.receipt, _later.c.id > corrections.c.id)
+    select(_later.c.id).where(
+        _later.c.receipt == corrections.c.receipt, _later.c.id > corrections.c.id
+    )
 ).correlate(corrections)
 """True for the row that counts: no later one answers the same receipt."""
 
@@ -95,6 +99,8 @@ def create(connection: Connection, location: Location) -> None:
 
 def remember(connection: Connection, name: str, value: str) -> str:
     """Put down a value unless there is one; the one that stands. Several processes agree on it."""
-    statement = text(f"INSERT INTO {about.name} (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING")
+    statement = text(
+        f"INSERT INTO {about.name} (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING"
+    )
     connection.execute(statement.bindparams(name=name, value=value))
     return str(connection.execute(select(about.c.value).where(about.c.name == name)).scalar_one())

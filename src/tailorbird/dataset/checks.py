@@ -34,10 +34,17 @@ def class_findings(dataset: Dataset) -> list[Finding]:
             )
     if len(dataset.classes) == 1:
         findings.append(
-            Finding("small-class", (), f"there is one class, {dataset.classes[0]}; a classifier needs at least two")
+            Finding(
+                "small-class",
+                (),
+                f"there is one class, {dataset.classes[0]}; a classifier needs at least two",
+            )
         )
     if len(training) > 1:
-        largest, smallest = max(training, key=training.__getitem__), min(training, key=training.__getitem__)
+        largest, smallest = (
+            max(training, key=training.__getitem__),
+            min(training, key=training.__getitem__),
+        )
         ratio = training[largest] / training[smallest]
         if ratio >= IMBALANCE:
             message = f"{largest} has {training[largest]:,} photos, {smallest} {training[smallest]:,}: {ratio:.0f} times as many"
@@ -57,5 +64,7 @@ def _missing(classes: tuple[str, ...], splits: dict[str, dict[str, int]]) -> lis
             continue
         alike = [other for other in folded[label.casefold()] if other != label]
         hint = f"; {', '.join(alike)} differs only in upper and lower case" if alike else ""
-        findings.append(Finding("missing-class", (), f"{label} has no photo in {' and '.join(lacking)}{hint}"))
+        findings.append(
+            Finding("missing-class", (), f"{label} has no photo in {' and '.join(lacking)}{hint}")
+        )
     return findings

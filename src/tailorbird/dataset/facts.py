@@ -8,12 +8,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.dataset.similarity import SKETCH, sketch
+from tailorbird.dataset.duplicates.similarity import SKETCH, sketch
 from tailorbird.errors import StorageError
 from tailorbird.files import RowStore, cache_folder
 from tailorbird.images import Photo
 
-FACTS: Final = np.dtype([("phash", "<u8"), ("width", "<u4"), ("height", "<u4"), ("sketch", "u1", (SKETCH, SKETCH))])
+FACTS: Final = np.dtype(
+    [("phash", "<u8"), ("width", "<u4"), ("height", "<u4"), ("sketch", "u1", (SKETCH, SKETCH))]
+)
 """One photo's facts: perceptual hash, width and height in pixels as stored in the file, and a grey sketch (32, 32)."""
 
 _KEPT = 8

@@ -22,7 +22,9 @@ _SPLIT_NAMES: Final = {
     "validation": "validation",
     "test": "test",
 }
-_HIDDEN: Final = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "icon\r"})
+_HIDDEN: Final = frozenset(
+    {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "icon\r"}
+)
 _DOCUMENT_NAMES: Final = (
     "license",
     "licence",
@@ -55,7 +57,22 @@ _DOCUMENT_SUFFIXES: Final = frozenset(
             "bib",
             "log",
         ),
-        *("py", "ipynb", "sh", "db", "sqlite", "onnx", "zip", "tar", "gz", "tgz", "7z", "rar", "sha256", "md5"),
+        *(
+            "py",
+            "ipynb",
+            "sh",
+            "db",
+            "sqlite",
+            "onnx",
+            "zip",
+            "tar",
+            "gz",
+            "tgz",
+            "7z",
+            "rar",
+            "sha256",
+            "md5",
+        ),
     )
 )
 _VALID: Final = (
@@ -121,12 +138,23 @@ def _from_table(path: Path, as_before_review: bool) -> Layout:
     rows = read_table(path)
     used = [row for row in rows if as_before_review or row.decision != "exclude"]
     if not used:
-        raise DatasetError(f"{_show(path)}: every one of its {len(rows):,} photos is excluded; keep some of them")
+        raise DatasetError(
+            f"{_show(path)}: every one of its {len(rows):,} photos is excluded; keep some of them"
+        )
     entries = (
-        Entry(path.parent / row.path, row.path, row.original if as_before_review else row.label, row.split)
+        Entry(
+            path.parent / row.path,
+            row.path,
+            row.original if as_before_review else row.label,
+            row.split,
+        )
         for row in used
     )
-    excluded = () if as_before_review else (printable(row.path) for row in rows if row.decision == "exclude")
+    excluded = (
+        ()
+        if as_before_review
+        else (printable(row.path) for row in rows if row.decision == "exclude")
+    )
     return Layout(path.parent, tuple(entries), (), tuple(sorted(excluded)))
 
 
@@ -142,7 +170,9 @@ def _document(name: str) -> bool:
     """A file that belongs beside a dataset's photos rather than among them, told by its name."""
     name = name.lower()
     suffix = PurePosixPath(name).suffix
-    return suffix in _DOCUMENT_SUFFIXES or (name.startswith(_DOCUMENT_NAMES) and suffix not in EXTENSIONS)
+    return suffix in _DOCUMENT_SUFFIXES or (
+        name.startswith(_DOCUMENT_NAMES) and suffix not in EXTENSIONS
+    )
 
 
 def _from_folder(root: Path) -> Layout:
@@ -163,16 +193,28 @@ def _from_folder(root: Path) -> Layout:
             continue
         if folders:
             label = printable(unicodedata.normalize("NFC", "/".join(folders)))
-            entries.append(Entry(Path(file.path), "/".join(file.parts), label, split or ("train" if splits else None)))
+            entries.append(
+                Entry(
+                    Path(file.path),
+                    "/".join(file.parts),
+                    label,
+                    split or ("train" if splits else None),
+                )
+            )
         elif not _document(name):
             unlabelled.setdefault("/".join(file.parts[:-1]), []).append("/".join(file.parts))
     for folder, names in sorted(unlabelled.items()):
         where = f"in {printable(folder)}/" if folder else "in the dataset's own folder"
         findings.append(
-            _about(names, f"{_files(names)} directly {where}, and so without a label; move into a class folder")
+            _about(
+                names,
+                f"{_files(names)} directly {where}, and so without a label; move into a class folder",
+            )
         )
     for folder, names in sorted(misplaced.items()):
-        message = f"{_files(names)} in {printable(folder)}/, beside train/ rather than in it; left out"
+        message = (
+            f"{_files(names)} in {printable(folder)}/, beside train/ rather than in it; left out"
+        )
         findings.append(_about(names, message))
     if not entries:
         raise DatasetError(_nothing(root, files, unlabelled, findings))
@@ -187,15 +229,26 @@ def _about(names: Iterable[str], message: str) -> Finding:
     return Finding("unsupported", tuple(printable(name) for name in sorted(names)), message)
 
 
-def _nothing(root: Path, files: list[_File], unlabelled: dict[str, list[str]], findings: list[Finding]) -> str:
+def _nothing(
+    root: Path, files: list[_File], unlabelled: dict[str, list[str]], findings: list[Finding]
+) -> str:
     """Why a folder holds no labelled file."""
     if unlabelled:
-        where = ", ".join(printable(folder) + "/" if folder else "the folder itself" for folder in sorted(unlabelled))
+        where = ", ".join(
+            printable(folder) + "/" if folder else "the folder itself"
+            for folder in sorted(unlabelled)
+        )
         total = sum(map(len, unlabelled.values()))
-        return f"{_show(root)} has no class folders: {total:,} files lie directly in {where}; {_VALID}"
+        return (
+            f"{_show(root)} has no class folders: {total:,} files lie directly in {where}; {_VALID}"
+        )
     if findings:
         return f"{_show(root)} holds nothing to learn from: {findings[0].message}; {_VALID}"
-    return f"{_show(root)} holds no photos" + (" (only documents)" if files else "; it is empty") + f"; {_VALID}"
+    return (
+        f"{_show(root)} holds no photos"
+        + (" (only documents)" if files else "; it is empty")
+        + f"; {_VALID}"
+    )
 
 
 def _split_folders(files: list[_File]) -> tuple[dict[str, str], bool]:
@@ -208,8 +261,12 @@ def _split_folders(files: list[_File]) -> tuple[dict[str, str], bool]:
     inside: dict[str, set[str]] = {}
     for file in files:
         if len(file.parts) > 1 and not _document(file.parts[-1]):
-            inside.setdefault(file.parts[0], set()).update(file.parts[1:2] if len(file.parts) > 2 else ())
-    named = {folder: _SPLIT_NAMES[folder.lower()] for folder in inside if folder.lower() in _SPLIT_NAMES}
+            inside.setdefault(file.parts[0], set()).update(
+                file.parts[1:2] if len(file.parts) > 2 else ()
+            )
+    named = {
+        folder: _SPLIT_NAMES[folder.lower()] for folder in inside if folder.lower() in _SPLIT_NAMES
+    }
     real = {folder: split for folder, split in named.items() if inside[folder]}
     others = {folder for folder in inside if folder not in named}
     if not others:
@@ -241,7 +298,11 @@ def _walk(root: Path, findings: list[Finding]) -> Iterator[_File]:
                     f"{_show(root)} cannot be read: {error.strerror}; allow this user to list the folder"
                 ) from None
             name = printable("/".join(parts))
-            findings.append(Finding("unreadable", (name,), f"the folder {name} cannot be read: {error.strerror}"))
+            findings.append(
+                Finding(
+                    "unreadable", (name,), f"the folder {name} cannot be read: {error.strerror}"
+                )
+            )
             continue
         for child in children:
             if _hidden(child.name):
@@ -253,7 +314,11 @@ def _walk(root: Path, findings: list[Finding]) -> Iterator[_File]:
                 if target != real_root and not target.startswith(real_root.rstrip(os.sep) + os.sep):
                     name = printable("/".join(here))
                     findings.append(
-                        Finding("outside-link", (name,), f"{name} is a link that leads outside the dataset; skipped")
+                        Finding(
+                            "outside-link",
+                            (name,),
+                            f"{name} is a link that leads outside the dataset; skipped",
+                        )
                     )
                     continue
             try:

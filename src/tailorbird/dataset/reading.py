@@ -22,7 +22,9 @@ def picture_of(sample: Sample, at_least: int) -> Image.Image:
             raise UnreadableImage("the file has changed since")
         return decode(data, at_least=at_least).image
     except ImageError as error:
-        raise type(error)(f"{sample.path}: {error}; it was fine when the dataset was scanned; run again") from None
+        raise type(error)(
+            f"{sample.path}: {error}; it was fine when the dataset was scanned; run again"
+        ) from None
 
 
 def pixels_of(sample: Sample, rule: ResizeRule) -> Pixels:

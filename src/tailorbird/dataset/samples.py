@@ -32,7 +32,11 @@ KINDS: Final = (
 )
 """Every kind a finding can have. Programs read these; none is renamed without a new major version."""
 
-_BREAKING: Final = ("Cc", "Zl", "Zp")  # Unicode's categories of control characters, line and paragraph separators
+_BREAKING: Final = (
+    "Cc",
+    "Zl",
+    "Zp",
+)  # Unicode's categories of control characters, line and paragraph separators
 
 
 def printable(text: str) -> str:
@@ -45,7 +49,10 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     text = os.fsencode(text).decode("utf-8", "backslashreplace")
-    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in _BREAKING else c for c in text)
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _BREAKING else c
+        for c in text
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +72,13 @@ class Sample:
 
     def __post_init__(self) -> None:
         if self.split is not None and self.split not in SPLITS:
-            raise DatasetError(f"{self.name}: the split is {self.split!r}; it must be one of {', '.join(SPLITS)}")
+            raise DatasetError(
+                f"{self.name}: the split is {self.split!r}; it must be one of {', '.join(SPLITS)}"
+            )
         if not self.label or len(self.digest) != 64:
-            raise DatasetError(f"{self.name}: a sample needs a label and a SHA-256 of 64 hexadecimal digits")
+            raise DatasetError(
+                f"{self.name}: a sample needs a label and a SHA-256 of 64 hexadecimal digits"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +91,9 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"the kind of a finding is {self.kind!r}; it must be one of {', '.join(KINDS)}")
+            raise ValueError(
+                f"the kind of a finding is {self.kind!r}; it must be one of {', '.join(KINDS)}"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """The finding as `scan --json` writes it."""
@@ -111,7 +124,9 @@ class Dataset:
         if not self.groups and self.samples:
             object.__setattr__(self, "groups", tuple(range(len(self.samples))))
         if len(self.groups) != len(self.samples):
-            raise DatasetError(f"{len(self.samples)} samples need as many duplicate groups, not {len(self.groups)}")
+            raise DatasetError(
+                f"{len(self.samples)} samples need as many duplicate groups, not {len(self.groups)}"
+            )
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -142,7 +157,9 @@ class Dataset:
 
         It depends on the photos and what is said about them, not on where they lie or what they are called.
         """
-        rows = sorted(f"{sample.digest}\t{sample.label}\t{sample.split or ''}\n" for sample in self.samples)
+        rows = sorted(
+            f"{sample.digest}\t{sample.label}\t{sample.split or ''}\n" for sample in self.samples
+        )
         return hashlib.sha256("".join(rows).encode()).hexdigest()
 
     def as_dict(self) -> dict[str, Any]:

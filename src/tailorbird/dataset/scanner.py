@@ -15,14 +15,16 @@ from PIL import Image
 
 from tailorbird import images, parallel
 from tailorbird.dataset.checks import class_findings
-from tailorbird.dataset.duplicates import duplicate_findings, duplicate_groups
+from tailorbird.dataset.duplicates.groups import duplicate_findings, duplicate_groups
 from tailorbird.dataset.facts import FACTS, facts, open_facts, remember
 from tailorbird.dataset.layout import Entry, Layout, find
 from tailorbird.dataset.samples import Dataset, Finding, Sample, printable
 from tailorbird.errors import DatasetError, ImageError
 
 _LEAST_SIDE: Final = 128  # pixels: plenty for a perceptual hash, and small enough for libjpeg to decode at a fraction
-_LEAST_FOR_FACTS: Final = 96  # a picture decoded to fewer pixels than this for a visitor is decoded again for its facts
+_LEAST_FOR_FACTS: Final = (
+    96  # a picture decoded to fewer pixels than this for a visitor is decoded again for its facts
+)
 _BATCH: Final = 4096
 
 
@@ -55,7 +57,9 @@ def scan(
 
     Raises DatasetError when there is no such source, or not one photo in it can be used.
     """
-    return scan_layout(find(source), source, workers=workers, progress=progress, visitor=visitor, store=store)
+    return scan_layout(
+        find(source), source, workers=workers, progress=progress, visitor=visitor, store=store
+    )
 
 
 def scan_layout(
@@ -72,7 +76,13 @@ def scan_layout(
     reading.run(workers or parallel.cores(), progress)
     findings = [*layout.findings, *reading.findings()]
     samples = tuple(
-        Sample(entry.path, entry.label, entry.split, reading.digests[i].tobytes().hex(), printable(entry.name))
+        Sample(
+            entry.path,
+            entry.label,
+            entry.split,
+            reading.digests[i].tobytes().hex(),
+            printable(entry.name),
+        )
         for i, entry in enumerate(layout.entries)
         if reading.usable[i]
     )
@@ -88,11 +98,11 @@ def scan_layout(
 def _nothing_usable(source: str | Path, layout: Layout, findings: list[Finding]) -> str:
     reasons = Counter(finding.kind for finding in findings)
     counts = ", ".join(f"{n:,} {kind}" for kind, n in reasons.most_common())
-    examples = "".join(f"\n  {', '.join(finding.paths[:1])}: {finding.message}" for finding in findings[:3])
-    shown = printable(str(source))
-    return (
-        f"not one of the {len(layout.entries):,} files in {shown} is a usable photo ({counts}); for example:{examples}"
+    examples = "".join(
+        f"\n  {', '.join(finding.paths[:1])}: {finding.message}" for finding in findings[:3]
     )
+    shown = printable(str(source))
+    return f"not one of the {len(layout.entries):,} files in {shown} is a usable photo ({counts}); for example:{examples}"
 
 
 class _Reading:
@@ -122,7 +132,10 @@ class _Reading:
         """Read every file. Whatever the visitor or `progress` raises, and Ctrl-C, stops the threads and is raised."""
         total = len(self.entries)
         self._running = max(1, min(workers, total))
-        threads = [threading.Thread(target=self._work, name=f"scan-{n}", daemon=True) for n in range(self._running)]
+        threads = [
+            threading.Thread(target=self._work, name=f"scan-{n}", daemon=True)
+            for n in range(self._running)
+        ]
         try:
             for thread in threads:
                 thread.start()
@@ -181,7 +194,9 @@ class _Reading:
                     self._cached.append((i, digest))
                 return
             # A visitor must see exactly what serving will see, so the size decoded to is its own, never a larger one.
-            side = (self.visitor.at_least if wanted and self.visitor is not None else 0) or _LEAST_SIDE
+            side = (
+                self.visitor.at_least if wanted and self.visitor is not None else 0
+            ) or _LEAST_SIDE
             photo = images.decode(data, at_least=side)
         except ImageError as error:
             self._errors[i] = (error.kind, str(error))
@@ -191,7 +206,9 @@ class _Reading:
             with self._lock:
                 self._cached.append((i, digest))
         else:
-            row = facts(photo if side >= _LEAST_FOR_FACTS else images.decode(data, at_least=_LEAST_SIDE))
+            row = facts(
+                photo if side >= _LEAST_FOR_FACTS else images.decode(data, at_least=_LEAST_SIDE)
+            )
             self.facts[i] = row
             with self._lock:
                 self._new[0].append(digest)
@@ -216,7 +233,10 @@ class _Reading:
         try:
             self.facts[where] = self._store.get(digest for _, digest in self._cached)[:, 0]
             self.usable[where] = True
-        except (KeyError, OSError):  # a chunk was deleted or damaged meanwhile; decoding brings its rows back
+        except (
+            KeyError,
+            OSError,
+        ):  # a chunk was deleted or damaged meanwhile; decoding brings its rows back
             self._store = self.visitor = None
             self._first.clear()
             for i in where:

@@ -16,7 +16,9 @@ FRACTIONS: Final = (0.15, 0.15)
 """The share of each class that goes to validation and to test where these are missing."""
 
 
-def split(dataset: Dataset, *, fractions: tuple[float, float] = FRACTIONS, seed: int = 0) -> Dataset:
+def split(
+    dataset: Dataset, *, fractions: tuple[float, float] = FRACTIONS, seed: int = 0
+) -> Dataset:
     """The same samples with every split filled in: validation and test, where missing, are made from train.
 
     fractions: of train, the share for validation and the share for test; a share whose split exists already is not used.
@@ -31,7 +33,11 @@ def split(dataset: Dataset, *, fractions: tuple[float, float] = FRACTIONS, seed:
 
     Raises SettingsError for fractions outside (0, 0.4], DatasetError when there is no training sample.
     """
-    bad = [f"{name} is {f!r}" for name, f in zip(("validation", "test"), fractions, strict=True) if not 0 < f <= 0.4]
+    bad = [
+        f"{name} is {f!r}"
+        for name, f in zip(("validation", "test"), fractions, strict=True)
+        if not 0 < f <= 0.4
+    ]
     if bad:
         raise SettingsError(
             f"the fraction for {' and for '.join(bad)}; it must be above 0 and at most 0.4, such as 0.15"
@@ -39,14 +45,21 @@ def split(dataset: Dataset, *, fractions: tuple[float, float] = FRACTIONS, seed:
     present = {sample.split for sample in dataset.samples}
     if not present & {"train", None}:
         raise DatasetError(
-            "there is no training photo: only " + " and ".join(name for name in SPLITS if name in present)
+            "there is no training photo: only "
+            + " and ".join(name for name in SPLITS if name in present)
         )
-    missing = {name: f for name, f in zip(("validation", "test"), fractions, strict=True) if name not in present}
+    missing = {
+        name: f
+        for name, f in zip(("validation", "test"), fractions, strict=True)
+        if name not in present
+    }
     assigned: dict[int, str] = {}
     for places in _places(dataset, seed).values():
         assigned.update(_assign(places, missing))
     samples = tuple(
-        sample if sample.split in ("validation", "test") else _with_split(sample, assigned.get(group, "train"))
+        sample
+        if sample.split in ("validation", "test")
+        else _with_split(sample, assigned.get(group, "train"))
         for sample, group in zip(dataset.samples, dataset.groups, strict=True)
     )
     return replace(dataset, samples=samples)
@@ -87,7 +100,9 @@ def _assign(places: Sequence[tuple[float, int]], missing: dict[str, float]) -> d
         taken = _within(sum(place < missing["test"] for place, _ in places), n, missing["test"])
         result.update((group, "test") for _, group in places[:taken])
     if "validation" in missing:
-        taken = _within(sum(place >= 1 - missing["validation"] for place, _ in places), n, missing["validation"])
+        taken = _within(
+            sum(place >= 1 - missing["validation"] for place, _ in places), n, missing["validation"]
+        )
         result.update((group, "validation") for _, group in places[n - taken :])
     return result
 
@@ -108,7 +123,10 @@ def clean(dataset: Dataset) -> tuple[Dataset, tuple[tuple[Sample, str], ...]]:
     photos with the same label in the same split all but the first by name.
     """
     labels: dict[str, set[str]] = defaultdict(set)
-    held: dict[str, dict[int, list[Sample]]] = {"validation": defaultdict(list), "test": defaultdict(list)}
+    held: dict[str, dict[int, list[Sample]]] = {
+        "validation": defaultdict(list),
+        "test": defaultdict(list),
+    }
     for sample, group in zip(dataset.samples, dataset.groups, strict=True):
         labels[sample.digest].add(sample.label)
         if sample.split in held:
@@ -127,7 +145,9 @@ def clean(dataset: Dataset) -> tuple[Dataset, tuple[tuple[Sample, str], ...]]:
         else:
             left_out.append((sample, reason))
     result = replace(
-        dataset, samples=tuple(dataset.samples[i] for i in kept), groups=tuple(dataset.groups[i] for i in kept)
+        dataset,
+        samples=tuple(dataset.samples[i] for i in kept),
+        groups=tuple(dataset.groups[i] for i in kept),
     )
     return result, tuple(left_out)
 
@@ -141,7 +161,9 @@ def _conflict(sample: Sample, labels: set[str]) -> str | None:
 
 def _leak(sample: Sample, group: int, held: dict[str, dict[int, list[Sample]]]) -> str | None:
     """Why a sample may not stay in its split: the same picture is in one that is held out more strictly."""
-    later = {"validation": ("test",), "test": ()}.get(sample.split or "train", ("test", "validation"))
+    later = {"validation": ("test",), "test": ()}.get(
+        sample.split or "train", ("test", "validation")
+    )
     for name in later:
         for other in held[name].get(group, ()):
             how = "identical" if other.digest == sample.digest else "nearly identical"

@@ -81,7 +81,10 @@ def read_table(path: Path) -> list[Row]:
 def read_header(path: Path) -> list[str]:
     """The names of a CSV file's columns, lower case; empty for what is no CSV file. Raises DatasetError where it cannot be read."""
     try:
-        return [cell.strip().lower() for cell in next(csv.reader(io.StringIO(_text(path, str(path)), newline="")), [])]
+        return [
+            cell.strip().lower()
+            for cell in next(csv.reader(io.StringIO(_text(path, str(path)), newline="")), [])
+        ]
     except csv.Error:
         return []
 
@@ -94,7 +97,9 @@ def _text(path: Path, shown: str) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DatasetError(f"{shown} is UTF-16 text; save it as CSV UTF-8")
     if b"\0" in data:
-        raise DatasetError(f"{shown} is not a CSV file; {_VALID}, or a folder with one folder of photos per class")
+        raise DatasetError(
+            f"{shown} is not a CSV file; {_VALID}, or a folder with one folder of photos per class"
+        )
     return data.decode("utf-8-sig", "surrogateescape")
 
 
@@ -118,7 +123,9 @@ def _row(cells: list[str], width: int, columns: dict[str, int]) -> Row | str:
     """One row, or what is wrong with it."""
     if len(cells) != width:
         return f"{len(cells)} columns where the header has {width}; put quotes around a value that holds a comma"
-    path, split, decision = (cells[columns[name]] if name in columns else "" for name in ("path", "split", "decision"))
+    path, split, decision = (
+        cells[columns[name]] if name in columns else "" for name in ("path", "split", "decision")
+    )
     label, was = (
         unicodedata.normalize("NFC", cells[columns[name]].strip()) if name in columns else ""
         for name in ("label", "was")
@@ -131,11 +138,17 @@ def _row(cells: list[str], width: int, columns: dict[str, int]) -> Row | str:
     if not label:
         problems.append("the label is empty")
     elif printable(label + was) != label + was:
-        problems.append(f"the label {printable(label)!r} is not plain UTF-8 text; save the file as CSV UTF-8")
+        problems.append(
+            f"the label {printable(label)!r} is not plain UTF-8 text; save the file as CSV UTF-8"
+        )
     if split and split not in SPLITS:
-        problems.append(f"the split is {printable(split)!r}; it must be train, validation (val, valid), test or empty")
+        problems.append(
+            f"the split is {printable(split)!r}; it must be train, validation (val, valid), test or empty"
+        )
     if decision and decision not in DECISIONS:
-        problems.append(f"the decision is {printable(decision)!r}; it must be {', '.join(DECISIONS)} or empty")
+        problems.append(
+            f"the decision is {printable(decision)!r}; it must be {', '.join(DECISIONS)} or empty"
+        )
     return "; ".join(problems) or Row(path, label, split or None, decision, was)
 
 

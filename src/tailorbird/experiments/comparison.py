@@ -44,7 +44,9 @@ class Comparison:
         return self.corrected < SIGNIFICANT
 
 
-def corrected_t_test(differences: NDArray[np.floating] | Sequence[float], ratio: float) -> PairedTest:
+def corrected_t_test(
+    differences: NDArray[np.floating] | Sequence[float], ratio: float
+) -> PairedTest:
     """Are paired differences (J,) over J train/test partitions of the same photos zero on average?
 
     The corrected resampled t-test of Nadeau and Bengio 2003 ("Inference for the generalization error", Machine Learning 52),

@@ -113,13 +113,18 @@ class LearningCurve:
             "settings": plain_settings(self.settings),
             "points": [asdict(point) for point in self.points],
             "runs": [[round(float(value), 6) for value in row] for row in self.runs],
-            "last_doubling": {"gain": self.last_doubling[0], "interval": list(self.last_doubling[1:])},
+            "last_doubling": {
+                "gain": self.last_doubling[0],
+                "interval": list(self.last_doubling[1:]),
+            },
             "twice_the_photos": {
                 "gain": found.gain,
                 "interval": list(found.interval) if found.interval else None,
                 "refused": found.refused,
                 "power_law": asdict(found.law) if found.law else None,
-                "backtest": {"predicted": found.backtest[0], "seen": found.backtest[1]} if found.backtest else None,
+                "backtest": {"predicted": found.backtest[0], "seen": found.backtest[1]}
+                if found.backtest
+                else None,
             },
             "classes": [{**asdict(gain), "noise": gain.noise} for gain in self.classes],
             "classes_untried": self.untried,
@@ -175,32 +180,54 @@ def learning_curve(
     known = (
         photos
         if isinstance(photos, Photos)
-        else read_photos(photos, backbone=backbone, views=values["views"], seed=seed, progress=progress)
+        else read_photos(
+            photos, backbone=backbone, views=values["views"], seed=seed, progress=progress
+        )
     )
     if values["views"] > len(known.features):
-        raise SettingsError(f"views is {values['views']}, but the photos were read with {len(known.features)}")
+        raise SettingsError(
+            f"views is {values['views']}, but the photos were read with {len(known.features)}"
+        )
     began = time.perf_counter()
     whole = partitions(known.labels, known.groups, folds=folds, seeds=seeds, seed=seed)
     fractions = _fractions(known, whole)
-    parts = [cut for number, part in enumerate(whole) for cut in _nested(known, part, fractions, (seed, 3, number))]
-    steps = _Steps(len(parts) + len(whole) * min(len(known.classes), MOST_CLASSES) * per_class, on_step)
+    parts = [
+        cut
+        for number, part in enumerate(whole)
+        for cut in _nested(known, part, fractions, (seed, 3, number))
+    ]
+    steps = _Steps(
+        len(parts) + len(whole) * min(len(known.classes), MOST_CLASSES) * per_class, on_step
+    )
     scores = _fit(known, values, parts, workers, steps)
-    recalls = np.array([_recalls(known, part, score) for part, score in zip(parts, scores, strict=True)])
+    recalls = np.array(
+        [_recalls(known, part, score) for part, score in zip(parts, scores, strict=True)]
+    )
     recalls = recalls.reshape(len(whole), len(fractions), len(known.classes))
     accuracy = np.array([score.accuracy for score in scores]).reshape(len(whole), len(fractions))
-    sizes = np.array([len(part.train) for part in parts], np.float64).reshape(accuracy.shape).mean(axis=0)
+    sizes = (
+        np.array([len(part.train) for part in parts], np.float64)
+        .reshape(accuracy.shape)
+        .mean(axis=0)
+    )
     ratio = float(np.mean([part.ratio for part in whole]))
     extrapolation, laws = extrapolate(sizes, 1 - accuracy, ratio=ratio, seed=seed)
     full = recalls[:, -1]
-    tried = [int(label) for label in np.argsort(np.nanmean(full, axis=0), kind="stable")[:MOST_CLASSES]] * per_class
+    tried = [
+        int(label) for label in np.argsort(np.nanmean(full, axis=0), kind="stable")[:MOST_CLASSES]
+    ] * per_class
     gains: tuple[ClassGain, ...] = ()
     interrupted = False
     try:
         fewer = [
-            _without(known, part, label, (seed, 4, number)) for label in tried for number, part in enumerate(whole)
+            _without(known, part, label, (seed, 4, number))
+            for label in tried
+            for number, part in enumerate(whole)
         ]
         fewer_scores = _fit(known, values, fewer, workers, steps)
-        few = np.array([_recalls(known, part, score) for part, score in zip(fewer, fewer_scores, strict=True)])
+        few = np.array(
+            [_recalls(known, part, score) for part, score in zip(fewer, fewer_scores, strict=True)]
+        )
         few = few.reshape(len(tried), len(whole), len(known.classes))
         gains = _gains(known, whole, tried, full, few, ratio, _next_doubling(extrapolation))
     except KeyboardInterrupt:
@@ -267,16 +294,23 @@ def _fractions(photos: Photos, whole: Sequence[Partition]) -> list[float]:
     return kept
 
 
-def _nested(photos: Photos, part: Partition, fractions: Sequence[float], seed: tuple[int, ...]) -> list[Partition]:
+def _nested(
+    photos: Photos, part: Partition, fractions: Sequence[float], seed: tuple[int, ...]
+) -> list[Partition]:
     order = nested_order(photos.labels, photos.groups, part.train, seed)
-    return [replace(part, train=np.sort(order[: math.ceil(fraction * len(order))])) for fraction in fractions]
+    return [
+        replace(part, train=np.sort(order[: math.ceil(fraction * len(order))]))
+        for fraction in fractions
+    ]
 
 
 def _without(photos: Photos, part: Partition, label: int, seed: tuple[int, ...]) -> Partition:
     """The partition without three quarters of the training photos of one class."""
     own = photos.labels[part.train] == label
     order = nested_order(photos.labels, photos.groups, part.train[own], seed)
-    return replace(part, train=np.sort(np.concatenate([part.train[~own], order[: math.ceil(len(order) / 4)]])))
+    return replace(
+        part, train=np.sort(np.concatenate([part.train[~own], order[: math.ceil(len(order) / 4)]]))
+    )
 
 
 def _next_doubling(found: Extrapolation) -> float | None:
@@ -290,11 +324,18 @@ def _next_doubling(found: Extrapolation) -> float | None:
 
 
 def _fit(
-    photos: Photos, values: Mapping[str, Any], parts: Sequence[Partition], workers: int | None, steps: _Steps
+    photos: Photos,
+    values: Mapping[str, Any],
+    parts: Sequence[Partition],
+    workers: int | None,
+    steps: _Steps,
 ) -> list[FitScore]:
     """One fit a partition. Raises TrainingError when one diverges: a curve with holes would mislead."""
     fitter = Fitter(photos, parts, workers=workers, predictions=True)
-    jobs = [Job(0, complete(values, photos, len(part.train)), number) for number, part in enumerate(parts)]
+    jobs = [
+        Job(0, complete(values, photos, len(part.train)), number)
+        for number, part in enumerate(parts)
+    ]
     found = []
     with contextlib.closing(fitter.run(jobs)) as scores:
         for score in scores:
@@ -332,7 +373,9 @@ def _gains(
     share: float | None,
 ) -> tuple[ClassGain, ...]:
     """Worth most first. full: recalls (J, C) with every photo; few: (T, J, C) with a quarter of each tried class."""
-    differences = [np.nanmean(full, axis=1) - np.nanmean(few[index], axis=1) for index in range(len(tried))]
+    differences = [
+        np.nanmean(full, axis=1) - np.nanmean(few[index], axis=1) for index in range(len(tried))
+    ]
     corrected = holm([corrected_t_test(difference, ratio).p for difference in differences])
     gains = []
     for index, label in enumerate(tried):
@@ -366,5 +409,9 @@ def _band(
     curves = 1 - (laws[:, :1] * photos ** -laws[:, 1:2] + laws[:, 2:])
     low, high = np.quantile(curves, (0.025, 0.975), axis=0)
     return photos, np.stack(
-        [middle - widened * np.maximum(0, middle - low), middle, middle + widened * np.maximum(0, high - middle)]
+        [
+            middle - widened * np.maximum(0, middle - low),
+            middle,
+            middle + widened * np.maximum(0, high - middle),
+        ]
     )

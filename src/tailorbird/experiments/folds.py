@@ -27,7 +27,9 @@ class Partition:
         return len(self.held_out) / len(self.train)
 
 
-def fold_numbers(labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, seed: tuple[int, ...]) -> Rows:
+def fold_numbers(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, seed: tuple[int, ...]
+) -> Rows:
     """The fold, 0 to folds - 1, of each of N photos: int64 (N,).
 
     labels: int64 (N,). groups: int64 (N,); photos of one group go to the same fold, and count for the commonest label among
@@ -36,9 +38,13 @@ def fold_numbers(labels: NDArray[np.int64], groups: NDArray[np.int64], folds: in
 
     Raises SettingsError for fewer than 2 folds, or more than there are groups.
     """
-    found, first, of_photo, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    found, first, of_photo, sizes = np.unique(
+        groups, return_index=True, return_inverse=True, return_counts=True
+    )
     if not 2 <= folds <= len(found):
-        raise SettingsError(f"folds is {folds}, but must be from 2 to {len(found)}, the number of different pictures")
+        raise SettingsError(
+            f"folds is {folds}, but must be from 2 to {len(found)}, the number of different pictures"
+        )
     label_of = labels[first]
     for group in np.flatnonzero(sizes > 1):
         label_of[group] = np.bincount(labels[of_photo == group]).argmax()
@@ -72,11 +78,15 @@ def partitions(
         numbers = fold_numbers(labels, groups, folds, (seed, round_number))
         for fold in range(folds):
             held_out = numbers == fold
-            result.append(Partition(np.flatnonzero(~held_out), np.flatnonzero(held_out), (seed, len(result))))
+            result.append(
+                Partition(np.flatnonzero(~held_out), np.flatnonzero(held_out), (seed, len(result)))
+            )
     return result
 
 
-def nested_order(labels: NDArray[np.int64], groups: NDArray[np.int64], rows: Rows, seed: tuple[int, ...]) -> Rows:
+def nested_order(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], rows: Rows, seed: tuple[int, ...]
+) -> Rows:
     """`rows` in an order of which every beginning is a random part of them with each class by its share.
 
     Copies of a picture stand side by side. A class's i-th picture of n stands at (i + u) / n of the way, u in [0, 1) by
@@ -94,6 +104,9 @@ def nested_order(labels: NDArray[np.int64], groups: NDArray[np.int64], rows: Row
         pictures = by_class[label]
         shuffled = generator.permutation(len(pictures))
         offsets = (np.arange(len(pictures)) + generator.random(len(pictures))) / len(pictures)
-        placed += [(float(offset), pictures[index]) for offset, index in zip(offsets, shuffled, strict=True)]
+        placed += [
+            (float(offset), pictures[index])
+            for offset, index in zip(offsets, shuffled, strict=True)
+        ]
     placed.sort(key=lambda entry: entry[0])
     return np.array([row for _, found in placed for row in found], np.int64)

@@ -51,7 +51,9 @@ def run(work: Work, *, trials: int, seed: int) -> None:
     work.families.append(("settings", ()))
     for _ in range(trials):
         trial = study.ask()
-        number = work.number({**starting_point(work.alternatives), **_propose(trial, work.alternatives)})
+        number = work.number(
+            {**starting_point(work.alternatives), **_propose(trial, work.alternatives)}
+        )
         if number in numbers:  # proposed again: nothing to fit, and its score is known
             work.total -= parts
         else:

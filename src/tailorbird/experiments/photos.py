@@ -47,7 +47,9 @@ class Photos:
             raise SettingsError(
                 f"features must be (views, photos, features) with one label, group and split a photo, not {self.features.shape} and {sorted(shapes)}"
             )
-        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(
+            self.classes
+        ):
             raise SettingsError(
                 f"labels must be 0 to {len(self.classes) - 1}, as there are {len(self.classes)} classes"
             )
@@ -131,7 +133,11 @@ def _known(scanned: Dataset, seed: int) -> tuple[list[Sample], list[int], tuple[
 
 
 def _features(
-    samples: list[Sample], backbone: Backbone, embedder: Embedder, views: int, progress: Progress | None
+    samples: list[Sample],
+    backbone: Backbone,
+    embedder: Embedder,
+    views: int,
+    progress: Progress | None,
 ) -> NDArray[np.float32]:
     """Float32 (V, N, K)."""
     digests = [bytes.fromhex(sample.digest) for sample in samples]

@@ -82,7 +82,12 @@ def draw_sweep(result: SweepResult, path: str | Path) -> None:
                 _levels(panel, result, factor)
         if not one:
             axes[0].set_ylabel(_metric_words(result))
-            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+            figure.legend(
+                *axes[0].get_legend_handles_labels(),
+                loc="outside lower center",
+                ncols=3,
+                frameon=False,
+            )
 
     width = 9.0 if one else max(6.0, 3.6 * len(factors))
     height = 1.6 + 0.28 * min(SHOWN, len(factors[0].settings)) if one else 4.6
@@ -90,7 +95,11 @@ def draw_sweep(result: SweepResult, path: str | Path) -> None:
 
 
 def _metric_words(result: SweepResult) -> str:
-    return "accuracy on photos held out, %" if result.metric == "accuracy" else "log-loss on photos held out"
+    return (
+        "accuracy on photos held out, %"
+        if result.metric == "accuracy"
+        else "log-loss on photos held out"
+    )
 
 
 def _values(result: SweepResult, number: int) -> list[float]:
@@ -102,14 +111,23 @@ def _levels(axes: Axes, result: SweepResult, factor: Factor) -> None:
     values = [_values(result, number) for number in factor.settings]
     jitter = np.random.default_rng(0)
     for place, column in enumerate(values):
-        axes.plot(place + jitter.uniform(-0.12, 0.12, len(column)), column, "o", color=GREY, ms=3.5, alpha=0.7, mew=0)
+        axes.plot(
+            place + jitter.uniform(-0.12, 0.12, len(column)),
+            column,
+            "o",
+            color=GREY,
+            ms=3.5,
+            alpha=0.7,
+            mew=0,
+        )
     means = [float(np.mean(column)) if column else math.nan for column in values]
     axes.plot(range(len(means)), means, "-", color=BLUE, lw=1.5)
     chosen = factor.settings.index(factor.chosen)
     same = [
         place
         for place, number in enumerate(factor.settings)
-        if (found := result.comparison(factor.chosen, number)) is not None and not found.distinguishable
+        if (found := result.comparison(factor.chosen, number)) is not None
+        and not found.distinguishable
     ]
     worse = [place for place in range(len(means)) if place != chosen and place not in same]
     for places, marker, fill, size, colour, label in (
@@ -118,11 +136,17 @@ def _levels(axes: Axes, result: SweepResult, factor: Factor) -> None:
         (worse, "o", "none", 8, BLUE, "differs beyond chance"),
     ):
         heights = [means[place] for place in places]
-        axes.plot(places, heights, marker, color=colour, ms=size, fillstyle=fill, mew=1.5, label=label)
+        axes.plot(
+            places, heights, marker, color=colour, ms=size, fillstyle=fill, mew=1.5, label=label
+        )
     settings = [result.setting(number).settings for number in factor.settings]
-    axes.set_xticks(range(len(settings)), [value_text(factor.name, getattr(s, factor.name)) for s in settings])
+    axes.set_xticks(
+        range(len(settings)), [value_text(factor.name, getattr(s, factor.name)) for s in settings]
+    )
     axes.set_xlim(-0.5, len(settings) - 0.5)
-    axes.set_xlabel(WORDS.get(factor.name, factor.name) + (" layers" if factor.name == "inner" else ""))
+    axes.set_xlabel(
+        WORDS.get(factor.name, factor.name) + (" layers" if factor.name == "inner" else "")
+    )
 
 
 def _ranking(axes: Axes, result: SweepResult, factor: Factor) -> None:
@@ -130,11 +154,20 @@ def _ranking(axes: Axes, result: SweepResult, factor: Factor) -> None:
     for place, score in enumerate(ranked):
         values = _values(result, score.number)
         comparison = result.comparison(factor.chosen, score.number)
-        same = score.number == factor.chosen or (comparison is not None and not comparison.distinguishable)
+        same = score.number == factor.chosen or (
+            comparison is not None and not comparison.distinguishable
+        )
         axes.plot(values, [place] * len(values), "o", color=GREY, ms=3.5, alpha=0.7, mew=0)
         marker = "D" if score.number == factor.chosen else "o"
         colour = VERMILION if score.number == factor.chosen else BLUE
-        axes.plot([np.mean(values)], [place], marker, color=colour, ms=8, fillstyle="full" if same else "none")
+        axes.plot(
+            [np.mean(values)],
+            [place],
+            marker,
+            color=colour,
+            ms=8,
+            fillstyle="full" if same else "none",
+        )
     axes.set_yticks(range(len(ranked)), [score.name for score in ranked])
     axes.set_ylim(len(ranked) - 0.5, -0.5)
     axes.set_xlabel(_metric_words(result) + "; hollow: worse than the best beyond chance")
@@ -147,12 +180,34 @@ def draw_rates(result: RateFinding, path: str | Path) -> None:
         axes = figure.subplots()
         rates, losses, spread = map(np.array, (result.rates, result.losses, result.spread))
         axes.fill_between(
-            rates, losses - spread, losses + spread, color=BLUE, alpha=0.2, lw=0, label="spread over seeds"
+            rates,
+            losses - spread,
+            losses + spread,
+            color=BLUE,
+            alpha=0.2,
+            lw=0,
+            label="spread over seeds",
         )
-        axes.plot(rates, losses, color=BLUE, lw=2, label=f"smoothed training loss, mean of {result.seeds}")
-        axes.axvline(result.suggestion, color=VERMILION, lw=2, label=f"suggested: {result.suggestion:g}")
-        axes.axvline(result.lowest_loss, color=GREY, lw=1.2, ls="--", label=f"lowest loss: {result.lowest_loss:.2g}")
-        axes.axvline(result.steepest, color=GREY, lw=1.2, ls=":", label=f"steepest fall: {result.steepest:.2g}")
+        axes.plot(
+            rates, losses, color=BLUE, lw=2, label=f"smoothed training loss, mean of {result.seeds}"
+        )
+        axes.axvline(
+            result.suggestion, color=VERMILION, lw=2, label=f"suggested: {result.suggestion:g}"
+        )
+        axes.axvline(
+            result.lowest_loss,
+            color=GREY,
+            lw=1.2,
+            ls="--",
+            label=f"lowest loss: {result.lowest_loss:.2g}",
+        )
+        axes.axvline(
+            result.steepest,
+            color=GREY,
+            lw=1.2,
+            ls=":",
+            label=f"steepest fall: {result.steepest:.2g}",
+        )
         axes.set_xscale("log")
         axes.set_ylim(0, min(1.15 * max(losses), 2 * losses[0]))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -168,13 +223,17 @@ def draw_curve(result: LearningCurve, path: str | Path) -> None:
     classes = result.classes[:SHOWN]
 
     def draw(figure: Figure) -> None:
-        panels = figure.subplots(1, 2 if classes else 1, squeeze=False, width_ratios=[1.25, 1] if classes else None)[0]
+        panels = figure.subplots(
+            1, 2 if classes else 1, squeeze=False, width_ratios=[1.25, 1] if classes else None
+        )[0]
         _curve(panels[0], result)
         if classes:
             _worth(panels[1], result)
 
     height = max(4.4, 1.6 + 0.28 * len(classes))
-    _save(path, draw, (11.0 if classes else 7.5, height), curve_lines(result)[0], curve_lines(result))
+    _save(
+        path, draw, (11.0 if classes else 7.5, height), curve_lines(result)[0], curve_lines(result)
+    )
 
 
 def _curve(axes: Axes, result: LearningCurve) -> None:
@@ -194,7 +253,11 @@ def _curve(axes: Axes, result: LearningCurve) -> None:
         refused = result.extrapolation.refused is not None
         low, middle, high = 100 * result.band
         axes.fill_between(result.band_photos, low, high, color=ORANGE, alpha=0.2, lw=0)
-        label = "power law (does not fit, not extended)" if refused else "power law, to twice the photos, 95% band"
+        label = (
+            "power law (does not fit, not extended)"
+            if refused
+            else "power law, to twice the photos, 95% band"
+        )
         axes.plot(result.band_photos, middle, "--", color=VERMILION, lw=1.5, label=label)
     axes.set_xscale("log")
     axes.set_xticks(sizes[::2] + ([2 * sizes[-1]] if not result.extrapolation.refused else []))
@@ -211,7 +274,14 @@ def _worth(axes: Axes, result: LearningCurve) -> None:
         colour = GREY if gain.noise else BLUE
         low, high = gain.interval
         axes.plot([100 * low, 100 * high], [place, place], color=colour, lw=2)
-        axes.plot([100 * gain.cost], [place], "o", color=colour, ms=7, fillstyle="none" if gain.noise else "full")
+        axes.plot(
+            [100 * gain.cost],
+            [place],
+            "o",
+            color=colour,
+            ms=7,
+            fillstyle="none" if gain.noise else "full",
+        )
     axes.axvline(0, color="black", lw=0.8)
     names = [f"{_short(gain.label)} ({gain.photos:,})" for gain in classes]
     axes.set_yticks(range(len(classes)), names)
@@ -227,7 +297,11 @@ def _short(label: str, most: int = 28) -> str:
 
 
 def _save(
-    path: str | Path, draw: Callable[[Any], None], size: tuple[float, float], title: str, lines: Sequence[str]
+    path: str | Path,
+    draw: Callable[[Any], None],
+    size: tuple[float, float],
+    title: str,
+    lines: Sequence[str],
 ) -> None:
     """Draw and write the picture, or a page that holds it with the findings as text."""
     path = check_name(path)
@@ -239,7 +313,9 @@ def _save(
         buffer = io.BytesIO()
         kind = "png" if path.suffix.lower() == ".png" else "svg"
         # Without a date the same result gives the same bytes.
-        figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+        figure.savefig(
+            buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None
+        )
     data = buffer.getvalue()
     if path.suffix.lower() == ".html":
         data = _page(title, lines, data.decode()).encode()

@@ -16,7 +16,13 @@ from tailorbird.head.search import plan_trials
 
 Metric = Literal["accuracy", "log-loss"]
 
-START: Mapping[str, Any] = {"inner": (), "dropout": 0.0, "learning_rate": 1e-3, "l2": 1e-2, "views": 1}
+START: Mapping[str, Any] = {
+    "inner": (),
+    "dropout": 0.0,
+    "learning_rate": 1e-3,
+    "l2": 1e-2,
+    "views": 1,
+}
 """Where a sweep starts: a single dense layer, Keras' learning rate for Adam, the L2 that `train` tries for such a head."""
 
 USUAL: Mapping[str, tuple[Any, ...]] = {
@@ -34,14 +40,20 @@ WORDS = {"learning_rate": "learning rate", "l2": "L2", "batch_norm": "batch norm
 MOST_SETTINGS = 5000
 
 
-def check_alternatives(alternatives: Mapping[str, Sequence[Any]] | None) -> dict[str, tuple[Any, ...]]:
+def check_alternatives(
+    alternatives: Mapping[str, Sequence[Any]] | None,
+) -> dict[str, tuple[Any, ...]]:
     """The alternatives, those of ORDER first, without repeats; USUAL when there are none.
 
     Raises one SettingsError that names every problem: a field HeadSettings has not, an empty list, an invalid value.
     """
     given = dict(alternatives or USUAL)
     known = [field.name for field in fields(HeadSettings)]
-    problems = [f"the head has no setting {name!r}; it has {', '.join(known)}" for name in given if name not in known]
+    problems = [
+        f"the head has no setting {name!r}; it has {', '.join(known)}"
+        for name in given
+        if name not in known
+    ]
     checked: dict[str, tuple[Any, ...]] = {}
     for name in sorted(given, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
         values = given[name]
@@ -89,7 +101,10 @@ def grid(alternatives: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
             "time, or let Optuna choose"
         )
     start = starting_point(alternatives)
-    return [{**start, **dict(zip(alternatives, row, strict=True))} for row in itertools.product(*alternatives.values())]
+    return [
+        {**start, **dict(zip(alternatives, row, strict=True))}
+        for row in itertools.product(*alternatives.values())
+    ]
 
 
 def value_text(name: str, value: Any) -> str:
@@ -103,7 +118,9 @@ def value_text(name: str, value: Any) -> str:
 
 def describe(settings: HeadSettings, names: Sequence[str]) -> str:
     """`learning rate 0.001, inner 100`: the named fields."""
-    return ", ".join(f"{WORDS.get(name, name)} {value_text(name, getattr(settings, name))}" for name in names)
+    return ", ".join(
+        f"{WORDS.get(name, name)} {value_text(name, getattr(settings, name))}" for name in names
+    )
 
 
 def train_command(photos: Photos, settings: HeadSettings, given: Sequence[str]) -> str:

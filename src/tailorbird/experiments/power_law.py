@@ -28,7 +28,9 @@ class PowerLaw:
 
     def error(self, photos: float | NDArray[np.float64]) -> NDArray[np.float64]:
         """The expected error, 0 to 1, with so many training photos."""
-        return np.asarray(self.scale * np.asarray(photos, np.float64) ** -self.exponent + self.floor)
+        return np.asarray(
+            self.scale * np.asarray(photos, np.float64) ** -self.exponent + self.floor
+        )
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ def fit_power_laws(
         misses = ((errors - scale[:, None] * x - floor[:, None]) ** 2) @ weights
         better = misses < best
         best = np.where(better, misses, best)
-        rows = np.stack([scale * sizes[-1] ** exponent, np.full_like(scale, exponent), floor], axis=1)
+        rows = np.stack(
+            [scale * sizes[-1] ** exponent, np.full_like(scale, exponent), floor], axis=1
+        )
         found[better] = rows[better]
     return found
 
@@ -106,7 +110,9 @@ def extrapolate(
     return Extrapolation(law, gain, (low, high), backtest, None), laws
 
 
-def _gain(law: PowerLaw, laws: NDArray[np.float64], size: float, widened: float) -> tuple[float, float, float]:
+def _gain(
+    law: PowerLaw, laws: NDArray[np.float64], size: float, widened: float
+) -> tuple[float, float, float]:
     gain = float(law.error(size) - law.error(2 * size))
     gains = laws[:, 0] * (size ** -laws[:, 1] - (2 * size) ** -laws[:, 1])
     low, high = (float(value) for value in np.quantile(gains, (0.025, 0.975)))
@@ -120,7 +126,9 @@ def _backtest(
     known = sizes <= 0.51 * sizes[-1]
     if known.sum() < FEWEST_SIZES - 1:
         return None
-    earlier = PowerLaw(*map(float, fit_power_laws(sizes[known], mean[None, known], weights[known])[0]))
+    earlier = PowerLaw(
+        *map(float, fit_power_laws(sizes[known], mean[None, known], weights[known])[0])
+    )
     half = sizes[known][-1]
     return float(earlier.error(half) - earlier.error(sizes[-1])), float(mean[known][-1] - mean[-1])
 
@@ -152,7 +160,5 @@ def _refusal(
                 f"it gave {100 * backtest[1]:+.1f}"
             )
     if interval[1] - interval[0] > 0.1:
-        return (
-            f"the runs differ too much: anything from {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points fits"
-        )
+        return f"the runs differ too much: anything from {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points fits"
     return None

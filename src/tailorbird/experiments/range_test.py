@@ -118,7 +118,9 @@ def find_learning_rate(
     known = (
         photos
         if isinstance(photos, Photos)
-        else read_photos(photos, backbone=backbone, views=settings.views, seed=seed, progress=progress)
+        else read_photos(
+            photos, backbone=backbone, views=settings.views, seed=seed, progress=progress
+        )
     )
     train, held = np.flatnonzero(~known.validation), np.flatnonzero(known.validation)
     if not len(held):
@@ -133,7 +135,11 @@ def find_learning_rate(
     rates = np.geomspace(lowest, highest, steps)
     with one_blas_thread():
         curves = list(
-            parallel.ordered(lambda run: _smoothed(data, settings, rates, (seed, run)), range(seeds), workers=workers)
+            parallel.ordered(
+                lambda run: _smoothed(data, settings, rates, (seed, run)),
+                range(seeds),
+                workers=workers,
+            )
         )
     shortest = min(map(len, curves))
     reached = np.stack([curve[:shortest] for curve in curves])
@@ -156,7 +162,9 @@ def find_learning_rate(
         photos=len(train),
         seeds=seeds,
         seed=seed,
-        command=train_command(known, replace(settings, learning_rate=suggestion), list(fixed or {})),
+        command=train_command(
+            known, replace(settings, learning_rate=suggestion), list(fixed or {})
+        ),
     )
 
 
@@ -164,7 +172,9 @@ def _settings(fixed: Mapping[str, Any] | None) -> HeadSettings:
     values = {**START, **(fixed or {})}
     for name in ("learning_rate", "schedule", "epochs", "patience"):
         if name in (fixed or {}):
-            raise SettingsError(f"{name} cannot be fixed: the range test sets its own learning rates and steps")
+            raise SettingsError(
+                f"{name} cannot be fixed: the range test sets its own learning rates and steps"
+            )
     try:
         return HeadSettings(**{**values, "schedule": "constant"})
     except TypeError:
@@ -172,13 +182,17 @@ def _settings(fixed: Mapping[str, Any] | None) -> HeadSettings:
 
         known = [field.name for field in fields(HeadSettings)]
         unknown = sorted(set(values) - set(known))
-        raise SettingsError(f"the head has no setting {', '.join(unknown)}; it has {', '.join(known)}") from None
+        raise SettingsError(
+            f"the head has no setting {', '.join(unknown)}; it has {', '.join(known)}"
+        ) from None
 
 
 def _check(lowest: float, highest: float, steps: int, seeds: int, seed: int) -> None:
     problems = []
     if not (0 < lowest < highest < math.inf):
-        problems.append(f"the learning rates run from {lowest:g} to {highest:g}, but must rise from above 0")
+        problems.append(
+            f"the learning rates run from {lowest:g} to {highest:g}, but must rise from above 0"
+        )
     if not 20 <= steps <= 10_000:
         problems.append(f"steps is {steps}, but must be from 20 to 10000")
     if not 1 <= seeds <= 100:
@@ -208,7 +222,9 @@ def _smoothed(
         run.settings = replace(settings, learning_rate=float(rate))
         loss, _ = train_step(run, rows[picked + samples * view], data.labels[picked])
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
-        smooth = average / (1 - SMOOTHING ** (step + 1))  # as Adam does, or the start would count as zero
+        smooth = average / (
+            1 - SMOOTHING ** (step + 1)
+        )  # as Adam does, or the start would count as zero
         if not math.isfinite(smooth) or smooth > DIVERGED * best:
             break
         best = min(best, smooth)

@@ -44,7 +44,10 @@ class SettingScore:
     def as_dict(self) -> dict[str, Any]:
         """As in `sweep --json`: NaN as null."""
         plain = {**asdict(self), "settings": plain_settings(self.settings)}
-        return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in plain.items()}
+        return {
+            key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in plain.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ class SweepResult:
             "seeds": self.seeds,
             "seed": self.seed,
             "settings": [score.as_dict() for score in self.settings],
-            "factors": [{**asdict(factor), "settings": list(factor.settings)} for factor in self.factors],
+            "factors": [
+                {**asdict(factor), "settings": list(factor.settings)} for factor in self.factors
+            ],
             "comparisons": [
                 {
                     "first": c.first,
@@ -132,7 +137,10 @@ class SweepResult:
         settings = {score.number: plain_settings(score.settings) for score in self.settings}
         rows = []
         for fit in self.fits:
-            values = {**settings[fit.setting], "inner": "x".join(map(str, settings[fit.setting]["inner"])) or "0"}
+            values = {
+                **settings[fit.setting],
+                "inner": "x".join(map(str, settings[fit.setting]["inner"])) or "0",
+            }
             rows.append(
                 {
                     "setting": fit.setting,
@@ -155,7 +163,12 @@ def plain_settings(settings: HeadSettings) -> dict[str, Any]:
 
 
 def summarise(
-    number: int, settings: HeadSettings, name: str, fits: Sequence[FitScore], *, pruned: bool = False
+    number: int,
+    settings: HeadSettings,
+    name: str,
+    fits: Sequence[FitScore],
+    *,
+    pruned: bool = False,
 ) -> SettingScore:
     """Mean and spread over the fits of one setting."""
     good = [fit for fit in fits if fit.failure is None]
@@ -163,7 +176,9 @@ def summarise(
     def mean_and_spread(values: list[float]) -> tuple[float, float]:
         if not values:
             return math.nan, math.nan
-        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(
+            values
+        ) > 1 else math.nan
 
     accuracy, accuracy_spread = mean_and_spread([fit.accuracy for fit in good])
     loss, loss_spread = mean_and_spread([fit.log_loss for fit in good])
@@ -185,10 +200,16 @@ def summarise(
 def by_partition(fits: Sequence[FitScore], metric: Metric) -> dict[int, float]:
     """Partition -> score, higher is better, of the fits that did not fail."""
     return {
-        fit.partition: fit.accuracy if metric == "accuracy" else -fit.log_loss for fit in fits if fit.failure is None
+        fit.partition: fit.accuracy if metric == "accuracy" else -fit.log_loss
+        for fit in fits
+        if fit.failure is None
     }
 
 
 def best_first(scores: Mapping[int, SettingScore], metric: Metric) -> tuple[SettingScore, ...]:
     """Best first; pruned and failed ones last, equal ones in the order planned."""
-    return tuple(sorted(scores.values(), key=lambda score: (score.pruned, -score.merit(metric), score.number)))
+    return tuple(
+        sorted(
+            scores.values(), key=lambda score: (score.pruned, -score.merit(metric), score.number)
+        )
+    )

@@ -46,7 +46,9 @@ class FitScore:
     best_epoch: int
     seconds: float
     failure: str | None = None
-    predicted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), compare=False, repr=False)
+    predicted: NDArray[np.int64] = field(
+        default_factory=lambda: np.empty(0, np.int64), compare=False, repr=False
+    )
 
 
 class _Stopped(Exception):
@@ -85,7 +87,12 @@ class Fitter:
     """Runs jobs over the partitions of some photos. Threads, as in `head.search`: NumPy's products release the lock."""
 
     def __init__(
-        self, photos: Photos, partitions: Sequence[Partition], *, workers: int | None = None, predictions: bool = False
+        self,
+        photos: Photos,
+        partitions: Sequence[Partition],
+        *,
+        workers: int | None = None,
+        predictions: bool = False,
     ) -> None:
         if workers is not None and workers < 1:
             raise SettingsError(f"workers is {workers}, but must be at least 1")
@@ -118,13 +125,17 @@ class Fitter:
         try:
             # A learning rate that is far too high overflows on the photos held out, too; the loss then says so.
             with np.errstate(over="ignore", invalid="ignore"):
-                found = fit_prepared(self._prepared.get(job.partition), job.settings, partition.seed, check)
+                found = fit_prepared(
+                    self._prepared.get(job.partition), job.settings, partition.seed, check
+                )
         except TrainingError as error:
             nan = float("nan")
             return FitScore(job.setting, job.partition, nan, nan, 0, 0.0, str(error))
         predicted = np.empty(0, np.int64)
         if self._predictions:
-            predicted = found.head.logits(self.photos.features[0, partition.held_out]).argmax(axis=1)
+            predicted = found.head.logits(self.photos.features[0, partition.held_out]).argmax(
+                axis=1
+            )
         return FitScore(
             job.setting,
             job.partition,

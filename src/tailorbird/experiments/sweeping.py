@@ -76,10 +76,14 @@ def sweep(
     known = (
         photos
         if isinstance(photos, Photos)
-        else read_photos(photos, backbone=backbone, views=most_views(checked), seed=seed, progress=progress)
+        else read_photos(
+            photos, backbone=backbone, views=most_views(checked), seed=seed, progress=progress
+        )
     )
     if len(known.features) < most_views(checked):
-        raise SettingsError(f"views is {most_views(checked)}, but the photos were read with {len(known.features)}")
+        raise SettingsError(
+            f"views is {most_views(checked)}, but the photos were read with {len(known.features)}"
+        )
     parts = partitions(known.labels, known.groups, folds=folds, seeds=seeds, seed=seed)
     work = Work(known, checked, Fitter(known, parts, workers=workers), metric, on_fit)
     interrupted = False

@@ -49,13 +49,21 @@ def _amount(result: SweepResult, difference: float) -> str:
 
 def _score(result: SweepResult, number: int) -> str:
     score = result.setting(number)
-    return f"{100 * score.accuracy:.1f}%" if result.metric == "accuracy" else f"{score.log_loss:.3f} nats"
+    return (
+        f"{100 * score.accuracy:.1f}%"
+        if result.metric == "accuracy"
+        else f"{score.log_loss:.3f} nats"
+    )
 
 
 def _factor_line(result: SweepResult, factor: Factor) -> str:
     """`learning rate: 0.001 is best (86.2%); 0.01 cannot be told apart (difference 0.5 points, p = 0.61); ...`."""
     name = WORDS.get(factor.name, factor.name)
-    tried = [number for number in factor.settings if result.setting(number).merit(result.metric) > float("-inf")]
+    tried = [
+        number
+        for number in factor.settings
+        if result.setting(number).merit(result.metric) > float("-inf")
+    ]
     if not tried:
         return f"{name}: every setting diverged"
     best = max(tried, key=lambda number: result.setting(number).merit(result.metric))
@@ -71,7 +79,9 @@ def _factor_line(result: SweepResult, factor: Factor) -> str:
         elif found.standard_error != found.standard_error:
             same.append(f"{value} was compared on one fold only")
         else:
-            same.append(f"{value} cannot be told apart (difference {amount}, {p_text(found.corrected)})")
+            same.append(
+                f"{value} cannot be told apart (difference {amount}, {p_text(found.corrected)})"
+            )
     for group, rest in ((same, "cannot be told apart"), (worse, "are worse")):
         named = 1 if factor.name == "settings" else NAMED
         parts += group[:named]
@@ -128,7 +138,9 @@ def _class_lines(result: LearningCurve) -> list[str]:
     if not result.classes:
         return []
     if not real:
-        return ["No class can be named whose photos are worth more than others': all differences may be chance."]
+        return [
+            "No class can be named whose photos are worth more than others': all differences may be chance."
+        ]
     named = ", ".join(
         f"{gain.label} ({100 * gain.expected:+.1f} for twice its {gain.photos:,})"
         if gain.expected is not None

@@ -11,10 +11,30 @@ from typing import Any
 import numpy as np
 
 from tailorbird.errors import TrainingError
-from tailorbird.experiments.comparison import Comparison, compare, compare_with_best, corrected_t_test
+from tailorbird.experiments.comparison import (
+    Comparison,
+    compare,
+    compare_with_best,
+    corrected_t_test,
+)
 from tailorbird.experiments.photos import Photos
-from tailorbird.experiments.plan import Metric, complete, describe, grid, parameters, starting_point, train_command
-from tailorbird.experiments.results import Factor, SettingScore, SweepResult, best_first, by_partition, summarise
+from tailorbird.experiments.plan import (
+    Metric,
+    complete,
+    describe,
+    grid,
+    parameters,
+    starting_point,
+    train_command,
+)
+from tailorbird.experiments.results import (
+    Factor,
+    SettingScore,
+    SweepResult,
+    best_first,
+    by_partition,
+    summarise,
+)
 from tailorbird.experiments.runs import FitScore, Fitter, Job
 from tailorbird.head import HeadSettings
 
@@ -52,7 +72,9 @@ class Work:
         self.alternatives = alternatives
         self.fitter = fitter
         self.metric = metric
-        self.varied = [name for name, values in alternatives.items() if len(values) > 1] or list(alternatives)
+        self.varied = [name for name, values in alternatives.items() if len(values) > 1] or list(
+            alternatives
+        )
         self.settings: list[HeadSettings] = []
         self.fits: dict[int, list[FitScore]] = {}
         self.pruned: set[int] = set()
@@ -115,7 +137,14 @@ class Work:
         if self._on_fit is not None:
             left = self._seconds_left(waiting)
             self._on_fit(
-                Standing(self.done, self.total, best_first(self._scores, self.metric), left, stage, tuple(self.varied))
+                Standing(
+                    self.done,
+                    self.total,
+                    best_first(self._scores, self.metric),
+                    left,
+                    stage,
+                    tuple(self.varied),
+                )
             )
 
     def prune(self, number: int) -> None:
@@ -126,11 +155,15 @@ class Work:
     def _summarise(self, number: int) -> None:
         settings = self.settings[number]
         name = describe(settings, self.varied)
-        self._scores[number] = summarise(number, settings, name, self.fits[number], pruned=number in self.pruned)
+        self._scores[number] = summarise(
+            number, settings, name, self.fits[number], pruned=number in self.pruned
+        )
 
     def _seconds_left(self, waiting: Sequence[Job]) -> float:
         """What each setting's fits took so far tells of its next ones; the mean of all stands for those unknown."""
-        known = {number: score.seconds for number, score in self._scores.items() if score.seconds > 0}
+        known = {
+            number: score.seconds for number, score in self._scores.items() if score.seconds > 0
+        }
         mean = float(np.mean([fit.seconds for fits in self.fits.values() for fit in fits]))
         later = max(0, self.total - self.done - len(waiting))
         expected = sum(known.get(job.setting, mean) for job in waiting) + later * mean
@@ -145,11 +178,15 @@ class Work:
         if name != "inner":
             return Factor(name, tuple(tried), best)
         scores = {number: by_partition(self.fits[number], self.metric) for number in tried}
-        for number in sorted(tried, key=lambda number: parameters(self.settings[number], self.photos)):
+        for number in sorted(
+            tried, key=lambda number: parameters(self.settings[number], self.photos)
+        ):
             if number == best or self._scores[number].failed:
                 break
             both = sorted(scores[best].keys() & scores[number].keys())
-            test = corrected_t_test([scores[best][part] - scores[number][part] for part in both], self.ratio)
+            test = corrected_t_test(
+                [scores[best][part] - scores[number][part] for part in both], self.ratio
+            )
             if test.difference <= test.standard_error:
                 reason = "the smallest within one standard error of the best"
                 return Factor(name, tuple(tried), number, reason)
@@ -162,12 +199,18 @@ class Work:
 
     def result(self, *, folds: int, seeds: int, seed: int, interrupted: bool) -> SweepResult:
         """Rank, compare, choose. Raises TrainingError when every fit diverged."""
-        usable = {number for number, score in self._scores.items() if score.merit(self.metric) > -np.inf}
+        usable = {
+            number for number, score in self._scores.items() if score.merit(self.metric) > -np.inf
+        }
         if not usable:
             first = next(iter(self.fits.values()))[0].failure
-            raise TrainingError(f"every setting diverged ({len(self._scores)} tried); the first: {first}")
+            raise TrainingError(
+                f"every setting diverged ({len(self._scores)} tried); the first: {first}"
+            )
         for name, numbers in self.families[len(self.factors) :]:
-            self.factors.append(self._decide(name, [number for number in numbers if number not in self.pruned]))
+            self.factors.append(
+                self._decide(name, [number for number in numbers if number not in self.pruned])
+            )
         compared = [
             [number for number in factor.settings if number in usable and number not in self.pruned]
             for factor in self.factors
@@ -197,12 +240,18 @@ class Work:
 
     def _compare(self, families: Sequence[Sequence[int]]) -> list[Comparison]:
         """All pairs within each family; of a large one, the best with each of the others."""
-        scores = {number: by_partition(self.fits[number], self.metric) for family in families for number in family}
+        scores = {
+            number: by_partition(self.fits[number], self.metric)
+            for family in families
+            for number in family
+        }
         if max(map(len, families)) <= LARGEST_FAMILY:
             return compare(families, scores, self.ratio)
         (family,) = families
         best = max(family, key=lambda number: self._scores[number].merit(self.metric))
-        return compare_with_best(best, [number for number in family if number != best], scores, self.ratio)
+        return compare_with_best(
+            best, [number for number in family if number != best], scores, self.ratio
+        )
 
 
 def _order(fit: FitScore) -> tuple[int, int]:

@@ -1,6 +1,13 @@
 """Files that survive a crash: atomic writes, hashing, the cache folder and the chunked row store."""
 
-from tailorbird.files.atomic import atomic_path, sha256_file, storage_error, sync_folder, write_bytes, write_text
+from tailorbird.files.atomic import (
+    atomic_path,
+    sha256_file,
+    storage_error,
+    sync_folder,
+    write_bytes,
+    write_text,
+)
 from tailorbird.files.cache import cache_folder
 from tailorbird.files.lock import exclusive
 from tailorbird.files.store import RowStore

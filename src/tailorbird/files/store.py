@@ -41,7 +41,9 @@ MOST_ROWS = 65_536
 class RowStore:
     """Rows of one dtype and length under 32-byte keys. Safe for several threads and several processes."""
 
-    def __init__(self, folder: Path, *, dtype: npt.DTypeLike, width: int, about: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, dtype: npt.DTypeLike, width: int, about: dict[str, Any] | None = None
+    ) -> None:
         """Open the store in `folder`, which need not exist yet.
 
         width: values in one row. about: what the store holds, kept in about.json for people.
@@ -67,7 +69,9 @@ class RowStore:
     def refresh(self) -> None:
         """Take in the chunks that were written since (by other processes too), checking each one's checksum."""
         try:
-            names = sorted(entry.name for entry in os.scandir(self.folder) if entry.name.endswith(".rows"))
+            names = sorted(
+                entry.name for entry in os.scandir(self.folder) if entry.name.endswith(".rows")
+            )
         except FileNotFoundError:
             return
         except OSError as error:
@@ -85,7 +89,9 @@ class RowStore:
             with self._lock:
                 self._seen.add(name)
                 for row in range(rows):
-                    self._where.setdefault(bytes(payload[row * KEY_BYTES : (row + 1) * KEY_BYTES]), (path, row))
+                    self._where.setdefault(
+                        bytes(payload[row * KEY_BYTES : (row + 1) * KEY_BYTES]), (path, row)
+                    )
 
     def _checked(self, path: Path) -> memoryview | None:
         """A chunk's keys and rows, or None (and the file deleted) when it is damaged."""
@@ -115,7 +121,9 @@ class RowStore:
             return
         rows = np.ascontiguousarray(rows, dtype=self.dtype).reshape(len(keys), self.width)
         if len(keys) > MOST_ROWS or any(len(key) != KEY_BYTES for key in keys):
-            raise ValueError(f"a chunk holds at most {MOST_ROWS} rows under keys of {KEY_BYTES} bytes")
+            raise ValueError(
+                f"a chunk holds at most {MOST_ROWS} rows under keys of {KEY_BYTES} bytes"
+            )
         payload = b"".join(keys) + rows.tobytes()
         digest = hashlib.sha256(payload).digest()
         path = self.folder / f"{digest.hex()[:32]}.rows"
@@ -145,7 +153,9 @@ class RowStore:
                 self._forget(path)
                 raise KeyError(f"chunk {path.name} is gone")
             rows = len(payload) // (KEY_BYTES + self._row_bytes)
-            values = np.frombuffer(payload, self.dtype, offset=rows * KEY_BYTES).reshape(rows, self.width)
+            values = np.frombuffer(payload, self.dtype, offset=rows * KEY_BYTES).reshape(
+                rows, self.width
+            )
             positions, numbers = zip(*places, strict=True)
             result[list(positions)] = values[list(numbers)]
         return result

@@ -5,4 +5,15 @@ from tailorbird.head.network import Dense, Head
 from tailorbird.head.refit import refit
 from tailorbird.head.search import SearchResult, Trial, search
 
-__all__ = ["Dense", "EpochLog", "Fit", "Head", "HeadSettings", "SearchResult", "Trial", "fit", "refit", "search"]
+__all__ = [
+    "Dense",
+    "EpochLog",
+    "Fit",
+    "Head",
+    "HeadSettings",
+    "SearchResult",
+    "Trial",
+    "fit",
+    "refit",
+    "search",
+]

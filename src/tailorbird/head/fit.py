@@ -63,7 +63,9 @@ def _problems(settings: HeadSettings) -> list[str]:
             problems.append(f"{name} is {value!r}, but must be {valid}")
 
     def whole(value: object) -> bool:
-        return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+        return (
+            isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+        )
 
     def number(low: float, high: float) -> Callable[[object], bool]:
         def check(value: object) -> bool:
@@ -181,18 +183,28 @@ def _check(
     if classes < 2:
         problems.append(f"a classifier needs at least 2 classes, not {classes}")
     if features.ndim != 3 or 0 in features.shape:
-        problems.append(f"training features must be (views, samples, features) and not empty, not {features.shape}")
+        problems.append(
+            f"training features must be (views, samples, features) and not empty, not {features.shape}"
+        )
     elif labels.shape != features.shape[1:2]:
         problems.append(f"{features.shape[1]} training samples have labels of shape {labels.shape}")
     if len(validation_features) == 0:
-        problems.append("the validation set is empty: it decides when to stop, so give it at least one photo a class")
+        problems.append(
+            "the validation set is empty: it decides when to stop, so give it at least one photo a class"
+        )
     elif validation_features.ndim != 2 or validation_features.shape[1:] != features.shape[2:]:
-        problems.append(f"validation features {validation_features.shape} do not match training's {features.shape}")
+        problems.append(
+            f"validation features {validation_features.shape} do not match training's {features.shape}"
+        )
     elif validation_labels.shape != validation_features.shape[:1]:
-        problems.append(f"{len(validation_features)} validation samples have labels of shape {validation_labels.shape}")
+        problems.append(
+            f"{len(validation_features)} validation samples have labels of shape {validation_labels.shape}"
+        )
     for name, values in (("training", labels), ("validation", validation_labels)):
         if values.size and not 0 <= int(values.min()) <= int(values.max()) < classes:
-            problems.append(f"{name} labels must be 0 to {classes - 1}, not {values.min()} to {values.max()}")
+            problems.append(
+                f"{name} labels must be 0 to {classes - 1}, not {values.min()} to {values.max()}"
+            )
     if problems:
         raise SettingsError("; ".join(problems))
 
@@ -253,7 +265,10 @@ class Run:
 
 
 def fit_prepared(
-    data: Data, settings: HeadSettings, seed: tuple[int, int], on_epoch: Callable[[EpochLog], None] | None = None
+    data: Data,
+    settings: HeadSettings,
+    seed: tuple[int, int],
+    on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> Fit:
     """`fit` on prepared data, under the caller's limit of BLAS threads; the seed is (seed, number of the trial)."""
     started = time.perf_counter()
@@ -286,7 +301,9 @@ def start_run(data: Data, settings: HeadSettings, seed: tuple[int, int]) -> Run:
     if min(seed) < 0:
         raise SettingsError(f"seed is {seed[0]}, but must be at least 0")
     if settings.views > views:
-        raise SettingsError(f"views is {settings.views}, but only {views} were cached; lower it or embed more views")
+        raise SettingsError(
+            f"views is {settings.views}, but only {views} were cached; lower it or embed more views"
+        )
     generator = np.random.default_rng(seed)
     network = net.initialise(
         (width, *settings.inner, data.classes), batch_norm=settings.batch_norm, generator=generator
@@ -353,7 +370,9 @@ def train_step(run: Run, inputs: Floats, labels: Labels) -> tuple[float, int]:
     settings = run.settings
     # Overflow is found by the check of the loss, which can say when it happened; NumPy's warning cannot.
     with np.errstate(over="ignore", invalid="ignore"):
-        logits, tape = net.forward_training(run.network, inputs, dropout=settings.dropout, generator=run.generator)
+        logits, tape = net.forward_training(
+            run.network, inputs, dropout=settings.dropout, generator=run.generator
+        )
         loss, upstream = net.cross_entropy(
             logits, labels, smoothing=settings.label_smoothing, weights=run.class_weights
         )

@@ -52,7 +52,9 @@ class Head:
         """Refuse layers that do not fit each other."""
         for before, after in itertools.pairwise(self.layers):
             if before.weight.shape[1] != after.weight.shape[0]:
-                raise ValueError(f"layers do not fit: {before.weight.shape} feeds {after.weight.shape}")
+                raise ValueError(
+                    f"layers do not fit: {before.weight.shape} feeds {after.weight.shape}"
+                )
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Raw features float32 (N, K), as the backbone gives them -> logits float32 (N, C)."""
@@ -88,7 +90,10 @@ class Network:
     def like(self) -> Network:
         """The same layout on new zeroed buffers, for gradients and checkpoints."""
         return _lay_out(
-            self.shapes, np.zeros_like(self.flat), np.zeros_like(self.running), self.layers[0].scale is not None
+            self.shapes,
+            np.zeros_like(self.flat),
+            np.zeros_like(self.running),
+            self.layers[0].scale is not None,
         )
 
     @property
@@ -117,16 +122,22 @@ def initialise(
     normed = batch_norm and len(shapes) > 1
     inner_width = sum(outputs for _, outputs in shapes[:-1]) if normed else 0
     parameters = sum(inputs * outputs + outputs for inputs, outputs in shapes) + inner_width
-    network = _lay_out(shapes, np.zeros(parameters, dtype), np.zeros(2 * inner_width, dtype), normed)
+    network = _lay_out(
+        shapes, np.zeros(parameters, dtype), np.zeros(2 * inner_width, dtype), normed
+    )
     for layer in network.layers[:-1]:
-        layer.weight[:] = generator.standard_normal(layer.weight.shape) * np.sqrt(2.0 / layer.weight.shape[0])
+        layer.weight[:] = generator.standard_normal(layer.weight.shape) * np.sqrt(
+            2.0 / layer.weight.shape[0]
+        )
         if layer.scale is not None:
             layer.scale[:] = 1
             layer.running_variance[:] = 1
     return network
 
 
-def _lay_out(shapes: Sequence[tuple[int, int]], flat: Floats, running: Floats, batch_norm: bool) -> Network:
+def _lay_out(
+    shapes: Sequence[tuple[int, int]], flat: Floats, running: Floats, batch_norm: bool
+) -> Network:
     layers = []
     start = run = 0
     for index, (inputs, outputs) in enumerate(shapes):
@@ -159,7 +170,9 @@ class Tape:
     positive: NDArray[np.bool_] | None = None
 
 
-def dropout_mask(shape: tuple[int, int], rate: float, dtype: np.dtype, generator: np.random.Generator) -> Floats:
+def dropout_mask(
+    shape: tuple[int, int], rate: float, dtype: np.dtype, generator: np.random.Generator
+) -> Floats:
     """0 with probability `rate`, else 1 / (1 - rate), so that the expected value of what passes is unchanged."""
     # Sixteen random bits an entry are a quarter of the work of a float64 each, and fine enough for a rate.
     bits = generator.integers(0, 65536, size=shape, dtype=np.uint16)
@@ -167,7 +180,11 @@ def dropout_mask(shape: tuple[int, int], rate: float, dtype: np.dtype, generator
 
 
 def forward_training(
-    network: Network, inputs: Floats, *, dropout: float = 0.0, generator: np.random.Generator | None = None
+    network: Network,
+    inputs: Floats,
+    *,
+    dropout: float = 0.0,
+    generator: np.random.Generator | None = None,
 ) -> tuple[Floats, list[Tape]]:
     """Standardised features (B, K) -> logits (B, C) and the tape; moves batch norm's running statistics."""
     tape: list[Tape] = []
@@ -222,7 +239,9 @@ def log_softmax(logits: Floats) -> Floats:
     return shifted
 
 
-def cross_entropy(logits: Floats, labels: Labels, *, smoothing: float, weights: Floats | None) -> tuple[float, Floats]:
+def cross_entropy(
+    logits: Floats, labels: Labels, *, smoothing: float, weights: Floats | None
+) -> tuple[float, Floats]:
     """Batch mean of weight(label) * cross-entropy with smoothed targets, and its gradient (B, C) in the logits.
 
     Targets are (1 - smoothing) * one-hot + smoothing / C (Szegedy et al. 2016); weights are one a class (C,).
@@ -242,7 +261,9 @@ def cross_entropy(logits: Floats, labels: Labels, *, smoothing: float, weights: 
     return float(losses.mean(dtype=np.float64)), gradient
 
 
-def backward(network: Network, tape: Sequence[Tape], logits_gradient: Floats, gradient: Network) -> None:
+def backward(
+    network: Network, tape: Sequence[Tape], logits_gradient: Floats, gradient: Network
+) -> None:
     """Fill `gradient` (of `network.like()`) with the derivatives of the loss, without the L2 term."""
     upstream = logits_gradient
     for index in range(len(network.layers) - 1, -1, -1):
@@ -259,7 +280,9 @@ def backward(network: Network, tape: Sequence[Tape], logits_gradient: Floats, gr
                 upstream *= entry.mask
 
 
-def _batch_norm_backward(scale: Floats, scale_gradient: Floats, entry: Tape, upstream: Floats) -> Floats:
+def _batch_norm_backward(
+    scale: Floats, scale_gradient: Floats, entry: Tape, upstream: Floats
+) -> Floats:
     """Gradient in the values before normalisation (B, width); Ioffe and Szegedy 2015, section 3."""
     assert entry.normalised is not None and entry.deviation is not None
     np.sum(upstream * entry.normalised, axis=0, out=scale_gradient)
@@ -289,7 +312,9 @@ def fold(network: Network, mean: Floats, scale: Floats) -> Head:
     for index, layer in enumerate(network.layers):
         weight, bias = layer.weight.astype(np.float64), layer.bias.astype(np.float64)
         if layer.scale is not None:
-            factor = layer.scale / np.sqrt(layer.running_variance.astype(np.float64) + BATCH_NORM_EPSILON)
+            factor = layer.scale / np.sqrt(
+                layer.running_variance.astype(np.float64) + BATCH_NORM_EPSILON
+            )
             weight, bias = weight * factor, bias - layer.running_mean * factor
         if index == 0:
             weight = weight * scale[:, None].astype(np.float64)
@@ -311,14 +336,18 @@ def blend(heads: Sequence[Head]) -> Head:
         if len(head.layers) == 1:
             (only,) = head.layers
             identity = np.eye(len(only.bias), dtype=np.float32)
-            inner.append(Dense(np.hstack([only.weight, -only.weight]), np.hstack([only.bias, -only.bias])))
+            inner.append(
+                Dense(np.hstack([only.weight, -only.weight]), np.hstack([only.bias, -only.bias]))
+            )
             outer.append(np.vstack([identity, -identity]))
         else:
             first, last = head.layers
             inner.append(first)
             outer.append(last.weight)
             outer_bias += last.bias
-    beside = Dense(np.hstack([layer.weight for layer in inner]), np.hstack([layer.bias for layer in inner]))
+    beside = Dense(
+        np.hstack([layer.weight for layer in inner]), np.hstack([layer.bias for layer in inner])
+    )
     return Head((beside, Dense(np.vstack(outer) * share, outer_bias * share)))
 
 

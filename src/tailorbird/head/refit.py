@@ -28,12 +28,16 @@ def refit(
     """
     views = len(features)
     everything = np.concatenate(
-        [features, np.broadcast_to(validation_features, (views, *validation_features.shape))], axis=1
+        [features, np.broadcast_to(validation_features, (views, *validation_features.shape))],
+        axis=1,
     )
     known = np.concatenate([labels, validation_labels])
     data = prepare(everything, known, validation_features, validation_labels, classes)
     with one_blas_thread():
-        heads = [_train(data, member, (seed, 1000 + number)) for number, member in enumerate(found.members)]
+        heads = [
+            _train(data, member, (seed, 1000 + number))
+            for number, member in enumerate(found.members)
+        ]
     return blend(heads) if len(heads) > 1 else heads[0]
 
 

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from tailorbird import parallel
 from tailorbird.errors import SettingsError, TrainingError
-from tailorbird.head.fit import Data, Fit, HeadSettings, batches, fit_prepared, one_blas_thread, prepare
+from tailorbird.head.fit import (
+    Data,
+    Fit,
+    HeadSettings,
+    batches,
+    fit_prepared,
+    one_blas_thread,
+    prepare,
+)
 from tailorbird.head.network import Labels, blend, log_loss
 
 # Chosen by cross-validation on photos of clothes, rubbish and hand signs, with two backbones. Widest first, so that no
@@ -103,10 +111,16 @@ def search(
     with one_blas_thread():
         outcomes = _train(part, jobs, seed, workers, report)
         order = _best_first(outcomes)[:blended]
-        winners = [outcome for outcome in (outcomes[number] for number in order) if isinstance(outcome, Fit)]
+        winners = [
+            outcome
+            for outcome in (outcomes[number] for number in order)
+            if isinstance(outcome, Fit)
+        ]
         if refits:
             again = [(_timed(plan[number], fixed, len(labels)), number) for number in order]
-            winners = _fits(_train(data, again, seed, workers, lambda done: report(len(plan) + done)))
+            winners = _fits(
+                _train(data, again, seed, workers, lambda done: report(len(plan) + done))
+            )
         best, members = _blend(winners, validation_features, data.validation_labels)
     return SearchResult(best, members, tuple(map(_trial, plan, outcomes)))
 
@@ -115,7 +129,9 @@ def _check(fixed: Mapping[str, object], workers: int | None) -> None:
     known = [field.name for field in fields(HeadSettings)]
     unknown = sorted(set(fixed) - set(known))
     if unknown:
-        raise SettingsError(f"the head has no setting {', '.join(unknown)}; it has {', '.join(known)}")
+        raise SettingsError(
+            f"the head has no setting {', '.join(unknown)}; it has {', '.join(known)}"
+        )
     if workers is not None and workers < 1:
         raise SettingsError(f"workers is {workers}, but must be at least 1")
     HeadSettings(**fixed)  # type: ignore[arg-type]  # it checks the types itself
@@ -177,14 +193,22 @@ def _train(
 def _fits(outcomes: Sequence[Fit | TrainingError]) -> list[Fit]:
     fits = [outcome for outcome in outcomes if isinstance(outcome, Fit)]
     if not fits:
-        raise TrainingError(f"every configuration of the head failed ({len(outcomes)} tried); the first: {outcomes[0]}")
+        raise TrainingError(
+            f"every configuration of the head failed ({len(outcomes)} tried); the first: {outcomes[0]}"
+        )
     return sorted(fits, key=lambda result: result.validation_loss)
 
 
 def _best_first(outcomes: Sequence[Fit | TrainingError]) -> list[int]:
     _fits(outcomes)
-    losses = [outcome.validation_loss if isinstance(outcome, Fit) else math.inf for outcome in outcomes]
-    return [number for number in sorted(range(len(losses)), key=losses.__getitem__) if losses[number] < math.inf]
+    losses = [
+        outcome.validation_loss if isinstance(outcome, Fit) else math.inf for outcome in outcomes
+    ]
+    return [
+        number
+        for number in sorted(range(len(losses)), key=losses.__getitem__)
+        if losses[number] < math.inf
+    ]
 
 
 def _blend(
@@ -199,7 +223,9 @@ def _blend(
         if loss < best.validation_loss:
             accuracy = float(np.mean(logits.argmax(axis=1) == validation_labels))
             seconds = sum(result.seconds for result in fits)
-            blended = replace(best, head=head, validation_loss=loss, validation_accuracy=accuracy, seconds=seconds)
+            blended = replace(
+                best, head=head, validation_loss=loss, validation_accuracy=accuracy, seconds=seconds
+            )
             return blended, tuple(fits)
     return best, (best,)
 
@@ -207,4 +233,10 @@ def _blend(
 def _trial(settings: HeadSettings, outcome: Fit | TrainingError) -> Trial:
     if isinstance(outcome, TrainingError):
         return Trial(settings, math.nan, math.nan, 0, 0.0, str(outcome))
-    return Trial(settings, outcome.validation_loss, outcome.validation_accuracy, outcome.best_epoch, outcome.seconds)
+    return Trial(
+        settings,
+        outcome.validation_loss,
+        outcome.validation_accuracy,
+        outcome.best_epoch,
+        outcome.seconds,
+    )

@@ -14,9 +14,7 @@ from tailorbird.errors import SettingsError
 
 MOST_BYTES: Final = 10_000_000
 _COLUMNS: Final = ("name", "class", "label", "class_name")
-_VALID: Final = (
-    "give a file with one class on each line, in the order of the outputs, or a list such as dress,hat,shirt"
-)
+_VALID: Final = "give a file with one class on each line, in the order of the outputs, or a list such as dress,hat,shirt"
 
 
 def read_classes(source: str | Path | Sequence[str], *, unique: bool = False) -> tuple[str, ...]:
@@ -78,7 +76,9 @@ def _from_text(source: str | Path) -> tuple[list[str], str]:
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise SettingsError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); {_VALID}") from None
+        raise SettingsError(
+            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); {_VALID}"
+        ) from None
     if path.suffix.lower() == ".json":
         return _from_json(text, path), str(path)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -102,7 +102,9 @@ def _from_json(text: str, path: Path) -> list[str]:
     if isinstance(said, list):
         pairs: list[tuple[Any, Any]] = list(enumerate(said))
     elif isinstance(said, dict):
-        pairs = [(value, key) if isinstance(value, int) else (key, value) for key, value in said.items()]
+        pairs = [
+            (value, key) if isinstance(value, int) else (key, value) for key, value in said.items()
+        ]
     else:
         raise wrong
     names: dict[int, str] = {}

@@ -12,13 +12,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import graphs, parallel
+from tailorbird import onnx_files, parallel
 from tailorbird.dataset import Dataset, Sample, clean, pixels_of, scan
 from tailorbird.errors import BackboneError, DatasetError
 from tailorbird.head import Head
 from tailorbird.images import ResizeRule
 from tailorbird.model.graph import Trunk
-from tailorbird.watch import Watcher
+from tailorbird.progress import Watcher
 
 BATCH: Final = 8
 
@@ -50,14 +50,23 @@ def read_photos(source: str | Path, classes: Sequence[str], seed: int, watcher: 
     watcher.stage("scan", None)
     scanned = scan(source, progress=watcher.advance)
     left_out = [
-        (path, finding.message) for finding in scanned.findings if finding.kind in _UNUSABLE for path in finding.paths
+        (path, finding.message)
+        for finding in scanned.findings
+        if finding.kind in _UNUSABLE
+        for path in finding.paths
     ]
     known = [
         (sample, group)
         for sample, group in zip(scanned.samples, scanned.groups, strict=True)
         if sample.label in classes
     ]
-    unknown = dict(sorted(Counter(sample.label for sample in scanned.samples if sample.label not in classes).items()))
+    unknown = dict(
+        sorted(
+            Counter(
+                sample.label for sample in scanned.samples if sample.label not in classes
+            ).items()
+        )
+    )
     if not known:
         raise DatasetError(
             f"{source} holds no photo of the model's classes: its labels are {_some(scanned.classes)}, the classes {_some(classes)}; "
@@ -78,11 +87,16 @@ def read_photos(source: str | Path, classes: Sequence[str], seed: int, watcher: 
         if splits == {"train"}:
             how += "; the only split is train: if the model was trained on these photos, the scores say nothing about new ones"
     kept = [(sample, group) for sample, group in chosen if sample.split in ("validation", "test")]
-    dataset = replace(scanned, samples=tuple(sample for sample, _ in kept), groups=tuple(group for _, group in kept))
+    dataset = replace(
+        scanned,
+        samples=tuple(sample for sample, _ in kept),
+        groups=tuple(group for _, group in kept),
+    )
     cleaned, dropped = clean(dataset)
     left_out += [(sample.name, reason) for sample, reason in dropped]
     parts = {
-        name: tuple(sample for sample in cleaned.samples if sample.split == name) for name in ("validation", "test")
+        name: tuple(sample for sample in cleaned.samples if sample.split == name)
+        for name in ("validation", "test")
     }
     for name, part in parts.items():
         if not part:
@@ -105,7 +119,9 @@ def _halved(entries: Sequence[tuple[Sample, int]], seed: int) -> list[tuple[Samp
     places: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for group, samples in members.items():
         first = min(samples, key=lambda sample: (sample.digest, sample.label))
-        places[first.label].append((hashlib.sha256(f"{seed}:{first.digest}".encode()).hexdigest(), group))
+        places[first.label].append(
+            (hashlib.sha256(f"{seed}:{first.digest}".encode()).hexdigest(), group)
+        )
     halves: dict[int, str] = {}
     turn = 0  # goes on over the classes, so that classes of one photo do not all fall into the same half
     for _, found in sorted(places.items()):
@@ -120,7 +136,7 @@ class Runner:
 
     def __init__(self, trunk: Trunk, head: Head, name: str) -> None:
         """Open a session. Raises BackboneError."""
-        self._session = graphs.session(trunk.proto.SerializeToString(), name, BackboneError)
+        self._session = onnx_files.session(trunk.proto.SerializeToString(), name, BackboneError)
         self._head = head
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -151,4 +167,6 @@ def spread(samples: Sequence[Any], most: int) -> list[Any]:
     """At most `most` of them, evenly spread."""
     if len(samples) <= most:
         return list(samples)
-    return [samples[i] for i in np.unique(np.linspace(0, len(samples) - 1, most).round().astype(int))]
+    return [
+        samples[i] for i in np.unique(np.linspace(0, len(samples) - 1, most).round().astype(int))
+    ]

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import wardrobe
+from tailorbird import demo
 from tailorbird.dataset import pixels_of
 from tailorbird.engines.keras import imagenet
 from tailorbird.engines.keras import importing as keras_models
@@ -25,10 +25,17 @@ from tailorbird.importing import preprocess as preparation
 from tailorbird.importing.classes import read_classes
 from tailorbird.importing.photos import Photos, Runner, read_photos, spread
 from tailorbird.importing.result import ImportResult
-from tailorbird.metrics import Scores, Threshold, choose_threshold, score, softmax, temperature
+from tailorbird.metrics.scores import (
+    Scores,
+    Threshold,
+    choose_threshold,
+    score,
+    softmax,
+    temperature,
+)
 from tailorbird.model.file import AGREEMENT, ModelInfo, carried, write
 from tailorbird.model.graph import Trunk, build
-from tailorbird.watch import Clock, Silent, Watcher
+from tailorbird.progress import Clock, Silent, Watcher
 
 VERIFIED: Final = 32
 """Photos on which the finished file is compared with Keras; where none are given, drawn ones."""
@@ -79,7 +86,11 @@ def import_model(
     with clock.measure("open"):
         (watcher or Silent()).stage("open", None)
         classifier = keras_models.open_classifier(source, size)
-    origin = {"name": classifier.model.name, "sha256": sha256_file(source), "source": f"imported from {source.name}"}
+    origin = {
+        "name": classifier.model.name,
+        "sha256": sha256_file(source),
+        "source": f"imported from {source.name}",
+    }
     return make(
         classifier,
         output,
@@ -131,7 +142,16 @@ def import_application(
         **({"weights_sha256": sha256_file(file)} if file else {}),
     }
     why = f"what keras.applications says {application.name} needs"
-    return make(classifier, output, names, application.preprocess, origin, why=why, watcher=watcher, clock=clock)
+    return make(
+        classifier,
+        output,
+        names,
+        application.preprocess,
+        origin,
+        why=why,
+        watcher=watcher,
+        clock=clock,
+    )
 
 
 def make(
@@ -207,7 +227,9 @@ def make(
             warnings += _unlucky(scores["test"])
         warnings += _unknown(photos)
     settings = {"preprocess": mode, "preprocess_reason": reason, "precision": precision}
-    info = _info(classifier, trunk, classes, origin, settings, scale, threshold, scores, photos, seed)
+    info = _info(
+        classifier, trunk, classes, origin, settings, scale, threshold, scores, photos, seed
+    )
     with clock.measure("write"):
         watcher.stage("write", None)
         write(
@@ -233,7 +255,10 @@ def make(
         comparison=comparison,
         warnings=tuple(warnings),
         notes=tuple(
-            [f"written by Keras {classifier.keras_version}: {change}" for change in classifier.changes]
+            [
+                f"written by Keras {classifier.keras_version}: {change}"
+                for change in classifier.changes
+            ]
             + ([photos.how] if photos else [])
         ),
         seconds=clock.total(),
@@ -243,10 +268,14 @@ def make(
 def _check_settings(output: Path, precision: float, seed: int) -> None:
     problems = []
     if output.suffix != ".onnx" or output.is_dir():
-        problems.append(f"the model file is {str(output)!r}; give the name of a file that ends in .onnx")
+        problems.append(
+            f"the model file is {str(output)!r}; give the name of a file that ends in .onnx"
+        )
     parent = output.absolute().parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        problems.append(f"{output} cannot be written: {parent} is not a folder this user may write to")
+        problems.append(
+            f"{output} cannot be written: {parent} is not a folder this user may write to"
+        )
     if not 0.5 <= precision <= 1:
         problems.append(f"precision is {precision}; it must be between 0.5 and 1")
     if not 0 <= seed < 2**32:
@@ -260,13 +289,16 @@ def _compared(photos: Photos | None, rule: ResizeRule) -> npt.NDArray[np.uint8]:
     if photos is not None:
         return np.stack([pixels_of(one, rule) for one in spread(photos.calibration, VERIFIED)])
     drawn = [
-        resize(from_pil(wardrobe.draw(label, seed).image), rule) for seed, label in enumerate(wardrobe.CLASSES[:6])
+        resize(from_pil(demo.draw(label, seed).image), rule)
+        for seed, label in enumerate(demo.CLASSES[:6])
     ]
     noise = np.random.default_rng(0).integers(0, 256, (4, rule.size, rule.size, 3), np.uint8)
     return np.concatenate([np.stack(drawn), noise])
 
 
-def _agreement(runner: Runner, images: npt.NDArray[np.uint8], theirs: npt.NDArray[np.float64]) -> float:
+def _agreement(
+    runner: Runner, images: npt.NDArray[np.uint8], theirs: npt.NDArray[np.float64]
+) -> float:
     """The largest difference of a probability, before calibration. Raises TrainingError where it is too large."""
     worst = float(np.abs(softmax(runner.logits(images)) - softmax(theirs)).max())
     if not worst < AGREEMENT:
@@ -277,7 +309,12 @@ def _agreement(runner: Runner, images: npt.NDArray[np.uint8], theirs: npt.NDArra
 
 
 def _score(
-    runner: Runner, photos: Photos, classes: tuple[str, ...], rule: ResizeRule, precision: float, watcher: Watcher
+    runner: Runner,
+    photos: Photos,
+    classes: tuple[str, ...],
+    rule: ResizeRule,
+    precision: float,
+    watcher: Watcher,
 ) -> tuple[float, Threshold, dict[str, Scores]]:
     """Temperature and threshold from the calibration photos, and the scores of both parts."""
     parts = {"validation": photos.calibration, "test": photos.test}
@@ -292,7 +329,11 @@ def _score(
     scale = temperature(logits["validation"], labels["validation"])
     rows = {name: softmax(values / scale) for name, values in logits.items()}
     threshold = choose_threshold(labels["validation"], rows["validation"], precision)
-    return scale, threshold, {name: score(labels[name], rows[name], classes, threshold.value) for name in parts}
+    return (
+        scale,
+        threshold,
+        {name: score(labels[name], rows[name], classes, threshold.value) for name in parts},
+    )
 
 
 def _shifted(watcher: Watcher, before: int, total: int, done: int) -> None:
@@ -324,7 +365,9 @@ def _unknown(photos: Photos) -> list[str]:
         return []
     said = ", ".join(f"{label} ({count})" for label, count in list(photos.unknown.items())[:5])
     more = f" and {len(photos.unknown) - 5} more" if len(photos.unknown) > 5 else ""
-    return [f"the model has no class for {sum(photos.unknown.values()):,} photos, which were left out: {said}{more}"]
+    return [
+        f"the model has no class for {sum(photos.unknown.values()):,} photos, which were left out: {said}{more}"
+    ]
 
 
 def _info(
@@ -372,6 +415,9 @@ def _info(
         }
         if photos and threshold
         else {},
-        versions={"python": platform.python_version(), **{name: distributions.version(name) for name in packages}},
+        versions={
+            "python": platform.python_version(),
+            **{name: distributions.version(name) for name in packages},
+        },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

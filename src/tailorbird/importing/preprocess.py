@@ -16,7 +16,7 @@ from tailorbird.engines.keras import importing as keras_models
 from tailorbird.errors import SettingsError
 from tailorbird.head.network import log_loss
 from tailorbird.importing.photos import Runner
-from tailorbird.paired import mcnemar
+from tailorbird.metrics.paired import mcnemar
 
 PREPROCESS: Final = tuple(dict.fromkeys([*keras_models.MODES, *keras_models.APPLICATIONS]))
 """What may be given as `preprocess`: a mode, or the module of keras.applications whose `preprocess_input` was used."""
@@ -49,7 +49,10 @@ class Comparison:
     @property
     def better(self) -> Alternative | None:
         """The best way that is clearly better than the one in use; None where there is none."""
-        return next((one for one in self.others if one.accuracy > self.accuracy and one.p_value < CLEARLY), None)
+        return next(
+            (one for one in self.others if one.accuracy > self.accuracy and one.p_value < CLEARLY),
+            None,
+        )
 
     @property
     def warning(self) -> str | None:
@@ -118,7 +121,9 @@ def doubts(classifier: keras_models.Classifier, given: str | None, mode: str) ->
 
 
 def try_all(
-    classifier: keras_models.Classifier, images: npt.NDArray[np.uint8], progress: Callable[[int, int], None]
+    classifier: keras_models.Classifier,
+    images: npt.NDArray[np.uint8],
+    progress: Callable[[int, int], None],
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Logits of the same photos, uint8 (N, S, S, 3), prepared in each way."""
     answers = {}
@@ -130,16 +135,27 @@ def try_all(
     return answers
 
 
-def best(answers: Mapping[str, npt.NDArray[np.floating[Any]]], labels: npt.NDArray[np.int64]) -> tuple[str, str]:
+def best(
+    answers: Mapping[str, npt.NDArray[np.floating[Any]]], labels: npt.NDArray[np.int64]
+) -> tuple[str, str]:
     """(mode, why): of the ways that get the most photos right, or not clearly fewer, the one with the lowest log-loss.
 
     Two ways may get as many right, tf and torch above all; the one the network was trained with is surer of them.
     """
     right = {mode: float((rows.argmax(axis=1) == labels).mean()) for mode, rows in answers.items()}
     first = max(right, key=lambda mode: right[mode])
-    alike = [first, *(one.preprocess for one in compare(answers, labels, first).others if one.p_value >= CLEARLY)]
+    alike = [
+        first,
+        *(
+            one.preprocess
+            for one in compare(answers, labels, first).others
+            if one.p_value >= CLEARLY
+        ),
+    ]
     chosen = min(alike, key=lambda mode: log_loss(answers[mode], labels))
-    said = ", ".join(f"{mode} {right[mode]:.1%}" for mode in sorted(right, key=lambda mode: -right[mode]))
+    said = ", ".join(
+        f"{mode} {right[mode]:.1%}" for mode in sorted(right, key=lambda mode: -right[mode])
+    )
     reason = f"it suits {len(labels)} photos best: {said} right"
     others = [mode for mode in alike if mode != chosen]
     if others:
@@ -154,9 +170,16 @@ def compare(
     right = {mode: rows.argmax(axis=1) == labels for mode, rows in answers.items()}
     found = [
         Alternative(
-            mode, float(hits.mean()), mcnemar(int((right[used] & ~hits).sum()), int((hits & ~right[used]).sum()))
+            mode,
+            float(hits.mean()),
+            mcnemar(int((right[used] & ~hits).sum()), int((hits & ~right[used]).sum())),
         )
         for mode, hits in right.items()
         if mode != used
     ]
-    return Comparison(used, len(labels), float(right[used].mean()), tuple(sorted(found, key=lambda one: -one.accuracy)))
+    return Comparison(
+        used,
+        len(labels),
+        float(right[used].mean()),
+        tuple(sorted(found, key=lambda one: -one.accuracy)),
+    )

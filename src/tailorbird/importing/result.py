@@ -8,9 +8,9 @@ from typing import Any
 
 from tailorbird.importing.photos import Photos
 from tailorbird.importing.preprocess import Comparison
-from tailorbird.metrics import Scores, Threshold
+from tailorbird.metrics.scores import Scores, Threshold
 from tailorbird.model.file import ModelInfo
-from tailorbird.notebook import scores_html
+from tailorbird.rendering.notebook import scores_html
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class ImportResult:
             "preprocess_tried": self.comparison.as_dict() if self.comparison else None,
             "unknown_labels": self.photos.unknown if self.photos else {},
             "left_out": [
-                {"path": path, "reason": reason} for path, reason in (self.photos.left_out if self.photos else ())
+                {"path": path, "reason": reason}
+                for path, reason in (self.photos.left_out if self.photos else ())
             ],
             "warnings": list(self.warnings),
             "notes": list(self.notes),

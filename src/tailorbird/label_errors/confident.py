@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.metrics import Labels, Probabilities
+from tailorbird.metrics.scores import Labels, Probabilities
 
 ODDS: Final = 10.0
 """A label is reported only when another class is at least this many times as probable. Of the confident joint's off-diagonal
@@ -56,7 +56,9 @@ def most_probable_other(probabilities: Probabilities, labels: Labels) -> npt.NDA
 def self_confidence(probabilities: Probabilities, labels: Labels) -> npt.NDArray[np.float64]:
     """The probability of the given label, float64 (N,). One minus it ranked flipped labels best of the paper's and cleanlab's
     scores (benchmarks/README.md)."""
-    result: npt.NDArray[np.float64] = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    result: npt.NDArray[np.float64] = probabilities[np.arange(len(labels)), labels].astype(
+        np.float64
+    )
     return result
 
 
@@ -65,5 +67,7 @@ def reported(probabilities: Probabilities, labels: Labels) -> npt.NDArray[np.boo
     rows = np.arange(len(labels))
     counted = confident_classes(probabilities, labels)
     other = probabilities[rows, most_probable_other(probabilities, labels)]
-    result: npt.NDArray[np.bool_] = (counted >= 0) & (counted != labels) & (other >= ODDS * probabilities[rows, labels])
+    result: npt.NDArray[np.bool_] = (
+        (counted >= 0) & (counted != labels) & (other >= ODDS * probabilities[rows, labels])
+    )
     return result

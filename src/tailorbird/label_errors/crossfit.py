@@ -17,7 +17,7 @@ from tailorbird import parallel
 from tailorbird.head import HeadSettings
 from tailorbird.head import network as net
 from tailorbird.head.fit import batches, one_blas_thread, prepare, start_run, train_epoch
-from tailorbird.metrics import Labels, softmax
+from tailorbird.metrics.scores import Labels, softmax
 
 FOLDS: Final = 5
 REPEATS: Final = 3
@@ -31,7 +31,10 @@ FEWEST_EPOCHS: Final = 8
 
 
 def fold_numbers(
-    labels: Labels, groups: Sequence[int] | npt.NDArray[np.int64], generator: np.random.Generator, folds: int = FOLDS
+    labels: Labels,
+    groups: Sequence[int] | npt.NDArray[np.int64],
+    generator: np.random.Generator,
+    folds: int = FOLDS,
 ) -> npt.NDArray[np.int64]:
     """The fold of each photo, int64 (N,), 0 to folds - 1: groups stay whole, classes are spread evenly.
 
@@ -87,12 +90,18 @@ def out_of_fold(
     total = np.zeros((len(labels), classes))
     lone = np.ones(len(labels), bool)
 
-    def one(job: tuple[int, int, npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def one(
+        job: tuple[int, int, npt.NDArray[np.int64]],
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         repeat, fold, numbers = job
         train, held = np.flatnonzero(numbers != fold), np.flatnonzero(numbers == fold)
         part = replace(data, features=data.features[:, train], labels=data.labels[train])
-        epochs = max(FEWEST_EPOCHS, math.ceil(STEPS / len(batches(len(train), settings.batch_size))))
-        run = start_run(part, replace(settings, epochs=epochs, patience=epochs), (seed, repeat * FOLDS + fold))
+        epochs = max(
+            FEWEST_EPOCHS, math.ceil(STEPS / len(batches(len(train), settings.batch_size)))
+        )
+        run = start_run(
+            part, replace(settings, epochs=epochs, patience=epochs), (seed, repeat * FOLDS + fold)
+        )
         for number in range(1, epochs + 1):
             train_epoch(run, part, number)
         return held, softmax(net.forward(run.network, data.features[0][held]))

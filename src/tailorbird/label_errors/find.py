@@ -18,7 +18,7 @@ from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.features import Embedder, embed
 from tailorbird.label_errors import confident
 from tailorbird.label_errors.crossfit import out_of_fold
-from tailorbird.sheets import MOST_TILES, Tile
+from tailorbird.rendering.contact_sheets import MOST_TILES, Tile
 
 FEWEST: Final = 5
 """Different pictures a class must have before its labels are judged: with fewer, hardly anything of it is left to learn from when one
@@ -94,7 +94,11 @@ class Suspects:
 
 
 def suspects(
-    photos: str | Path | Dataset, *, backbone: str | Path = SHIPPED, seed: int = 0, progress: Progress | None = None
+    photos: str | Path | Dataset,
+    *,
+    backbone: str | Path = SHIPPED,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Suspects:
     """Find photos whose label is probably wrong.
 
@@ -125,7 +129,9 @@ def suspects(
             embedder.flush()
         _check(dataset)
     features = embedder.matrix([bytes.fromhex(sample.digest) for sample in dataset.samples])
-    return judge(dataset, features, backbone=embedder.backbone.info.name, seed=seed, progress=progress)
+    return judge(
+        dataset, features, backbone=embedder.backbone.info.name, seed=seed, progress=progress
+    )
 
 
 def judge(
@@ -143,7 +149,9 @@ def judge(
     Raises DatasetError when there are fewer than two classes or every class is too small, SettingsError for another number of rows.
     """
     if len(features) != len(dataset.samples):
-        raise SettingsError(f"{len(dataset.samples)} photos need as many rows of features, not {len(features)}")
+        raise SettingsError(
+            f"{len(dataset.samples)} photos need as many rows of features, not {len(features)}"
+        )
     small = _check(dataset)
     classes = dataset.classes
     number = {label: i for i, label in enumerate(classes)}
@@ -153,11 +161,15 @@ def judge(
         if progress is not None:
             progress("folds", done, total)
 
-    found = out_of_fold(features, labels, dataset.groups, classes=len(classes), seed=seed, progress=fitted)
+    found = out_of_fold(
+        features, labels, dataset.groups, classes=len(classes), seed=seed, progress=fitted
+    )
     own = confident.self_confidence(found, labels)
     other = confident.most_probable_other(found, labels)
     worth = confident.reported(found, labels)
-    judged = [i for i in np.argsort(own, kind="stable").tolist() if dataset.samples[i].label not in small]
+    judged = [
+        i for i in np.argsort(own, kind="stable").tolist() if dataset.samples[i].label not in small
+    ]
     ranked = {
         i: Suspect(
             dataset.samples[i],

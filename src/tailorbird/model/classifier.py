@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tailorbird import graphs, notebook, parallel, pictures
+from tailorbird import onnx_files, parallel
 from tailorbird.errors import ImageError, ModelFileError, SettingsError
 from tailorbird.images import MAX_PIXELS, Pixels, decode, from_array, from_pil, resize
 from tailorbird.model.file import info_from
+from tailorbird.rendering import notebook, overlays
 
 Source: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 """A photo: path, the file's bytes, a PIL image, or uint8 (H, W, 3) RGB."""
@@ -54,7 +55,7 @@ class Prediction:
             if self.thumbnail is not None:
                 photo = decode(self.thumbnail).image
             elif self.path is not None:
-                photo = pictures.thumbnail(decode(self.path, at_least=THUMBNAIL).image, THUMBNAIL)
+                photo = overlays.thumbnail(decode(self.path, at_least=THUMBNAIL).image, THUMBNAIL)
         except ImageError:
             photo = None  # gone since, and the answer still stands
         return notebook.prediction_html(
@@ -68,7 +69,9 @@ class Prediction:
             "label": self.label,
             "probability": self.probability,
             "unsure": self.unsure,
-            "top": [{"label": label, "probability": probability} for label, probability in self.top],
+            "top": [
+                {"label": label, "probability": probability} for label, probability in self.top
+            ],
         }
 
 
@@ -94,10 +97,12 @@ class Classifier:
         Raises ModelFileError when the file is missing, damaged, unsafe or of an unknown format.
         """
         self.path = Path(path)
-        proto = graphs.read_audited(self.path, ModelFileError)
+        proto = onnx_files.read_audited(self.path, ModelFileError)
         self.info = info_from(proto, str(self.path))
         self.has_heatmaps = any(output.name == "heatmaps" for output in proto.graph.output)
-        self._session = graphs.session(proto.SerializeToString(), str(self.path), ModelFileError, threads=threads)
+        self._session = onnx_files.session(
+            proto.SerializeToString(), str(self.path), ModelFileError, threads=threads
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -108,7 +113,11 @@ class Classifier:
     def why_no_heatmaps(self) -> str:
         """Where there are none, what is missing for them."""
         said = self.info.settings.get("no_heatmaps")
-        return str(said) if said else f"its backbone {self.info.backbone.get('name')} has no feature map"
+        return (
+            str(said)
+            if said
+            else f"its backbone {self.info.backbone.get('name')} has no feature map"
+        )
 
     def run(
         self, images: npt.NDArray[np.uint8], *, heatmaps: bool = False
@@ -124,15 +133,27 @@ class Classifier:
 
     # A str is both a Source and an iterable of str, which is the one overlap mypy sees; it is taken as a path.
     @overload
-    def predict(self, photos: Source, *, top: int = ..., heatmaps: bool = ..., max_pixels: int = ...) -> Prediction: ...  # type: ignore[overload-overlap]
+    def predict(  # type: ignore[overload-overlap]
+        self, photos: Source, *, top: int = ..., heatmaps: bool = ..., max_pixels: int = ...
+    ) -> Prediction: ...
 
     @overload
     def predict(
-        self, photos: Iterable[Source], *, top: int = ..., heatmaps: bool = ..., max_pixels: int = ...
+        self,
+        photos: Iterable[Source],
+        *,
+        top: int = ...,
+        heatmaps: bool = ...,
+        max_pixels: int = ...,
     ) -> list[Prediction]: ...
 
     def predict(
-        self, photos: Source | Iterable[Source], *, top: int = 3, heatmaps: bool = False, max_pixels: int = MAX_PIXELS
+        self,
+        photos: Source | Iterable[Source],
+        *,
+        top: int = 3,
+        heatmaps: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> Prediction | list[Prediction]:
         """Classify one photo (one Prediction) or many (a list, in order).
 
@@ -186,7 +207,7 @@ class Classifier:
             try:
                 photo = _picture(source, self.info.resize.least_side, max_pixels)
                 pixels.append(resize(photo, self.info.resize))
-                small = pictures.jpeg(pictures.thumbnail(photo, THUMBNAIL)) if heatmaps else None
+                small = overlays.jpeg(overlays.thumbnail(photo, THUMBNAIL)) if heatmaps else None
                 thumbnails.append(small)
                 results.append(None)
             except ImageError as error:
@@ -194,7 +215,9 @@ class Classifier:
         if not pixels:
             return [result for result in results if result is not None]
         rows_of, maps_of = self.run(np.stack(pixels), heatmaps=heatmaps)
-        maps: Iterable[npt.NDArray[np.float32] | None] = [None] * len(pixels) if maps_of is None else maps_of
+        maps: Iterable[npt.NDArray[np.float32] | None] = (
+            [None] * len(pixels) if maps_of is None else maps_of
+        )
         rows = iter(zip(rows_of, maps, thumbnails, strict=True))
         return [
             result if result is not None else self._prediction(_name(source), *next(rows), top=top)
@@ -213,7 +236,9 @@ class Classifier:
         order = np.argsort(-probabilities, kind="stable")[:top]
         ranked = tuple((self.classes[i], float(probabilities[i])) for i in order)
         label, probability = ranked[0]
-        return Prediction(path, label, probability, probability < self.info.threshold, ranked, heatmaps, thumbnail)
+        return Prediction(
+            path, label, probability, probability < self.info.threshold, ranked, heatmaps, thumbnail
+        )
 
 
 def load(path: str | Path, *, threads: int = 1) -> Classifier:

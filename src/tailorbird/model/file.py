@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import graphs, parallel
+from tailorbird import onnx_files, parallel
 from tailorbird.errors import ModelFileError, TrainingError
 from tailorbird.files import atomic_path
 from tailorbird.images import ResizeRule
@@ -77,13 +77,16 @@ class ModelInfo:
 
 def _number(value: object, low: float, high: float) -> bool:
     return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and low <= value <= high
     )
 
 
 def info_from(model: onnx.ModelProto, name: str) -> ModelInfo:
     """Read and check a model file's metadata against its graph. Raises ModelFileError."""
-    text = graphs.metadata(model).get(KEY)
+    text = onnx_files.metadata(model).get(KEY)
     if text is None:
         raise ModelFileError(
             f"{name} is not a tailorbird model: its metadata lack the key {KEY!r}; a backbone alone cannot predict"
@@ -91,7 +94,9 @@ def info_from(model: onnx.ModelProto, name: str) -> ModelInfo:
     try:
         said = json.loads(text)
     except ValueError as error:
-        raise ModelFileError(f"{name}: the metadata are not JSON ({error}); the file is damaged") from None
+        raise ModelFileError(
+            f"{name}: the metadata are not JSON ({error}); the file is damaged"
+        ) from None
     if not isinstance(said, dict):
         raise ModelFileError(f"{name}: the metadata are not a JSON object; the file is damaged")
     if said.get("format") != FORMAT:
@@ -158,23 +163,30 @@ def _agree(model: onnx.ModelProto, info: ModelInfo, name: str) -> None:
     def dimensions(value: onnx.ValueInfoProto) -> list[int]:
         return [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
 
-    if len(inputs) != 1 or inputs[0].name != "images" or inputs[0].type.tensor_type.elem_type != onnx.TensorProto.UINT8:
+    if (
+        len(inputs) != 1
+        or inputs[0].name != "images"
+        or inputs[0].type.tensor_type.elem_type != onnx.TensorProto.UINT8
+    ):
         raise ModelFileError(
-            f"{name}: the graph must take the single input images, uint8; it takes {graphs.describe(inputs)}"
+            f"{name}: the graph must take the single input images, uint8; it takes {onnx_files.describe(inputs)}"
         )
     if dimensions(inputs[0])[1:] != [size, size, 3]:
         raise ModelFileError(
-            f"{name}: the metadata say pictures of {size} x {size}, the graph takes {graphs.describe(inputs)}; they must agree: the file was altered"
+            f"{name}: the metadata say pictures of {size} x {size}, the graph takes {onnx_files.describe(inputs)}; "
+            "they must agree: the file was altered"
         )
     if "probabilities" not in outputs or dimensions(outputs["probabilities"])[1:] != [count]:
         raise ModelFileError(
-            f"{name}: the metadata name {count} classes, the graph gives {graphs.describe(model.graph.output)}; they must agree: the file was altered"
+            f"{name}: the metadata name {count} classes, the graph gives {onnx_files.describe(model.graph.output)}; "
+            "they must agree: the file was altered"
         )
     if "heatmaps" in outputs and (
-        len(dimensions(outputs["heatmaps"])) != 4 or dimensions(outputs["heatmaps"])[1] != min(TOP, count)
+        len(dimensions(outputs["heatmaps"])) != 4
+        or dimensions(outputs["heatmaps"])[1] != min(TOP, count)
     ):
         raise ModelFileError(
-            f"{name}: heatmaps must have shape (N, {min(TOP, count)}, h, w); it is {graphs.describe([outputs['heatmaps']])}"
+            f"{name}: heatmaps must have shape (N, {min(TOP, count)}, h, w); it is {onnx_files.describe([outputs['heatmaps']])}"
         )
 
 
@@ -198,7 +210,9 @@ def write(
 
     model = onnx.ModelProto()
     model.CopyFrom(graph)
-    graphs.set_metadata(model, {**(extra or {}), KEY: json.dumps(info.as_dict(), ensure_ascii=False)})
+    onnx_files.set_metadata(
+        model, {**(extra or {}), KEY: json.dumps(info.as_dict(), ensure_ascii=False)}
+    )
     with atomic_path(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
         verify(temporary, images, expected)
@@ -206,21 +220,34 @@ def write(
 
 def carried(backbone: onnx.ModelProto) -> dict[str, str]:
     """The metadata entries that a model made from this backbone keeps, for `write`."""
-    return {key: value for key, value in graphs.metadata(backbone).items() if key in CARRIED}
+    return {key: value for key, value in onnx_files.metadata(backbone).items() if key in CARRIED}
 
 
-def verify(path: Path, images: npt.NDArray[np.uint8], expected: Sequence[Any] | npt.NDArray[np.floating[Any]]) -> float:
+def verify(
+    path: Path,
+    images: npt.NDArray[np.uint8],
+    expected: Sequence[Any] | npt.NDArray[np.floating[Any]],
+) -> float:
     """Open a model file as a user would, run it, and compare; the largest difference. Raises TrainingError or ModelFileError."""
-    proto = graphs.read_audited(path, ModelFileError)
+    proto = onnx_files.read_audited(path, ModelFileError)
     info_from(proto, str(path))
-    session = graphs.session(proto.SerializeToString(), str(path), ModelFileError, threads=parallel.cores())
+    session = onnx_files.session(
+        proto.SerializeToString(), str(path), ModelFileError, threads=parallel.cores()
+    )
     names = [output.name for output in session.get_outputs()]
     worst = 0.0
     for start in range(0, len(images), 8):
-        results = dict(zip(names, session.run(names, {"images": images[start : start + 8]}), strict=True))
+        results = dict(
+            zip(names, session.run(names, {"images": images[start : start + 8]}), strict=True)
+        )
         if not all(np.isfinite(result).all() for result in results.values()):
-            raise TrainingError("the finished model gives values that are not finite; it was not written")
-        worst = max(worst, float(np.abs(results["probabilities"] - np.asarray(expected[start : start + 8])).max()))
+            raise TrainingError(
+                "the finished model gives values that are not finite; it was not written"
+            )
+        worst = max(
+            worst,
+            float(np.abs(results["probabilities"] - np.asarray(expected[start : start + 8])).max()),
+        )
     if worst >= AGREEMENT:
         raise TrainingError(
             f"the finished model's probabilities differ from the pipeline's by up to {worst:.2g}, {AGREEMENT:g} is allowed; it was not written"

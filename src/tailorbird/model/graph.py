@@ -50,7 +50,14 @@ class _Builder:
         self.constants.append(numpy_helper.from_array(np.asarray(value), PREFIX + name))
         return PREFIX + name
 
-    def node(self, operator: str, *inputs: str, outputs: int = 1, name: str | None = None, **attributes: Any) -> str:
+    def node(
+        self,
+        operator: str,
+        *inputs: str,
+        outputs: int = 1,
+        name: str | None = None,
+        **attributes: Any,
+    ) -> str:
         """Append a node; the name of its last output."""
         from onnx import helper
 
@@ -125,11 +132,15 @@ def build(backbone: Backbone | Trunk, head: Head, temperature: float) -> onnx.Mo
     add.node("Softmax", scaled, name="probabilities", axis=1)
 
     del model.graph.output[:]
-    model.graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", classes]))
+    model.graph.output.append(
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", classes])
+    )
     if trunk.feature_map:
         _grad_cam(add, head, hidden, classes, trunk)
         shape: list[str | int | None] = ["N", min(TOP, classes), *trunk.feature_map[1:]]
-        model.graph.output.append(helper.make_tensor_value_info("heatmaps", TensorProto.FLOAT, shape))
+        model.graph.output.append(
+            helper.make_tensor_value_info("heatmaps", TensorProto.FLOAT, shape)
+        )
     model.graph.node.extend(add.nodes)
     model.graph.initializer.extend(add.constants)
     del model.metadata_props[:]
@@ -149,11 +160,19 @@ def _grad_cam(add: _Builder, head: Head, hidden: list[str], classes: int, trunk:
     share = 1.0 / positions
     if trunk.pooling == "flatten":
         first = head.layers[0].weight.reshape(positions, channels, -1)
-        weights[0] = add.constant("weight0_mean", first.mean(axis=0, dtype=np.float64).astype(np.float32))
+        weights[0] = add.constant(
+            "weight0_mean", first.mean(axis=0, dtype=np.float64).astype(np.float32)
+        )
         share = 1.0
     top = min(TOP, classes)
     ranked = add.node(
-        "TopK", "probabilities", add.constant("top", np.array([top], np.int64)), outputs=2, axis=1, largest=1, sorted=1
+        "TopK",
+        "probabilities",
+        add.constant("top", np.array([top], np.int64)),
+        outputs=2,
+        axis=1,
+        largest=1,
+        sorted=1,
     )
     # (classes, inputs of the last layer) gathered by (N, top) gives one row of gradient per image and class.
     # Transposing a constant costs nothing at run time: the runtime does it once when it opens the file.
@@ -166,8 +185,17 @@ def _grad_cam(add: _Builder, head: Head, hidden: list[str], classes: int, trunk:
         units = add.constant(f"units{number}", np.array([-1, 1, layer.weight.shape[1]], np.int64))
         struck = add.node("Mul", gradient, add.node("Reshape", active, units))
         gradient = add.node("MatMul", struck, add.node("Transpose", weights[number], perm=[1, 0]))
-    flat = add.node("Reshape", "feature_map", add.constant("flat", np.array([-1, channels, positions], np.int64)))
+    flat = add.node(
+        "Reshape",
+        "feature_map",
+        add.constant("flat", np.array([-1, channels, positions], np.int64)),
+    )
     weighed = add.node("MatMul", gradient, flat)
     mean = add.node("Mul", weighed, add.constant("per_position", np.float32(share)))
     positive = add.node("Relu", mean)
-    add.node("Reshape", positive, add.constant("maps", np.array([-1, top, *grid], np.int64)), name="heatmaps")
+    add.node(
+        "Reshape",
+        positive,
+        add.constant("maps", np.array([-1, top, *grid], np.int64)),
+        name="heatmaps",
+    )

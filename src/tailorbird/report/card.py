@@ -21,7 +21,12 @@ def plain(text: object) -> str:
 def card(numbers: dict[str, Any]) -> str:
     """A model card: what it is for, scores, limits, data, training, backbone, licence."""
     info = numbers["info"]
-    parts = [_front(numbers), f"# {plain(numbers['model'])}\n\n{_purpose(info)}", _scores(numbers), _limits(numbers)]
+    parts = [
+        _front(numbers),
+        f"# {plain(numbers['model'])}\n\n{_purpose(info)}",
+        _scores(numbers),
+        _limits(numbers),
+    ]
     parts += [_data(numbers), _training(numbers), _usage(numbers)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -29,7 +34,12 @@ def card(numbers: dict[str, Any]) -> str:
 def _front(numbers: dict[str, Any]) -> str:
     """YAML whose strings are JSON strings, which YAML reads the same."""
     backbone = numbers["info"]["backbone"]
-    lines = ["---", "pipeline_tag: image-classification", "library_name: tailorbird", "tags: [onnx, transfer-learning]"]
+    lines = [
+        "---",
+        "pipeline_tag: image-classification",
+        "library_name: tailorbird",
+        "tags: [onnx, transfer-learning]",
+    ]
     if backbone.get("licence"):
         lines.append(f"license: {json.dumps(printable(str(backbone['licence']).lower()))}")
     main = numbers["scores"].get(numbers["headline"])
@@ -50,7 +60,11 @@ def _front(numbers: dict[str, Any]) -> str:
 def _purpose(info: dict[str, Any]) -> str:
     classes = ", ".join(map(plain, info["classes"]))
     settings = info["settings"]
-    out = "probabilities (not calibrated)" if settings.get("calibrated") is False else "calibrated probabilities"
+    out = (
+        "probabilities (not calibrated)"
+        if settings.get("calibrated") is False
+        else "calibrated probabilities"
+    )
     if not settings.get("no_heatmaps"):
         out += " and Grad-CAM heat maps"
     return (
@@ -60,7 +74,10 @@ def _purpose(info: dict[str, Any]) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", f"| {' | '.join('---' if i == 0 else '---:' for i in range(len(head)))} |"]
+    lines = [
+        f"| {' | '.join(head)} |",
+        f"| {' | '.join('---' if i == 0 else '---:' for i in range(len(head)))} |",
+    ]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
@@ -69,7 +86,9 @@ def _scores(numbers: dict[str, Any]) -> str:
     if not main:
         return "" if numbers["info"]["scores"] else "## Scores\n\nNot scored."
     low, high = main["interval"]
-    sure = f"; of these {main['sure_accuracy']:.1%} right" if main["sure_accuracy"] is not None else ""
+    sure = (
+        f"; of these {main['sure_accuracy']:.1%} right" if main["sure_accuracy"] is not None else ""
+    )
     rows = [
         ["accuracy", f"{main['accuracy']:.1%} (95% interval {low:.1%} to {high:.1%})"],
         ["always the commonest class", f"{main['majority_baseline']:.1%}"],
@@ -105,13 +124,20 @@ def _data(numbers: dict[str, Any]) -> str:
     if isinstance(splits, dict) and all(isinstance(counts, dict) for counts in splits.values()):
         names = list(splits)
         labels = sorted({label for counts in splits.values() for label in counts})
-        rows = [[plain(label), *(plain(splits[name].get(label, 0)) for name in names)] for label in labels]
+        rows = [
+            [plain(label), *(plain(splits[name].get(label, 0)) for name in names)]
+            for label in labels
+        ]
         parts.append(_table(["class", *map(plain, names)], rows))
     if numbers["data"]:
         findings = [f"{one['count']} {one['kind']}" for one in numbers["data"]["findings"]]
         parts.append("Findings of the scan: " + (", ".join(findings) or "none") + ".")
     if numbers["left_out"]:
-        parts.append("\n".join(f"- left out: {one['count']}: {plain(one['reason'])}" for one in numbers["left_out"]))
+        parts.append(
+            "\n".join(
+                f"- left out: {one['count']}: {plain(one['reason'])}" for one in numbers["left_out"]
+            )
+        )
     return "\n\n".join(parts)
 
 
@@ -129,7 +155,9 @@ def _training(numbers: dict[str, Any]) -> str:
         if backbone.get(key)
     ]
     settings = ", ".join(
-        f"{plain(name)} {plain(value)}" for name, value in info["settings"].items() if name not in _LONG
+        f"{plain(name)} {plain(value)}"
+        for name, value in info["settings"].items()
+        if name not in _LONG
     )
     lines += [
         f"- {'import' if 'imported' in info['settings'] else 'head'}: {settings}",
@@ -139,7 +167,8 @@ def _training(numbers: dict[str, Any]) -> str:
     if numbers["tuning"]:
         lines += [f"- {plain(sentence)}" for sentence in _tuned(numbers["tuning"])]
     lines.append(
-        "- versions: " + ", ".join(f"{plain(name)} {plain(value)}" for name, value in info["versions"].items())
+        "- versions: "
+        + ", ".join(f"{plain(name)} {plain(value)}" for name, value in info["versions"].items())
     )
     return "## Training\n\n" + "\n".join(lines)
 
@@ -151,7 +180,10 @@ def _tuned(tuning: dict[str, Any]) -> list[str]:
         f"accuracy {start['accuracy']:.1%} before, {best['accuracy']:.1%} after"
     )
     what = "trained from scratch" if tuning["from_scratch"] else "fine-tuned"
-    return [f"{what}: {gained}", *(f"stage {i}: {sentence}" for i, sentence in enumerate(tuning["stages"], start=1))]
+    return [
+        f"{what}: {gained}",
+        *(f"stage {i}: {sentence}" for i, sentence in enumerate(tuning["stages"], start=1)),
+    ]
 
 
 def _usage(numbers: dict[str, Any]) -> str:

@@ -20,8 +20,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # What matplotlib draws with, and the page's variable each becomes. No chart uses these values for anything else.
-INK, MUTED, GRID, BLUE, ORANGE, FILL = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f", "#101112"
-_VARIABLES: Final = {INK: "ink", MUTED: "muted", GRID: "line", BLUE: "blue", ORANGE: "orange", FILL: "fill"}
+INK, MUTED, GRID, BLUE, ORANGE, FILL = (
+    "#010203",
+    "#040506",
+    "#070809",
+    "#0a0b0c",
+    "#0d0e0f",
+    "#101112",
+)
+_VARIABLES: Final = {
+    INK: "ink",
+    MUTED: "muted",
+    GRID: "line",
+    BLUE: "blue",
+    ORANGE: "orange",
+    FILL: "fill",
+}
 
 _STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
@@ -63,19 +77,29 @@ def charts(numbers: dict[str, Any]) -> dict[str, str]:
         if numbers["search"]:
             members = numbers["search"]["members"]
             found["loss"] = _svg(_curve(members, "loss", "Log-loss"), "loss", "Log-loss by epoch")
-            found["accuracy"] = _svg(_curve(members, "accuracy", "Accuracy"), "accuracy", "Accuracy by epoch")
+            found["accuracy"] = _svg(
+                _curve(members, "accuracy", "Accuracy"), "accuracy", "Accuracy by epoch"
+            )
             if len(numbers["search"]["trials"]) > 1:
-                found["trials"] = _svg(_trials(numbers["search"]["trials"]), "trials", "Configurations tried")
+                found["trials"] = _svg(
+                    _trials(numbers["search"]["trials"]), "trials", "Configurations tried"
+                )
         if numbers["tuning"]:
-            found["tuning_loss"] = _svg(tuning.draw(numbers["tuning"], "loss", "Log-loss"), "tl", "Log-loss by epoch")
+            found["tuning_loss"] = _svg(
+                tuning.draw(numbers["tuning"], "loss", "Log-loss"), "tl", "Log-loss by epoch"
+            )
             drawn = tuning.draw(numbers["tuning"], "accuracy", "Accuracy")
             found["tuning_accuracy"] = _svg(drawn, "ta", "Accuracy by epoch")
         if numbers["calibration"]:
-            found["reliability"] = _svg(_reliability(numbers["calibration"]), "reliability", "Reliability diagram")
+            found["reliability"] = _svg(
+                _reliability(numbers["calibration"]), "reliability", "Reliability diagram"
+            )
         if numbers["coverage_curve"]:
             scores = numbers["scores"][numbers["headline"]]
             wanted = numbers["info"]["settings"].get("precision")
-            drawn = _coverage(numbers["coverage_curve"], scores, wanted if isinstance(wanted, float) else None)
+            drawn = _coverage(
+                numbers["coverage_curve"], scores, wanted if isinstance(wanted, float) else None
+            )
             found["coverage"] = _svg(drawn, "coverage", "Accuracy by coverage")
         return found
 
@@ -95,7 +119,9 @@ def _matplotlib() -> Iterator[None]:
         log.setLevel(level)
 
 
-def blank(height: float, *, left: float = 0.66, right: float = 0.16, **options: Any) -> tuple[Figure, Any]:
+def blank(
+    height: float, *, left: float = 0.66, right: float = 0.16, **options: Any
+) -> tuple[Figure, Any]:
     """A figure of `height` inches and its axes, `left` and `right` inches from its edges.
 
     The margins are given because matplotlib's automatic layouts draw everything twice, half of what a chart costs.
@@ -103,8 +129,15 @@ def blank(height: float, *, left: float = 0.66, right: float = 0.16, **options: 
     from matplotlib.figure import Figure
 
     figure = Figure((_WIDTH, height), facecolor="none")
-    edges = {"left": left / _WIDTH, "right": 1 - right / _WIDTH, "bottom": 0.48 / height, "top": 1 - 0.3 / height}
-    return figure, figure.subplots(gridspec_kw={**edges, **options.pop("gridspec_kw", {})}, **options)
+    edges = {
+        "left": left / _WIDTH,
+        "right": 1 - right / _WIDTH,
+        "bottom": 0.48 / height,
+        "top": 1 - 0.3 / height,
+    }
+    return figure, figure.subplots(
+        gridspec_kw={**edges, **options.pop("gridspec_kw", {})}, **options
+    )
 
 
 def _svg(figure: Figure, name: str, title: str) -> str:
@@ -122,7 +155,10 @@ def _svg(figure: Figure, name: str, title: str) -> str:
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
     text = re.sub(
-        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{title}">', text, count=1
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
+        rf'<svg viewBox="\1" role="img" aria-label="{title}">',
+        text,
+        count=1,
     )
     return text.strip()
 
@@ -133,10 +169,22 @@ def _curve(members: Sequence[dict[str, Any]], what: str, title: str) -> Figure:
     best = members[0]
     for other in members[1:]:
         epochs = [epoch["epoch"] for epoch in other["history"]]
-        axes.plot(epochs, [epoch[f"validation_{what}"] for epoch in other["history"]], color=BLUE, lw=0.8, alpha=0.45)
+        axes.plot(
+            epochs,
+            [epoch[f"validation_{what}"] for epoch in other["history"]],
+            color=BLUE,
+            lw=0.8,
+            alpha=0.45,
+        )
     epochs = [epoch["epoch"] for epoch in best["history"]]
     validation = [epoch[f"validation_{what}"] for epoch in best["history"]]
-    axes.plot(epochs, [epoch[what] for epoch in best["history"]], color=ORANGE, ls=(0, (4, 1.6)), label="training")
+    axes.plot(
+        epochs,
+        [epoch[what] for epoch in best["history"]],
+        color=ORANGE,
+        ls=(0, (4, 1.6)),
+        label="training",
+    )
     axes.plot(epochs, validation, color=BLUE, label="validation")
     at = best["best_epoch"]
     axes.axvline(at, color=MUTED, lw=0.9, ls=":")
@@ -152,7 +200,9 @@ def _curve(members: Sequence[dict[str, Any]], what: str, title: str) -> Figure:
     axes.set_xlabel("epoch")
     if what == "accuracy":
         percents(axes.yaxis)
-    axes.set_xlim(0.5, max(epoch["epoch"] for member in members for epoch in member["history"]) + 0.5)
+    axes.set_xlim(
+        0.5, max(epoch["epoch"] for member in members for epoch in member["history"]) + 0.5
+    )
     ticks(axes.xaxis, whole=True)
     axes.legend(loc="center right", fontsize=8.5)
     return figure
@@ -191,14 +241,14 @@ def settings_in_short(settings: dict[str, Any]) -> str:
     """The searched settings of a head in a few words."""
     inner = "+".join(map(str, settings["inner"])) or "none"
     views = f", {settings['views']} views" if settings["views"] > 1 else ""
-    return (
-        f"inner {inner}, drop {settings['dropout']:g}, rate {settings['learning_rate']:g}, L2 {settings['l2']:g}{views}"
-    )
+    return f"inner {inner}, drop {settings['dropout']:g}, rate {settings['learning_rate']:g}, L2 {settings['l2']:g}{views}"
 
 
 def _reliability(bins: Sequence[dict[str, Any]]) -> Figure:
     """How often answers are right against how sure they are, above the counts they rest on."""
-    figure, (axes, counts) = blank(3.9, nrows=2, sharex=True, gridspec_kw={"height_ratios": [3, 1], "hspace": 0.1})
+    figure, (axes, counts) = blank(
+        3.9, nrows=2, sharex=True, gridspec_kw={"height_ratios": [3, 1], "hspace": 0.1}
+    )
     full = [one for one in bins if one["n"]]
     width = bins[0]["high"]
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
@@ -210,7 +260,9 @@ def _reliability(bins: Sequence[dict[str, Any]]) -> Figure:
     ]
     axes.errorbar(x, y, yerr=spread, fmt="none", ecolor=BLUE, elinewidth=1, alpha=0.55)
     most = max(one["n"] for one in full)
-    axes.scatter(x, y, s=[14 + 70 * one["n"] / most for one in full], color=BLUE, zorder=3, clip_on=False)
+    axes.scatter(
+        x, y, s=[14 + 70 * one["n"] / most for one in full], color=BLUE, zorder=3, clip_on=False
+    )
     axes.set_title("How often it is right when it is this sure")
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlim(0, 1)
@@ -231,11 +283,15 @@ def _reliability(bins: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _coverage(curve: Sequence[dict[str, float]], scores: dict[str, Any], wanted: float | None) -> Figure:
+def _coverage(
+    curve: Sequence[dict[str, float]], scores: dict[str, Any], wanted: float | None
+) -> Figure:
     """Accuracy of the answers given when only the surest share is answered; the model's own threshold is marked."""
     figure, axes = blank(3.1)
     x, y = [point["coverage"] for point in curve], [point["accuracy"] for point in curve]
-    axes.plot(x, y, color=BLUE, drawstyle="steps-post" if len(curve) < 40 else "default", clip_on=False)
+    axes.plot(
+        x, y, color=BLUE, drawstyle="steps-post" if len(curve) < 40 else "default", clip_on=False
+    )
     low = min(*y, scores["accuracy"])
     bottom = max(0.0, low - 0.35 * (1 - low) - 0.02)
     if wanted is not None and wanted > bottom:
@@ -271,4 +327,6 @@ def ticks(axis: Axis, *, most: int = 6, whole: bool = False) -> None:
     """At most about `most` ticks, at round numbers."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10], integer=whole, min_n_ticks=1 if whole else 2))
+    axis.set_major_locator(
+        MaxNLocator(most, steps=[1, 2, 5, 10], integer=whole, min_n_ticks=1 if whole else 2)
+    )

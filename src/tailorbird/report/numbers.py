@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tailorbird.dataset import SPLITS, Dataset, printable
 from tailorbird.head import Fit, HeadSettings, SearchResult
 from tailorbird.label_errors import Suspects
-from tailorbird.metrics import Answers, Scores, wilson_interval
+from tailorbird.metrics.scores import Answers, Scores, wilson_interval
 from tailorbird.model import ModelInfo
 from tailorbird.report.content import Content
 from tailorbird.report.tuning import tuning
@@ -83,9 +83,16 @@ def _scores(scores: Scores) -> dict[str, Any]:
     """As in `evaluate --json`, with 95% Wilson intervals of every share."""
     shares = {"top3": (scores.top3, scores.n), "coverage": (scores.coverage, scores.n)}
     shares["sure_accuracy"] = (scores.sure_accuracy or 0.0, round(scores.coverage * scores.n))
-    intervals = {name: list(wilson_interval(round(share * n), n)) if n else None for name, (share, n) in shares.items()}
+    intervals = {
+        name: list(wilson_interval(round(share * n), n)) if n else None
+        for name, (share, n) in shares.items()
+    }
     hits = sum(row[i] for i, row in enumerate(scores.confusion))
-    return {**scores.as_dict(), "hits": hits, "intervals": {"accuracy": list(scores.interval), **intervals}}
+    return {
+        **scores.as_dict(),
+        "hits": hits,
+        "intervals": {"accuracy": list(scores.interval), **intervals},
+    }
 
 
 def _data(dataset: Dataset) -> dict[str, Any]:
@@ -102,7 +109,11 @@ def _data(dataset: Dataset) -> dict[str, Any]:
             for label, count in dataset.counts.items()
         },
         "findings": [
-            {"kind": kind, "count": len(found), "examples": [finding.as_dict() for finding in found[:EXAMPLES]]}
+            {
+                "kind": kind,
+                "count": len(found),
+                "examples": [finding.as_dict() for finding in found[:EXAMPLES]],
+            }
             for kind, found in grouped.items()
         ],
     }
@@ -130,7 +141,10 @@ def _suspects(found: Suspects) -> dict[str, Any]:
 
 
 def _settings(settings: HeadSettings) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(settings).items()}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(settings).items()
+    }
 
 
 def _finite(value: float) -> float | None:
@@ -152,7 +166,9 @@ def _search(search: SearchResult) -> dict[str, Any]:
         }
         for trial in search.trials
     ]
-    trials.sort(key=lambda trial: math.inf if trial["validation_loss"] is None else trial["validation_loss"])
+    trials.sort(
+        key=lambda trial: math.inf if trial["validation_loss"] is None else trial["validation_loss"]
+    )
     return {
         "trials": trials,
         "validation_loss": search.best.validation_loss,
@@ -164,7 +180,10 @@ def _search(search: SearchResult) -> dict[str, Any]:
 def _alike(settings: dict[str, Any], chosen: Sequence[dict[str, Any]]) -> bool:
     """Whether a trial became one of the chosen heads, which may have been trained again for another number of epochs."""
     timing = ("epochs", "patience")
-    return any(all(settings[name] == other[name] for name in settings if name not in timing) for other in chosen)
+    return any(
+        all(settings[name] == other[name] for name in settings if name not in timing)
+        for other in chosen
+    )
 
 
 def _member(fit: Fit) -> dict[str, Any]:
@@ -213,7 +232,11 @@ def coverage_curve(answers: Answers, points: int = CURVE_POINTS) -> list[dict[st
         cuts = cuts[np.unique(np.linspace(0, len(cuts) - 1, points).round().astype(int))]
     n = len(confidence)
     return [
-        {"threshold": float(confidence[i]), "coverage": float((i + 1) / n), "accuracy": float(right[i] / (i + 1))}
+        {
+            "threshold": float(confidence[i]),
+            "coverage": float((i + 1) / n),
+            "accuracy": float(right[i] / (i + 1)),
+        }
         for i in cuts
     ]
 
@@ -254,7 +277,12 @@ def _shown(answers: Answers, info: ModelInfo, chosen: Sequence[int]) -> list[dic
 def _confusions(scores: Scores) -> list[dict[str, Any]]:
     """The commonest mix-ups: label, predicted, how many photos, and their share of the label's."""
     found: list[dict[str, Any]] = [
-        {"label": scores.classes[i], "predicted": scores.classes[j], "count": count, "share": count / sum(row)}
+        {
+            "label": scores.classes[i],
+            "predicted": scores.classes[j],
+            "count": count,
+            "share": count / sum(row),
+        }
         for i, row in enumerate(scores.confusion)
         for j, count in enumerate(row)
         if i != j and count
@@ -267,7 +295,9 @@ def _by_class(scores: Scores) -> list[list[dict[str, Any]]]:
     """For each class the two it is most often mistaken for: label and count."""
     result = []
     for number, row in enumerate(scores.confusion):
-        others = sorted((i for i, count in enumerate(row) if count and i != number), key=lambda i: -row[i])
+        others = sorted(
+            (i for i, count in enumerate(row) if count and i != number), key=lambda i: -row[i]
+        )
         result.append([{"label": scores.classes[i], "count": row[i]} for i in others[:2]])
     return result
 
@@ -300,8 +330,12 @@ def limits(content: Content, main: Scores | None) -> list[str]:
             said.append(f"Clearly weaker than the others: {named}.")
         small = [row.label for row in main.per_class if row.support < 10]
         if small:
-            names = ", ".join(map(_short, small[:5])) + (f" and {len(small) - 5} more" if len(small) > 5 else "")
-            said.append(f"Fewer than 10 photos were there to score {names}: the figures of such a class are chance.")
+            names = ", ".join(map(_short, small[:5])) + (
+                f" and {len(small) - 5} more" if len(small) > 5 else ""
+            )
+            said.append(
+                f"Fewer than 10 photos were there to score {names}: the figures of such a class are chance."
+            )
     if content.trained_on:
         said.append(
             f"The model was trained on {content.trained_on:,} of the scored photos: their scores say nothing about new ones."

@@ -39,14 +39,18 @@ def page(content: Content, numbers: dict[str, Any]) -> str:
         mistakes=list(zip(numbers["mistakes"], mistakes, strict=True)),
         hits=list(zip(numbers["hits"], hits, strict=True)),
         sheet=sheet,
-        suspects=list(zip(numbers["suspects"]["shown"], doubted, strict=True)) if numbers["suspects"] else None,
+        suspects=list(zip(numbers["suspects"]["shown"], doubted, strict=True))
+        if numbers["suspects"]
+        else None,
         matrix=confusion(main) if main else None,
         style=(files(__package__) / "report.css").read_text(encoding="utf-8"),
     )
     return text
 
 
-def _pictures(content: Content, numbers: dict[str, Any]) -> tuple[list[Any], list[Any], dict[str, Any], list[Any]]:
+def _pictures(
+    content: Content, numbers: dict[str, Any]
+) -> tuple[list[Any], list[Any], dict[str, Any], list[Any]]:
     entries = [*numbers["mistakes"], *numbers["hits"]]
     shown = answered(content, entries)
     first = len(numbers["mistakes"])
@@ -59,7 +63,10 @@ def confusion(scores: dict[str, Any]) -> dict[str, Any]:
     matrix, classes = scores["confusion"], scores["classes"]
     kept = list(range(len(classes)))
     if len(kept) > MOST_CLASSES:
-        wrong = [sum(row) - row[i] + sum(other[i] for other in matrix) - row[i] for i, row in enumerate(matrix)]
+        wrong = [
+            sum(row) - row[i] + sum(other[i] for other in matrix) - row[i]
+            for i, row in enumerate(matrix)
+        ]
         kept = sorted(sorted(kept, key=lambda i: -wrong[i])[:MOST_CLASSES])
     rows = []
     for i in kept:
@@ -69,7 +76,14 @@ def confusion(scores: dict[str, Any]) -> dict[str, Any]:
             count = matrix[i][j]
             share = count / total if total else 0.0
             # The square root keeps a single mix-up among fifty photos visible.
-            cells.append({"count": count, "share": share, "step": math.ceil(10 * math.sqrt(share)), "right": i == j})
+            cells.append(
+                {
+                    "count": count,
+                    "share": share,
+                    "step": math.ceil(10 * math.sqrt(share)),
+                    "right": i == j,
+                }
+            )
         rows.append({"label": classes[i], "total": total, "cells": cells})
     size = "roomy" if len(kept) <= 12 else "tight" if len(kept) <= 30 else "dense"
     return {"labels": [classes[i] for i in kept], "rows": rows, "size": size, "all": len(classes)}
@@ -86,7 +100,12 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"percent": _percent, "name": _name, "short": settings_in_short, "printable": _printable}
+    made.filters |= {
+        "percent": _percent,
+        "name": _name,
+        "short": settings_in_short,
+        "printable": _printable,
+    }
     made.globals |= {"value": _value, "safe_svg": Markup}
     return made
 
@@ -113,7 +132,9 @@ def _name(text: object, most: int = CUT) -> Markup:
         return Markup("<bdi>{}</bdi>").format(whole)
     # Both ends tell: folders in front, the number of the photo behind.
     behind = most * 2 // 3
-    return Markup('<bdi title="{}">{}…{}</bdi>').format(whole, whole[: most - 1 - behind], whole[-behind:])
+    return Markup('<bdi title="{}">{}…{}</bdi>').format(
+        whole, whole[: most - 1 - behind], whole[-behind:]
+    )
 
 
 def _value(name: str, value: float | None, form: str = "percent", digits: int = 1) -> Markup:
@@ -122,5 +143,11 @@ def _value(name: str, value: float | None, form: str = "percent", digits: int = 
 
     if value is None:
         return Markup("–")
-    shown = _percent(value, digits) if form == "percent" else f"{value:,}" if form == "count" else f"{value:.{digits}f}"
+    shown = (
+        _percent(value, digits)
+        if form == "percent"
+        else f"{value:,}"
+        if form == "count"
+        else f"{value:.{digits}f}"
+    )
     return Markup('<data data-name="{}" value="{}">{}</data>').format(name, repr(value), shown)

@@ -13,7 +13,7 @@ from tailorbird import parallel
 from tailorbird.errors import ImageError
 from tailorbird.images import decode, read_bytes
 from tailorbird.model import Classifier, Failure
-from tailorbird.pictures import data_uri, jpeg, overlay, thumbnail
+from tailorbird.rendering.overlays import data_uri, jpeg, overlay, thumbnail
 from tailorbird.report.content import Content
 
 SIDE: Final = 232
@@ -53,8 +53,14 @@ def answered(content: Content, entries: Sequence[Mapping[str, Any]]) -> list[Sho
         small = thumbnail(decode(one, at_least=SIDE).image, SIDE)
         chosen: list[tuple[str, float, str]] = []
         if answer.heatmaps is not None:
-            wanted = [entry["predicted"], entry["label"] if entry["label"] != entry["predicted"] else None]
-            ranked = [(label, p, grid) for (label, p), grid in zip(answer.top, answer.heatmaps, strict=False)]
+            wanted = [
+                entry["predicted"],
+                entry["label"] if entry["label"] != entry["predicted"] else None,
+            ]
+            ranked = [
+                (label, p, grid)
+                for (label, p), grid in zip(answer.top, answer.heatmaps, strict=False)
+            ]
             if wanted[1] is None:
                 wanted[1] = next((label for label, _, _ in ranked if label != wanted[0]), None)
             found = {label: (label, p, grid) for label, p, grid in ranked}
@@ -71,9 +77,13 @@ def contact_sheet(content: Content) -> dict[str, list[tuple[str, str]]]:
         return {}
     each = max(1, min(SAMPLES, MOST_SAMPLES // len(by_class)))
     labels = list(by_class)[:MOST_SAMPLES]
-    wanted = [(label, name, path) for label in labels for name, path in _spread(by_class[label], each)]
+    wanted = [
+        (label, name, path) for label in labels for name, path in _spread(by_class[label], each)
+    ]
     sheet: dict[str, list[tuple[str, str]]] = {label: [] for label in labels}
-    for (label, name, _), uri in zip(wanted, parallel.ordered(_sample, (path for _, _, path in wanted)), strict=True):
+    for (label, name, _), uri in zip(
+        wanted, parallel.ordered(_sample, (path for _, _, path in wanted)), strict=True
+    ):
         if uri is not None:
             sheet[label].append((name, uri))
     return sheet
@@ -83,7 +93,11 @@ def suspects(content: Content, count: int) -> list[str | None]:
     """The `count` most suspect photos as data URIs; None for one that can no longer be read."""
     if content.suspects is None:
         return []
-    return list(parallel.ordered(_sample, (suspect.sample.path for suspect in content.suspects.reported[:count])))
+    return list(
+        parallel.ordered(
+            _sample, (suspect.sample.path for suspect in content.suspects.reported[:count])
+        )
+    )
 
 
 def _by_class(content: Content) -> dict[str, list[tuple[str, Path]]]:
@@ -100,13 +114,19 @@ def _by_class(content: Content) -> dict[str, list[tuple[str, Path]]]:
 
 def _spread(photos: Sequence[tuple[str, Path]], count: int) -> Iterable[tuple[str, Path]]:
     """`count` of them at even distances: neighbours in a folder are often exposures of one scene."""
-    return photos if len(photos) <= count else [photos[i * len(photos) // count] for i in range(count)]
+    return (
+        photos if len(photos) <= count else [photos[i * len(photos) // count] for i in range(count)]
+    )
 
 
 def _sample(path: Path) -> str | None:
     data = _read(path)
     try:
-        return _uri(thumbnail(decode(data, at_least=SAMPLE_SIDE).image, SAMPLE_SIDE), 75) if data else None
+        return (
+            _uri(thumbnail(decode(data, at_least=SAMPLE_SIDE).image, SAMPLE_SIDE), 75)
+            if data
+            else None
+        )
     except ImageError:
         return None
 

@@ -64,11 +64,17 @@ def _number(value: object) -> bool:
 
 
 def _score(value: object) -> bool:
-    return isinstance(value, dict) and _number(value.get("log_loss")) and _number(value.get("accuracy"))
+    return (
+        isinstance(value, dict)
+        and _number(value.get("log_loss"))
+        and _number(value.get("accuracy"))
+    )
 
 
 def _epoch(value: object) -> dict[str, Any] | None:
-    if not isinstance(value, dict) or not all(_number(value.get(name)) for name in (*_WHOLE, *_KNOWN)):
+    if not isinstance(value, dict) or not all(
+        _number(value.get(name)) for name in (*_WHOLE, *_KNOWN)
+    ):
         return None
     kept = {name: value[name] for name in (*_WHOLE, *_KNOWN)}
     kept |= {name: value[name] if _number(value.get(name)) else None for name in _PERHAPS}
@@ -81,9 +87,14 @@ def draw(found: dict[str, Any], what: str, title: str) -> Figure:
 
     figure, axes = charts.blank(2.9)
     history = found["history"]
-    validation = [epoch["validation_log_loss" if what == "loss" else "validation_accuracy"] for epoch in history]
+    validation = [
+        epoch["validation_log_loss" if what == "loss" else "validation_accuracy"]
+        for epoch in history
+    ]
     places, trained = list(range(len(history))), [epoch[what] for epoch in history]
-    shown = [(place, value) for place, value in zip(places, trained, strict=True) if value is not None]
+    shown = [
+        (place, value) for place, value in zip(places, trained, strict=True) if value is not None
+    ]
     axes.plot([place for place, _ in shown], [value for _, value in shown], color=charts.ORANGE, ls=(0, (4, 1.6)), marker=".",
               label="training")  # fmt: skip
     axes.plot(places, validation, color=charts.BLUE, marker=".", label="validation")

@@ -8,10 +8,10 @@ import logging
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
-from tailorbird import graphs
+from tailorbird import onnx_files
 from tailorbird.errors import ModelFileError, SettingsError, TailorbirdError
 from tailorbird.files import write_bytes
-from tailorbird.metrics import Scores
+from tailorbird.metrics.scores import Scores
 from tailorbird.model.file import info_from
 from tailorbird.report.content import Content
 from tailorbird.report.numbers import numbers
@@ -25,13 +25,17 @@ _SUFFIXES: Final = {"html": ".html", "markdown": ".md", "json": ".json"}
 log = logging.getLogger(__name__)
 
 
-def report_path(model: Path, wanted: str | Path | bool, format: Format, kind: str = "report") -> Path | None:
+def report_path(
+    model: Path, wanted: str | Path | bool, format: Format, kind: str = "report"
+) -> Path | None:
     """Where a report goes: `wanted` itself, beside the model for True (shop.onnx, shop.report.html), None for False.
 
     Raises SettingsError for an unknown format.
     """
     if format not in FORMATS:
-        raise SettingsError(f"the report's format is {format!r}; it must be one of {', '.join(FORMATS)}")
+        raise SettingsError(
+            f"the report's format is {format!r}; it must be one of {', '.join(FORMATS)}"
+        )
     if isinstance(wanted, bool):
         return model.with_name(f"{model.stem}.{kind}{_SUFFIXES[format]}") if wanted else None
     return Path(wanted)
@@ -39,7 +43,7 @@ def report_path(model: Path, wanted: str | Path | bool, format: Format, kind: st
 
 def describe(model: str | Path) -> Content:
     """What a model file says of itself: everything but photos, curves and what was tried. Raises ModelFileError."""
-    proto = graphs.read_audited(Path(model), ModelFileError)
+    proto = onnx_files.read_audited(Path(model), ModelFileError)
     info = info_from(proto, str(model))
     scores: dict[str, Scores] = {}
     for name in ("test", "validation"):
@@ -73,7 +77,9 @@ def attempt(content: Content, path: Path, format: Format) -> tuple[Path | None, 
         write(content, path, format)
     except TailorbirdError as error:
         return None, str(error)
-    except Exception as error:  # a defect here, or a missing font, must not spoil hours of somebody's training
+    except (
+        Exception
+    ) as error:  # a defect here, or a missing font, must not spoil hours of somebody's training
         log.debug("the report failed", exc_info=True)
         return None, f"unexpected {type(error).__name__}: {error}"
     return path, None

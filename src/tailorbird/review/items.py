@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tailorbird.dataset import SPLITS, Dataset, Sample
-from tailorbird.dataset.duplicates import group_findings, same_pictures
+from tailorbird.dataset.duplicates.groups import group_findings, same_pictures
 from tailorbird.label_errors import Suspect
 
 KINDS: Final = ("suspect-label", "conflicting-label", "leak", "duplicate", "near-duplicate")
@@ -32,7 +32,9 @@ class Item:
     reason: str = ""
 
 
-def make_items(dataset: Dataset, reported: Sequence[Suspect], judged: Mapping[Sample, Suspect]) -> list[Item]:
+def make_items(
+    dataset: Dataset, reported: Sequence[Suspect], judged: Mapping[Sample, Suspect]
+) -> list[Item]:
     """Every item: suspect labels first, the most suspect of them at the top, then groups by kind.
 
     reported: the suspects, in their order. judged: every photo whose label was judged; of photos with conflicting labels the
@@ -55,7 +57,9 @@ def make_items(dataset: Dataset, reported: Sequence[Suspect], judged: Mapping[Sa
         kinds = tuple(finding.kind for finding in findings)
         keep, proposal, reason = _PROPOSE[kinds[0]](samples, judged)
         message = "; ".join(finding.message for finding in findings)
-        groups.append(Item(kinds, tuple(alike), message, tuple(alike[k] for k in keep), proposal, reason))
+        groups.append(
+            Item(kinds, tuple(alike), message, tuple(alike[k] for k in keep), proposal, reason)
+        )
     return items + sorted(groups, key=lambda item: KINDS.index(item.kinds[0]))
 
 
@@ -71,7 +75,11 @@ def _of_conflict(samples: Sequence[Sample], judged: Mapping[Sample, Suspect]) ->
         return (), "", reason
     best = max(range(len(samples)), key=lambda i: judged[samples[i]].label_probability)
     label = samples[best].label
-    return (best,), f"Keep the one labelled {label}", f"{reason} Of the labels, {label} is the most probable."
+    return (
+        (best,),
+        f"Keep the one labelled {label}",
+        f"{reason} Of the labels, {label} is the most probable.",
+    )
 
 
 def _of_leak(samples: Sequence[Sample], _: Mapping[Sample, Suspect]) -> _Proposal:
@@ -79,7 +87,8 @@ def _of_leak(samples: Sequence[Sample], _: Mapping[Sample, Suspect]) -> _Proposa
     keep = [i for i, sample in enumerate(samples) if sample.split == SPLITS[held]]
     others = Counter(sample.split or "train" for sample in samples if sample.split != SPLITS[held])
     copies = " and ".join(
-        f"the {'training' if name == 'train' else name} {'copy' if n == 1 else 'copies'}" for name, n in others.items()
+        f"the {'training' if name == 'train' else name} {'copy' if n == 1 else 'copies'}"
+        for name, n in others.items()
     )
     reason = (
         f"A photo that the model was trained on proves nothing in {SPLITS[held]}. tailorbird train would leave out {copies} anyway; "

@@ -31,10 +31,14 @@ def decided(row: Row, decision: str, label: str = "") -> Row:
     Relabelling to the label the photo had all along is keeping it.
     """
     if decision not in ("", *DECISIONS):
-        raise ValueError(f"the decision is {decision!r}; it must be one of {', '.join(DECISIONS)}, or empty")
+        raise ValueError(
+            f"the decision is {decision!r}; it must be one of {', '.join(DECISIONS)}, or empty"
+        )
     if decision == "relabel" and label != row.original:
         return replace(row, label=label, decision="relabel", was=row.original)
-    return replace(row, label=row.original, decision="keep" if decision == "relabel" else decision, was="")
+    return replace(
+        row, label=row.original, decision="keep" if decision == "relabel" else decision, was=""
+    )
 
 
 @dataclass
@@ -53,7 +57,9 @@ class Manifest:
     A file that another program changed since is never written over.
     """
 
-    def __init__(self, path: Path, rows: Sequence[Row], *, gone: Sequence[Row] = (), seen: str | None) -> None:
+    def __init__(
+        self, path: Path, rows: Sequence[Row], *, gone: Sequence[Row] = (), seen: str | None
+    ) -> None:
         """Rows in the order of the samples. gone: rows of photos that are no longer there, kept at the end of the file.
 
         seen: the SHA-256 of the file that stands at `path`, None where there is none.
@@ -162,7 +168,9 @@ def _signature(path: Path) -> tuple[int, ...] | None:
 
 def _line(row: Row) -> bytes:
     out = io.StringIO(newline="")
-    csv.writer(out, lineterminator="\r\n").writerow((row.path, row.label, row.split or "", row.decision, row.was))
+    csv.writer(out, lineterminator="\r\n").writerow(
+        (row.path, row.label, row.split or "", row.decision, row.was)
+    )
     return out.getvalue().encode("utf-8", "surrogateescape")
 
 
@@ -172,7 +180,8 @@ _HEAD = ",".join(HEADER).encode() + b"\r\n"
 def fresh_rows(path: Path, samples: Sequence[Sample]) -> list[Row]:
     """A row without a decision for each sample, its photo named relative to the manifest at `path`."""
     return [
-        Row(name, sample.label, sample.split) for name, sample in zip(names_from(path, samples), samples, strict=True)
+        Row(name, sample.label, sample.split)
+        for name, sample in zip(names_from(path, samples), samples, strict=True)
     ]
 
 

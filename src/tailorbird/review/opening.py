@@ -65,7 +65,9 @@ def open_review(
             progress("read+embed" if embedder else "scan", done, total)
 
     try:
-        dataset = scan_layout(find(source, as_before_review=former), source, progress=read, visitor=embedder)
+        dataset = scan_layout(
+            find(source, as_before_review=former), source, progress=read, visitor=embedder
+        )
     finally:
         if embedder is not None:
             embedder.flush()
@@ -125,11 +127,17 @@ def _folds(progress: Callable[[str, int, int], None] | None) -> Callable[[str, i
 def _notes(resumed: Resumed) -> list[str]:
     """What a former review brings, in sentences."""
     decisions = sum(bool(row.decision) for row in resumed.rows)
-    notes = [f"goes on from a former review: {decisions:,} of {len(resumed.rows):,} photos have a decision"]
+    notes = [
+        f"goes on from a former review: {decisions:,} of {len(resumed.rows):,} photos have a decision"
+    ]
     if resumed.came:
         notes.append(f"{_named(resumed.came)} came since")
     if resumed.gone:
-        kept = f"; {len(resumed.gone_rows):,} decisions about them stay in the manifest" if resumed.gone_rows else ""
+        kept = (
+            f"; {len(resumed.gone_rows):,} decisions about them stay in the manifest"
+            if resumed.gone_rows
+            else ""
+        )
         notes.append(f"{_named(resumed.gone)} went since{kept}")
     if resumed.relabelled:
         notes.append(

@@ -112,7 +112,9 @@ class Review:
 
     def _checked(self, item: int, choices: Sequence[Choice]) -> dict[int, Row]:
         if not 0 <= item < len(self.items):
-            raise SettingsError(f"there is no item {item}; there are {len(self.items):,}, counted from 0")
+            raise SettingsError(
+                f"there is no item {item}; there are {len(self.items):,}, counted from 0"
+            )
         if not choices:
             raise SettingsError("there is nothing to decide: no photo is named")
         changes: dict[int, Row] = {}
@@ -122,10 +124,14 @@ class Review:
             if choice.photo in changes:
                 raise SettingsError(f"photo {choice.photo} is decided about twice")
             if choice.decision not in ("", *DECISIONS):
-                raise SettingsError(f"the decision is {choice.decision!r}; it must be {', '.join(DECISIONS)} or empty")
+                raise SettingsError(
+                    f"the decision is {choice.decision!r}; it must be {', '.join(DECISIONS)} or empty"
+                )
             if choice.decision == "relabel" and choice.label not in self._known:
                 raise SettingsError(
                     f"there is no class {choice.label[:100]!r}; a photo can be given one of the {len(self.classes):,} there are"
                 )
-            changes[choice.photo] = decided(self.manifest.row(choice.photo), choice.decision, choice.label)
+            changes[choice.photo] = decided(
+                self.manifest.row(choice.photo), choice.decision, choice.label
+            )
         return changes

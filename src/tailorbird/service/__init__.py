@@ -26,7 +26,9 @@ def create_app(settings: Settings) -> Service:
     return Service(settings)
 
 
-def serve(settings: Settings, *, announce: Callable[[str], None] = print, quiet: bool = False) -> None:
+def serve(
+    settings: Settings, *, announce: Callable[[str], None] = print, quiet: bool = False
+) -> None:
     """Serve until SIGTERM or Ctrl-C; both let accepted requests finish.
 
     announce: called with the service's address once it takes requests. quiet: log only what goes wrong.
@@ -43,8 +45,12 @@ def serve(settings: Settings, *, announce: Callable[[str], None] = print, quiet:
         if settings.workers > 1:
             from tailorbird.service.served import open_served
 
-            open_served(settings.model)  # a bad model is one clear error here, not one from each process
-            supervise(settings, bound, quiet=quiet, announce=lambda: announce(address(settings, bound)))
+            open_served(
+                settings.model
+            )  # a bad model is one clear error here, not one from each process
+            supervise(
+                settings, bound, quiet=quiet, announce=lambda: announce(address(settings, bound))
+            )
         else:
             service = create_app(settings)
             run(service, bound, announce=lambda: announce(address(settings, bound)))
@@ -74,10 +80,19 @@ def serve_review(
 def need_extra() -> None:
     """Raise MissingExtra, which names what is missing, where the packages of the extra `serve` are not installed."""
     missing = []
-    for name in ("starlette", "uvicorn", "httptools", "python_multipart", "sqlalchemy", "prometheus_client"):
+    for name in (
+        "starlette",
+        "uvicorn",
+        "httptools",
+        "python_multipart",
+        "sqlalchemy",
+        "prometheus_client",
+    ):
         try:
             __import__(name)
         except ImportError:
             missing.append(name)
     if missing:
-        raise MissingExtra(f"serving needs {', '.join(missing)}; install them with: pip install 'tailorbird[serve]'")
+        raise MissingExtra(
+            f"serving needs {', '.join(missing)}; install them with: pip install 'tailorbird[serve]'"
+        )

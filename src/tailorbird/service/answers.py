@@ -33,7 +33,9 @@ async def correct(request: Request) -> JSONResponse:
     receipt = receipts.read(state.secret, text)
     if answer not in state.slot.current.classifier.classes:
         raise Problem(
-            422, "invalid", f"the answer {answer[:100]!r} is none of the model's classes; GET /v1/model lists them"
+            422,
+            "invalid",
+            f"the answer {answer[:100]!r} is none of the model's classes; GET /v1/model lists them",
         )
     if photo is not None and hashlib.sha256(photo).hexdigest() != receipt.photo:
         raise Problem(
@@ -58,7 +60,9 @@ async def correct(request: Request) -> JSONResponse:
 
     number = await in_time(request, stored(state, add))
     state.telemetry.correction("stored")
-    return JSONResponse({"id": number, "right": answer == receipt.label, "stored_photo": keep is not None}, 201)
+    return JSONResponse(
+        {"id": number, "right": answer == receipt.label, "stored_photo": keep is not None}, 201
+    )
 
 
 async def stats(request: Request) -> JSONResponse:
@@ -75,7 +79,9 @@ async def stored(state: State, work: Callable[[], T]) -> T:
     The thread goes on when the caller gives up: what it commits later is a correction that was not acknowledged.
     """
     if state.storing_waits >= state.settings.queue:
-        raise overloaded("more corrections are waiting than can be stored soon; try again in a moment")
+        raise overloaded(
+            "more corrections are waiting than can be stored soon; try again in a moment"
+        )
     state.storing_waits += 1
     try:
         return await asyncio.get_running_loop().run_in_executor(state.storing, work)
@@ -85,12 +91,16 @@ async def stored(state: State, work: Callable[[], T]) -> T:
         state.telemetry.correction("storage-full")
         log("storage-full", level="error", message=str(error))
         raise Problem(
-            507, "storage-full", "the disk is full: this correction was not stored; predictions go on"
+            507,
+            "storage-full",
+            "the disk is full: this correction was not stored; predictions go on",
         ) from None
     except StorageError as error:
         state.telemetry.correction("storage-failed")
         log("storage-failed", level="error", message=str(error))
-        message = "the corrections database does not answer: nothing was stored; try again in a moment"
+        message = (
+            "the corrections database does not answer: nothing was stored; try again in a moment"
+        )
         raise Problem(503, "storage-failed", message, {"Retry-After": str(RETRY_AFTER)}) from None
     finally:
         state.storing_waits -= 1
@@ -98,7 +108,11 @@ async def stored(state: State, work: Callable[[], T]) -> T:
 
 def _store(state: State) -> Corrections:
     if state.corrections is None:
-        raise Problem(404, "not-found", "this service keeps no corrections; start it with --corrections shop.db")
+        raise Problem(
+            404,
+            "not-found",
+            "this service keeps no corrections; start it with --corrections shop.db",
+        )
     return state.corrections
 
 
@@ -109,7 +123,9 @@ async def _fields(request: Request) -> tuple[str, str, bytes | None]:
     photo = None
     if kind == "application/json" and len(body) > MOST_JSON:
         # Parsing holds up every other request: some bytes of JSON become many times as many of objects.
-        raise Problem(413, "body-too-large", f"a correction as JSON has at most {MOST_JSON // 1024} KiB")
+        raise Problem(
+            413, "body-too-large", f"a correction as JSON has at most {MOST_JSON // 1024} KiB"
+        )
     if kind == "multipart/form-data":
         form = parse_form(body, options, most_photos=1)
         receipt, answer = form.fields.get("receipt"), form.fields.get("answer")
@@ -122,7 +138,11 @@ async def _fields(request: Request) -> tuple[str, str, bytes | None]:
         said = said if isinstance(said, dict) else {}
         receipt, answer = said.get("receipt"), said.get("answer")
     else:
-        raise Problem(415, "unsupported-media-type", "send a correction as application/json or multipart/form-data")
+        raise Problem(
+            415,
+            "unsupported-media-type",
+            "send a correction as application/json or multipart/form-data",
+        )
     if not isinstance(receipt, str) or not isinstance(answer, str):
         raise Problem(
             422,

@@ -45,10 +45,18 @@ class Service:
         """
         telemetry = Telemetry()
         slot = Slot(settings.model, settings.runtime, log)
-        store = open_store(settings.corrections, photos=settings.photos) if settings.corrections else None
+        store = (
+            open_store(settings.corrections, photos=settings.photos)
+            if settings.corrections
+            else None
+        )
         threads = max(1, parallel.cores() // settings.workers)
-        engine = Engine(threads=threads, queue=settings.queue, batch=settings.batch, meter=telemetry)
-        self.state = State(settings, telemetry, slot, engine, store, store.secret() if store else b"", supervisor)
+        engine = Engine(
+            threads=threads, queue=settings.queue, batch=settings.batch, meter=telemetry
+        )
+        self.state = State(
+            settings, telemetry, slot, engine, store, store.secret() if store else b"", supervisor
+        )
         self.tailorbird = self.state
         self._counts = _Counts()
         self._router = Router(self._routes(), lifespan=self._lifespan, redirect_slashes=False)
@@ -123,8 +131,12 @@ class Service:
         """Answers in bounded time whatever the queue and the database do."""
         state = self.state
         await self._counts.look(state)
-        extra = accuracy_metrics(self._counts.counts, state.slot.current.name, state.slot.current.sha256)
-        return Response(state.telemetry.text(extra), media_type="text/plain; version=0.0.4; charset=utf-8")
+        extra = accuracy_metrics(
+            self._counts.counts, state.slot.current.name, state.slot.current.sha256
+        )
+        return Response(
+            state.telemetry.text(extra), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
 
 
 class _Counts:
@@ -140,7 +152,9 @@ class _Counts:
             return
         self._looked = time.monotonic()
         try:
-            counting = asyncio.get_running_loop().run_in_executor(state.storing, state.corrections.counts)
+            counting = asyncio.get_running_loop().run_in_executor(
+                state.storing, state.corrections.counts
+            )
             self.counts = await asyncio.wait_for(counting, COUNT_SECONDS)
         except (StorageError, TimeoutError):
             self.counts = None

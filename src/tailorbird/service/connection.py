@@ -137,10 +137,15 @@ def protocol_for(settings: Limits) -> type[asyncio.Protocol]:
 
         def _without_upgrade(self) -> bytes:
             """The head of the request at hand without its wish for another protocol, as bytes."""
-            lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+            lines = [
+                b"%s %s HTTP/%s"
+                % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+            ]
             for name, value in self.headers:
                 if name == b"connection":
-                    value = b", ".join(word for word in value.split(b",") if word.strip().lower() not in _UPGRADE)
+                    value = b", ".join(
+                        word for word in value.split(b",") if word.strip().lower() not in _UPGRADE
+                    )
                 if name not in _UPGRADE:
                     lines.append(name + b": " + value)
             return b"\r\n".join([*lines, b"", b""])
@@ -180,10 +185,14 @@ def protocol_for(settings: Limits) -> type[asyncio.Protocol]:
             """Answer what never becomes a request, in the form and with the headers of every answer, and close."""
             self._disarm()
             self._refused = True
-            if self._busy and (self.pipeline or not self.cycle.more_body or self.cycle.response_started):
+            if self._busy and (
+                self.pipeline or not self.cycle.more_body or self.cycle.response_started
+            ):
                 self.transport.close()  # the refusal would be taken for the answer to the request before
                 return
-            if self._busy:  # the damage is in the body of the one request under way, whose handler stops here
+            if (
+                self._busy
+            ):  # the damage is in the body of the one request under way, whose handler stops here
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
             identity = secrets.token_hex(8)
@@ -216,7 +225,9 @@ def protocol_for(settings: Limits) -> type[asyncio.Protocol]:
             if self._busy or self.transport.is_closing():
                 return
             if self._began:
-                said = f"the request's headers did not arrive within {settings.head_timeout:g} seconds"
+                said = (
+                    f"the request's headers did not arrive within {settings.head_timeout:g} seconds"
+                )
                 self._refuse(Problem(408, "request-timeout", said))
             else:
                 self.transport.close()

@@ -111,7 +111,9 @@ class Engine:
             return todo.pop()(), time.monotonic() - start
 
         try:
-            result, seconds = await asyncio.get_running_loop().run_in_executor(self._decoders, timed)
+            result, seconds = await asyncio.get_running_loop().run_in_executor(
+                self._decoders, timed
+            )
         except asyncio.CancelledError:
             todo.clear()  # the pool's queue keeps `timed` until its turn comes, but not the photo of a client that has gone
             self._meter.dropped(1)
@@ -123,7 +125,9 @@ class Engine:
         self._meter.decoded(seconds)
         return result
 
-    async def classify(self, served: Served, pixels: Pixels, *, heatmaps: bool, deadline: float) -> Answer:
+    async def classify(
+        self, served: Served, pixels: Pixels, *, heatmaps: bool, deadline: float
+    ) -> Answer:
         """One photo, uint8 (S, S, 3) by the model's resize rule, through the next run that has room.
 
         deadline: time.monotonic() after which it is dropped; the caller awaits no longer than that either.
@@ -189,5 +193,8 @@ def _run(jobs: list[_Job]) -> tuple[list[Answer], float]:
     start = time.monotonic()
     images = np.stack([job.pixels for job in jobs])
     rows, maps = jobs[0].served.classifier.run(images, heatmaps=any(job.heatmaps for job in jobs))
-    answers = [Answer(row, maps[i] if maps is not None and jobs[i].heatmaps else None) for i, row in enumerate(rows)]
+    answers = [
+        Answer(row, maps[i] if maps is not None and jobs[i].heatmaps else None)
+        for i, row in enumerate(rows)
+    ]
     return answers, time.monotonic() - start

@@ -66,7 +66,9 @@ class Hints:
 class Guard:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, settings: Limits, telemetry: Telemetry, hints: Hints | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Limits, telemetry: Telemetry, hints: Hints | None = None
+    ) -> None:
         self._hints = hints or Hints()
         self._app = app
         self._settings = settings
@@ -104,12 +106,24 @@ class Guard:
                 await exchange.refuse(problem, scope["path"])
             except HTTPException as refused:
                 allowed = dict(refused.headers or {})
-                await exchange.refuse(_of_routing(refused.status_code, scope, allowed, self._hints), scope["path"])
+                await exchange.refuse(
+                    _of_routing(refused.status_code, scope, allowed, self._hints), scope["path"]
+                )
             except (ClientGone, ClientDisconnect):
                 pass  # 499 is logged and counted
             except Exception as error:
-                log("failed", level="error", exc_info=error, request_id=exchange.request_id, path=scope["path"])
-                failed = Problem(500, "internal", f"the service failed; its log says why, under {exchange.request_id}")
+                log(
+                    "failed",
+                    level="error",
+                    exc_info=error,
+                    request_id=exchange.request_id,
+                    path=scope["path"],
+                )
+                failed = Problem(
+                    500,
+                    "internal",
+                    f"the service failed; its log says why, under {exchange.request_id}",
+                )
                 await exchange.refuse(failed, scope["path"])
         finally:
             self._held.bytes -= exchange.held
@@ -132,7 +146,11 @@ class Guard:
             raise Problem(400, "bad-host", "the request has several Host headers")
         if settings.hosts and _without_port(host) not in settings.hosts:
             if not host:
-                raise Problem(400, "bad-host", "the request has no Host header; send the name this is reached under")
+                raise Problem(
+                    400,
+                    "bad-host",
+                    "the request has no Host header; send the name this is reached under",
+                )
             raise Problem(
                 400,
                 "bad-host",
@@ -153,7 +171,9 @@ class Guard:
             self._check_origin(headers, host)
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise Problem(
-                415, "unsupported-media-type", "compressed bodies are not accepted; photos are compressed already"
+                415,
+                "unsupported-media-type",
+                "compressed bodies are not accepted; photos are compressed already",
             )
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > settings.max_body:
@@ -165,7 +185,9 @@ class Guard:
         if origin in self._settings.allow_origins:
             return
         own = origin is None or _netloc(origin) == host
-        if not own or (origin is None and headers.get("sec-fetch-site", "none") not in ("same-origin", "none")):
+        if not own or (
+            origin is None and headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
+        ):
             raise Problem(
                 403,
                 "forbidden",
@@ -184,7 +206,9 @@ def _netloc(origin: str) -> str | None:
 def too_big(limit: int) -> Problem:
     """413 for a body over the limit."""
     return Problem(
-        413, "body-too-large", f"the request is larger than {limit / 2**20:,.0f} MiB; send smaller or fewer photos"
+        413,
+        "body-too-large",
+        f"the request is larger than {limit / 2**20:,.0f} MiB; send smaller or fewer photos",
     )
 
 
@@ -223,7 +247,9 @@ class _Exchange:
         self._settings = settings
         self._expects = headers.get("expect", "").lower() == "100-continue"
         # Without either header a request has no body.
-        self.complete = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+        self.complete = (
+            "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+        )
         self.request_id = request_id
         self.deadline = start + settings.deadline
         self.receive_by = start + min(settings.receive_timeout, settings.deadline)
@@ -248,7 +274,9 @@ class _Exchange:
         except TimeoutError:
             self.close = True
             seconds = self._settings.receive_timeout
-            raise Problem(408, "request-timeout", f"the request did not arrive within {seconds:g} seconds") from None
+            raise Problem(
+                408, "request-timeout", f"the request did not arrive within {seconds:g} seconds"
+            ) from None
         self._expects = False
         if message["type"] == "http.request":
             size = len(message.get("body", b""))
@@ -259,7 +287,9 @@ class _Exchange:
             self.held += size
             self._everybody.bytes += size
             if self._everybody.bytes > self._everybody.most:
-                raise overloaded("more photos are being sent than fit in memory; try again in a moment")
+                raise overloaded(
+                    "more photos are being sent than fit in memory; try again in a moment"
+                )
         else:
             self.complete = True
         return message
@@ -270,7 +300,11 @@ class _Exchange:
             await self._linger()
             self.started = True
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), *_HEADERS, (b"x-request-id", self.request_id.encode())]
+            message["headers"] = [
+                *message.get("headers", ()),
+                *_HEADERS,
+                (b"x-request-id", self.request_id.encode()),
+            ]
             if self.close or not self.complete:
                 message["headers"].append((b"connection", b"close"))
         await self._send(message)
@@ -290,9 +324,14 @@ class _Exchange:
             "Cache-Control": "no-store",
             **problem.headers,
         }
-        if self._readable_by:  # refused outside of the CORS middleware, yet the page should learn why
+        if (
+            self._readable_by
+        ):  # refused outside of the CORS middleware, yet the page should learn why
             headers |= {"Access-Control-Allow-Origin": self._readable_by, "Vary": "Origin"}
-        raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+        raw = [
+            (name.lower().encode(), value.encode("latin-1", "replace"))
+            for name, value in headers.items()
+        ]
         await self.send({"type": "http.response.start", "status": problem.status, "headers": raw})
         await self.send({"type": "http.response.body", "body": body})
 
@@ -313,11 +352,21 @@ class _Exchange:
 def _method(scope: Scope) -> str:
     """The method, or `other`: a label's values must be few."""
     method: str = scope["method"]
-    return method if method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} else "other"
+    return (
+        method
+        if method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+        else "other"
+    )
 
 
 def _without_port(host: str) -> str:
-    return host if host.endswith("]") else host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+    return (
+        host
+        if host.endswith("]")
+        else host.rpartition(":")[0]
+        if re.search(r":\d+$", host)
+        else host
+    )
 
 
 def _loop_time(monotonic: float) -> float:

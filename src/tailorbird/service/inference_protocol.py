@@ -34,7 +34,9 @@ async def server(request: Request) -> JSONResponse:
     """Name, version and extensions."""
     from tailorbird import __version__
 
-    return JSONResponse({"name": "tailorbird", "version": __version__, "extensions": ["binary_tensor_data"]})
+    return JSONResponse(
+        {"name": "tailorbird", "version": __version__, "extensions": ["binary_tensor_data"]}
+    )
 
 
 async def live(request: Request) -> JSONResponse:
@@ -59,7 +61,9 @@ async def model(request: Request) -> JSONResponse:
     """The model's inputs and outputs."""
     served = _served(request)
     size = served.rule.size
-    outputs = [{"name": "probabilities", "datatype": "FP32", "shape": [-1, len(served.classifier.classes)]}]
+    outputs = [
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(served.classifier.classes)]}
+    ]
     if served.classifier.has_heatmaps:
         shown = min(3, len(served.classifier.classes))
         outputs.append({"name": "heatmaps", "datatype": "FP32", "shape": [-1, shown, -1, -1]})
@@ -85,7 +89,10 @@ async def infer(request: Request) -> Response:
     # JSON tensors take a while to parse: not in the event loop's thread.
     deadline = deadline_of(request)
     asked, images = await in_time(
-        request, state.engine.decode(lambda: _read(body, length, served, state.settings.max_photos), deadline)
+        request,
+        state.engine.decode(
+            lambda: _read(body, length, served, state.settings.max_photos), deadline
+        ),
     )
     wanted = _wanted(asked, served)
     heatmaps = "heatmaps" in wanted
@@ -93,7 +100,10 @@ async def infer(request: Request) -> Response:
         answers = await in_time(
             request,
             asyncio.gather(
-                *(state.engine.classify(served, image, heatmaps=heatmaps, deadline=deadline) for image in images)
+                *(
+                    state.engine.classify(served, image, heatmaps=heatmaps, deadline=deadline)
+                    for image in images
+                )
             ),
         )
     for _ in answers:
@@ -105,23 +115,35 @@ def _served(request: Request) -> Served:
     served = state_of(request).slot.current
     name, version = request.path_params["name"], request.path_params.get("version", VERSION)
     if name != served.name:
-        raise Problem(404, "not-found", f"there is no model {name[:100]!r} here; this service has {served.name!r}")
+        raise Problem(
+            404,
+            "not-found",
+            f"there is no model {name[:100]!r} here; this service has {served.name!r}",
+        )
     if version != VERSION:
         raise Problem(
-            404, "not-found", f"the model {served.name!r} has no version {version[:20]!r}; it has {VERSION!r}"
+            404,
+            "not-found",
+            f"the model {served.name!r} has no version {version[:20]!r}; it has {VERSION!r}",
         )
     return served
 
 
-def _read(body: bytes, length: str | None, served: Served, most: int) -> tuple[dict[str, Any], Pixels]:
+def _read(
+    body: bytes, length: str | None, served: Served, most: int
+) -> tuple[dict[str, Any], Pixels]:
     """The JSON part and the images of a request. Raises Problem 400."""
-    if length is not None and (not length.isdecimal() or len(length) > 12 or int(length) > len(body)):
+    if length is not None and (
+        not length.isdecimal() or len(length) > 12 or int(length) > len(body)
+    ):
         raise _bad(f"{JSON_LENGTH} is {length[:20]!r}; the body has {len(body)} bytes")
     split = int(length) if length is not None else len(body)
     text = body[:split]
     side = served.rule.size
     if text.count(b"[") + text.count(b"{") > NESTED * (side * side + side + 1) + 1000:
-        raise _bad(f"nested JSON is read for {NESTED} images at most; send `data` flat, or as binary data")
+        raise _bad(
+            f"nested JSON is read for {NESTED} images at most; send `data` flat, or as binary data"
+        )
     try:
         asked = json.loads(text)
     except (ValueError, RecursionError):
@@ -133,7 +155,12 @@ def _read(body: bytes, length: str | None, served: Served, most: int) -> tuple[d
     size = served.rule.size
     shape: Any = tensor.get("shape")
     right = isinstance(shape, list) and len(shape) == 4 and all(type(side) is int for side in shape)
-    if tensor.get("name") != "images" or tensor.get("datatype") != "UINT8" or not right or shape[1:] != [size, size, 3]:
+    if (
+        tensor.get("name") != "images"
+        or tensor.get("datatype") != "UINT8"
+        or not right
+        or shape[1:] != [size, size, 3]
+    ):
         raise _bad(f"the input must be `images`, UINT8, of shape [N, {size}, {size}, 3]")
     if not 1 <= shape[0] <= most:
         raise _bad(f"the input holds {shape[0]} images; it must hold 1 to {most}")
@@ -142,7 +169,9 @@ def _read(body: bytes, length: str | None, served: Served, most: int) -> tuple[d
     raw = body[split:]
     if binary is not None:
         if type(binary) is not int or binary != len(raw) or binary != math.prod(shape):
-            raise _bad(f"the input has {len(raw)} bytes of binary data; its shape needs {math.prod(shape)}")
+            raise _bad(
+                f"the input has {len(raw)} bytes of binary data; its shape needs {math.prod(shape)}"
+            )
         return asked, np.frombuffer(raw, np.uint8).reshape(shape)
     if raw:
         raise _bad("there are bytes after the JSON part that no input claims with binary_data_size")
@@ -157,7 +186,9 @@ def _numbers(data: object, shape: list[int]) -> Pixels:
         raise _bad("`data` is nested unevenly") from None
     whole = values.dtype.kind in "iu" or (values.size == 0)
     if not whole or values.size != math.prod(shape) or values.ndim not in (1, 4):
-        raise _bad(f"`data` must hold {math.prod(shape)} whole numbers, flat or nested as the shape says")
+        raise _bad(
+            f"`data` must hold {math.prod(shape)} whole numbers, flat or nested as the shape says"
+        )
     if values.min() < 0 or values.max() > 255:
         raise _bad("`data` must hold whole numbers from 0 to 255")
     return values.astype(np.uint8).reshape(shape)
@@ -179,16 +210,25 @@ def _wanted(asked: dict[str, Any], served: Served) -> dict[str, bool]:
         said = output.get("parameters") if isinstance(output, dict) else None
         said = said if isinstance(said, dict) else {}
         if said.get("classification"):
-            raise _bad("the classification extension is not supported; ask for probabilities, or use /v1/predict")
+            raise _bad(
+                "the classification extension is not supported; ask for probabilities, or use /v1/predict"
+            )
         wanted[name] = bool(said.get("binary_data", default))
     return wanted
 
 
-def _answer(asked: dict[str, Any], wanted: dict[str, bool], served: Served, answers: list[Answer]) -> Response:
+def _answer(
+    asked: dict[str, Any], wanted: dict[str, bool], served: Served, answers: list[Answer]
+) -> Response:
     outputs, blobs = [], []
     for name, binary in wanted.items():
-        rows = [answer.probabilities if name == "probabilities" else answer.heatmaps for answer in answers]
-        values: npt.NDArray[np.float32] = np.stack([row for row in rows if row is not None]).astype("<f4")
+        rows = [
+            answer.probabilities if name == "probabilities" else answer.heatmaps
+            for answer in answers
+        ]
+        values: npt.NDArray[np.float32] = np.stack([row for row in rows if row is not None]).astype(
+            "<f4"
+        )
         output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(values.shape)}
         if binary:
             blobs.append(values.tobytes())
@@ -198,7 +238,9 @@ def _answer(asked: dict[str, Any], wanted: dict[str, bool], served: Served, answ
         outputs.append(output)
     said: dict[str, Any] = {"model_name": served.name, "model_version": VERSION, "outputs": outputs}
     if isinstance(asked.get("id"), str):
-        said["id"] = asked["id"].encode("utf-8", "replace").decode()  # JSON can hold halves of characters, UTF-8 cannot
+        said["id"] = (
+            asked["id"].encode("utf-8", "replace").decode()
+        )  # JSON can hold halves of characters, UTF-8 cannot
     if not blobs:
         return JSONResponse(said)
     head = json.dumps(said).encode()

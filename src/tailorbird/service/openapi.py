@@ -9,7 +9,9 @@ from tailorbird.service.settings import Settings
 
 Json = dict[str, Any]
 
-_RETRY = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}}}
+_RETRY = {
+    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}}
+}
 
 
 def document(settings: Settings) -> Json:
@@ -60,9 +62,13 @@ def _complete(path: str, item: Json) -> None:
     """What any operation may answer."""
     for method, operation in item.items():
         responses = operation["responses"]
-        responses.setdefault("400", _problem("The Host header names another host, or the request is damaged.", path))
+        responses.setdefault(
+            "400", _problem("The Host header names another host, or the request is damaged.", path)
+        )
         if method == "post":
-            responses.setdefault("403", _problem("A page of another site may not use the service.", path))
+            responses.setdefault(
+                "403", _problem("A page of another site may not use the service.", path)
+            )
             responses.setdefault("408", _problem("The request did not arrive in time.", path))
         responses.setdefault("413", _problem("The request is too large.", path))
         responses.setdefault("415", _problem("The body's type or encoding is not accepted.", path))
@@ -81,7 +87,10 @@ def _problem(description: str, path: str = "/v1") -> Json:
 
 
 def _busy(path: str = "/v1") -> Json:
-    return {**_problem("Too much is waiting, or the deadline passed; try again.", path), "headers": _RETRY}
+    return {
+        **_problem("Too much is waiting, or the deadline passed; try again.", path),
+        "headers": _RETRY,
+    }
 
 
 def _query(name: str, description: str, schema: Json) -> Json:
@@ -125,7 +134,11 @@ def _photos(settings: Settings) -> Json:
                         "image/webp": binary,
                         "application/octet-stream": binary,
                         "multipart/form-data": {
-                            "schema": {"type": "object", "required": ["photo"], "properties": {"photo": many}},
+                            "schema": {
+                                "type": "object",
+                                "required": ["photo"],
+                                "properties": {"photo": many},
+                            },
                             "encoding": {
                                 "photo": {
                                     "contentType": "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/avif"
@@ -141,7 +154,9 @@ def _photos(settings: Settings) -> Json:
                     "415": _problem(
                         "A format that is not accepted (SVG, TIFF, HEIC, PDF...); the message says what is."
                     ),
-                    "422": _problem("The photo is empty, damaged or no picture; or a parameter is outside its range."),
+                    "422": _problem(
+                        "The photo is empty, damaged or no picture; or a parameter is outside its range."
+                    ),
                     "503": _busy(),
                 },
             }
@@ -156,7 +171,9 @@ def _model() -> Json:
                 "tags": ["model"],
                 "operationId": "model",
                 "summary": "What is being served",
-                "responses": {"200": _json("The model's metadata and this service's limits.", "Model")},
+                "responses": {
+                    "200": _json("The model's metadata and this service's limits.", "Model")
+                },
             }
         },
         "/v1/model/reload": {
@@ -189,10 +206,18 @@ def _corrections() -> Json:
                     "required": True,
                     "content": {
                         "application/json": {
-                            "schema": {"type": "object", "required": ["receipt", "answer"], "properties": fields}
+                            "schema": {
+                                "type": "object",
+                                "required": ["receipt", "answer"],
+                                "properties": fields,
+                            }
                         },
                         "multipart/form-data": {
-                            "schema": {"type": "object", "required": ["receipt", "answer"], "properties": form}
+                            "schema": {
+                                "type": "object",
+                                "required": ["receipt", "answer"],
+                                "properties": form,
+                            }
                         },
                     },
                 },
@@ -200,8 +225,12 @@ def _corrections() -> Json:
                     "201": _json("Stored.", "Correction"),
                     "400": _problem("The body is damaged."),
                     "404": _problem("This service keeps no corrections."),
-                    "409": _problem("The receipt is another service's, or the photo is not the one it was given for."),
-                    "422": _problem("A field is missing, or the answer is none of the model's classes."),
+                    "409": _problem(
+                        "The receipt is another service's, or the photo is not the one it was given for."
+                    ),
+                    "422": _problem(
+                        "A field is missing, or the answer is none of the model's classes."
+                    ),
                     "503": _busy(),
                     "507": _problem("The disk is full; nothing was stored, predictions go on."),
                 },
@@ -226,7 +255,9 @@ def _corrections() -> Json:
 def _operation() -> Json:
     text = {"text/plain": {"schema": {"type": "string"}}}
     return {
-        "/healthz": {"get": _plain("healthz", "The process lives", {"200": _json("It does.", "Status")})},
+        "/healthz": {
+            "get": _plain("healthz", "The process lives", {"200": _json("It does.", "Status")})
+        },
         "/readyz": {
             "get": _plain(
                 "readyz",
@@ -236,10 +267,14 @@ def _operation() -> Json:
         },
         "/metrics": {
             "get": _plain(
-                "metrics", "Counters for Prometheus", {"200": {"description": "Exposition format.", "content": text}}
+                "metrics",
+                "Counters for Prometheus",
+                {"200": {"description": "Exposition format.", "content": text}},
             )
         },
-        "/openapi.json": {"get": _plain("openapi", "This document", {"200": _json("OpenAPI 3.1.", "Any")})},
+        "/openapi.json": {
+            "get": _plain("openapi", "This document", {"200": _json("OpenAPI 3.1.", "Any")})
+        },
     }
 
 
@@ -266,10 +301,17 @@ def _tensors() -> Json:
     paths: Json = {
         "/v2": {
             "get": _plain(
-                "v2Server", "The server", {"200": _json("Name, version, extensions.", "TensorServer")}, "tensors"
+                "v2Server",
+                "The server",
+                {"200": _json("Name, version, extensions.", "TensorServer")},
+                "tensors",
             )
         },
-        "/v2/health/live": {"get": _plain("v2Live", "The process lives", {"200": _json("It does.", "Any")}, "tensors")},
+        "/v2/health/live": {
+            "get": _plain(
+                "v2Live", "The process lives", {"200": _json("It does.", "Any")}, "tensors"
+            )
+        },
         "/v2/health/ready": {
             "get": _plain(
                 "v2Ready",
@@ -308,13 +350,18 @@ def _tensors() -> Json:
                 "summary": "Classify a tensor of images",
                 "description": "Images are of the model's size already. Binary data may follow the JSON, as Inference-Header-Content-Length says.",
                 "parameters": parameters,
-                "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("TensorRequest")}}},
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": _ref("TensorRequest")}},
+                },
                 "responses": {
                     "200": {
                         "description": "The outputs asked for.",
                         "content": {
                             "application/json": {"schema": _ref("TensorAnswer")},
-                            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                            "application/octet-stream": {
+                                "schema": {"type": "string", "format": "binary"}
+                            },
                         },
                     },
                     "400": _problem("The request does not fit the model.", "/v2"),

@@ -29,7 +29,11 @@ class Pages:
             if entry.is_file():
                 data = entry.read_bytes()
                 suffix = "." + entry.name.rpartition(".")[2]
-                kind = _TYPES.get(suffix) or mimetypes.guess_type(entry.name)[0] or "application/octet-stream"
+                kind = (
+                    _TYPES.get(suffix)
+                    or mimetypes.guess_type(entry.name)[0]
+                    or "application/octet-stream"
+                )
                 self._files[entry.name] = (data, kind, f'"{hashlib.sha256(data).hexdigest()[:32]}"')
 
     def content(self, name: str) -> bytes:

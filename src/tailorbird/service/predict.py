@@ -30,14 +30,21 @@ async def predict(request: Request) -> JSONResponse:
     heatmaps = _flag(request, "heatmap")
     served = state.slot.current
     if heatmaps and not served.classifier.has_heatmaps:
-        raise Problem(422, "invalid", f"the model {served.name} has no heat maps; leave ?heatmap= out")
+        raise Problem(
+            422, "invalid", f"the model {served.name} has no heat maps; leave ?heatmap= out"
+        )
     if state.engine.full:
         raise overloaded()  # before the body is received: under overload a refusal must be cheap
     uploads = await photos_of(request, most_photos=state.settings.max_photos)
     with state.engine.admitted(len(uploads)):
         answers = await in_time(
             request,
-            asyncio.gather(*(_answer(state, served, upload, heatmaps, deadline_of(request)) for upload in uploads)),
+            asyncio.gather(
+                *(
+                    _answer(state, served, upload, heatmaps, deadline_of(request))
+                    for upload in uploads
+                )
+            ),
         )
     results = []
     for upload, answer in zip(uploads, answers, strict=True):
@@ -49,7 +56,9 @@ async def predict(request: Request) -> JSONResponse:
         else:
             results.append({"name": upload.name, **_result(state, served, *answer, top=top)})
     request.scope["tailorbird"].notes["photos"] = len(uploads)
-    return JSONResponse({"model": {"name": served.name, "sha256": served.sha256}, "results": results})
+    return JSONResponse(
+        {"model": {"name": served.name, "sha256": served.sha256}, "results": results}
+    )
 
 
 async def _answer(
@@ -63,14 +72,18 @@ async def _answer(
 
     try:
         pixels, digest = await state.engine.decode(decode, deadline)
-        return digest, await state.engine.classify(served, pixels, heatmaps=heatmaps, deadline=deadline)
+        return digest, await state.engine.classify(
+            served, pixels, heatmaps=heatmaps, deadline=deadline
+        )
     except ImageError as error:
         return of_image(error, upload.data)
     except Problem as problem:
         return problem
 
 
-def _result(state: State, served: Served, digest: str, answer: Answer, *, top: int) -> dict[str, Any]:
+def _result(
+    state: State, served: Served, digest: str, answer: Answer, *, top: int
+) -> dict[str, Any]:
     """One entry of `results`."""
     info = served.classifier.info
     order = np.argsort(-answer.probabilities, kind="stable")
@@ -101,7 +114,12 @@ def _heatmap(label: str, values: npt.NDArray[np.float32]) -> dict[str, Any]:
     peak = float(values.max())
     scaled = values / peak if peak > 0 else values
     height, width = values.shape
-    return {"label": label, "width": width, "height": height, "values": np.round(scaled.astype(np.float64), 3).tolist()}
+    return {
+        "label": label,
+        "width": width,
+        "height": height,
+        "values": np.round(scaled.astype(np.float64), 3).tolist(),
+    }
 
 
 async def model(request: Request) -> JSONResponse:
@@ -131,7 +149,11 @@ async def model(request: Request) -> JSONResponse:
             "heatmaps": served.classifier.has_heatmaps,
             "corrections": state.corrections is not None,
             "keep_photos": state.corrections is not None and settings.photos is not None,
-            "limits": {"body_bytes": settings.max_body, "pixels": settings.max_pixels, "photos": settings.max_photos},
+            "limits": {
+                "body_bytes": settings.max_body,
+                "pixels": settings.max_pixels,
+                "photos": settings.max_photos,
+            },
             "accepts": list(ACCEPTED),
         }
     )
@@ -142,12 +164,16 @@ async def reload(request: Request) -> JSONResponse:
     state = state_of(request)
     if state.settings.token is None:
         raise Problem(
-            403, "forbidden", "reloading over HTTP needs a service started with --token; or send the process SIGHUP"
+            403,
+            "forbidden",
+            "reloading over HTTP needs a service started with --token; or send the process SIGHUP",
         )
     try:
         changed = await state.reload(told_by="http")
     except ModelFileError as error:
-        raise Problem(409, "conflict", f"the new model was refused and the old one goes on: {error}") from None
+        raise Problem(
+            409, "conflict", f"the new model was refused and the old one goes on: {error}"
+        ) from None
     # Always: another process may still serve what this one, started later, has never seen.
     state.tell_the_others()
     return JSONResponse({"sha256": state.slot.current.sha256, "changed": changed})
@@ -159,7 +185,11 @@ def _whole(request: Request, name: str, default: int, low: int, high: int) -> in
     if text is None:
         return default
     if not text.isascii() or not text.isdecimal() or len(text) > 9 or not low <= int(text) <= high:
-        raise Problem(422, "invalid", f"{name} is {text[:50]!r}; it must be a whole number from {low} to {high}")
+        raise Problem(
+            422,
+            "invalid",
+            f"{name} is {text[:50]!r}; it must be a whole number from {low} to {high}",
+        )
     return int(text)
 
 

@@ -23,7 +23,9 @@ def wait_until_ready(url: str, *, wait: float = 0.0) -> None:
     and RunError with the last answer.
     """
     if not url.startswith(("http://", "https://")):
-        raise SettingsError(f"{url!r} is no address of a service; write it as http://127.0.0.1:8000")
+        raise SettingsError(
+            f"{url!r} is no address of a service; write it as http://127.0.0.1:8000"
+        )
     until = time.monotonic() + wait
     while True:
         problem = _ask(f"{url.rstrip('/')}/readyz")

@@ -10,7 +10,9 @@ from tailorbird.images import foreign_format
 RETRY_AFTER = 1
 """Seconds a client is asked to wait after a refusal that time will cure; the queue empties in less."""
 
-_NOT_PICTURES = frozenset({None, "text", "script", "XML", "HTML page", "ZIP archive", "gzip archive", "program"})
+_NOT_PICTURES = frozenset(
+    {None, "text", "script", "XML", "HTML page", "ZIP archive", "gzip archive", "program"}
+)
 
 
 class Problem(Exception):
@@ -19,7 +21,9 @@ class Problem(Exception):
     status: of HTTP. code: a fixed word for programs. message: what was wrong and what would be right.
     """
 
-    def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
@@ -35,7 +39,9 @@ class ClientGone(Exception):
     """The client closed the connection before its answer was ready; nobody is there to be told."""
 
 
-def overloaded(message: str = "more photos are waiting than can be answered soon; try again in a moment") -> Problem:
+def overloaded(
+    message: str = "more photos are waiting than can be answered soon; try again in a moment",
+) -> Problem:
     """503: the queue is full."""
     return Problem(503, "overloaded", message, {"Retry-After": str(RETRY_AFTER)})
 

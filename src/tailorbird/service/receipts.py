@@ -40,7 +40,9 @@ class Receipt:
         return self.top[0][1]
 
 
-def issue(secret: bytes, *, photo: str, model: str, model_name: str, top: tuple[tuple[str, float], ...]) -> str:
+def issue(
+    secret: bytes, *, photo: str, model: str, model_name: str, top: tuple[tuple[str, float], ...]
+) -> str:
     """A new receipt as text."""
     body = {
         "i": secrets.token_hex(8),
@@ -49,7 +51,9 @@ def issue(secret: bytes, *, photo: str, model: str, model_name: str, top: tuple[
         "n": model_name,
         "t": [[label, round(p, 6)] for label, p in top],
     }
-    payload = base64.urlsafe_b64encode(json.dumps(body, separators=(",", ":")).encode()).rstrip(b"=")
+    payload = base64.urlsafe_b64encode(json.dumps(body, separators=(",", ":")).encode()).rstrip(
+        b"="
+    )
     return f"{payload.decode()}.{_signature(secret, payload)}"
 
 
@@ -58,7 +62,9 @@ def read(secret: bytes, text: str) -> Receipt:
     payload, dot, signature = text.partition(".")
     if not dot or len(text) > MOST_CHARACTERS or not text.isascii():
         raise Problem(
-            422, "invalid", "the receipt is damaged; send the `receipt` of a result of /v1/predict as it came"
+            422,
+            "invalid",
+            "the receipt is damaged; send the `receipt` of a result of /v1/predict as it came",
         )
     if not hmac.compare_digest(_signature(secret, payload.encode()), signature):
         raise Problem(
@@ -72,9 +78,16 @@ def read(secret: bytes, text: str) -> Receipt:
         if not top:
             raise ValueError("no class")
         return Receipt(body["i"], body["p"], body["m"], body["n"], top)
-    except (binascii.Error, ValueError, KeyError, TypeError):  # signed by us, so only another version of us wrote it
+    except (
+        binascii.Error,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # signed by us, so only another version of us wrote it
         raise Problem(
-            409, "conflict", "the receipt is of another version; send the photo to /v1/predict again for a new one"
+            409,
+            "conflict",
+            "the receipt is of another version; send the photo to /v1/predict again for a new one",
         ) from None
 
 

@@ -67,7 +67,9 @@ class ReviewSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise SettingsError(f"port is {self.port}; it must be between 0 and 65,535, 0 for a free one")
+            raise SettingsError(
+                f"port is {self.port}; it must be between 0 and 65,535, 0 for a free one"
+            )
 
 
 HINTS = Hints(
@@ -131,7 +133,9 @@ class ReviewService:
         if not (is_open or self._has_cookie(scope) or scope["key"]):
             if path == "/" and scope["method"] == "GET":
                 page = self._pages.content("locked.html")
-                await Response(page, 403, {"Cache-Control": "no-store"}, "text/html")(scope, receive, send)
+                await Response(page, 403, {"Cache-Control": "no-store"}, "text/html")(
+                    scope, receive, send
+                )
                 return
             raise Problem(403, "forbidden", LOCKED)
         await self._router(scope, receive, send)
@@ -152,7 +156,9 @@ class ReviewService:
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self.key.encode())
 
     async def _page(self, request: Request) -> Response:
-        response = Response(self._pages.content("review.html"), 200, {"Cache-Control": "no-store"}, "text/html")
+        response = Response(
+            self._pages.content("review.html"), 200, {"Cache-Control": "no-store"}, "text/html"
+        )
         if request.scope["key"]:
             response.set_cookie(self._cookie, self._session, httponly=True, samesite="strict")
         return response
@@ -178,7 +184,11 @@ class ReviewService:
                 "classes": review.classes,
                 "counts": [counts.get(label, 0) for label in review.classes],
                 "items": items,
-                "decisions": {photo: rows[photo].decision for photo in sorted(involved) if rows[photo].decision},
+                "decisions": {
+                    photo: rows[photo].decision
+                    for photo in sorted(involved)
+                    if rows[photo].decision
+                },
                 "progress": self._said(),
             }
         )
@@ -197,10 +207,18 @@ class ReviewService:
         number = request.path_params["item"]
         if number >= len(self._review.items):
             raise Problem(
-                404, "not-found", f"there is no item {number}; there are {len(self._review.items):,}, counted from 0"
+                404,
+                "not-found",
+                f"there is no item {number}; there are {len(self._review.items):,}, counted from 0",
             )
         item = self._review.items[number]
-        return _json({"item": number, **asdict(item), "photos": [self._described(photo) for photo in item.photos]})
+        return _json(
+            {
+                "item": number,
+                **asdict(item),
+                "photos": [self._described(photo) for photo in item.photos],
+            }
+        )
 
     def _described(self, photo: int) -> dict[str, Any]:
         sample, row = self._review.dataset.samples[photo], self._review.manifest.row(photo)
@@ -221,17 +239,32 @@ class ReviewService:
     async def _photo(self, request: Request) -> Response:
         samples, number = self._review.dataset.samples, request.path_params["photo"]
         if number >= len(samples):
-            raise Problem(404, "not-found", f"there is no photo {number}; there are {len(samples):,}, counted from 0")
+            raise Problem(
+                404,
+                "not-found",
+                f"there is no photo {number}; there are {len(samples):,}, counted from 0",
+            )
         asked, (least, most) = request.query_params.get("side", "1024"), SIDES
-        if not asked.isascii() or not asked.isdecimal() or len(asked) > 5 or not least <= int(asked) <= most:
-            raise Problem(400, "bad-request", f"side is {asked[:20]!r}; it must be between {least} and {most} pixels")
+        if (
+            not asked.isascii()
+            or not asked.isdecimal()
+            or len(asked) > 5
+            or not least <= int(asked) <= most
+        ):
+            raise Problem(
+                400,
+                "bad-request",
+                f"side is {asked[:20]!r}; it must be between {least} and {most} pixels",
+            )
         async with self._decoding:
             if await request.is_disconnected():
                 raise ClientGone  # somebody leafing quickly: what nobody looks at is not decoded
             work = partial(thumbnail, samples[number], int(asked))
             data = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
         # The address holds the photo's content hash, so a kept copy is never that of another photo.
-        return Response(data, headers={"Cache-Control": "private, max-age=3600"}, media_type="image/jpeg")
+        return Response(
+            data, headers={"Cache-Control": "private, max-age=3600"}, media_type="image/jpeg"
+        )
 
     async def _decide(self, request: Request) -> Response:
         item, choices = _choices(await _body(request))
@@ -243,7 +276,9 @@ class ReviewService:
         undone = await self._saved(self._review.undo)
         if undone is None:
             raise Problem(
-                409, "nothing-to-undo", "there is no decision to take back: none was made since the review was started"
+                409,
+                "nothing-to-undo",
+                "there is no decision to take back: none was made since the review was started",
             )
         item, photos = undone
         return self._changed(item, photos)
@@ -277,7 +312,9 @@ def thumbnail(sample: Sample, side: int) -> bytes:
     try:
         data = images.read_bytes(sample.path)
     except ImageError as error:
-        raise Problem(404, "photo-gone", f"{sample.name} cannot be read any more: {error}") from None
+        raise Problem(
+            404, "photo-gone", f"{sample.name} cannot be read any more: {error}"
+        ) from None
     try:
         image = images.decode(data, at_least=side).image
     except ImageError as error:
@@ -297,7 +334,9 @@ async def _body(request: Request) -> Any:
     kind, _ = media_type(request)
     if kind != "application/json":
         raise Problem(
-            415, "unsupported-media-type", f"a body of type {kind[:100]!r} is not accepted; send application/json"
+            415,
+            "unsupported-media-type",
+            f"a body of type {kind[:100]!r} is not accepted; send application/json",
         )
     try:
         return json.loads(await body_of(request))
@@ -310,18 +349,26 @@ def _choices(said: Any) -> tuple[int, list[Choice]]:
     wanted = 'send {"item": 0, "decisions": [{"photo": 0, "decision": "keep"}]}, with "label" for relabel'
     try:
         item, decisions = said["item"], said["decisions"]
-        choices = [Choice(each["photo"], each["decision"], each.get("label", "")) for each in decisions]
+        choices = [
+            Choice(each["photo"], each["decision"], each.get("label", "")) for each in decisions
+        ]
     except (TypeError, KeyError, AttributeError):
         raise Problem(422, "invalid", wanted) from None
     numbers = [item, *(choice.photo for choice in choices)]
     texts = [text for choice in choices for text in (choice.decision, choice.label)]
-    if not all(type(number) is int for number in numbers) or not all(type(text) is str for text in texts):
+    if not all(type(number) is int for number in numbers) or not all(
+        type(text) is str for text in texts
+    ):
         raise Problem(422, "invalid", wanted)
     return item, choices
 
 
 def run(
-    review: Review, *, port: int, announce: Callable[[str], None], launch: Callable[[str], None] | None = None
+    review: Review,
+    *,
+    port: int,
+    announce: Callable[[str], None],
+    launch: Callable[[str], None] | None = None,
 ) -> None:
     """What `tailorbird.service.serve_review` does. Serve until SIGINT or SIGTERM. Raises SettingsError, StorageError (the port is taken)."""
     settings = ReviewSettings(port)
@@ -363,7 +410,10 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Handlers that run in the event loop."""
         stops = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._stop)
-        with contextlib.suppress(KeyboardInterrupt), signals_in_the_loop(stops, super().capture_signals()):
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            signals_in_the_loop(stops, super().capture_signals()),
+        ):
             yield
 
     def _stop(self) -> None:

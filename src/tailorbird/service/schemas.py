@@ -12,7 +12,11 @@ _OBJECT = {"type": "object"}
 
 
 def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {"type": "object", "required": list(required), "properties": {**required, **(optional or {})}}
+    return {
+        "type": "object",
+        "required": list(required),
+        "properties": {**required, **(optional or {})},
+    }
 
 
 def _list(items: dict[str, Any]) -> dict[str, Any]:
@@ -23,7 +27,11 @@ def _ref(name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-_REFUSAL = {"status": {"type": "integer", "minimum": 400, "maximum": 599}, "code": _TEXT, "message": _TEXT}
+_REFUSAL = {
+    "status": {"type": "integer", "minimum": 400, "maximum": 599},
+    "code": _TEXT,
+    "message": _TEXT,
+}
 
 SCHEMAS: dict[str, Any] = {
     "Any": {},
@@ -31,7 +39,9 @@ SCHEMAS: dict[str, Any] = {
     "Status": _object({"status": {"enum": ["alive", "ready", "stopping"]}}),
     "Ranked": _object({"label": _TEXT, "probability": _SHARE}),
     "HeatMap": {
-        **_object({"label": _TEXT, "width": _WHOLE, "height": _WHOLE, "values": _list(_list(_SHARE))}),
+        **_object(
+            {"label": _TEXT, "width": _WHOLE, "height": _WHOLE, "values": _list(_list(_SHARE))}
+        ),
         "description": "Rows from top to bottom over the whole photo, the largest value 1.",
     },
     "Prediction": {
@@ -78,7 +88,9 @@ SCHEMAS: dict[str, Any] = {
         }
     ),
     "Reloaded": _object({"sha256": _HASH, "changed": {"type": "boolean"}}),
-    "Correction": _object({"id": _WHOLE, "right": {"type": "boolean"}, "stored_photo": {"type": "boolean"}}),
+    "Correction": _object(
+        {"id": _WHOLE, "right": {"type": "boolean"}, "stored_photo": {"type": "boolean"}}
+    ),
     "Stats": _object(
         {
             "total": _WHOLE,
@@ -123,7 +135,11 @@ SCHEMAS: dict[str, Any] = {
                 ),
             }
         },
-        {"id": _TEXT, "parameters": _OBJECT, "outputs": _list(_object({"name": _TEXT}, {"parameters": _OBJECT}))},
+        {
+            "id": _TEXT,
+            "parameters": _OBJECT,
+            "outputs": _list(_object({"name": _TEXT}, {"parameters": _OBJECT})),
+        },
     ),
     "TensorAnswer": _object(
         {

@@ -42,7 +42,9 @@ def open_served(path: Path, *, name: str | None = None) -> Served:
     digest = _digest(path)
     classifier = Classifier(path)
     if _digest(path) != digest:
-        raise ModelFileError(f"{path} changed while it was read; put a new model in place by renaming, then reload")
+        raise ModelFileError(
+            f"{path} changed while it was read; put a new model in place by renaming, then reload"
+        )
     _probe(classifier)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return Served(name or path.stem, digest, classifier, now)
@@ -60,7 +62,9 @@ def _digest(path: Path) -> str:
 def _probe(classifier: Classifier) -> None:
     """Run the model on a picture of every grey and on noise: the answers must be probabilities."""
     size = classifier.info.resize.size
-    ramp = np.broadcast_to(np.linspace(0, 255, size).astype(np.uint8)[None, :, None], (size, size, 3))
+    ramp = np.broadcast_to(
+        np.linspace(0, 255, size).astype(np.uint8)[None, :, None], (size, size, 3)
+    )
     noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     try:
         rows, heatmaps = classifier.run(np.stack([ramp, noise]), heatmaps=classifier.has_heatmaps)
@@ -68,21 +72,34 @@ def _probe(classifier: Classifier) -> None:
         raise ModelFileError(
             f"{classifier.path} fails on a probe picture: {str(error).splitlines()[0][:300]}"
         ) from None
-    shapes = rows.shape == (2, len(classifier.classes)) and (heatmaps is None or heatmaps.shape[0] == 2)
-    if not shapes or not np.isfinite(rows).all() or rows.min() < 0 or abs(rows.sum(axis=1) - 1).max() > 1e-3:
-        raise ModelFileError(f"{classifier.path} answers a probe picture with something that is not probabilities")
+    shapes = rows.shape == (2, len(classifier.classes)) and (
+        heatmaps is None or heatmaps.shape[0] == 2
+    )
+    if (
+        not shapes
+        or not np.isfinite(rows).all()
+        or rows.min() < 0
+        or abs(rows.sum(axis=1) - 1).max() > 1e-3
+    ):
+        raise ModelFileError(
+            f"{classifier.path} answers a probe picture with something that is not probabilities"
+        )
 
 
 def _give_back() -> None:
     """Hand memory back to the system: glibc keeps what parsing a model left behind, some 10 MB a reload, as pieces it cannot reuse."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # another system's C library has no malloc_trim
+    with contextlib.suppress(
+        OSError, AttributeError, TypeError
+    ):  # another system's C library has no malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
 
 
 class Slot:
     """Holds the model being served. `current` is replaced in one step; work under way keeps the model it began with."""
 
-    def __init__(self, path: Path, runtime: Path | None = None, note: Callable[..., None] | None = None) -> None:
+    def __init__(
+        self, path: Path, runtime: Path | None = None, note: Callable[..., None] | None = None
+    ) -> None:
         """Open the model the other workers serve, for the first of them the file. Raises ModelFileError.
 
         A worker that is started again does not look at the file: it may be bad by now, or another model that nobody has asked

@@ -48,7 +48,13 @@ def address(settings: Limits, bound: socket.socket) -> str:
     """Where a browser finds the service."""
     host = settings.host
     shown = (
-        "127.0.0.1" if host in ("0.0.0.0", "") else "[::1]" if host == "::" else f"[{host}]" if ":" in host else host
+        "127.0.0.1"
+        if host in ("0.0.0.0", "")
+        else "[::1]"
+        if host == "::"
+        else f"[{host}]"
+        if ":" in host
+        else host
     )
     return f"http://{shown}:{bound.getsockname()[1]}"
 
@@ -87,7 +93,8 @@ def run(
 
 @contextlib.contextmanager
 def signals_in_the_loop(
-    handlers: Mapping[signal.Signals, Callable[[], None]], otherwise: contextlib.AbstractContextManager[None]
+    handlers: Mapping[signal.Signals, Callable[[], None]],
+    otherwise: contextlib.AbstractContextManager[None],
 ) -> Iterator[None]:
     """Have the event loop call `handlers`; where it knows no signals (Windows), `otherwise` is entered in their place."""
     loop = asyncio.get_running_loop()
@@ -109,7 +116,11 @@ class _Server(uvicorn.Server):
     """uvicorn's server with a drain before the end; it exits 0 after SIGTERM, which was no failure."""
 
     def __init__(
-        self, config: uvicorn.Config, service: Service, announce: Callable[[], None] | None, told: socket.socket | None
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        announce: Callable[[], None] | None,
+        told: socket.socket | None,
     ) -> None:
         super().__init__(config)
         self._announce = announce
@@ -152,7 +163,9 @@ class _Server(uvicorn.Server):
             self.should_exit = True
             return
         self._service.begin_drain()
-        asyncio.get_running_loop().call_later(self._service.state.settings.drain, self._stop_listening)
+        asyncio.get_running_loop().call_later(
+            self._service.state.settings.drain, self._stop_listening
+        )
 
     def _stop_listening(self) -> None:
         self.should_exit = True

@@ -130,7 +130,9 @@ class Settings:
             or not self.token.isprintable()
             or self.token != self.token.strip()
         ):
-            problems.append("the token must be at least 8 printable ASCII characters, without spaces around them")
+            problems.append(
+                "the token must be at least 8 printable ASCII characters, without spaces around them"
+            )
         problems += [
             f"the allowed origin is {origin!r}; write it as browsers do, https://shop.example"
             for origin in self.allow_origins

@@ -36,7 +36,9 @@ class State:
     secret: bytes
     supervisor: int | None = None
     ready: bool = True
-    storing: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="store"))
+    storing: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="store")
+    )
     """Corrections written at once: few, and in threads of their own, so that a database that hangs takes nothing else along."""
     storing_waits: int = 0
 
@@ -46,7 +48,13 @@ class State:
             changed = await self.slot.reload()
         except ModelFileError as error:
             self.telemetry.reloaded("refused")
-            log("reload-refused", level="error", message=str(error), told_by=told_by, serving=self.slot.current.sha256)
+            log(
+                "reload-refused",
+                level="error",
+                message=str(error),
+                told_by=told_by,
+                serving=self.slot.current.sha256,
+            )
             raise
         self.telemetry.reloaded("changed" if changed else "unchanged")
         log("reloaded", changed=changed, told_by=told_by, serving=self.slot.current.sha256)
@@ -79,7 +87,9 @@ async def in_time(request: Request, work: Awaitable[T]) -> T:
     gone = asyncio.ensure_future(_client_leaves(request))
     try:
         await asyncio.wait(
-            {task, gone}, timeout=deadline_of(request) - time.monotonic(), return_when=asyncio.FIRST_COMPLETED
+            {task, gone},
+            timeout=deadline_of(request) - time.monotonic(),
+            return_when=asyncio.FIRST_COMPLETED,
         )
         if task.done():
             return task.result()

@@ -41,7 +41,9 @@ class _Worker:
     reload_missed: bool = False
 
 
-def supervise(settings: Settings, bound: socket.socket, *, quiet: bool, announce: Callable[[], None]) -> None:
+def supervise(
+    settings: Settings, bound: socket.socket, *, quiet: bool, announce: Callable[[], None]
+) -> None:
     """Serve from `settings.workers` processes until SIGTERM or SIGINT; return once all have finished what they accepted.
 
     announce: called once every process takes requests. Raises RunError when one cannot start, or does not end.
@@ -84,7 +86,10 @@ class _Supervisor:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        handlers: dict[int, Callable[..., None]] = {signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop}
+        handlers: dict[int, Callable[..., None]] = {
+            signal.SIGTERM: self._on_stop,
+            signal.SIGINT: self._on_stop,
+        }
         if hasattr(signal, "SIGHUP"):
             handlers[signal.SIGHUP] = self._on_reload
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -107,7 +112,9 @@ class _Supervisor:
     def _start(self) -> _Worker:
         ear, mouth = socket.socketpair()
         process = multiprocessing.get_context("spawn").Process(
-            target=_work, args=(self._settings, self._bound, mouth, os.getpid(), self._quiet), name="tailorbird-worker"
+            target=_work,
+            args=(self._settings, self._bound, mouth, os.getpid(), self._quiet),
+            name="tailorbird-worker",
         )
         process.start()
         mouth.close()
@@ -116,7 +123,9 @@ class _Supervisor:
     def _wait(self, seconds: float) -> None:
         """Until a process ends or says that it takes requests."""
         ears = {worker.ear: worker for worker in self._workers if not worker.takes_requests}
-        ready = connection.wait([*(worker.process.sentinel for worker in self._workers), *ears], timeout=seconds)
+        ready = connection.wait(
+            [*(worker.process.sentinel for worker in self._workers), *ears], timeout=seconds
+        )
         for ear in ready:
             worker = ears.get(ear) if isinstance(ear, socket.socket) else None
             if worker is not None and worker.ear.recv(1):
@@ -134,7 +143,12 @@ class _Supervisor:
             if not announced:
                 raise RunError("a process of the service could not start; its message is above")
             self._deaths = self._deaths + 1 if time.monotonic() - worker.began < STEADY else 0
-            log("worker-died", level="error", worker=worker.process.pid, exit_code=worker.process.exitcode)
+            log(
+                "worker-died",
+                level="error",
+                worker=worker.process.pid,
+                exit_code=worker.process.exitcode,
+            )
             time.sleep(PAUSES[min(self._deaths, len(PAUSES) - 1)])
             self._workers[number] = self._start()
 
@@ -161,7 +175,9 @@ def _send(worker: _Worker, number: int) -> None:
             os.kill(worker.process.pid, number)
 
 
-def _work(settings: Settings, bound: socket.socket, told: socket.socket, supervisor: int, quiet: bool) -> None:
+def _work(
+    settings: Settings, bound: socket.socket, told: socket.socket, supervisor: int, quiet: bool
+) -> None:
     """A process's whole life."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN

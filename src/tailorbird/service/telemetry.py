@@ -11,7 +11,14 @@ import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 # Quick answers are told apart finely; the last bucket is the default deadline.
@@ -26,30 +33,55 @@ class Telemetry:
         self._registry = CollectorRegistry()
         options: dict[str, Any] = {"registry": self._registry, "namespace": "tailorbird"}
         self._requests = Counter(
-            "http_requests", "Requests by route, method and status.", ("route", "method", "status"), **options
+            "http_requests",
+            "Requests by route, method and status.",
+            ("route", "method", "status"),
+            **options,
         )
         self._seconds = Histogram(
             "http_request_seconds", "From the first byte of a request to the last of its answer.", ("route",),
             buckets=_SECONDS, **options,
         )  # fmt: skip
         self._photos = Counter(
-            "photos", "Photos by outcome: answered, unsure, or the code of a refusal.", ("outcome",), **options
+            "photos",
+            "Photos by outcome: answered, unsure, or the code of a refusal.",
+            ("outcome",),
+            **options,
         )
         self._labels = Counter("predictions", "Answers by class.", ("label",), **options)
-        self._decode = Histogram("decode_seconds", "Decoding and resizing one photo.", buckets=_SECONDS, **options)
-        self._run = Histogram("inference_seconds", "One run of the model on one batch.", buckets=_SECONDS, **options)
-        self._batch = Histogram("batch_photos", "Photos in one run.", buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32), **options)
-        self._dropped = Counter("dropped_photos", "Photos dropped before inference: expired or abandoned.", **options)
+        self._decode = Histogram(
+            "decode_seconds", "Decoding and resizing one photo.", buckets=_SECONDS, **options
+        )
+        self._run = Histogram(
+            "inference_seconds", "One run of the model on one batch.", buckets=_SECONDS, **options
+        )
+        self._batch = Histogram(
+            "batch_photos", "Photos in one run.", buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32), **options
+        )
+        self._dropped = Counter(
+            "dropped_photos", "Photos dropped before inference: expired or abandoned.", **options
+        )
         self._reloads = Counter(
-            "model_reloads", "Reloads by result: changed, unchanged, refused.", ("result",), **options
+            "model_reloads",
+            "Reloads by result: changed, unchanged, refused.",
+            ("result",),
+            **options,
         )
         self._stored = Counter(
-            "corrections_stored", "Corrections by result: stored or the code of a refusal.", ("result",), **options
+            "corrections_stored",
+            "Corrections by result: stored or the code of a refusal.",
+            ("result",),
+            **options,
         )
         self._waiting = Gauge(
-            "photos_waiting", "Photos accepted and not yet answered.", multiprocess_mode="livesum", **options
+            "photos_waiting",
+            "Photos accepted and not yet answered.",
+            multiprocess_mode="livesum",
+            **options,
         )
-        self.ready = Gauge("ready", "Processes that take requests.", multiprocess_mode="livesum", **options)
+        self.ready = Gauge(
+            "ready", "Processes that take requests.", multiprocess_mode="livesum", **options
+        )
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """One request was answered."""
@@ -108,9 +140,13 @@ def _collected(metrics: Iterable[Metric]) -> CollectorRegistry:
     return registry
 
 
-def accuracy_metrics(counts: Mapping[tuple[str, bool], int] | None, model: str, sha256: str) -> list[Metric]:
+def accuracy_metrics(
+    counts: Mapping[tuple[str, bool], int] | None, model: str, sha256: str
+) -> list[Metric]:
     """Gauges of the model served and of people's answers by class; `counts` is None while the database is away."""
-    info = GaugeMetricFamily("tailorbird_model_info", "The model being served.", labels=("name", "sha256"))
+    info = GaugeMetricFamily(
+        "tailorbird_model_info", "The model being served.", labels=("name", "sha256")
+    )
     info.add_metric((model, sha256), 1)
     up = GaugeMetricFamily("tailorbird_corrections_up", "1 while the corrections database answers.")
     up.add_metric((), 0 if counts is None else 1)
@@ -157,7 +193,9 @@ class JsonLines(logging.Formatter):
 _LOGGER = logging.getLogger("tailorbird.service")
 
 
-def log(event: str, level: str = "info", exc_info: BaseException | None = None, **fields: object) -> None:
+def log(
+    event: str, level: str = "info", exc_info: BaseException | None = None, **fields: object
+) -> None:
     """Write one event."""
     number = logging.getLevelNamesMapping()[level.upper()]
     if _LOGGER.isEnabledFor(number):

@@ -113,7 +113,9 @@ class _Reader:
         kind, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         if kind != b"form-data" or b"name" not in options:
             raise Problem(
-                400, "bad-request", "a part of the multipart body has no `Content-Disposition: form-data; name=...`"
+                400,
+                "bad-request",
+                "a part of the multipart body has no `Content-Disposition: form-data; name=...`",
             )
         self._name = options[b"name"].decode("utf-8", "replace")
         file = options.get(b"filename")
@@ -121,7 +123,9 @@ class _Reader:
         self._is_photo = self._file is not None or self._name == "photo"
         if self._is_photo and len(self.form.photos) >= self._most_photos:
             raise Problem(
-                400, "too-many-parts", f"more than {self._most_photos} photos in one request; send them in several"
+                400,
+                "too-many-parts",
+                f"more than {self._most_photos} photos in one request; send them in several",
             )
         self._parts += 1
         if self._parts - len(self.form.photos) > MOST_FIELDS + self._is_photo:
@@ -131,7 +135,9 @@ class _Reader:
         self._size += end - start
         if not self._is_photo and self._size > MOST_FIELD_BYTES:
             raise Problem(
-                413, "body-too-large", f"the field {self._name[:50]!r} is longer than {MOST_FIELD_BYTES // 1024} KiB"
+                413,
+                "body-too-large",
+                f"the field {self._name[:50]!r} is longer than {MOST_FIELD_BYTES // 1024} KiB",
             )
         self._data.append(data[start:end])
 
@@ -154,7 +160,9 @@ async def photos_of(request: Request, *, most_photos: int) -> list[Upload]:
         form = parse_form(await body_of(request), options, most_photos=most_photos)
         if not form.photos:
             raise Problem(
-                400, "bad-request", "the form holds no photo; send it as a file part, `-F photo=@a.jpg` with curl"
+                400,
+                "bad-request",
+                "the form holds no photo; send it as a file part, `-F photo=@a.jpg` with curl",
             )
         return form.photos
     if kind and not kind.startswith(PHOTO_TYPES):

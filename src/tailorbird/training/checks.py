@@ -33,7 +33,9 @@ def check_settings(
     """
     problems = []
     if tunes and refit:
-        problems.append("refit trains the head on frozen features only; leave it out where the network itself trains")
+        problems.append(
+            "refit trains the head on frozen features only; leave it out where the network itself trains"
+        )
     if engine is not None and not tunes:
         problems.append(
             f"engine is {engine!r}, but nothing is to be trained by it; ask for fine-tuning too (--finetune)"
@@ -47,7 +49,9 @@ def check_settings(
             "labels are judged by a pretrained backbone's features; leave that out (--suspects) or give a backbone"
         )
     if without_features and inner:
-        problems.append("inner would change nothing: the layers of a network from scratch are given; leave it out")
+        problems.append(
+            "inner would change nothing: the layers of a network from scratch are given; leave it out"
+        )
     if without_features and views > 1:
         problems.append(
             "views are for cached features; a network that trains from scratch sees a new view in every epoch"
@@ -56,16 +60,23 @@ def check_settings(
         problems.append(f"the model file is {output.name!r}; its name must end in .onnx")
     if output.is_dir():
         problems.append(f"{output} is a folder; give the name of a file")
-    files = {"model": output, **{name: Path(path) for name, path in others.items() if path is not None}}
+    files = {
+        "model": output,
+        **{name: Path(path) for name, path in others.items() if path is not None},
+    }
     for name, path in files.items():
         parent = next(folder for folder in path.absolute().parents if folder.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
-            problems.append(f"the {name} {path} cannot be written: {parent} is not a folder this user may write to")
+            problems.append(
+                f"the {name} {path} cannot be written: {parent} is not a folder this user may write to"
+            )
     manifest, report = files.get("manifest"), files.get("report")
     if manifest is not None and (manifest.suffix.lower() != ".csv" or manifest.is_dir()):
         problems.append(f"the manifest is {str(manifest)!r}; give the name of a .csv file")
     if report is not None and (report.is_dir() or report.suffix.lower() in (".onnx", ".csv")):
-        problems.append(f"the report is {str(report)!r}; give the name of a file such as shop.report.html")
+        problems.append(
+            f"the report is {str(report)!r}; give the name of a file such as shop.report.html"
+        )
     if not 1 <= views <= MOST_VIEWS:
         problems.append(f"views is {views}; it must be between 1 and {MOST_VIEWS}")
     if not 0.5 <= precision <= 1:

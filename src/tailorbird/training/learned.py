@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import graphs, parallel
+from tailorbird import onnx_files, parallel
 from tailorbird.dataset import Sample, pixels_of
 from tailorbird.errors import ModelFileError
 from tailorbird.head import Fit, Head, SearchResult
@@ -17,7 +17,7 @@ from tailorbird.images import ResizeRule
 from tailorbird.model.graph import Trunk, build
 
 if TYPE_CHECKING:
-    from tailorbird.engines.records import Tuned
+    from tailorbird.engines.finetune.results import Tuned
 
 Logits = npt.NDArray[np.floating[Any]]
 
@@ -54,11 +54,16 @@ class Learned:
 def search_settings(found: SearchResult) -> dict[str, Any]:
     """The chosen head's settings, and those of the heads it is the mean of, as JSON has them."""
     best, members = found.best, found.members
-    return {**_plain(asdict(best.settings)), "blend": [_plain(asdict(member.settings)) for member in members]}
+    return {
+        **_plain(asdict(best.settings)),
+        "blend": [_plain(asdict(member.settings)) for member in members],
+    }
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()
+    }
 
 
 def logits_of(trunk: Trunk, head: Head, samples: Sequence[Sample], rule: ResizeRule) -> Logits:
@@ -66,7 +71,9 @@ def logits_of(trunk: Trunk, head: Head, samples: Sequence[Sample], rule: ResizeR
 
     The logits are those up to a constant a photo, which no probability depends on.
     """
-    session = graphs.session(build(trunk, head, 1.0).SerializeToString(), "the trained network", ModelFileError)
+    session = onnx_files.session(
+        build(trunk, head, 1.0).SerializeToString(), "the trained network", ModelFileError
+    )
 
     def one(batch: Sequence[Sample]) -> Logits:
         images = np.stack([pixels_of(sample, rule) for sample in batch])

@@ -18,23 +18,23 @@ from tailorbird.backbone.catalogue import SHIPPED
 from tailorbird.corrections import Joined, join, read_labelled
 from tailorbird.dataset import Dataset, Sample, pixels_of, scan, write_manifest
 from tailorbird.dataset.layout import find
-from tailorbird.engines.opening import SCRATCH, open_network
-from tailorbird.engines.settings import FROM_SCRATCH, FinetuneSettings
+from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
+from tailorbird.engines.registry import SCRATCH, open_network
 from tailorbird.errors import DatasetError
 from tailorbird.features import Embedder, expected_seconds, matrices_of
 from tailorbird.head import HeadSettings, search
 from tailorbird.head import refit as refit_head
 from tailorbird.label_errors import Suspects, judge
-from tailorbird.metrics import Answers, choose_threshold, score, softmax, temperature
+from tailorbird.metrics.scores import Answers, choose_threshold, score, softmax, temperature
 from tailorbird.model.file import ModelInfo, carried, write
 from tailorbird.model.graph import Trunk, build
+from tailorbird.progress import Clock, Silent, Watcher
 from tailorbird.report import Format, attempt, report_path
 from tailorbird.training import tuning
 from tailorbird.training.checks import check_settings
 from tailorbird.training.learned import Learned, search_settings
 from tailorbird.training.preparing import LeftOut, prepare
 from tailorbird.training.result import TrainResult, content_of, trained_on
-from tailorbird.watch import Clock, Silent, Watcher
 
 VERIFIED_PHOTOS = 32
 """Validation photos the finished file is run on before it is kept."""
@@ -137,19 +137,32 @@ def train(
         write_manifest(data.dataset, manifest)
     parts, labels, classes = data.parts, data.labels, data.classes
     # Spread over the classes, which the photos are sorted by.
-    verified = np.unique(np.linspace(0, len(parts["validation"]) - 1, VERIFIED_PHOTOS).round().astype(np.int64))
+    verified = np.unique(
+        np.linspace(0, len(parts["validation"]) - 1, VERIFIED_PHOTOS).round().astype(np.int64)
+    )
     tuning_of: dict[str, Any] = {
         "classes": len(classes), "output": output, "seed": seed, "verified": verified, "watcher": watcher
     }  # fmt: skip
     if embedder is None:
         with clock.measure("finetune"):
-            learned = tuning.train_from_scratch(engine, parts, labels, finetune or FROM_SCRATCH, **tuning_of)
+            learned = tuning.train_from_scratch(
+                engine, parts, labels, finetune or FROM_SCRATCH, **tuning_of
+            )
     else:
-        learned, features = _frozen(embedder, data, views, fixed or {}, refit, seed, verified, clock, watcher)
+        learned, features = _frozen(
+            embedder, data, views, fixed or {}, refit, seed, verified, clock, watcher
+        )
         if network is not None and finetune is not None and learned.search is not None:
             with clock.measure("finetune"):
                 learned = tuning.tune(
-                    network, embedder.backbone, parts, labels, features, learned.search, finetune, **tuning_of
+                    network,
+                    embedder.backbone,
+                    parts,
+                    labels,
+                    features,
+                    learned.search,
+                    finetune,
+                    **tuning_of,
                 )
 
     with clock.measure("test"):
@@ -158,9 +171,14 @@ def train(
         validated = softmax(learned.validation / scale)
         threshold = choose_threshold(labels["validation"], validated, precision)
         answers = {"validation": validated, "test": softmax(learned.test / scale)}
-        scores = {name: score(labels[name], rows, classes, threshold.value) for name, rows in answers.items()}
+        scores = {
+            name: score(labels[name], rows, classes, threshold.value)
+            for name, rows in answers.items()
+        }
         kept = {
-            name: Answers.of(((sample.path, sample.name) for sample in parts[name]), labels[name], rows)
+            name: Answers.of(
+                ((sample.path, sample.name) for sample in parts[name]), labels[name], rows
+            )
             for name, rows in answers.items()
         }
 
@@ -177,7 +195,9 @@ def train(
             "fingerprint": data.dataset.fingerprint,
             "splits": data.dataset.splits,
             "left_out": len(data.left_out),
-            "trained_on": trained_on(sample.digest for sample in parts["train"] + parts["validation"] * refit),
+            "trained_on": trained_on(
+                sample.digest for sample in parts["train"] + parts["validation"] * refit
+            ),
             "threshold_reached": threshold.reached,
             **({"corrections": data.joined.as_dict()} if data.joined else {}),
         },
@@ -187,7 +207,9 @@ def train(
     with clock.measure("write"):
         watcher.stage("write", None)
         graph = build(learned.trunk, learned.head, scale)
-        images = np.stack([pixels_of(parts["validation"][index], learned.rule) for index in verified])
+        images = np.stack(
+            [pixels_of(parts["validation"][index], learned.rule) for index in verified]
+        )
         expected = softmax(learned.expected / scale)
         write(output, graph, model, images=images, expected=expected, extra=learned.extra)
         if learned.tuned is not None:
@@ -233,7 +255,12 @@ class _Photos:
 
 
 def _photos(
-    photos: str | Path, embedder: Embedder | None, answered: Any, seed: int, clock: Clock, watcher: Watcher
+    photos: str | Path,
+    embedder: Embedder | None,
+    answered: Any,
+    seed: int,
+    clock: Clock,
+    watcher: Watcher,
 ) -> _Photos:
     """Scan, split and clean; the embedder sees each photo in the same pass."""
     with clock.measure("scan"):
@@ -252,13 +279,20 @@ def _photos(
             joined = join(dataset, answered, visitor=embedder, progress=watcher.advance)
             if embedder is not None:
                 embedder.flush()
-        dataset, left_out = joined.dataset, left_out + tuple(LeftOut(*entry) for entry in joined.left_out)
+        dataset, left_out = (
+            joined.dataset,
+            left_out + tuple(LeftOut(*entry) for entry in joined.left_out),
+        )
     parts = {
-        name: [sample for sample in dataset.samples if sample.split == name] for name in ("train", "validation", "test")
+        name: [sample for sample in dataset.samples if sample.split == name]
+        for name in ("train", "validation", "test")
     }
     classes = tuple(sorted({sample.label for sample in parts["train"]}))
     number = {label: index for index, label in enumerate(classes)}
-    labels = {name: np.array([number[sample.label] for sample in part], np.int64) for name, part in parts.items()}
+    labels = {
+        name: np.array([number[sample.label] for sample in part], np.int64)
+        for name, part in parts.items()
+    }
     return _Photos(dataset, parts, labels, classes, left_out, joined)
 
 
@@ -282,7 +316,9 @@ def _frozen(
     with clock.measure("head"):
         watcher.stage("head", None)
         known = (matrices["train"], labels["train"], held, labels["validation"])
-        found = search(*known, classes=classes, fixed=dict(fixed), seed=seed, progress=watcher.advance)
+        found = search(
+            *known, classes=classes, fixed=dict(fixed), seed=seed, progress=watcher.advance
+        )
         best = found.best
         final = refit_head(found, *known, classes=classes, seed=seed) if refit else best.head
     learned = Learned(
@@ -309,7 +345,11 @@ def _judged(dataset: Dataset, embedder: Embedder, seed: int, watcher: Watcher) -
     name = embedder.backbone.info.name
     try:
         return judge(
-            dataset, features, backbone=name, seed=seed, progress=lambda _, done, total: watcher.advance(done, total)
+            dataset,
+            features,
+            backbone=name,
+            seed=seed,
+            progress=lambda _, done, total: watcher.advance(done, total),
         )
     except DatasetError as error:
         watcher.note(f"labels were not judged: {error}")
@@ -318,4 +358,7 @@ def _judged(dataset: Dataset, embedder: Embedder, seed: int, watcher: Watcher) -
 
 def _versions() -> dict[str, str]:
     packages = ("tailorbird", "onnxruntime", "onnx", "numpy", "pillow")
-    return {"python": platform.python_version(), **{name: distributions.version(name) for name in packages}}
+    return {
+        "python": platform.python_version(),
+        **{name: distributions.version(name) for name in packages},
+    }

@@ -39,7 +39,11 @@ def prepare(scanned: Dataset, seed: int) -> tuple[Dataset, tuple[LeftOut, ...]]:
             kept.append((sample, group))
         else:
             left_out.append(LeftOut(sample.name, f"class {sample.label!r} has no photo in train"))
-    dataset = replace(dataset, samples=tuple(sample for sample, _ in kept), groups=tuple(group for _, group in kept))
+    dataset = replace(
+        dataset,
+        samples=tuple(sample for sample, _ in kept),
+        groups=tuple(group for _, group in kept),
+    )
     if len(learned) < 2:
         raise DatasetError(
             f"photos to train on are left in {len(learned)} of {len(scanned.classes)} classes; at least two are needed"

@@ -10,12 +10,12 @@ from typing import Any
 
 from tailorbird.corrections import Joined
 from tailorbird.dataset import Dataset
-from tailorbird.engines.records import Tuned
+from tailorbird.engines.finetune.results import Tuned
 from tailorbird.head import Fit, SearchResult
 from tailorbird.label_errors import Suspects
-from tailorbird.metrics import Answers, Scores, Threshold
+from tailorbird.metrics.scores import Answers, Scores, Threshold
 from tailorbird.model import ModelInfo
-from tailorbird.notebook import scores_html
+from tailorbird.rendering.notebook import scores_html
 from tailorbird.report import Content
 from tailorbird.training.preparing import LeftOut
 
@@ -58,7 +58,9 @@ class TrainResult:
             "report": str(self.report) if self.report else None,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "scores": {"validation": self.validation.as_dict(), "test": self.test.as_dict()},
-            "settings": {name: value for name, value in self.info.settings.items() if name != "finetune"},
+            "settings": {
+                name: value for name, value in self.info.settings.items() if name != "finetune"
+            },
             "left_out": [entry.path for entry in self.left_out],
             "left_out_reasons": {entry.path: entry.reason for entry in self.left_out},
             "embedded": self.embedded,
@@ -89,4 +91,6 @@ def content_of(result: TrainResult) -> Content:
 
 def trained_on(digests: Iterable[str]) -> str:
     """What a model remembers of its training photos, to warn when it is scored on them: the first 6 bytes of each SHA-256, base64."""
-    return base64.b64encode(b"".join(sorted(bytes.fromhex(digest)[:6] for digest in digests))).decode()
+    return base64.b64encode(
+        b"".join(sorted(bytes.fromhex(digest)[:6] for digest in digests))
+    ).decode()

@@ -12,18 +12,18 @@ import numpy.typing as npt
 
 from tailorbird.backbone import Backbone
 from tailorbird.dataset import Sample, pixels_of
-from tailorbird.engines.finetune import discard, finetune
-from tailorbird.engines.network import Network, Training
-from tailorbird.engines.opening import scratch_network
-from tailorbird.engines.settings import FROM_SCRATCH, FinetuneSettings
+from tailorbird.engines.finetune.loop import discard, finetune
+from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
+from tailorbird.engines.protocol import Network, Training
+from tailorbird.engines.registry import scratch_network
 from tailorbird.files import write_bytes
 from tailorbird.head import SearchResult
 from tailorbird.model.file import carried
+from tailorbird.progress import Watcher
 from tailorbird.training.learned import BATCH, Learned, logits_of, search_settings
-from tailorbird.watch import Watcher
 
 if TYPE_CHECKING:
-    from tailorbird.engines.records import Tuned
+    from tailorbird.engines.finetune.results import Tuned
 
 TUNED = "tuned.backbone.onnx"
 
@@ -67,7 +67,9 @@ def tune(
         watcher=watcher,
     )
     about = {"pretrained": {"name": backbone.info.name, "sha256": backbone.info.sha256}}
-    learned = _learned(network, tuned, parts, output, settings, about, search_settings(found), verified)
+    learned = _learned(
+        network, tuned, parts, output, settings, about, search_settings(found), verified
+    )
     return replace(learned, fit=found.best, search=found)
 
 
@@ -124,7 +126,9 @@ def _learned(
     # From the pixels on, nothing frozen: the activations that training worked on were rounded to float16.
     network.begin(Training(size=size, cut=0, regularisation=settings.regularisation))
     images = np.stack([pixels_of(parts["validation"][index], info.rule) for index in verified])
-    expected = np.concatenate([network.logits(images[i : i + BATCH]) for i in range(0, len(images), BATCH)])
+    expected = np.concatenate(
+        [network.logits(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+    )
     return Learned(
         trunk=trunk,
         head=head,

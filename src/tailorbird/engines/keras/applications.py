@@ -67,7 +67,11 @@ class Application:
 
 def names() -> list[str]:
     """Every network of keras.applications, sorted."""
-    return sorted(name for name, value in vars(backend.load().applications).items() if inspect.isfunction(value))
+    return sorted(
+        name
+        for name, value in vars(backend.load().applications).items()
+        if inspect.isfunction(value)
+    )
 
 
 @functools.cache
@@ -77,12 +81,18 @@ def find(name: str) -> Application:
     meant = known.get(name.casefold())
     if meant is None:
         close = [known[key] for key in difflib.get_close_matches(name.casefold(), known, 3, 0.6)]
-        advice = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(known.values())}"
+        advice = (
+            f"did you mean {' or '.join(close)}?"
+            if close
+            else f"there are: {', '.join(known.values())}"
+        )
         raise SettingsError(f"Keras has no application named {name!r}; {advice}")
     # Keras checks sizes before it builds or downloads anything, and says in the refusal what it would accept.
     least = re.search(r"at least (\d+)", _refusal(meant, weights=None, include_top=False))
     usual = re.search(r"should be \((\d+)", _refusal(meant, weights="imagenet", include_top=True))
-    licence = next((licence for begin, licence in _LICENCES.items() if meant.startswith(begin)), OTHER_LICENCE)
+    licence = next(
+        (licence for begin, licence in _LICENCES.items() if meant.startswith(begin)), OTHER_LICENCE
+    )
     return Application(
         meant,
         _preprocess(meant),
@@ -94,7 +104,12 @@ def find(name: str) -> Application:
 
 
 def build(
-    name: str, size: int, *, weights: str | None = None, arguments: Mapping[str, Any] | None = None, classes: int = 0
+    name: str,
+    size: int,
+    *,
+    weights: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    classes: int = 0,
 ) -> Any:
     """A Keras application as a base: input (S, S, 3), output the mean over positions; with classes > 0, Keras' own classifier on top
     instead, which gives probabilities (N, classes); 1000 for the published weights.
@@ -110,11 +125,15 @@ def build(
     if weights is None:
         return _call(application, size, None, arguments, classes)
     # Keras gives the published classifier at the size it was trained at only.
-    published = _call(application, application.size if classes else size, weights, arguments, classes)
+    published = _call(
+        application, application.size if classes else size, weights, arguments, classes
+    )
     model = published
     if application.name.startswith("EfficientNetB") or (classes and size != application.size):
         model = _call(application, size, None, arguments, classes)
-        if [tuple(one.shape) for one in model.weights] != [tuple(one.shape) for one in published.weights]:
+        if [tuple(one.shape) for one in model.weights] != [
+            tuple(one.shape) for one in published.weights
+        ]:
             raise SettingsError(
                 f"size = {size}; the classifier of {application.name} fits images of {application.size} pixels only"
             )
@@ -135,10 +154,18 @@ def repair(model: Any) -> None:
 
 
 def _call(
-    application: Application, size: int, weights: str | None, arguments: Mapping[str, Any] | None, classes: int
+    application: Application,
+    size: int,
+    weights: str | None,
+    arguments: Mapping[str, Any] | None,
+    classes: int,
 ) -> Any:
     function = getattr(backend.load().applications, application.name)
-    top = {"include_top": True, "classes": classes} if classes else {"include_top": False, "pooling": "avg"}
+    top = (
+        {"include_top": True, "classes": classes}
+        if classes
+        else {"include_top": False, "pooling": "avg"}
+    )
     settings = {**(arguments or {}), **top, "input_shape": (size, size, 3), "weights": weights}
     try:
         with _channels_last(), warnings.catch_warnings():
@@ -185,7 +212,9 @@ def _preprocess(name: str) -> str:
     pixels = np.array([[[[0, 40, 255], [200, 3, 90]]]], np.float32)
     seen = np.asarray(module.preprocess_input(pixels.copy(), data_format="channels_last"))
     for mode, (scale, offset, bgr) in PREPROCESS.items():
-        ours = (pixels[..., ::-1] if bgr else pixels) * np.asarray(scale, np.float32) + np.asarray(offset, np.float32)
+        ours = (pixels[..., ::-1] if bgr else pixels) * np.asarray(scale, np.float32) + np.asarray(
+            offset, np.float32
+        )
         if np.allclose(ours, seen, atol=1e-4):
             return mode
     raise BackboneError(

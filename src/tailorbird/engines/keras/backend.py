@@ -19,11 +19,17 @@ def load() -> Any:
     """
     wanted = os.environ.get("KERAS_BACKEND")
     if wanted and wanted not in BACKENDS:
-        raise SettingsError(f"KERAS_BACKEND is {wanted!r}; set it to tensorflow, jax or torch, or unset it")
+        raise SettingsError(
+            f"KERAS_BACKEND is {wanted!r}; set it to tensorflow, jax or torch, or unset it"
+        )
     there = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
     if importlib.util.find_spec("keras") is None or not there:
-        missing = "Keras is not installed" if there else "Keras and a backend for it are not installed"
-        raise MissingExtra(f"{missing}; pip install 'tailorbird[keras]' brings Keras with TensorFlow for CPUs")
+        missing = (
+            "Keras is not installed" if there else "Keras and a backend for it are not installed"
+        )
+        raise MissingExtra(
+            f"{missing}; pip install 'tailorbird[keras]' brings Keras with TensorFlow for CPUs"
+        )
     if wanted and wanted not in there:
         raise MissingExtra(
             f"KERAS_BACKEND is {wanted}, which is not installed: pip install {BACKENDS[wanted]}, "

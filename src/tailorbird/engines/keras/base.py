@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tailorbird.engines.keras import backend
 from tailorbird.engines.keras.convert import PREPROCESS
 from tailorbird.engines.keras.graph import Graph, Node, Tensor, cuts, needed, replay
-from tailorbird.engines.network import Arrays, Cut
+from tailorbird.engines.protocol import Arrays, Cut
 from tailorbird.errors import SettingsError
 
 FEATURES = "features"
@@ -47,7 +47,10 @@ class Base:
 
     def layers(self, nodes: Iterable[Node] | None = None) -> list[Any]:
         """The layers with weights, lowest first, each once; those of `nodes`, by default of the whole base."""
-        found = {id(node.operation): node.operation for node in nodes or needed(self.graph.nodes, [self.output.key])}
+        found = {
+            id(node.operation): node.operation
+            for node in nodes or needed(self.graph.nodes, [self.output.key])
+        }
         return [operation for operation in found.values() if getattr(operation, "weights", None)]
 
     @cached_property
@@ -74,7 +77,9 @@ class Base:
         found: list[tuple[Cut, Tensor | None]] = [(whole, pixels)]
         for tensor in cuts(self.graph.nodes, self.graph.inputs, self.output.key):
             cut = self._cut(
-                tensor.key, self.layers(self.above(tensor)), math.prod(side or 0 for side in tensor.shape[1:])
+                tensor.key,
+                self.layers(self.above(tensor)),
+                math.prod(side or 0 for side in tensor.shape[1:]),
             )
             if not 0 < cut.layers < whole.layers:
                 continue
@@ -87,7 +92,12 @@ class Base:
 
     @staticmethod
     def _cut(name: str, layers: list[Any], values: int) -> Cut:
-        return Cut(name, len(layers), sum(math.prod(w.shape) for layer in layers for w in layer.weights), values)
+        return Cut(
+            name,
+            len(layers),
+            sum(math.prod(w.shape) for layer in layers for w in layer.weights),
+            values,
+        )
 
     def whole(self, pixels: Any) -> Any:
         """Call every layer on pixels as a Keras tensor, uint8 or float (N, S, S, 3) RGB from 0 to 255 -> features (N, K)."""
@@ -99,7 +109,9 @@ class Base:
         taken = {getattr(node.operation, "name", "") for node in self.graph.nodes}
         taken |= {layer.name for layer in self.model.layers}
         numbered = (f"{wanted}_{number}" for number in itertools.count(1))
-        return wanted if wanted not in taken else next(name for name in numbered if name not in taken)
+        return (
+            wanted if wanted not in taken else next(name for name in numbered if name not in taken)
+        )
 
     def part(self, tensor: Tensor) -> Any:
         """A Keras layer that calls what lies above a tensor: its values -> features (N, K); of the graph's input, the pixels.

@@ -41,7 +41,8 @@ def scratch_network(classes: int, *, size: int = SIZE, seed: int = 0) -> tuple[K
     generator = np.random.default_rng((seed, 1))
     width = FILTERS * ((size - 2) // 2) ** 2
     layers = [
-        Dense(_glorot((i, o), i, o, generator), np.zeros(o, np.float32)) for i, o in ((width, UNITS), (UNITS, classes))
+        Dense(_glorot((i, o), i, o, generator), np.zeros(o, np.float32))
+        for i, o in ((width, UNITS), (UNITS, classes))
     ]
     return KerasNetwork(proto), Head(tuple(layers))
 
@@ -49,14 +50,18 @@ def scratch_network(classes: int, *, size: int = SIZE, seed: int = 0) -> tuple[K
 def scratch_backbone(size: int = SIZE, *, seed: int = 0) -> onnx.ModelProto:
     """The base with random weights as a backbone file's content. Raises SettingsError for a size outside 8 to 512, MissingExtra."""
     if not 8 <= size <= _LARGEST:
-        raise SettingsError(f"the size of the cnn is {size} pixels; it must be 8 to {_LARGEST}, for example {SIZE}")
+        raise SettingsError(
+            f"the size of the cnn is {size} pixels; it must be 8 to {_LARGEST}, for example {SIZE}"
+        )
     keras = backend.load()
     layers = keras.layers
     images = keras.Input((size, size, 3), name="pixels")
     hidden = layers.Conv2D(FILTERS, 3, activation="relu", name="conv")(images)
     hidden = layers.MaxPooling2D(2, name="pooling")(hidden)
     model = keras.Model(images, layers.Flatten(name="flatten")(hidden), name=NAME)
-    kernel = _glorot((3, 3, 3, FILTERS), 3 * 3 * 3, 3 * 3 * FILTERS, np.random.default_rng((seed, 0)))
+    kernel = _glorot(
+        (3, 3, 3, FILTERS), 3 * 3 * 3, 3 * 3 * FILTERS, np.random.default_rng((seed, 0))
+    )
     model.set_weights([kernel, np.zeros(FILTERS, np.float32)])
     said = {
         "name": NAME,

@@ -27,7 +27,10 @@ PREPROCESS: dict[str, tuple[tuple[float, ...], tuple[float, ...], bool]] = {
     "caffe": ((1.0,) * 3, (-103.939, -116.779, -123.68), True),
     "torch": (
         tuple(1 / 255 / deviation for deviation in (0.229, 0.224, 0.225)),
-        tuple(-mean / deviation for mean, deviation in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)),
+        tuple(
+            -mean / deviation
+            for mean, deviation in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
+        ),
         False,
     ),
     "unit": ((1 / 255,) * 3, (0.0,) * 3, False),
@@ -59,7 +62,12 @@ class Output:
 
 
 def convert(
-    network: Any, outputs: Mapping[str, Output], *, preprocess: str, size: int, weights: Sequence[Any] | None = None
+    network: Any,
+    outputs: Mapping[str, Output],
+    *,
+    preprocess: str,
+    size: int,
+    weights: Sequence[Any] | None = None,
 ) -> onnx.ModelProto:
     """Write what leads from photos to some tensors of a Keras network as an ONNX model.
 
@@ -84,12 +92,18 @@ def convert(
         writer.path = node.path
         results = _translate(writer, node, values)
         values.update(zip((tensor.key for tensor in node.outputs), results, strict=True))
-    described = [writer.finish(name, values[output.tensor], output.layout) for name, output in outputs.items()]
+    described = [
+        writer.finish(name, values[output.tensor], output.layout)
+        for name, output in outputs.items()
+    ]
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, 3])
     nodes, initialisers = writer.used(list(outputs))
     made = helper.make_graph(nodes, "keras", [images], described, initialisers)
     return helper.make_model(
-        made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="tailorbird"
+        made,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="tailorbird",
     )
 
 
@@ -128,10 +142,14 @@ def _translate(writer: Writer, node: Node, values: Mapping[str, Value]) -> list[
     keras = backend.load()
     operation = node.operation
     if node.kwargs.get("training") and node.kind in _ONLY_TRAINING:
-        raise BackboneError(f"{node.path} ({node.kind}) is called with training=True; build the model without it")
+        raise BackboneError(
+            f"{node.path} ({node.kind}) is called with training=True; build the model without it"
+        )
     shapes = _shapes(node, values)
     if len(shapes) != 1:
-        raise BackboneError(f"{node.path} ({node.kind}) has {len(shapes)} outputs; only layers with one are understood")
+        raise BackboneError(
+            f"{node.path} ({node.kind}) has {len(shapes)} outputs; only layers with one are understood"
+        )
     if isinstance(operation, keras.layers.Layer):
         inputs = [values[tensor.key] for tensor in node.inputs]
         name, moved = convert_layers.layer(writer, operation, inputs, shapes[0])
@@ -156,17 +174,29 @@ def _shapes(node: Node, values: Mapping[str, Value]) -> list[tuple[int | None, .
 
     def symbolic(argument: Any) -> Any:
         return (
-            keras.KerasTensor(values[argument.key].shape, argument.dtype) if isinstance(argument, Tensor) else argument
+            keras.KerasTensor(values[argument.key].shape, argument.dtype)
+            if isinstance(argument, Tensor)
+            else argument
         )
 
     args = keras.tree.map_structure(symbolic, node.args)
-    kwargs = {key: keras.tree.map_structure(symbolic, value) for key, value in node.kwargs.items() if key != "mask"}
+    kwargs = {
+        key: keras.tree.map_structure(symbolic, value)
+        for key, value in node.kwargs.items()
+        if key != "mask"
+    }
     try:
         specs = node.operation.compute_output_spec(*args, **kwargs)
     except Exception as problem:  # each layer refuses shapes in its own way
         said = ", ".join(str(values[tensor.key].shape) for tensor in node.inputs)
-        first = str(problem).strip().splitlines()[0][:200] if str(problem).strip() else type(problem).__name__
-        raise BackboneError(f"{node.path} ({node.kind}) does not fit an input of shape {said}: {first}") from None
+        first = (
+            str(problem).strip().splitlines()[0][:200]
+            if str(problem).strip()
+            else type(problem).__name__
+        )
+        raise BackboneError(
+            f"{node.path} ({node.kind}) does not fit an input of shape {said}: {first}"
+        ) from None
     found = [tuple(spec.shape) for spec in keras.tree.flatten(specs)]
     for shape in found:
         if None in shape[1:]:

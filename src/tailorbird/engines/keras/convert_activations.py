@@ -12,7 +12,12 @@ from tailorbird.errors import BackboneError
 
 
 def relu(
-    w: Writer, x: str, *, negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0
+    w: Writer,
+    x: str,
+    *,
+    negative_slope: float = 0.0,
+    max_value: float | None = None,
+    threshold: float = 0.0,
 ) -> str:
     """Zero (or slope * (x - threshold)) below the threshold, x above it, max_value at most."""
     slope, threshold = float(negative_slope or 0.0), float(threshold or 0.0)
@@ -37,7 +42,9 @@ def gelu(w: Writer, x: str, *, approximate: bool = False) -> str:
         cube = w.add("Mul", [w.add("Mul", [x, x]), x])
         inner = w.add("Add", [x, w.add("Mul", [cube, w.constant(0.044715)])])
         tanh = w.add("Tanh", [w.add("Mul", [inner, w.constant(math.sqrt(2 / math.pi))])])
-        return w.add("Mul", [w.add("Mul", [x, w.add("Add", [tanh, w.constant(1.0)])]), w.constant(0.5)])
+        return w.add(
+            "Mul", [w.add("Mul", [x, w.add("Add", [tanh, w.constant(1.0)])]), w.constant(0.5)]
+        )
     # In this order ONNX Runtime recognises it and computes it in one step.
     erf = w.add("Erf", [w.add("Div", [x, w.constant(math.sqrt(2))])])
     return w.add("Mul", [w.add("Mul", [x, w.add("Add", [erf, w.constant(1.0)])]), w.constant(0.5)])
@@ -90,8 +97,12 @@ _SIMPLE: dict[str, Callable[..., str]] = {
     "selu": lambda w, x: w.add("Selu", [x], alpha=1.6732632423543772, gamma=1.0507009873554805),
     "hard_tanh": lambda w, x: w.add("Clip", [x, w.constant(-1.0), w.constant(1.0)]),
     "tanh_shrink": lambda w, x: w.add("Sub", [x, w.add("Tanh", [x])]),
-    "hard_shrink": lambda w, x, threshold=0.5: w.add("Shrink", [x], lambd=float(threshold), bias=0.0),
-    "soft_shrink": lambda w, x, threshold=0.5: w.add("Shrink", [x], lambd=float(threshold), bias=float(threshold)),
+    "hard_shrink": lambda w, x, threshold=0.5: w.add(
+        "Shrink", [x], lambd=float(threshold), bias=0.0
+    ),
+    "soft_shrink": lambda w, x, threshold=0.5: w.add(
+        "Shrink", [x], lambd=float(threshold), bias=float(threshold)
+    ),
     "elu": elu,
     "leaky_relu": leaky_relu,
     "celu": celu,
@@ -114,7 +125,9 @@ def along(w: Writer, operator: str, x: Value, axis: Any) -> str:
     """Softmax or LogSoftmax along one of Keras' axes, or along several neighbouring ones at the end. Raises BackboneError."""
     if isinstance(axis, (list, tuple)):
         if len(axis) != 1:
-            raise BackboneError(f"{w.path} takes a softmax over the axes {tuple(axis)}; only one axis is understood")
+            raise BackboneError(
+                f"{w.path} takes a softmax over the axes {tuple(axis)}; only one axis is understood"
+            )
         axis = axis[0]
     return w.add(operator, [x.name], axis=x.axis(int(axis)))
 
@@ -135,4 +148,6 @@ def activation(w: Writer, function: Any, x: Value) -> Value:
         if name in OF_AXES:
             return Value(along(w, OF_AXES[name], x, -1), x.shape, x.moved)
     known = ", ".join(sorted([*SIMPLE, *OF_AXES]))
-    raise BackboneError(f"{w.path} uses the activation {name!r}, which cannot be written as ONNX; understood: {known}")
+    raise BackboneError(
+        f"{w.path} uses the activation {name!r}, which cannot be written as ONNX; understood: {known}"
+    )

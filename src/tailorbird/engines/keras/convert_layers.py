@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from tailorbird.engines.keras import convert_activations as activations
-from tailorbird.engines.keras.convert_pooling import average_pool, global_pool, images, max_pool, same_pads
+from tailorbird.engines.keras.convert_pooling import (
+    average_pool,
+    global_pool,
+    images,
+    max_pool,
+    same_pads,
+)
 from tailorbird.engines.keras.writer import Made, Value, Writer, floats
 from tailorbird.errors import BackboneError
 
@@ -39,14 +45,18 @@ def layer(w: Writer, operation: Any, inputs: Sequence[Value], shape: Shape) -> M
 
 def refuse(w: Writer, what: str, understood: str) -> BackboneError:
     """A setting that is not understood."""
-    return BackboneError(f"{w.path} {what}, which cannot be written as ONNX; understood: {understood}")
+    return BackboneError(
+        f"{w.path} {what}, which cannot be written as ONNX; understood: {understood}"
+    )
 
 
 def _same(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     """Layers that act in training only, or only watch."""
     if xs[0].shape != shape:
         raise refuse(
-            w, f"changes the shape from {xs[0].shape} to {shape} in inference", "random layers that keep the size"
+            w,
+            f"changes the shape from {xs[0].shape} to {shape} in inference",
+            "random layers that keep the size",
         )
     return xs[0].name, xs[0].moved
 
@@ -68,9 +78,21 @@ def _convolve(
     strides = [1, 1] if point else list(layer.strides)
     dilation = [1, 1] if point else list(layer.dilation_rate)
     sides = x.sides[1:]
-    pads = same_pads(sides, kernel, strides, dilation) if layer.padding == "same" and not point else [0, 0, 0, 0]
+    pads = (
+        same_pads(sides, kernel, strides, dilation)
+        if layer.padding == "same" and not point
+        else [0, 0, 0, 0]
+    )
     inputs = [x.name, weight] + ([w.weight(bias)] if bias is not None else [])
-    return w.add("Conv", inputs, kernel_shape=list(kernel), strides=strides, pads=pads, dilations=dilation, group=group)
+    return w.add(
+        "Conv",
+        inputs,
+        kernel_shape=list(kernel),
+        strides=strides,
+        pads=pads,
+        dilations=dilation,
+        group=group,
+    )
 
 
 def _conv2d(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
@@ -95,7 +117,9 @@ def _separable(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     name = _convolve(w, layer, x, spread, group=x.sides[0], kernel=layer.kernel_size)
     bias = layer.bias if layer.use_bias else None
     mixed = w.weight(layer.pointwise_kernel, "convolution")
-    name = _convolve(w, layer, Value(name, shape, x.moved), mixed, group=1, kernel=[1, 1], bias=bias, point=True)
+    name = _convolve(
+        w, layer, Value(name, shape, x.moved), mixed, group=1, kernel=[1, 1], bias=bias, point=True
+    )
     return activations.activation(w, layer.activation, Value(name, shape, x.moved)).name, x.moved
 
 
@@ -104,7 +128,9 @@ def _dense(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     if x.rank == 2:
         name = w.add("Gemm", [x.name, w.weight(layer.kernel), *bias])
     elif x.moved:  # at every position the same: a convolution of one tap
-        name = w.add("Conv", [x.name, w.weight(layer.kernel, "pointwise"), *bias], kernel_shape=[1, 1])
+        name = w.add(
+            "Conv", [x.name, w.weight(layer.kernel, "pointwise"), *bias], kernel_shape=[1, 1]
+        )
     else:
         name = w.add("MatMul", [x.name, w.weight(layer.kernel)])
         name = w.add("Add", [name, *bias]) if bias else name
@@ -138,7 +164,10 @@ def _batch_norm(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
 
 def _layer_norm(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     x = w.turn(xs[0], moved=False)
-    axes = sorted(axis % x.rank for axis in (layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]))
+    axes = sorted(
+        axis % x.rank
+        for axis in (layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis])
+    )
     if axes != list(range(axes[0], x.rank)) or axes[0] == 0:
         raise refuse(w, f"normalises along the axes {axes} of {x.rank}", "the last axes")
     if getattr(layer, "rms_scaling", False):
@@ -146,7 +175,9 @@ def _layer_norm(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     sides = x.sides[axes[0] - 1 :]
     scale = w.weight(layer.gamma) if layer.scale else w.constant(np.ones(sides))
     centre = [w.weight(layer.beta)] if layer.center else []
-    return w.add("LayerNormalization", [x.name, scale, *centre], axis=axes[0], epsilon=float(layer.epsilon)), False
+    return w.add(
+        "LayerNormalization", [x.name, scale, *centre], axis=axes[0], epsilon=float(layer.epsilon)
+    ), False
 
 
 def _normalization(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
@@ -191,7 +222,9 @@ def _layer_scale(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
 
 def _custom_scale(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     first, second = w.alike(xs)
-    return w.add("Add", [first.name, w.add("Mul", [second.name, w.constant(float(layer.scale))])]), first.moved
+    return w.add(
+        "Add", [first.name, w.add("Mul", [second.name, w.constant(float(layer.scale))])]
+    ), first.moved
 
 
 # ---------------------------------------------------------------------------------------------------------- activations
@@ -223,7 +256,9 @@ def _zero_padding(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     (top, bottom), (left, right) = layer.padding
     if not any((top, bottom, left, right)):
         return x.name, x.moved
-    return w.add("Pad", [x.name, w.constant([0, 0, top, left, 0, 0, bottom, right], np.int64)]), x.moved
+    return w.add(
+        "Pad", [x.name, w.constant([0, 0, top, left, 0, 0, bottom, right], np.int64)]
+    ), x.moved
 
 
 def _cropping(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
@@ -242,7 +277,9 @@ def _center_crop(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     down, across = x.sides[1] - layer.height, x.sides[2] - layer.width
     if down < 0 or across < 0:
         raise refuse(
-            w, f"enlarges {x.sides[1]} x {x.sides[2]} to {layer.height} x {layer.width}", "CenterCrop that crops"
+            w,
+            f"enlarges {x.sides[1]} x {x.sides[2]} to {layer.height} x {layer.width}",
+            "CenterCrop that crops",
         )
     top, left = down // 2, across // 2
     return _window(w, x, top, left, top + layer.height, left + layer.width), x.moved
@@ -257,14 +294,20 @@ def _resize(w: Writer, x: Value, height: int, width: int, method: str) -> str:
         raise refuse(w, f"resizes with interpolation={method!r}", "bilinear and nearest")
     mode, rounding = how[method]
     return w.add(
-        "Resize", [x.name, "", scales], mode=mode, nearest_mode=rounding, coordinate_transformation_mode="half_pixel"
+        "Resize",
+        [x.name, "", scales],
+        mode=mode,
+        nearest_mode=rounding,
+        coordinate_transformation_mode="half_pixel",
     )
 
 
 def _scale(side: int, wanted: int) -> float:
     """wanted / side in float32, just so large that side * scale, rounded down as ONNX does, is what is wanted."""
     scale = np.float32(wanted / side)
-    while math.floor(side * float(scale)) < wanted:  # in double precision, so that it holds in single, too
+    while (
+        math.floor(side * float(scale)) < wanted
+    ):  # in double precision, so that it holds in single, too
         scale = np.nextafter(scale, np.float32(np.inf))
     return float(scale)
 
@@ -278,15 +321,23 @@ def _up_sampling(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
 def _resizing(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     x = images(w, layer, xs[0])
     height, width = layer.height, layer.width
-    exact = not (layer.antialias or layer.crop_to_aspect_ratio or getattr(layer, "pad_to_aspect_ratio", False))
+    exact = not (
+        layer.antialias
+        or layer.crop_to_aspect_ratio
+        or getattr(layer, "pad_to_aspect_ratio", False)
+    )
     if (height, width) != x.sides[1:] and not exact:
-        raise refuse(w, "has antialias, crop_to_aspect_ratio or pad_to_aspect_ratio", "Resizing without them")
+        raise refuse(
+            w, "has antialias, crop_to_aspect_ratio or pad_to_aspect_ratio", "Resizing without them"
+        )
     return _resize(w, x, height, width, layer.interpolation), x.moved
 
 
 def _flatten(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     x = xs[0]
-    if layer.data_format == "channels_first" and x.rank == 4:  # Keras flattens in the order of channels last
+    if (
+        layer.data_format == "channels_first" and x.rank == 4
+    ):  # Keras flattens in the order of channels last
         turned = w.add("Transpose", [w.turn(x, moved=False).name], perm=[0, 2, 3, 1])
         return w.add("Flatten", [turned], axis=1), False
     return w.reshape(x, shape)
@@ -306,7 +357,11 @@ def _permute(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
 def _merge(operator: str) -> Callable[..., Made]:
     def merge(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
         if len({x.rank for x in xs}) > 1:
-            raise refuse(w, f"combines shapes of different rank: {[x.shape for x in xs]}", "shapes of equal rank")
+            raise refuse(
+                w,
+                f"combines shapes of different rank: {[x.shape for x in xs]}",
+                "shapes of equal rank",
+            )
         values = w.alike(xs)
         name = values[0].name
         for value in values[1:]:
@@ -320,7 +375,9 @@ def _merge(operator: str) -> Callable[..., Made]:
 
 def _concatenate(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     values = w.alike(xs)
-    return w.add("Concat", [value.name for value in values], axis=values[0].axis(layer.axis)), values[0].moved
+    return w.add(
+        "Concat", [value.name for value in values], axis=values[0].axis(layer.axis)
+    ), values[0].moved
 
 
 LAYERS: dict[str, Callable[..., Made]] = {

@@ -32,7 +32,9 @@ _ACTIVATIONS = {
 _SETTINGS = ("alpha", "negative_slope", "approximate", "threshold")
 
 
-def operation(w: Writer, op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], shape: Shape) -> Made:
+def operation(
+    w: Writer, op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], shape: Shape
+) -> Made:
     """Translate one operation; args, kwargs: as called, with Values for tensors. Raises BackboneError naming what is not understood."""
     kind = type(op).__name__
     if not type(op).__module__.startswith("keras."):
@@ -51,7 +53,11 @@ def operation(w: Writer, op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
         return _reduce(w, _REDUCTIONS[kind], op, x, shape)
     if kind in OPERATIONS:
         return OPERATIONS[kind](w, op, list(args), dict(kwargs), shape)
-    known = ", ".join(sorted([*_BINARY, *_UNARY, *_ACTIVATIONS, *_REDUCTIONS, "Softmax", "LogSoftmax", *OPERATIONS]))
+    known = ", ".join(
+        sorted(
+            [*_BINARY, *_UNARY, *_ACTIVATIONS, *_REDUCTIONS, "Softmax", "LogSoftmax", *OPERATIONS]
+        )
+    )
     raise BackboneError(
         f"{w.path} is an operation of kind {kind}, which cannot be written as ONNX; understood: {known}"
     )
@@ -65,22 +71,37 @@ def _binary(w: Writer, operator: str, operands: list[Any], shape: Shape) -> Made
     tensors = [operand for operand in operands if isinstance(operand, Value)]
     moved = all(value.rank == 4 for value in tensors) and any(value.moved for value in tensors)
     if (
-        any(not isinstance(operand, Value) and floats(operand).ndim > len(shape) for operand in operands)
+        any(
+            not isinstance(operand, Value) and floats(operand).ndim > len(shape)
+            for operand in operands
+        )
         or len(operands) != 2
     ):
-        raise refuse(w, "combines a tensor with numbers of a higher rank", "numbers that are broadcast to the tensor")
+        raise refuse(
+            w,
+            "combines a tensor with numbers of a higher rank",
+            "numbers that are broadcast to the tensor",
+        )
     like = Value("", shape, moved and len(shape) == 4)
     names = []
     for operand in operands:
-        names.append(w.turn(operand, moved=moved).name if isinstance(operand, Value) else placed(w, operand, like))
+        names.append(
+            w.turn(operand, moved=moved).name
+            if isinstance(operand, Value)
+            else placed(w, operand, like)
+        )
     return w.add(operator, names), like.moved
 
 
 def _reduce(w: Writer, operator: str, op: Any, x: Value, shape: Shape) -> Made:
     axes = op.axis if op.axis is not None else range(x.rank)
-    axes = sorted(axis % x.rank for axis in (axes if isinstance(axes, (list, tuple, range)) else [axes]))
+    axes = sorted(
+        axis % x.rank for axis in (axes if isinstance(axes, (list, tuple, range)) else [axes])
+    )
     if 0 in axes:
-        raise refuse(w, f"reduces along the axes {axes}, the images among them", "axes of one image")
+        raise refuse(
+            w, f"reduces along the axes {axes}, the images among them", "axes of one image"
+        )
     if x.moved and not op.keepdims and axes != [1, 2]:
         x = w.turn(x, moved=False)
     where = sorted(x.axis(axis) for axis in axes)
@@ -114,7 +135,9 @@ def _transpose(w: Writer, op: Any, args: list[Any], kwargs: dict[str, Any], shap
 
 def _concatenate(w: Writer, op: Any, args: list[Any], kwargs: dict[str, Any], shape: Shape) -> Made:
     values = w.alike(_listed(w, args, kwargs))
-    return w.add("Concat", [value.name for value in values], axis=values[0].axis(op.axis)), values[0].moved
+    return w.add("Concat", [value.name for value in values], axis=values[0].axis(op.axis)), values[
+        0
+    ].moved
 
 
 def _stack(w: Writer, op: Any, args: list[Any], kwargs: dict[str, Any], shape: Shape) -> Made:
@@ -134,7 +157,11 @@ def _listed(w: Writer, args: list[Any], kwargs: dict[str, Any]) -> list[Value]:
 def _get_item(w: Writer, op: Any, args: list[Any], kwargs: dict[str, Any], shape: Shape) -> Made:
     x, key = _all(args, kwargs)[:2]
     # Keras' files have no tuples: read from one, (..., 2) is [..., 2].
-    key = list(key) if isinstance(key, tuple) or (isinstance(key, list) and Ellipsis in key) else [key]
+    key = (
+        list(key)
+        if isinstance(key, tuple) or (isinstance(key, list) and Ellipsis in key)
+        else [key]
+    )
     if Ellipsis in key:
         place = key.index(Ellipsis)
         key[place : place + 1] = [slice(None)] * (x.rank - len(key) + 1)
@@ -166,7 +193,9 @@ def _cast(w: Writer, op: Any, args: list[Any], kwargs: dict[str, Any], shape: Sh
 
 def _clip(w: Writer, op: Any, args: list[Any], kwargs: dict[str, Any], shape: Shape) -> Made:
     x = _first(w, args, kwargs)
-    limits = [w.constant(float(limit)) if limit is not None else "" for limit in (op.x_min, op.x_max)]
+    limits = [
+        w.constant(float(limit)) if limit is not None else "" for limit in (op.x_min, op.x_max)
+    ]
     return w.add("Clip", [x.name, *limits]), x.moved
 
 

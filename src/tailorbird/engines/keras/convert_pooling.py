@@ -56,8 +56,13 @@ def max_pool(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     touching = ~windows[:: settings["strides"][0], :: settings["strides"][1]].all(axis=(2, 3))
     floor = np.where(touching, np.float32(0), np.finfo(np.float32).min)[None, None]
     settings["pads"] = [same[0] + top, same[1] + left, same[2] + bottom, same[3] + right]
-    if all(pads < side for pads, side in zip(settings["pads"], [*settings["kernel_shape"]] * 2, strict=True)):
-        return w.add("Max", [w.add("MaxPool", [pad.input[0]], **settings), w.constant(floor)]), x.moved
+    if all(
+        pads < side
+        for pads, side in zip(settings["pads"], [*settings["kernel_shape"]] * 2, strict=True)
+    ):
+        return w.add(
+            "Max", [w.add("MaxPool", [pad.input[0]], **settings), w.constant(floor)]
+        ), x.moved
     # Windows of padding alone, which MaxPool does not accept: padded and cut away before the padding counts.
     settings["pads"] = same
     lowest = w.constant(np.finfo(np.float32).min)
@@ -79,7 +84,9 @@ def global_pool(operator: str) -> Callable[..., Made]:
 def _windows(layer: Any, x: Value) -> dict[str, Any]:
     """The attributes of a pooling operator."""
     kernel, strides = list(layer.pool_size), list(layer.strides)
-    pads = same_pads(x.sides[1:], kernel, strides, [1, 1]) if layer.padding == "same" else [0, 0, 0, 0]
+    pads = (
+        same_pads(x.sides[1:], kernel, strides, [1, 1]) if layer.padding == "same" else [0, 0, 0, 0]
+    )
     return {"kernel_shape": kernel, "strides": strides, "pads": pads}
 
 
@@ -97,6 +104,8 @@ def _pads(w: Writer, pad: onnx.NodeProto) -> tuple[int, int, int, int]:
     """Zeros above, left, below and right that a Pad node adds."""
     from onnx import numpy_helper
 
-    values = next(numpy_helper.to_array(tensor) for tensor in w.initialisers if tensor.name == pad.input[1])
+    values = next(
+        numpy_helper.to_array(tensor) for tensor in w.initialisers if tensor.name == pad.input[1]
+    )
     top, left, bottom, right = (int(values[place]) for place in (2, 3, 6, 7))
     return top, left, bottom, right

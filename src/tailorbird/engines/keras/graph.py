@@ -83,14 +83,18 @@ def flatten(model: Any) -> Graph:
     functional = _functional(model, model.name)
     taken: dict[str, int] = {}
     inputs = tuple(_tensor(_unused(tensor.name, taken), tensor) for tensor in functional.inputs)
-    values: dict[int, Tensor] = {id(tensor): ours for tensor, ours in zip(functional.inputs, inputs, strict=True)}
+    values: dict[int, Tensor] = {
+        id(tensor): ours for tensor, ours in zip(functional.inputs, inputs, strict=True)
+    }
     nodes: list[Node] = []
     _walk(functional, "", values, nodes, taken, None)
     outputs = tuple(values[id(tensor)] for tensor in functional.outputs)
     return Graph(needed(nodes, [tensor.key for tensor in outputs]), inputs, outputs)
 
 
-def needed(nodes: Sequence[Node], until: Iterable[str], given: Iterable[str] = ()) -> tuple[Node, ...]:
+def needed(
+    nodes: Sequence[Node], until: Iterable[str], given: Iterable[str] = ()
+) -> tuple[Node, ...]:
     """The nodes that the tensors `until` depend on, in order, where the tensors `given` are there already."""
     stop = set(given)
     wanted = set(until) - stop
@@ -103,7 +107,10 @@ def needed(nodes: Sequence[Node], until: Iterable[str], given: Iterable[str] = (
 
 
 def replay(
-    nodes: Sequence[Node], values: Mapping[str, Any], until: str | Sequence[str], call: Call | None = None
+    nodes: Sequence[Node],
+    values: Mapping[str, Any],
+    until: str | Sequence[str],
+    call: Call | None = None,
 ) -> Any:
     """Call a part of the graph on other tensors, arrays or Keras inputs; what `until` holds, a list where it is a list of keys.
 
@@ -176,11 +183,17 @@ def _walk(
             if isinstance(operation, keras.Model):
                 inner = _functional(operation, path)
                 said = kwargs.get("training")
-                inputs = keras.tree.flatten((args, {k: v for k, v in kwargs.items() if k not in ("training", "mask")}))
-                inside = {id(tensor): ours for tensor, ours in zip(inner.inputs, inputs, strict=True)}
+                inputs = keras.tree.flatten(
+                    (args, {k: v for k, v in kwargs.items() if k not in ("training", "mask")})
+                )
+                inside = {
+                    id(tensor): ours for tensor, ours in zip(inner.inputs, inputs, strict=True)
+                }
                 _walk(inner, f"{path}/", inside, nodes, taken, training if said is None else said)
                 results = [inside[id(tensor)] for tensor in inner.outputs]
-                values.update({id(tensor): ours for tensor, ours in zip(node.outputs, results, strict=True)})
+                values.update(
+                    {id(tensor): ours for tensor, ours in zip(node.outputs, results, strict=True)}
+                )
                 continue
             key = _unused(path, taken)
             outputs = tuple(
@@ -189,7 +202,9 @@ def _walk(
             )
             inputs = tuple(values[id(tensor)] for tensor in node.input_tensors)
             nodes.append(Node(operation, tuple(args), dict(kwargs), inputs, outputs, path))
-            values.update({id(tensor): ours for tensor, ours in zip(node.outputs, outputs, strict=True)})
+            values.update(
+                {id(tensor): ours for tensor, ours in zip(node.outputs, outputs, strict=True)}
+            )
 
 
 def _functional(model: Any, path: str) -> Any:
@@ -203,8 +218,14 @@ def _functional(model: Any, path: str) -> Any:
                 f"the Sequential model {path!r} has no input shape yet; begin it with keras.Input((S, S, 3)), or call it once before saving"
             )
     # A subclass may be functional underneath and still compute something else in a `call` of its own.
-    methods = [getattr(kind, "call", None) for kind in type(inner).__mro__ if kind.__name__ == "Functional"]
-    if not methods or getattr(type(inner), "call", None) is not methods[0] or not hasattr(inner, "_nodes_by_depth"):
+    methods = [
+        getattr(kind, "call", None) for kind in type(inner).__mro__ if kind.__name__ == "Functional"
+    ]
+    if (
+        not methods
+        or getattr(type(inner), "call", None) is not methods[0]
+        or not hasattr(inner, "_nodes_by_depth")
+    ):
         raise BackboneError(
             f"the model {path!r} is a subclass ({type(model).__name__}) whose graph exists only as Python code; only functional and "
             "Sequential models can be read: build it from keras.Input and layers"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tailorbird import graphs, parallel
+from tailorbird import onnx_files, parallel
 from tailorbird.engines.keras import backend, rebuilt
 from tailorbird.engines.keras.base import Base
 from tailorbird.engines.keras.source import ENTRY
@@ -72,12 +72,10 @@ def to_keras(model_file: str | Path, output: str | Path) -> HandedBack:
         raise SettingsError(
             f"{output} must end in {SUFFIX}; Keras chooses the format by the name: -o {output.stem}{SUFFIX}"
         )
-    proto = graphs.read_audited(model_file, ModelFileError)
+    proto = onnx_files.read_audited(model_file, ModelFileError)
     info = info_from(proto, str(model_file))
-    if ENTRY not in graphs.metadata(proto):
-        origin = (
-            f"{info.backbone.get('name', 'an unknown backbone')} (source: {info.backbone.get('source', 'not stated')})"
-        )
+    if ENTRY not in onnx_files.metadata(proto):
+        origin = f"{info.backbone.get('name', 'an unknown backbone')} (source: {info.backbone.get('source', 'not stated')})"
         raise ModelFileError(
             f"{model_file} was made from {origin}, and holds no Keras layers to go back to: "
             "it did not come from Keras, or, imported, could not be written down anew; "
@@ -98,7 +96,9 @@ def to_keras(model_file: str | Path, output: str | Path) -> HandedBack:
                 "allowed; it was not written"
             )
         write_bytes(output, written.read_bytes())
-    return HandedBack(output, info.classes, info.resize.size, difference, backend.load().backend.backend())
+    return HandedBack(
+        output, info.classes, info.resize.size, difference, backend.load().backend.backend()
+    )
 
 
 @contextmanager
@@ -117,13 +117,20 @@ def head_in(proto: onnx.ModelProto, name: str) -> Head:
     """The head inside a model file's graph. Raises ModelFileError when it has none of its own."""
     from onnx import numpy_helper
 
-    tensors = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.name.startswith(PREFIX)}
+    tensors = {
+        tensor.name: tensor for tensor in proto.graph.initializer if tensor.name.startswith(PREFIX)
+    }
     layers: list[Dense] = []
     while {f"{PREFIX}weight{len(layers)}", f"{PREFIX}bias{len(layers)}"} <= set(tensors):
-        weight, bias = (numpy_helper.to_array(tensors[f"{PREFIX}{kind}{len(layers)}"]) for kind in ("weight", "bias"))
+        weight, bias = (
+            numpy_helper.to_array(tensors[f"{PREFIX}{kind}{len(layers)}"])
+            for kind in ("weight", "bias")
+        )
         layers.append(Dense(np.asarray(weight, np.float32), np.asarray(bias, np.float32)))
     if not layers:
-        raise ModelFileError(f"{name} holds no head of dense layers; models made by `tailorbird train` do")
+        raise ModelFileError(
+            f"{name} holds no head of dense layers; models made by `tailorbird train` do"
+        )
     return Head(tuple(layers))
 
 
@@ -137,10 +144,16 @@ def _assemble(base: Base, head: Head, info: ModelInfo) -> Any:
     for number, layer in enumerate(head.layers):
         last = number + 1 == len(head.layers)
         activation = None if last else "relu"
-        dense.append(layers.Dense(layer.weight.shape[1], activation, name=base.free_name(f"head_dense{number}")))
+        dense.append(
+            layers.Dense(
+                layer.weight.shape[1], activation, name=base.free_name(f"head_dense{number}")
+            )
+        )
         hidden = dense[-1](hidden)
     hidden = layers.Rescaling(1.0 / info.temperature, name=base.free_name("temperature"))(hidden)
-    model = keras.Model(images, layers.Softmax(name=base.free_name("probabilities"))(hidden), name="tailorbird")
+    model = keras.Model(
+        images, layers.Softmax(name=base.free_name("probabilities"))(hidden), name="tailorbird"
+    )
     for made, layer in zip(dense, head.layers, strict=True):
         made.set_weights([layer.weight, layer.bias])
     return model
@@ -150,7 +163,9 @@ def _difference(written: Path, proto: onnx.ModelProto, info: ModelInfo, name: st
     """The largest difference of a probability between the saved Keras file and the model file."""
     size = info.resize.size
     images = drawn(size)
-    session = graphs.session(proto.SerializeToString(), name, ModelFileError, threads=parallel.cores())
+    session = onnx_files.session(
+        proto.SerializeToString(), name, ModelFileError, threads=parallel.cores()
+    )
     expected = session.run(["probabilities"], {"images": images})[0]
     loaded = backend.load().saving.load_model(written, compile=False, safe_mode=True)
     found = np.asarray(loaded.predict_on_batch(images))

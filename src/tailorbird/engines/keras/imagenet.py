@@ -28,7 +28,9 @@ def build(
     wanted = size or application.size
     application.check_size(wanted)
     if weights is None:
-        say(f"loading the published weights of {application.name}; Keras downloads them the first time")
+        say(
+            f"loading the published weights of {application.name}; Keras downloads them the first time"
+        )
         with quiet(), translated(application.name):
             return (
                 applications.build(application.name, wanted, weights="imagenet", classes=CLASSES),
@@ -55,7 +57,9 @@ def class_names() -> list[str]:
     keras = backend.load()
     try:
         with quiet():
-            ranked = keras.applications.imagenet_utils.decode_predictions(np.eye(CLASSES, dtype=np.float32), top=1)
+            ranked = keras.applications.imagenet_utils.decode_predictions(
+                np.eye(CLASSES, dtype=np.float32), top=1
+            )
     except Exception as problem:  # Keras raises a plain Exception for a failed download
         first = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]
         raise HubError(

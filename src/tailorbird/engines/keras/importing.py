@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import graphs
+from tailorbird import onnx_files
 from tailorbird.engines.keras import backend, opening, source
 from tailorbird.engines.keras.convert import PREPROCESS, Output, convert
 from tailorbird.engines.keras.export import pixels
@@ -51,7 +51,9 @@ _INNER: Final = (
     ("densenet", {"conv5_block16_concat", "pool4_conv"}), ("resnet_v2", {"post_relu", "conv5_block3_out"}),
     ("resnet", {"conv5_block3_out", "conv1_relu"}), ("vgg19", {"block5_conv4", "block5_conv1"}), ("vgg16", {"block5_conv3", "block5_conv1"}),
 )  # fmt: skip
-_BEFORE: Final = frozenset({"Rescaling", "Normalization", "TrueDivide", "Divide", "Multiply", "Subtract", "Add"})
+_BEFORE: Final = frozenset(
+    {"Rescaling", "Normalization", "TrueDivide", "Divide", "Multiply", "Subtract", "Add"}
+)
 _HARMLESS: Final = frozenset({"RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomShear", "RandomContrast", "RandomBrightness",
                               "RandomCrop", "CenterCrop", "Resizing", "Dropout", "Identity", "GaussianNoise", "ZeroPadding2D"})  # fmt: skip
 
@@ -79,11 +81,18 @@ def open_classifier(path: str | Path, size: int | None = None) -> Classifier:
     size: needed where the model takes images of any size. Raises ModelFileError, SettingsError for a size that does not fit.
     """
     loaded = opening.load(path)
-    return classifier_of(loaded.model, str(path), size, keras_version=loaded.keras_version, changes=loaded.changes)
+    return classifier_of(
+        loaded.model, str(path), size, keras_version=loaded.keras_version, changes=loaded.changes
+    )
 
 
 def classifier_of(
-    model: Any, name: str, size: int | None = None, *, keras_version: str = "", changes: tuple[str, ...] = ()
+    model: Any,
+    name: str,
+    size: int | None = None,
+    *,
+    keras_version: str = "",
+    changes: tuple[str, ...] = (),
 ) -> Classifier:
     """`open_classifier` for a Keras model in memory; `name` stands in the messages."""
     try:
@@ -105,27 +114,35 @@ def classifier_of(
         raise ModelFileError(
             f"{name} ends in a softmax over a single output, which is always 1; for two classes use a sigmoid"
         )
-    return Classifier(model, graph, structure, size, keras_version or backend.load().__version__, changes)
+    return Classifier(
+        model, graph, structure, size, keras_version or backend.load().__version__, changes
+    )
 
 
 def _size(graph: Graph, name: str, size: int | None) -> int:
     """The side of the model's input. Raises ModelFileError for anything but square RGB images, SettingsError for a size that is not its own."""
     said = "; ".join(str(tensor.shape) for tensor in graph.inputs)
     if len(graph.inputs) != 1 or len(graph.inputs[0].shape) != 4:
-        raise ModelFileError(f"{name} takes {said}; a classifier of photos takes one image each, (N, S, S, 3)")
+        raise ModelFileError(
+            f"{name} takes {said}; a classifier of photos takes one image each, (N, S, S, 3)"
+        )
     _, height, width, channels = graph.inputs[0].shape
     if channels != 3:
         what = "grey-scale images" if channels == 1 else f"images of {channels} channels"
         if height == 3:
             what = "images with the channels first"
-        raise ModelFileError(f"{name} takes {what}, {said}; only models on RGB images, (N, S, S, 3), can be imported")
+        raise ModelFileError(
+            f"{name} takes {what}, {said}; only models on RGB images, (N, S, S, 3), can be imported"
+        )
     if height != width:
         raise ModelFileError(
             f"{name} takes images of {height} x {width} pixels (height x width); a tailorbird model takes square ones, to which it squashes photos"
         )
     if height is None:
         if size is None:
-            raise SettingsError(f"{name} takes images of any size; give the one it was trained at, such as --size 150")
+            raise SettingsError(
+                f"{name} takes images of any size; give the one it was trained at, such as --size 150"
+            )
     elif size is not None and size != height:
         raise SettingsError(
             f"--size is {size}, but {name} takes images of {height} x {height} pixels; leave --size out"
@@ -139,7 +156,9 @@ def inside(graph: Graph) -> str | None:
     """The layer that already prepares the pixels inside the model, such as Rescaling; None where there is none."""
     here = graph.inputs[0]
     first = [node for node in graph.nodes if [tensor.key for tensor in node.inputs] == [here.key]]
-    if len(first) == 3 and {node.kind for node in first} == {"GetItem"}:  # each channel by itself, as caffe's ways do
+    if len(first) == 3 and {node.kind for node in first} == {
+        "GetItem"
+    }:  # each channel by itself, as caffe's ways do
         return f"preprocess_input ({first[0].path} and what follows)"
     for node in graph.nodes:
         if [tensor.key for tensor in node.inputs] != [here.key]:
@@ -180,11 +199,14 @@ def trunk(classifier: Classifier, mode: str) -> tuple[Trunk, Head]:
         wanted["feature_map"] = Output(structure.feature_map.key, "channels_first")
     described = _base(classifier) if structure.head is not None else None
     weights = classifier.model.weights if described is None else described.weights
-    proto = convert(classifier.graph, wanted, preprocess=mode, size=classifier.size, weights=weights)
+    proto = convert(
+        classifier.graph, wanted, preprocess=mode, size=classifier.size, weights=weights
+    )
     if described is not None:
-        graphs.set_metadata(proto, source.describe(preprocess=mode, model=described))
+        onnx_files.set_metadata(proto, source.describe(preprocess=mode, model=described))
     outputs = {
-        value.name: [side.dim_value for side in value.type.tensor_type.shape.dim][1:] for value in proto.graph.output
+        value.name: [side.dim_value for side in value.type.tensor_type.shape.dim][1:]
+        for value in proto.graph.output
     }
     if len(outputs["features"]) > 1:
         _flatten_features(proto, outputs["features"][-1])
@@ -249,10 +271,14 @@ def _rename(proto: onnx.ModelProto, name: str) -> str:
     return f"{name}/before"
 
 
-def _append(proto: onnx.ModelProto, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
+def _append(
+    proto: onnx.ModelProto, operator: str, inputs: list[str], output: str, **attributes: Any
+) -> None:
     from onnx import helper
 
-    proto.graph.node.append(helper.make_node(operator, inputs, [output], name=f"{output}/{operator}", **attributes))
+    proto.graph.node.append(
+        helper.make_node(operator, inputs, [output], name=f"{output}/{operator}", **attributes)
+    )
 
 
 def _constant(proto: onnx.ModelProto, name: str, values: npt.ArrayLike) -> str:
@@ -268,13 +294,20 @@ def _declare(proto: onnx.ModelProto, width: int) -> None:
 
     kept = [value for value in proto.graph.output if value.name != "features"]
     del proto.graph.output[:]
-    proto.graph.output.extend([helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", width]), *kept])
+    proto.graph.output.extend(
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", width]), *kept]
+    )
 
 
 def _flatten_features(proto: onnx.ModelProto, width: int) -> None:
     """Features (N, 1, 1, F) as (N, F)."""
     before = _rename(proto, "features")
-    _append(proto, "Reshape", [before, _constant(proto, "features/shape", np.array([-1, width], np.int64))], "features")
+    _append(
+        proto,
+        "Reshape",
+        [before, _constant(proto, "features/shape", np.array([-1, width], np.int64))],
+        "features",
+    )
     _declare(proto, width)
 
 
@@ -282,23 +315,33 @@ def _take_logarithm(proto: onnx.ModelProto, outputs: int) -> None:
     """Probabilities as their logarithms; one of them, p, first as (1 - p, p)."""
     before = _rename(proto, "features")
     if outputs == 1:
-        _append(proto, "Sub", [_constant(proto, "features/one", np.float32(1)), before], "features/other")
+        _append(
+            proto,
+            "Sub",
+            [_constant(proto, "features/one", np.float32(1)), before],
+            "features/other",
+        )
         _append(proto, "Concat", ["features/other", before], "features/both", axis=1)
         before = "features/both"
     limits = [
-        _constant(proto, f"features/{name}", np.float32(value)) for name, value in (("least", LEAST), ("most", 1))
+        _constant(proto, f"features/{name}", np.float32(value))
+        for name, value in (("least", LEAST), ("most", 1))
     ]
     _append(proto, "Clip", [before, *limits], "features/clipped")
     _append(proto, "Log", ["features/clipped"], "features")
     _declare(proto, max(2, outputs))
 
 
-def outputs(classifier: Classifier, images: npt.NDArray[np.uint8], mode: str) -> npt.NDArray[np.float32]:
+def outputs(
+    classifier: Classifier, images: npt.NDArray[np.uint8], mode: str
+) -> npt.NDArray[np.float32]:
     """What the Keras model itself gives for photos, float32 (N, outputs)."""
     return _run(images, mode, lambda values: classifier.model(values, training=False))
 
 
-def logits(classifier: Classifier, images: npt.NDArray[np.uint8], mode: str) -> npt.NDArray[np.float64]:
+def logits(
+    classifier: Classifier, images: npt.NDArray[np.uint8], mode: str
+) -> npt.NDArray[np.float64]:
     """Logits (N, C) as the Keras model itself computes them: its last activation left away.
 
     Of one output z they are (-z / 2, z / 2). Where only probabilities are known, their logarithms, as in `trunk`.
@@ -311,7 +354,9 @@ def logits(classifier: Classifier, images: npt.NDArray[np.uint8], mode: str) -> 
             both = np.concatenate([1 - rows, rows], axis=1) if rows.shape[1] == 1 else rows
             return np.asarray(np.log(np.clip(both, LEAST, 1)))
     else:
-        rows = _run(images, mode, lambda values: _before_activation(classifier, node, values)).astype(np.float64)
+        rows = _run(
+            images, mode, lambda values: _before_activation(classifier, node, values)
+        ).astype(np.float64)
         rows = rows.reshape(len(rows), -1)
     return np.asarray(rows * [-0.5, 0.5] if rows.shape[1] == 1 else rows)
 
@@ -321,7 +366,9 @@ def _run(
 ) -> npt.NDArray[np.float32]:
     keras = backend.load()
     rows = [
-        keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(pixels(images[start : start + batch], mode))))
+        keras.ops.convert_to_numpy(
+            function(keras.ops.convert_to_tensor(pixels(images[start : start + batch], mode)))
+        )
         for start in range(0, len(images), batch)
     ]
     return np.concatenate(rows).astype(np.float32)

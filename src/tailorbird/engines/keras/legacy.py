@@ -16,20 +16,47 @@ from typing import Any
 from tailorbird.engines.keras import backend
 
 _IDLE: dict[str, dict[str, Any]] = {
-    "DepthwiseConv2D": {"groups": 1, "kernel_initializer": ..., "kernel_regularizer": ..., "kernel_constraint": ...},
-    "SeparableConv2D": {"groups": 1, "kernel_initializer": ..., "kernel_regularizer": ..., "kernel_constraint": ...},
+    "DepthwiseConv2D": {
+        "groups": 1,
+        "kernel_initializer": ...,
+        "kernel_regularizer": ...,
+        "kernel_constraint": ...,
+    },
+    "SeparableConv2D": {
+        "groups": 1,
+        "kernel_initializer": ...,
+        "kernel_regularizer": ...,
+        "kernel_constraint": ...,
+    },
     "Conv2DTranspose": {"groups": 1},
-    "BatchNormalization": {"renorm": False, "fused": ..., "virtual_batch_size": None, "adjustment": None},
+    "BatchNormalization": {
+        "renorm": False,
+        "fused": ...,
+        "virtual_batch_size": None,
+        "adjustment": None,
+    },
 }
 """Arguments that say nothing, by layer: with this value, or (...) with any, since only making new weights or training asks for them."""
 
 _IDLE_RANDOM = {"rng_type": ..., "implementation": ...}
 
 _OLD_MODULE = re.compile(r"(?:tf_)?keras(?:\.src)?\.engine\.(functional|sequential|training)$")
-_NEW_MODULES = {"functional": "keras.src.models.functional", "sequential": "keras.models", "training": "keras.models"}
+_NEW_MODULES = {
+    "functional": "keras.src.models.functional",
+    "sequential": "keras.models",
+    "training": "keras.models",
+}
 """Where Keras 2 kept its models, and Keras 3 does."""
 
-_PLACES = ("layers", "models", "initializers", "regularizers", "constraints", "dtype_policies", "random")
+_PLACES = (
+    "layers",
+    "models",
+    "initializers",
+    "regularizers",
+    "constraints",
+    "dtype_policies",
+    "random",
+)
 
 
 def knows(kind: str) -> bool:
@@ -37,19 +64,28 @@ def knows(kind: str) -> bool:
     keras = backend.load()
     if any(isinstance(getattr(getattr(keras, place), kind, None), type) for place in _PLACES):
         return True
-    return kind in ("Functional", "Model", "Sequential", "DTypePolicy", "FloatDTypePolicy", "Policy") or _operations(
-        kind
-    )
+    return kind in (
+        "Functional",
+        "Model",
+        "Sequential",
+        "DTypePolicy",
+        "FloatDTypePolicy",
+        "Policy",
+    ) or _operations(kind)
 
 
 def _operations(kind: str) -> bool:
     """Whether an operation class of this name exists: Keras 3 writes `x / 2` as the operation TrueDivide."""
     keras = backend.load()
-    words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in kind).lstrip("_")
+    words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in kind).lstrip(
+        "_"
+    )
     return kind[:1].isupper() and (hasattr(keras.ops, words) or words in ("get_item",))
 
 
-def upgrade(config: dict[str, Any], version: str, *, h5: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+def upgrade(
+    config: dict[str, Any], version: str, *, h5: bool
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """A configuration that Keras 3 reads, and what was changed, in words. The one given stays as it is.
 
     version: of Keras, that wrote it. h5: it stood in a `.h5` file. Layers that computed in half precision compute in float32.
@@ -70,15 +106,24 @@ def upgrade(config: dict[str, Any], version: str, *, h5: bool) -> tuple[dict[str
         module = layer.get("module")
         if isinstance(module, str) and (place := _OLD_MODULE.match(module)):
             layer["module"] = _NEW_MODULES[place[1]]
-        for argument, idle in {**_IDLE.get(kind, {}), **(_IDLE_RANDOM if kind.startswith("Random") else {})}.items():
+        for argument, idle in {
+            **_IDLE.get(kind, {}),
+            **(_IDLE_RANDOM if kind.startswith("Random") else {}),
+        }.items():
             if argument in settings and (idle is ... or settings[argument] == idle):
                 del settings[argument]
                 changes.setdefault(f"{kind} without ", set()).add(argument)
         axis = settings.get("axis")
-        if kind in ("BatchNormalization", "Normalization") and isinstance(axis, list) and len(axis) == 1:
+        if (
+            kind in ("BatchNormalization", "Normalization")
+            and isinstance(axis, list)
+            and len(axis) == 1
+        ):
             settings["axis"] = axis[0]
         _renumber(settings)
-    return result, tuple(f"{what}{', '.join(sorted(names))}" for what, names in sorted(changes.items()))
+    return result, tuple(
+        f"{what}{', '.join(sorted(names))}" for what, names in sorted(changes.items())
+    )
 
 
 def objects(config: Any) -> Iterator[dict[str, Any]]:
@@ -110,9 +155,12 @@ def _renumber(settings: dict[str, Any]) -> None:
     if not isinstance(layers, list) or not isinstance(settings.get("output_layers"), list):
         return
     calls = {
-        str(layer.get("name", (layer.get("config") or {}).get("name"))): len(layer.get("inbound_nodes") or ())
+        str(layer.get("name", (layer.get("config") or {}).get("name"))): len(
+            layer.get("inbound_nodes") or ()
+        )
         for layer in layers
-        if isinstance(layer, dict) and layer.get("class_name") in ("Functional", "Model", "Sequential")
+        if isinstance(layer, dict)
+        and layer.get("class_name") in ("Functional", "Model", "Sequential")
     }
     places = [
         place
@@ -126,7 +174,11 @@ def _renumber(settings: dict[str, Any]) -> None:
             place[1] -= 1
     # Keras 2 took a list of one tensor for the tensor itself, Keras 3 gives a list.
     for ends in ("input_layers", "output_layers"):
-        if isinstance(settings.get(ends), list) and len(settings[ends]) == 1 and isinstance(settings[ends][0], list):
+        if (
+            isinstance(settings.get(ends), list)
+            and len(settings[ends]) == 1
+            and isinstance(settings[ends][0], list)
+        ):
             settings[ends] = settings[ends][0]
 
 
@@ -153,7 +205,11 @@ def _as_rescaling(layer: dict[str, Any], kind: str, settings: dict[str, Any]) ->
     if found is None:
         return False
     function, number, inbound = found
-    if function not in _ARITHMETIC or isinstance(number, bool) or not isinstance(number, int | float):
+    if (
+        function not in _ARITHMETIC
+        or isinstance(number, bool)
+        or not isinstance(number, int | float)
+    ):
         return False
     if function == "divide" and number == 0:
         return False
@@ -193,7 +249,12 @@ def _old_call(settings: dict[str, Any], call: Any) -> tuple[str, Any, Any] | Non
 def _new_call(kind: str, call: Any) -> tuple[str, Any, Any] | None:
     """Of Keras 3: (operation, number, the call without the number), where a tensor and a number are its only arguments."""
     args = call.get("args") if isinstance(call, dict) else None
-    if not isinstance(args, list) or len(args) != 2 or not isinstance(args[0], dict) or call.get("kwargs"):
+    if (
+        not isinstance(args, list)
+        or len(args) != 2
+        or not isinstance(args[0], dict)
+        or call.get("kwargs")
+    ):
         return None
     function = kind.lower()
     return _NAMES.get(function, function), args[1], {"args": args[:1], "kwargs": {}}

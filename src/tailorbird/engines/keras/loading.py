@@ -19,7 +19,9 @@ _CLASSES = 1000
 """Classes of ImageNet, the usual width of a classifier on top."""
 
 
-def load_file(name: str, model: Any, path: Path, arguments: Mapping[str, Any] | None = None) -> None:
+def load_file(
+    name: str, model: Any, path: Path, arguments: Mapping[str, Any] | None = None
+) -> None:
     """Load a weights file into `model`, a base built by `applications.build(name, ...)` at any size.
 
     What kind of file it is, is decided by content, not by name. Raises BackboneError for a file that is no weights file, or of
@@ -30,7 +32,9 @@ def load_file(name: str, model: Any, path: Path, arguments: Mapping[str, Any] | 
     if problem is not None:
         # A file with classes on top, in a form that wants the same number of layers: load it whole and take the base.
         application = applications.find(name)
-        whole = applications.build(name, application.size, arguments=arguments, classes=width or _CLASSES)
+        whole = applications.build(
+            name, application.size, arguments=arguments, classes=width or _CLASSES
+        )
         base = whole.weights[: len(model.weights)]
         alike = [tuple(one.shape) for one in base] == [tuple(one.shape) for one in model.weights]
         if not alike or _load(whole, path, legacy=legacy) is not None:
@@ -51,7 +55,11 @@ def _inspect(path: Path) -> tuple[bool, int]:
         with h5py.File(path, "r") as file:
             root = file.get("model_weights", file)
             if "layer_names" in root.attrs:
-                last = [name for name in root.attrs["layer_names"] if len(root[name].attrs.get("weight_names", ()))]
+                last = [
+                    name
+                    for name in root.attrs["layer_names"]
+                    if len(root[name].attrs.get("weight_names", ()))
+                ]
                 if not last:
                     raise BackboneError(f"{path} holds no weights")
                 group = root[last[-1]]
@@ -77,14 +85,17 @@ def _load(model: Any, path: Path, *, legacy: bool) -> str | None:
         if "float" in str(variable.dtype):
             variable.assign(ops.full(variable.shape, np.nan, dtype=variable.dtype))
     with _named(path, ".h5" if legacy else ".weights.h5") as named, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # each layer that does not fit is warned of; one error says it
+        warnings.simplefilter(
+            "ignore"
+        )  # each layer that does not fit is warned of; one error says it
         try:
             model.load_weights(named)
         except Exception as problem:  # KeyError, ValueError, OSError, each for the same reasons
             lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-            return next((line for line in lines if "xpected" in line), lines[0] if lines else type(problem).__name__)[
-                :300
-            ]
+            return next(
+                (line for line in lines if "xpected" in line),
+                lines[0] if lines else type(problem).__name__,
+            )[:300]
     for variable in model.weights:
         if "float" in str(variable.dtype) and np.isnan(ops.convert_to_numpy(variable)).any():
             return f"it lacks {variable.path}"
@@ -94,7 +105,9 @@ def _load(model: Any, path: Path, *, legacy: bool) -> str | None:
 @contextlib.contextmanager
 def _named(path: Path, suffix: str) -> Any:
     """The file under a name whose end tells Keras its kind; the endings of the two kinds are not each other's."""
-    right = path.name.endswith(".weights.h5") == (suffix == ".weights.h5") and path.name.endswith(".h5")
+    right = path.name.endswith(".weights.h5") == (suffix == ".weights.h5") and path.name.endswith(
+        ".h5"
+    )
     if right:
         yield str(path)
         return

@@ -22,7 +22,7 @@ from typing import Any
 from tailorbird.engines.keras import backend, legacy
 from tailorbird.errors import ModelFileError, StorageError
 from tailorbird.files import storage_error
-from tailorbird.graphs import MOST_BYTES
+from tailorbird.onnx_files import MOST_BYTES
 
 MOST_CONFIG_BYTES = 64_000_000
 """The largest configuration that is parsed; Xception's is about 100 kB."""
@@ -79,7 +79,9 @@ def _kind(path: Path) -> str:
         with path.open("rb") as file:
             head = file.read(8)
     except FileNotFoundError:
-        raise ModelFileError(f"{path} does not exist; give a .keras or .h5 file that model.save wrote") from None
+        raise ModelFileError(
+            f"{path} does not exist; give a .keras or .h5 file that model.save wrote"
+        ) from None
     except OSError as problem:
         raise ModelFileError(f"{path} cannot be read: {problem.strerror}") from None
     if size > MOST_BYTES:
@@ -98,7 +100,9 @@ def _kind(path: Path) -> str:
     }
     what = known.get(
         path.suffix.lower(),
-        "empty" if not head else "neither a .keras archive nor an HDF5 file, or it is damaged at its start",
+        "empty"
+        if not head
+        else "neither a .keras archive nor an HDF5 file, or it is damaged at its start",
     )
     hint = (
         ""
@@ -135,8 +139,12 @@ def _from_archive(path: Path) -> Loaded:
                 )
             _check_weights(path, archive)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as problem:
-        raise ModelFileError(f"{path} is damaged or truncated ({problem}); copy or download it again") from None
-    config.pop("compile_config", None)  # losses and metrics of one's own do no harm: they are not made
+        raise ModelFileError(
+            f"{path} is damaged or truncated ({problem}); copy or download it again"
+        ) from None
+    config.pop(
+        "compile_config", None
+    )  # losses and metrics of one's own do no harm: they are not made
     version = str(about.get("keras_version", "unknown"))
     upgraded, changes = legacy.upgrade(config, version, h5=False)
     check_config(upgraded, str(path))
@@ -146,7 +154,9 @@ def _from_archive(path: Path) -> Loaded:
             named = Path(folder) / "model.keras"
             with _writing(named), zipfile.ZipFile(path) as old, zipfile.ZipFile(named, "w") as new:
                 for name in _MEMBERS:
-                    new.writestr(name, json.dumps(upgraded) if name == "config.json" else old.read(name))
+                    new.writestr(
+                        name, json.dumps(upgraded) if name == "config.json" else old.read(name)
+                    )
         elif path.suffix != ".keras":  # Keras tells the kind of a file by its name
             named = Path(folder) / "model.keras"
             with _writing(named):
@@ -160,7 +170,9 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{storage_error(path, error)} (TMPDIR names the folder for such files)") from error
+        raise StorageError(
+            f"{storage_error(path, error)} (TMPDIR names the folder for such files)"
+        ) from error
 
 
 def _check_archive(path: Path, archive: zipfile.ZipFile, sizes: dict[str, int]) -> None:
@@ -179,7 +191,9 @@ def _check_archive(path: Path, archive: zipfile.ZipFile, sizes: dict[str, int]) 
         raise ModelFileError(
             f"{path} is a zip file but no .keras archive: it lacks {' and '.join(missing)}; save the model with model.save('model.keras')"
         )
-    other = sorted(name for name in archive.namelist() if name not in _MEMBERS and not name.endswith("/"))
+    other = sorted(
+        name for name in archive.namelist() if name not in _MEMBERS and not name.endswith("/")
+    )
     if other:
         raise ModelFileError(
             f"{path} holds {other[0]!r} beside configuration and weights: files of layers that look words up; only networks on pixels are imported"
@@ -234,7 +248,9 @@ def _opened(path: Path, source: Any) -> Any:
         return h5py.File(source, "r")
     except OSError as problem:
         reason = str(problem).splitlines()[0][:200]
-        raise ModelFileError(f"{path} is damaged or truncated ({reason}); copy or download it again") from None
+        raise ModelFileError(
+            f"{path} is damaged or truncated ({reason}); copy or download it again"
+        ) from None
 
 
 def _set_config(path: Path, text: str) -> None:
@@ -272,9 +288,13 @@ def _check_h5(path: Path, file: Any) -> None:
                         )
                     total += item.size * item.dtype.itemsize if item.size else 0
         except (KeyError, RuntimeError, OSError) as problem:
-            raise ModelFileError(f"{path} is damaged ({str(problem)[:200]}); copy or download it again") from None
+            raise ModelFileError(
+                f"{path} is damaged ({str(problem)[:200]}); copy or download it again"
+            ) from None
         if total > MOST_BYTES:
-            raise ModelFileError(f"{path} unpacks to {total:,} bytes or more; at most {MOST_BYTES:,} are unpacked")
+            raise ModelFileError(
+                f"{path} unpacks to {total:,} bytes or more; at most {MOST_BYTES:,} are unpacked"
+            )
 
 
 def _text(value: Any) -> str:
@@ -333,7 +353,9 @@ def _is_own(item: dict[str, Any]) -> bool:
     kind, module, registered = item["class_name"], item.get("module"), item.get("registered_name")
     if not isinstance(kind, str) or (isinstance(registered, str) and ">" in registered):
         return False
-    if kind.startswith("__") and kind.endswith("__"):  # __tensor__, __numpy__, __keras_tensor__, ...: values
+    if kind.startswith("__") and kind.endswith(
+        "__"
+    ):  # __tensor__, __numpy__, __keras_tensor__, ...: values
         return kind in (
             "__tensor__",
             "__numpy__",

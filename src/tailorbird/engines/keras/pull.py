@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tailorbird import graphs
+from tailorbird import onnx_files
 from tailorbird.backbone.catalogue import SUFFIX
 from tailorbird.backbone.catalogue import folder as catalogue_folder
 from tailorbird.engines.keras import applications, backend, source
@@ -56,7 +56,7 @@ def pull(
     digest = sha256_file(file) if file is not None else None
     kept = _kept(folder, name, size, digest)
     if kept is not None:
-        said = graphs.metadata(graphs.read_audited(kept, BackboneError))
+        said = onnx_files.metadata(onnx_files.read_audited(kept, BackboneError))
         which = "" if digest else f"; its weights: {said.get('weights', 'not stated')}"
         if digest is None and "weights_sha256" in said:
             which += f"; for those that Keras publishes delete {kept} first"
@@ -68,7 +68,9 @@ def pull(
     wanted = size or application.size
     application.check_size(wanted)
     if file is None:
-        say(f"loading the published weights of {application.name}; Keras downloads them the first time")
+        say(
+            f"loading the published weights of {application.name}; Keras downloads them the first time"
+        )
         with quiet(), translated(application.name):
             model = applications.build(application.name, wanted, weights="imagenet")
     else:
@@ -114,14 +116,14 @@ def _kept(folder: Path, name: str, size: int | None, digest: str | None) -> Path
         if path.name.removesuffix(SUFFIX).casefold() not in stems:
             continue
         try:
-            proto = graphs.read_audited(path, BackboneError)
+            proto = onnx_files.read_audited(path, BackboneError)
         except BackboneError:
             continue  # damaged; made anew
-        said = graphs.metadata(proto)
+        said = onnx_files.metadata(proto)
         side = proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-        ours = said.get("source", "").casefold() == f"{SCHEME}{name}".casefold() and said.get("converter") == str(
-            CONVERTER
-        )
+        ours = said.get("source", "").casefold() == f"{SCHEME}{name}".casefold() and said.get(
+            "converter"
+        ) == str(CONVERTER)
         if ours and size in (None, side) and digest in (None, said.get("weights_sha256")):
             return path
     return None

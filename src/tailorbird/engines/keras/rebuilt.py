@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tailorbird import graphs
+from tailorbird import onnx_files
 from tailorbird.engines.keras import source
 from tailorbird.engines.keras.base import Base
 from tailorbird.engines.keras.convert import Output, convert
@@ -26,7 +26,7 @@ KEPT = ("name", "source", "licence", "trained_on", source.ENTRY)
 def open_proto(backbone: onnx.ModelProto | str | Path) -> onnx.ModelProto:
     """A backbone's content, from its file where a path is given. Raises BackboneError."""
     if isinstance(backbone, str | Path):
-        return graphs.read_audited(backbone, BackboneError)
+        return onnx_files.read_audited(backbone, BackboneError)
     return backbone
 
 
@@ -59,7 +59,9 @@ def backbone(base: Base, about: Mapping[str, str]) -> onnx.ModelProto:
 def below(base: Base, key: str) -> onnx.ModelProto:
     """What lies below a tensor: input `images` uint8 (N, S, S, 3), output `activations` float32, channels last."""
     outputs = {"activations": Output(key)}
-    return convert(base.graph, outputs, preprocess=base.preprocess, size=base.size, weights=base.model.weights)
+    return convert(
+        base.graph, outputs, preprocess=base.preprocess, size=base.size, weights=base.model.weights
+    )
 
 
 def trunk(proto: onnx.ModelProto) -> Trunk:
@@ -75,15 +77,20 @@ def trunk(proto: onnx.ModelProto) -> Trunk:
     height, width, channels = (int(side or 0) for side in under.shape[1:])
     if last.kind == "GlobalAveragePooling2D":
         return Trunk(proto, made.width, (channels, height, width), "mean")
-    outputs = {"features": Output(made.output.key), "feature_map": Output(under.key, "channels_first")}
-    with_map = convert(made.graph, outputs, preprocess=made.preprocess, size=made.size, weights=made.model.weights)
-    graphs.set_metadata(with_map, graphs.metadata(proto))
+    outputs = {
+        "features": Output(made.output.key),
+        "feature_map": Output(under.key, "channels_first"),
+    }
+    with_map = convert(
+        made.graph, outputs, preprocess=made.preprocess, size=made.size, weights=made.model.weights
+    )
+    onnx_files.set_metadata(with_map, onnx_files.metadata(proto))
     return Trunk(with_map, made.width, (channels, height, width), "flatten")
 
 
 def about(proto: onnx.ModelProto, *, tuned: bool) -> dict[str, str]:
     """What a backbone's metadata say of its origin. tuned: its weights have been trained on since."""
-    said = {key: value for key, value in graphs.metadata(proto).items() if key in KEPT}
+    said = {key: value for key, value in onnx_files.metadata(proto).items() if key in KEPT}
     before = said.get("trained_on", "not stated")
     if tuned and not before.endswith(FINE_TUNED):
         said["trained_on"] = f"{before}, {FINE_TUNED}"

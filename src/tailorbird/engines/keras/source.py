@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tailorbird import graphs
+from tailorbird import onnx_files
 from tailorbird.engines.keras import applications, backend
 from tailorbird.engines.keras.convert import PREPROCESS
 from tailorbird.engines.keras.opening import check_config
@@ -42,7 +42,7 @@ def describe(
 
 def read(proto: onnx.ModelProto) -> dict[str, Any]:
     """The metadata entry of a file. Raises BackboneError when there is none, or it is damaged."""
-    entry = graphs.metadata(proto).get(ENTRY)
+    entry = onnx_files.metadata(proto).get(ENTRY)
     if entry is None:
         raise BackboneError(
             "the backbone was not made by the Keras engine, so there is no Keras network to be had from it; "
@@ -58,7 +58,9 @@ def read(proto: onnx.ModelProto) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         known = False
     if not known:
-        raise BackboneError(f"the metadata entry {ENTRY!r} is damaged or of a newer tailorbird: {entry[:200]}")
+        raise BackboneError(
+            f"the metadata entry {ENTRY!r} is damaged or of a newer tailorbird: {entry[:200]}"
+        )
     return dict(said)
 
 
@@ -92,13 +94,19 @@ def _from_config(config: Any, size: int) -> Any:
     try:
         model = keras.saving.deserialize_keras_object(config, safe_mode=True)
     except Exception as problem:  # every layer refuses in its own way
-        first = str(problem).strip().splitlines()[0][:300] if str(problem).strip() else type(problem).__name__
+        first = (
+            str(problem).strip().splitlines()[0][:300]
+            if str(problem).strip()
+            else type(problem).__name__
+        )
         raise SettingsError(
             f"the network cannot be built again for images of {size} x {size} pixels with Keras {keras.__version__}: {first}; "
             "take the size it was made for"
         ) from None
     if not isinstance(model, keras.Model):
-        raise BackboneError(f"the metadata entry {ENTRY!r} holds no model but {type(model).__name__}")
+        raise BackboneError(
+            f"the metadata entry {ENTRY!r} holds no model but {type(model).__name__}"
+        )
     return model
 
 
@@ -111,7 +119,9 @@ def _resize(config: Any, size: int) -> None:
         shape = config.get("batch_shape")
         if isinstance(shape, (list, tuple)) and len(shape) == 4:
             first = shape[1] == 3 and shape[3] != 3
-            config["batch_shape"] = [shape[0], 3, size, size] if first else [shape[0], size, size, shape[3]]
+            config["batch_shape"] = (
+                [shape[0], 3, size, size] if first else [shape[0], size, size, shape[3]]
+            )
         for value in config.values():
             _resize(value, size)
     elif isinstance(config, list):

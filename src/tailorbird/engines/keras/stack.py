@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.engines.keras import backend
-from tailorbird.engines.network import Arrays, Regularisation
+from tailorbird.engines.protocol import Arrays, Regularisation
 from tailorbird.head import Dense, Head
 
 EPSILON = 1e-5
@@ -50,10 +50,16 @@ class Stack:
 
     def seeds(self) -> dict[str, Any]:
         """The states of dropout's random generators, by name."""
-        return {f"seed/{number}": drop.seed_generator.state for number, drop in enumerate(self.drops) if drop.rate > 0}
+        return {
+            f"seed/{number}": drop.seed_generator.state
+            for number, drop in enumerate(self.drops)
+            if drop.rate > 0
+        }
 
 
-def start(head: Head, regularisation: Regularisation, features: npt.NDArray[np.float32] | None) -> Arrays:
+def start(
+    head: Head, regularisation: Regularisation, features: npt.NDArray[np.float32] | None
+) -> Arrays:
     """The weights a head starts from. Batch norm begins as the identity: its scale and shift undo the features' own statistics.
 
     features: float32 (N, K), used only with batch norm; None where none are known: mean 0 and variance 1 are assumed.
@@ -67,15 +73,22 @@ def start(head: Head, regularisation: Regularisation, features: npt.NDArray[np.f
             mean, variance = np.zeros(len(layer.bias)), np.ones(len(layer.bias))
             if hidden is not None:
                 hidden = hidden @ layer.weight + layer.bias
-                mean, variance = hidden.mean(axis=0, dtype=np.float64), hidden.var(axis=0, dtype=np.float64)
+                mean, variance = (
+                    hidden.mean(axis=0, dtype=np.float64),
+                    hidden.var(axis=0, dtype=np.float64),
+                )
                 hidden = np.maximum(hidden, 0)
             found[f"head/{number}/gamma"] = np.sqrt(variance + EPSILON).astype(np.float32)
             found[f"head/{number}/moving_variance"] = variance.astype(np.float32)
-            found[f"head/{number}/beta"] = found[f"head/{number}/moving_mean"] = mean.astype(np.float32)
+            found[f"head/{number}/beta"] = found[f"head/{number}/moving_mean"] = mean.astype(
+                np.float32
+            )
     return found
 
 
-def build(weights: Mapping[str, npt.NDArray[Any]], regularisation: Regularisation, policy: str, seed: int) -> Stack:
+def build(
+    weights: Mapping[str, npt.NDArray[Any]], regularisation: Regularisation, policy: str, seed: int
+) -> Stack:
     """Layers with these weights. policy: Keras' dtype policy; the logits are float32 in each."""
     layers = backend.load().layers
     count = sum(name.endswith("/kernel") for name in weights if name.startswith("head/"))
@@ -84,7 +97,9 @@ def build(weights: Mapping[str, npt.NDArray[Any]], regularisation: Regularisatio
     norms: list[Any] = []
     for number in range(count):
         kernel = weights[f"head/{number}/kernel"]
-        drops.append(layers.Dropout(regularisation.dropout, seed=seed + number, name=f"head_dropout{number}"))
+        drops.append(
+            layers.Dropout(regularisation.dropout, seed=seed + number, name=f"head_dropout{number}")
+        )
         dense.append(
             layers.Dense(
                 kernel.shape[1],
@@ -118,9 +133,14 @@ def folded(weights: Mapping[str, npt.NDArray[Any]]) -> Head:
     number = 0
     while f"head/{number}/kernel" in weights:
         at = f"head/{number}/"
-        weight, bias = weights[at + "kernel"].astype(np.float64), weights[at + "bias"].astype(np.float64)
+        weight, bias = (
+            weights[at + "kernel"].astype(np.float64),
+            weights[at + "bias"].astype(np.float64),
+        )
         if at + "gamma" in weights:
-            factor = weights[at + "gamma"] / np.sqrt(weights[at + "moving_variance"].astype(np.float64) + EPSILON)
+            factor = weights[at + "gamma"] / np.sqrt(
+                weights[at + "moving_variance"].astype(np.float64) + EPSILON
+            )
             weight = weight * factor
             bias = (bias - weights[at + "moving_mean"]) * factor + weights[at + "beta"]
         layers.append(Dense(weight.astype(np.float32), bias.astype(np.float32)))

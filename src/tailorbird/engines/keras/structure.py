@@ -122,7 +122,14 @@ def analyse(graph: Graph) -> Structure:
             activation,
             f"its feature map in front of {node.path} has a single position",
         )
-    flat = next((tensor for tensor in reversed(behind) if len(tensor.shape) == 2 and _same(here, tensor, makers)), here)
+    flat = next(
+        (
+            tensor
+            for tensor in reversed(behind)
+            if len(tensor.shape) == 2 and _same(here, tensor, makers)
+        ),
+        here,
+    )
     return Structure(graph, flat, feature_map, pooling, head, ending, activation, "")
 
 
@@ -161,7 +168,10 @@ def _pooling(node: Node) -> Pooling | None:
         return "mean"
     if node.kind == "GlobalMaxPooling2D":
         return "max"
-    if node.kind in ("Mean", "Max") and set(_axes(layer)) == {1, 2}:  # keras.ops.mean(x, axis=(1, 2))
+    if node.kind in ("Mean", "Max") and set(_axes(layer)) == {
+        1,
+        2,
+    }:  # keras.ops.mean(x, axis=(1, 2))
         return "mean" if node.kind == "Mean" else "max"
     if (
         node.kind in ("AveragePooling2D", "MaxPooling2D")
@@ -201,7 +211,8 @@ def _steps(node: Node) -> list[Step] | None:
     if node.kind == "Rescaling":
         width = _width(node.inputs[0])
         scale, offset = (
-            np.broadcast_to(np.asarray(value, np.float64), (width,)) for value in (layer.scale, layer.offset)
+            np.broadcast_to(np.asarray(value, np.float64), (width,))
+            for value in (layer.scale, layer.offset)
         )
         return [Step("affine", scale, offset)]
     if node.kind == "Activation":
@@ -210,7 +221,11 @@ def _steps(node: Node) -> list[Step] | None:
         plain = layer.max_value is None and not layer.negative_slope and not layer.threshold
         return [Step("relu")] if plain else None
     if node.kind == "Softmax":  # a layer, or keras.ops.softmax
-        return [Step("softmax")] if getattr(layer, "axis", None) in (-1, 1) and len(node.inputs[0].shape) == 2 else None
+        return (
+            [Step("softmax")]
+            if getattr(layer, "axis", None) in (-1, 1) and len(node.inputs[0].shape) == 2
+            else None
+        )
     if node.kind in ("Relu", "Sigmoid"):  # keras.ops
         return [Step("relu" if node.kind == "Relu" else "sigmoid")]
     return None
@@ -228,14 +243,19 @@ def _activation(function: Any) -> list[Step] | None:
         "softmax": [Step("softmax")],
         "sigmoid": [Step("sigmoid")],
     }
-    return next((steps for name, steps in known.items() if function is getattr(keras.activations, name)), None)
+    return next(
+        (steps for name, steps in known.items() if function is getattr(keras.activations, name)),
+        None,
+    )
 
 
 def _dense(layer: Any, node: Node) -> list[Step] | None:
     """A dense layer, or a convolution of one position by one position."""
     weights = layer.get_weights()
     convolution = node.kind == "Conv2D"
-    if convolution and (len(node.inputs[0].shape) != 4 or tuple(layer.kernel_size) != (1, 1) or layer.groups != 1):
+    if convolution and (
+        len(node.inputs[0].shape) != 4 or tuple(layer.kernel_size) != (1, 1) or layer.groups != 1
+    ):
         return None
     if len(weights) != 1 + bool(layer.use_bias) or weights[0].ndim != (4 if convolution else 2):
         return None  # quantised, or with low-rank additions
@@ -266,7 +286,9 @@ def _folds(steps: list[Step], width: int) -> bool:
     inner = steps[:-1] if steps and steps[-1].kind in ("softmax", "sigmoid") else steps
     is_open = False
     for number, step in enumerate(inner):
-        if step.kind in ("softmax", "sigmoid") or (step.kind == "relu" and number + 1 == len(inner)):
+        if step.kind in ("softmax", "sigmoid") or (
+            step.kind == "relu" and number + 1 == len(inner)
+        ):
             return False
         if step.kind == "relu" and not is_open and width > MOST_INSERTED:
             return False
@@ -284,7 +306,10 @@ def _fold(steps: list[Step], width: int) -> Head:
     """
     layers: list[tuple[npt.NDArray[Any], Floats]] = []
     is_open = False  # the last layer's outputs are still to pass a ReLU
-    scale, shift = np.ones(width), np.zeros(width)  # what happens before the next layer, where there is none open
+    scale, shift = (
+        np.ones(width),
+        np.zeros(width),
+    )  # what happens before the next layer, where there is none open
     for step in steps:
         idle = bool((scale == 1).all() and not shift.any())
         if step.kind == "relu":
@@ -298,13 +323,17 @@ def _fold(steps: list[Step], width: int) -> Head:
         if is_open:
             weight, bias = layers.pop()
             if step.kind == "dense":
-                layers.append((weight.astype(np.float64) @ step.scale, bias @ step.scale + step.shift))
+                layers.append(
+                    (weight.astype(np.float64) @ step.scale, bias @ step.scale + step.shift)
+                )
             else:
                 layers.append((weight * step.scale, bias * step.scale + step.shift))
         elif step.kind == "dense":
             # Untouched where there is nothing to fold in: the first layer behind a flattened map can be half a gigabyte.
             layers.append(
-                (step.scale, step.shift) if idle else (scale[:, None] * step.scale, shift @ step.scale + step.shift)
+                (step.scale, step.shift)
+                if idle
+                else (scale[:, None] * step.scale, shift @ step.scale + step.shift)
             )
             is_open = True
         else:
@@ -313,4 +342,9 @@ def _fold(steps: list[Step], width: int) -> Head:
             scale, shift = np.ones(step.scale.shape[1]), np.zeros(step.scale.shape[1])
     if not is_open:
         layers.append((np.diag(scale), shift))
-    return Head(tuple(Dense(weight.astype(np.float32, copy=False), bias.astype(np.float32)) for weight, bias in layers))
+    return Head(
+        tuple(
+            Dense(weight.astype(np.float32, copy=False), bias.astype(np.float32))
+            for weight, bias in layers
+        )
+    )

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import graphs
+from tailorbird import onnx_files
 from tailorbird.engines.keras import backend, devices, optimizers, rebuilt, stack
 from tailorbird.engines.keras.base import Base, read, write
-from tailorbird.engines.network import Arrays, Cut, Regularisation, Step, Training
+from tailorbird.engines.protocol import Arrays, Cut, Regularisation, Step, Training
 from tailorbird.errors import SettingsError
 from tailorbird.head import Head
 from tailorbird.model.graph import Trunk
@@ -62,7 +62,7 @@ class KerasNetwork:
         self._base = rebuilt.base(proto, rebuilt.input_size(proto))
         keras = backend.load()
         self.framework = f"keras {keras.__version__} on {keras.config.backend()}"
-        self.name = graphs.metadata(proto).get("name") or self._base.model.name
+        self.name = onnx_files.metadata(proto).get("name") or self._base.model.name
         self._stack: stack.Stack | None = None
         self._attached: Arrays = {}
         self._stage: _Stage | None = None
@@ -78,7 +78,9 @@ class KerasNetwork:
 
     def backbone(self, size: int) -> onnx.ModelProto:
         """The base with its weights of now, at an input size: the backbone's contract, metadata included. Raises BackboneError."""
-        return rebuilt.backbone(self._at(size), rebuilt.about(self._proto, tuned=bool(self._trained)))
+        return rebuilt.backbone(
+            self._at(size), rebuilt.about(self._proto, tuned=bool(self._trained))
+        )
 
     def trunk(self, size: int) -> Trunk:
         """The base with its weights of now as what a model file's head sits on, with a feature map where heat maps can be made."""
@@ -92,7 +94,9 @@ class KerasNetwork:
         tensor = places[cut][1]
         return rebuilt.below(base, base.output.key if tensor is None else tensor.key)
 
-    def attach(self, head: Head, regularisation: Regularisation, features: npt.NDArray[np.float32] | None) -> None:
+    def attach(
+        self, head: Head, regularisation: Regularisation, features: npt.NDArray[np.float32] | None
+    ) -> None:
         """Put a head on the base, starting from these weights.
 
         features: float32 (N, K) of training photos, for batch norm to start as the identity; None: it starts from mean 0, variance 1.
@@ -121,7 +125,9 @@ class KerasNetwork:
             _check_width(self.name, weights, base)
             self._base = base
             policy = devices.precision(training.mixed_precision)
-            self._stack = stack.build(weights, training.regularisation, policy, seed=_dropout_seed(training.seed))
+            self._stack = stack.build(
+                weights, training.regularisation, policy, seed=_dropout_seed(training.seed)
+            )
             model, nodes = _trained_part(self._base, training.cut, self._stack, policy)
             layers = self._base.layers(nodes) if nodes else []
             inner, optimizer = _optimizer(model, layers, training, policy)
@@ -134,7 +140,9 @@ class KerasNetwork:
                 jit_compile=devices.compilation(),
             )
         self._trained |= {
-            name for name, v in self._base.variables.items() if any(v is w for la in layers for w in la.weights)
+            name
+            for name, v in self._base.variables.items()
+            if any(v is w for la in layers for w in la.weights)
         }
         dtype = "uint8" if training.cut == 0 else "float32"
         self._stage = _Stage(training, model, inner, optimizer, distribution, dtype)
@@ -167,8 +175,12 @@ class KerasNetwork:
             for start in range(0, len(inputs), CHUNK):
                 part = np.asarray(inputs[start : start + CHUNK], stage.dtype)
                 full = (SMALL_CHUNK if len(part) <= SMALL_CHUNK else CHUNK) * stage.training.devices
-                filled = np.concatenate([part, np.zeros((full - len(part), *part.shape[1:]), part.dtype)])
-                found.append(np.asarray(stage.model.predict_on_batch(filled), np.float32)[: len(part)])
+                filled = np.concatenate(
+                    [part, np.zeros((full - len(part), *part.shape[1:]), part.dtype)]
+                )
+                found.append(
+                    np.asarray(stage.model.predict_on_batch(filled), np.float32)[: len(part)]
+                )
         return np.concatenate(found)
 
     def weights(self) -> Arrays:
@@ -189,7 +201,9 @@ class KerasNetwork:
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Go on from what `state` gave. Raises SettingsError when it came from another network or another stage's settings."""
         moving = self._moving()
-        inner = {name: array for name, array in state.items() if name.startswith((OPTIMIZER, "seed/"))}
+        inner = {
+            name: array for name, array in state.items() if name.startswith((OPTIMIZER, "seed/"))
+        }
         if set(inner) != set(moving):
             raise SettingsError(
                 f"the checkpoint's optimiser has {len(inner)} arrays, this stage's has {len(moving)}; "
@@ -212,7 +226,10 @@ class KerasNetwork:
         """Variables of the stage that are no weights, by name: the optimiser's, with its loss scale, and dropout's generators."""
         stage = self._begun()
         assert self._stack is not None
-        found = {f"{OPTIMIZER}{number}": variable for number, variable in enumerate(stage.optimizer.variables)}
+        found = {
+            f"{OPTIMIZER}{number}": variable
+            for number, variable in enumerate(stage.optimizer.variables)
+        }
         return found | self._stack.seeds()
 
     def _head_weights(self) -> Arrays:
@@ -266,7 +283,9 @@ def _trained_part(base: Base, cut: int, head: stack.Stack, policy: str) -> tuple
     return keras.Model(inputs, head(base.part(place)(inputs))), nodes
 
 
-def _optimizer(model: Any, layers: Sequence[Any], training: Training, policy: str) -> tuple[Any, Any]:
+def _optimizer(
+    model: Any, layers: Sequence[Any], training: Training, policy: str
+) -> tuple[Any, Any]:
     """(The optimiser, the same or the loss scaling around it) for the variables of `model`, each with its own rate and decay.
 
     layers: those of the base that train, lowest first; their rates fall geometrically from the top.
@@ -274,7 +293,8 @@ def _optimizer(model: Any, layers: Sequence[Any], training: Training, policy: st
     keras = backend.load()
     steps = max(1, len(layers) - 1)
     rates = {
-        id(variable): training.base_rate * training.depth_decay ** ((len(layers) - 1 - number) / steps)
+        id(variable): training.base_rate
+        * training.depth_decay ** ((len(layers) - 1 - number) / steps)
         for number, layer in enumerate(layers)
         for variable in layer.trainable_variables
     }

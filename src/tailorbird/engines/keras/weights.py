@@ -77,7 +77,11 @@ def read_weights(proto: onnx.ModelProto, model: Any) -> None:
             "the file holds no Keras weights; only backbones made by the Keras engine can be turned back into Keras: "
             "tailorbird backbones pull keras:NAME"
         )
-    layers = {id(variable): layer for layer in model._flatten_layers() for variable in layer._trainable_variables}
+    layers = {
+        id(variable): layer
+        for layer in model._flatten_layers()
+        for variable in layer._trainable_variables
+    }
     for position, variable in enumerate(model.weights):
         if "int" in str(variable.dtype):
             continue  # counters, such as Normalization's, which no result depends on
@@ -87,7 +91,9 @@ def read_weights(proto: onnx.ModelProto, model: Any) -> None:
             )
         kind = type(layers.get(id(variable))).__name__
         depthwise = kind == "DepthwiseConv2D" or variable.name == "depthwise_kernel"
-        values = restored(numpy_helper.to_array(found[position]), tuple(variable.shape), depthwise=depthwise)
+        values = restored(
+            numpy_helper.to_array(found[position]), tuple(variable.shape), depthwise=depthwise
+        )
         if values is None or _kind(found[position].name) != _kind(variable.name):
             raise BackboneError(
                 f"the weight {variable.path} has shape {tuple(variable.shape)} in Keras, and {found[position].name} in the file has "

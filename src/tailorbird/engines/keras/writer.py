@@ -75,12 +75,16 @@ class Writer:
         self._weights: dict[tuple[int, str], str] = {}
         self._turned: dict[tuple[str, bool], str] = {}
 
-    def add(self, operator: str, inputs: Sequence[str], *, name: str | None = None, **attributes: Any) -> str:
+    def add(
+        self, operator: str, inputs: Sequence[str], *, name: str | None = None, **attributes: Any
+    ) -> str:
         """Append a node; the name of its only output, the layer's path and the operator unless `name` is given."""
         from onnx import helper
 
         output = self._unused(name or f"{self.path}/{operator}")
-        self.nodes.append(helper.make_node(operator, list(inputs), [output], name=output, **attributes))
+        self.nodes.append(
+            helper.make_node(operator, list(inputs), [output], name=output, **attributes)
+        )
         return output
 
     def constant(self, values: Any, kind: Any = np.float32) -> str:
@@ -91,7 +95,9 @@ class Writer:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             said = "x".join(f"{number:g}" for number in array.ravel()[:4].tolist()) or "empty"
-            name = self._unused(f"constant/{said}" if array.size <= 4 else f"constant/{len(self._constants)}")
+            name = self._unused(
+                f"constant/{said}" if array.size <= 4 else f"constant/{len(self._constants)}"
+            )
             self.initialisers.append(numpy_helper.from_array(array, name))
             self._constants[key] = name
         return self._constants[key]
@@ -112,7 +118,9 @@ class Writer:
             prefix = f"{PREFIX}{position:04d}/" if position is not None and first else "weights/"
             values = np.asarray(backend.load().ops.convert_to_numpy(variable), np.float32)
             name = self._unused(f"{prefix}{variable.path}")
-            self.initialisers.append(numpy_helper.from_array(np.ascontiguousarray(stored(values, layout)), name))
+            self.initialisers.append(
+                numpy_helper.from_array(np.ascontiguousarray(stored(values, layout)), name)
+            )
             self._weights[key] = name
         return self._weights[key]
 
@@ -164,7 +172,9 @@ class Writer:
 
         result = self.turn(made, moved=False) if layout == "keras" else made
         self.path = name
-        self.nodes.append(helper.make_node("Identity", [result.name], [name], name=f"{name}/Identity"))
+        self.nodes.append(
+            helper.make_node("Identity", [result.name], [name], name=f"{name}/Identity")
+        )
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *result.sides])
 
     def used(self, outputs: Sequence[str]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:

@@ -1,0 +1,1 @@
+"""Find identical and nearly identical photos."""

@@ -1,0 +1,190 @@
+"""The state of a run on disk: killed at any moment, it goes on from the last checkpoint.
+
+    lock                  held by the process that works here
+    state-000012.json     the newest checkpoint: where the run is, and the names and SHA-256 of its arrays
+    state-000012.npz      the network's state and the averaged weights
+    state-000011.*        the one before, for when the newest is damaged
+    best-000009.npz       the best weights so far, or the stage's best, and their validation logits
+    *.f16                 activations of the frozen part (see activations)
+
+The JSON file is written last: a checkpoint without it never happened. Arrays are plain numbers, never pickles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.engines.finetune import activation_cache
+from tailorbird.engines.protocol import Arrays
+from tailorbird.files import atomic_path, sha256_file, write_text
+
+FORMAT = 1
+KEPT = 2
+"""Checkpoints kept: the newest and the one before."""
+
+
+@dataclass(frozen=True)
+class ArraysFile:
+    """A written file of arrays: its name in the run folder and its SHA-256."""
+
+    name: str
+    sha256: str
+
+    def as_dict(self) -> dict[str, str]:
+        """As a checkpoint's JSON names it."""
+        return {"name": self.name, "sha256": self.sha256}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint as read back: what `save` was given, and the arrays of the files it named.
+
+    damaged: names of newer checkpoints that could not be used.
+    """
+
+    about: dict[str, Any]
+    state: Arrays
+    files: dict[str, ArraysFile]
+    kept: dict[str, Arrays]
+    damaged: tuple[str, ...]
+
+
+class Checkpoints:
+    """The checkpoints of one run folder. Whoever uses them holds the folder's lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        numbers = [int(path.stem.partition("-")[2]) for path in self._states()]
+        numbers += [int(path.stem.partition("-")[2]) for path in folder.glob("best-*.npz")]
+        self._number = max(numbers, default=0)
+
+    def _states(self) -> list[Path]:
+        """JSON files of checkpoints, newest first."""
+        return sorted(self.folder.glob("state-*.json"), reverse=True)
+
+    def write_best(self, arrays: Mapping[str, npt.NDArray[Any]]) -> ArraysFile:
+        """Write weights worth keeping; they count from the next `save` on that names them. Raises StorageError."""
+        self._number += 1
+        return self._write(f"best-{self._number:06}.npz", arrays)
+
+    def save(
+        self,
+        about: dict[str, Any],
+        state: Mapping[str, npt.NDArray[Any]],
+        kept: Mapping[str, ArraysFile],
+    ) -> None:
+        """Write a checkpoint; the last one stays until this one is complete. Raises StorageError.
+
+        kept: files of weights that `write_best` made, by what they are.
+        """
+        self._number += 1
+        name = f"state-{self._number:06}"
+        written = self._write(f"{name}.npz", state)
+        names = {what: file.as_dict() for what, file in kept.items()}
+        content = {"format": FORMAT, "about": about, "state": written.as_dict(), "kept": names}
+        text = json.dumps(content, allow_nan=False)
+        checked = {"checksum": hashlib.sha256(text.encode()).hexdigest(), "content": content}
+        write_text(self.folder / f"{name}.json", json.dumps(checked, indent=1, allow_nan=False))
+        self._tidy()
+
+    def newest(self) -> Saved | None:
+        """The newest checkpoint that is whole, or None."""
+        damaged: list[str] = []
+        for path in self._states():
+            content = _content(path)
+            if content is not None:
+                state = self._read(ArraysFile(**content["state"]))
+                files = {what: ArraysFile(**said) for what, said in content["kept"].items()}
+                read = {file.name: self._read(file) for file in files.values()}
+                kept = {
+                    what: arrays
+                    for what, file in files.items()
+                    if (arrays := read[file.name]) is not None
+                }
+                if state is not None and len(kept) == len(files):
+                    return Saved(content["about"], state, files, kept, tuple(damaged))
+            damaged.append(path.name)
+        return None
+
+    def clear(self) -> None:
+        """Delete every checkpoint and what the frozen part gave."""
+        # The JSON files first: what is left of a clearing that was cut short must not look like a checkpoint.
+        for pattern in ("state-*.json", "state-*.npz", "best-*.npz"):
+            for path in self.folder.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+        activation_cache.clear(self.folder)
+
+    def _write(self, name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> ArraysFile:
+        for key, value in arrays.items():
+            if value.dtype.kind not in "fiub":
+                raise TypeError(f"{key} is an array of {value.dtype}; a checkpoint holds numbers")
+        with atomic_path(self.folder / name) as temporary:
+            with temporary.open("wb") as file:
+                # A prefix, because numpy.savez has parameters of its own that an array could be named like.
+                np.savez(file, **{f"array/{key}": value for key, value in arrays.items()})  # type: ignore[arg-type]
+            digest = sha256_file(temporary)
+        return ArraysFile(name, digest)
+
+    def _read(self, file: ArraysFile) -> Arrays | None:
+        path = self.folder / file.name
+        try:
+            if sha256_file(path) != file.sha256:
+                return None
+            with np.load(path, allow_pickle=False) as found:
+                return {key.removeprefix("array/"): found[key] for key in found.files}
+        except (OSError, ValueError, zipfile.BadZipFile):
+            return None
+
+    def _tidy(self) -> None:
+        """Delete what the newest checkpoints do not name."""
+        states = self._states()
+        named = {"lock"}
+        for path in states[:KEPT]:
+            content = _content(path)
+            if content is not None:
+                named |= {
+                    path.name,
+                    content["state"]["name"],
+                    *(file["name"] for file in content["kept"].values()),
+                }
+        for path in [*states, *self.folder.glob("state-*.npz"), *self.folder.glob("best-*.npz")]:
+            if path.name not in named:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint's JSON file says, None when it is damaged or of another format."""
+    try:
+        checked = json.loads(path.read_text(encoding="utf-8"))
+        content = checked["content"]
+        if (
+            hashlib.sha256(json.dumps(content, allow_nan=False).encode()).hexdigest()
+            != checked["checksum"]
+        ):
+            return None
+        return content if content["format"] == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What changed between two fingerprints, in words; empty when they are the same."""
+    found = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            short = all(len(str(value)) <= 40 for value in (old, new))
+            found.append(f"{name} was {old}, is {new}" if short else name)
+    return found

@@ -1,0 +1,1 @@
+"""Scores, calibration, confidence thresholds, and paired tests between models."""

@@ -1,0 +1,1 @@
+"""Render pictures: thumbnails, heat-map overlays, contact sheets, and what a notebook shows."""

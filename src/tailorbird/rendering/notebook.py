@@ -1,0 +1,102 @@
+"""What a notebook shows for a result: small pieces of HTML that need nothing else and look right on light and on dark.
+
+Every style is inline and every colour either the page's own or see-through, since a notebook's page is not ours. Names are escaped.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tailorbird.rendering.overlays import data_uri, jpeg, overlay
+
+_BAR = "rgba(20,120,200,.35)"
+_LONGEST = 60
+
+
+def prediction_html(
+    top: Sequence[tuple[str, float]],
+    *,
+    unsure: bool,
+    source: str | None,
+    photo: Image.Image | None,
+    heatmaps: npt.NDArray[np.float32] | None,
+) -> str:
+    """A photo, a bar for each of the most probable classes, and the heat maps where there are any."""
+    pictures = []
+    if photo is not None:
+        pictures.append(_picture(photo, "photo"))
+        for (label, probability), grid in zip(
+            top, heatmaps if heatmaps is not None else (), strict=False
+        ):
+            pictures.append(_picture(overlay(photo, grid), f"{_short(label)} {probability:.0%}"))
+    rows = "".join(_bar(label, probability) for label, probability in top)
+    verdict = "not sure: " if unsure else ""
+    name = f'<div style="opacity:.65;font-size:85%">{_name(source)}</div>' if source else ""
+    return (
+        '<div style="display:flex;flex-wrap:wrap;gap:12px;align-items:flex-start;max-width:900px">'
+        f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(pictures)}</div>'
+        f'<div style="min-width:220px;flex:1"><div style="font-size:115%">{verdict}<b>{_name(top[0][0])}</b></div>{rows}{name}</div></div>'
+    )
+
+
+def scores_html(scores: Mapping[str, Any], title: str, below: str = "") -> str:
+    """Accuracy with its interval and a row for each class; `scores` as in `evaluate --json`, `below` is text."""
+    low, high = scores["interval"]
+    cell = 'style="text-align:right;padding:1px 10px"'
+    rows = "".join(
+        f'<tr><td style="text-align:left;padding:1px 10px">{_name(row["label"])}</td>'
+        + "".join(f"<td {cell}>{row[key]:.3f}</td>" for key in ("precision", "recall", "f1"))
+        + f"<td {cell}>{row['support']:,}</td></tr>"
+        for row in scores["per_class"]
+    )
+    head = "".join(f"<th {cell}>{name}</th>" for name in ("precision", "recall", "F1", "photos"))
+    ending = (
+        f'<div style="opacity:.65;font-size:85%">{escape(_clean(below))}</div>' if below else ""
+    )
+    return (
+        f'<div><div style="font-size:115%">{escape(title)}: accuracy <b>{scores["accuracy"]:.1%}</b> '
+        f"({low:.1%} to {high:.1%}) on {scores['n']:,} photos; sure on {scores['coverage']:.1%}</div>"
+        f'<table style="border-collapse:collapse"><thead><tr><th style="text-align:left;padding:1px 10px">class</th>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table>{ending}</div>"
+    )
+
+
+def _picture(image: Image.Image, caption: str) -> str:
+    words = escape(_clean(caption))
+    return (
+        f'<div style="text-align:center;font-size:85%"><img src="{data_uri(jpeg(image))}" alt="{words}" '
+        f'style="max-height:180px;max-width:180px;display:block;margin:0 auto 2px;border-radius:4px">{words}</div>'
+    )
+
+
+def _bar(label: str, probability: float) -> str:
+    width = f"{100 * probability:.1f}%"
+    return (
+        f'<div style="margin:3px 0;padding:1px 6px;border-radius:4px;background:linear-gradient(90deg,{_BAR} {width},rgba(128,128,128,.12) 0)">'
+        f'<span style="float:right">{probability:.1%}</span>{_name(label)}</div>'
+    )
+
+
+def _name(text: str) -> str:
+    whole = escape(_clean(text))
+    short = escape(_short(text))
+    return f"<bdi>{short}</bdi>" if short == whole else f'<bdi title="{whole}">{short}</bdi>'
+
+
+def _short(text: str) -> str:
+    text = _clean(text)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _clean(text: str) -> str:
+    """Without what is no character of a page: control characters and halves of surrogate pairs."""
+    return "".join(
+        "\ufffd" if unicodedata.category(sign) in ("Cc", "Cs") else sign for sign in text
+    )

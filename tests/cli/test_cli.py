@@ -1,0 +1,405 @@
+"""The command line as a user or a program meets it: real processes, exit codes, what is on which stream."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from images.test_images import bomb
+from support.data import MakeDataset, draw_dataset, encoded, picture
+from tailorbird.cli.predict import formula_safe
+
+
+def run(
+    *arguments: object, stdin: bytes | None = None, code: int | None = 0
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tailorbird", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        timeout=120,
+    )
+    text = subprocess.CompletedProcess(
+        done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+    )
+    if code is not None:
+        assert text.returncode == code, f"{text.stdout}\n{text.stderr}"
+    assert "Traceback" not in text.stderr
+    return text
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_train_json_and_what_programs_read(shapes: Path, tmp_path: Path) -> None:
+    done = run(
+        "train",
+        shapes,
+        "-o",
+        tmp_path / "m.onnx",
+        "--json",
+        "--inner",
+        "0",
+        "--epochs",
+        12,
+        "--learning-rate",
+        "0.01",
+    )
+    (found,) = lines(done)
+    assert set(found) >= {"model", "report", "seconds", "scores", "settings", "left_out"}
+    assert set(found["seconds"]) >= {"scan", "embed", "head", "total"} and set(found["scores"]) == {
+        "validation",
+        "test",
+    }
+    assert set(found["scores"]["test"]) >= {
+        "n", "accuracy", "interval", "top3", "log_loss", "ece", "macro", "per_class", "classes", "confusion",
+        "majority_baseline", "threshold", "coverage",
+    }  # fmt: skip
+    assert (
+        found["settings"]["inner"] == []
+        and found["settings"]["epochs"] == 12
+        and found["settings"]["learning_rate"] == 0.01
+    )
+    assert "72 files, 1 view each, pocket at 128 px: about" in done.stderr, (
+        "the expected time comes first"
+    )
+
+
+def test_train_and_evaluate_for_people(shapes: Path, tmp_path: Path) -> None:
+    done = run("train", shapes, "-o", tmp_path / "m.onnx")
+    for words in (
+        "Test: accuracy",
+        "95% interval",
+        "precision",
+        "nsure below",
+        f"Model: {tmp_path / 'm.onnx'}",
+    ):
+        assert words in done.stdout
+    assert "read+embed" in done.stderr and "read+embed" not in done.stdout
+    quiet = run("train", shapes, "-o", tmp_path / "m.onnx", "-q")
+    assert quiet.stderr == "" and "Test: accuracy" in quiet.stdout
+    done = run("evaluate", tmp_path / "m.onnx", shapes)
+    assert (
+        "Confusion: rows true, columns predicted" in done.stdout
+        and "All photos: accuracy" in done.stdout
+    )
+    (found,) = lines(run("evaluate", tmp_path / "m.onnx", shapes, "--json"))
+    assert found["n"] == 72 and sum(map(sum, found["confusion"])) == 72 and "mistakes" in found
+
+
+def test_scan_exit_codes_and_json(shapes: Path, make_dataset: MakeDataset) -> None:
+    (clean,) = lines(run("scan", shapes, "--json"))
+    assert (
+        clean["images"] == 72
+        and clean["classes"] == {"box": 24, "cross": 24, "disc": 24}
+        and clean["findings"] == []
+    )
+    assert "No findings." in run("scan", shapes).stdout
+    folder = make_dataset("with space and ü")
+    (folder / "box" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    (folder / "disc" / "again.jpg").write_bytes((folder / "disc" / "disc-000.jpg").read_bytes())
+    (found,) = lines(run("scan", folder, "--json", code=3))
+    kinds = {finding["kind"]: finding["paths"] for finding in found["findings"]}
+    assert kinds == {
+        "unreadable": ["box/broken.jpg"],
+        "duplicate": ["disc/again.jpg", "disc/disc-000.jpg"],
+    }
+    text = run("scan", folder, code=3).stdout
+    assert "Findings: 1 unreadable, 1 duplicate" in text.replace(
+        "1 duplicate, 1 unreadable", "1 unreadable, 1 duplicate"
+    )
+
+
+def test_scan_writes_a_manifest_that_can_be_scanned(shapes: Path, tmp_path: Path) -> None:
+    run("scan", shapes, "--manifest", tmp_path / "split.csv")
+    (found,) = lines(run("scan", tmp_path / "split.csv", "--json"))
+    assert found["images"] == 72 and set(found["splits"]) == {"train", "validation", "test"}
+
+
+def test_predict_survives_bad_files_and_exits_3(trained: Path, tmp_path: Path) -> None:
+    folder = draw_dataset(tmp_path / "new", count=4)
+    bad = {
+        "empty.jpg": b"",
+        "cut.jpg": encoded(picture("disc", 1))[:600],
+        "bomb.png": bomb(),
+        "drawing.svg": b"<svg xmlns='x'/>",
+        "renamed.jpg": b"<svg xmlns='x'/>",
+        "text.jpg": b"hello",
+    }
+    for name, data in bad.items():
+        (folder / "box" / name).write_bytes(data)
+    done = run("predict", trained, folder, "--json", code=3)
+    found = {Path(line["path"]).name: line for line in lines(done)}
+    assert len(found) == 12 + len(bad)
+    for name in bad:
+        assert set(found[name]) == {"path", "error"} and name in done.stderr
+    assert (
+        "the cap is 89,478,485" in found["bomb.png"]["error"]
+        and "0 bytes" in found["empty.jpg"]["error"]
+    )
+    assert (
+        "SVG is not accepted" in found["renamed.jpg"]["error"]
+        and "6 of 18 photos could not be used" in done.stderr
+    )
+    good = found["disc-000.jpg"]
+    assert set(good) == {"path", "label", "probability", "unsure", "top"} and len(good["top"]) == 3
+
+
+def test_predict_as_text_and_csv(trained: Path, tmp_path: Path) -> None:
+    folder = draw_dataset(tmp_path / "new", count=2)
+    (folder / "=cmd|calc.jpg").write_bytes(encoded(picture("box", 3)))
+    done = run("predict", trained, folder)
+    assert len(done.stdout.splitlines()) == 7 and all(
+        line.count("\t") == 3 for line in done.stdout.splitlines()
+    )
+    rows = list(
+        csv.DictReader(io.StringIO(run("predict", trained, folder, "--csv", "--top", 2).stdout))
+    )
+    assert len(rows) == 7 and set(rows[0]) == {
+        "path",
+        "label",
+        "probability",
+        "unsure",
+        "label2",
+        "probability2",
+        "error",
+    }
+    assert all(0 <= float(row["probability"]) <= 1 for row in rows)
+    relative = subprocess.run(
+        [sys.executable, "-m", "tailorbird", "predict", str(trained), "=cmd|calc.jpg", "--csv"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert relative.stdout.splitlines()[1].startswith("'=cmd|calc.jpg,"), (
+        "a spreadsheet must not run a file's name"
+    )
+    assert run("predict", trained, folder, "--csv", "--json", code=2).stderr.startswith(
+        "tailorbird: --json and --csv were both given"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cell", "safe"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+x", "'+x"),
+        ("-x", "'-x"),
+        ("@x", "'@x"),
+        ("\tx", "'\tx"),
+        ("a=b", "a=b"),
+        ("-", "-"),
+    ],
+)
+def test_formula_safe(cell: str, safe: str) -> None:
+    assert formula_safe(cell) == safe
+
+
+def test_predict_reads_standard_input_and_globs(trained: Path, tmp_path: Path) -> None:
+    folder = draw_dataset(tmp_path / "new", count=2)
+    photo = folder / "box" / "box-000.jpg"
+    direct = lines(run("predict", trained, photo, "--json"))[0]
+    piped = lines(run("predict", trained, "-", "--json", stdin=photo.read_bytes()))[0]
+    assert piped["path"] is None and piped["top"] == direct["top"]
+    listed = lines(
+        run("predict", trained, "-", "--json", stdin=f"{photo}\n{folder / 'disc'}\n".encode())
+    )
+    assert [line["path"] for line in listed] == [
+        str(photo),
+        *(str(folder / "disc" / f"disc-00{i}.jpg") for i in (0, 1)),
+    ]
+    assert len(lines(run("predict", trained, f"{folder}/*/*-001.jpg", "--json"))) == 3
+    assert "nothing matches" in run("predict", trained, f"{folder}/*.gif", code=2).stderr
+    assert "no such file" in run("predict", trained, folder / "gone.jpg", code=3).stderr
+    (tmp_path / "none").mkdir()
+    assert "holds no photos" in run("predict", trained, tmp_path / "none", code=2).stderr
+
+
+def test_one_bad_line_among_many(trained: Path, shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    names = ["x" * 300, str(tmp_path / "empty"), "**.jpg", f"{shapes}/disc/disc-001.jpg", "BMW.jpg"]
+    done = run("predict", trained, "-", "--json", stdin="\n".join(names).encode(), code=3)
+    assert [("label" in line) for line in lines(done)] == [False, False, False, True, False]
+    done = run(
+        "predict",
+        trained,
+        "-",
+        "--json",
+        stdin=f"BMW.jpg\n{shapes}/disc/disc-001.jpg\n".encode(),
+        code=3,
+    )
+    assert "BMW.jpg" in done.stderr and len(lines(done)) == 2
+    assert "an empty name was given" in run("predict", trained, "", code=2).stderr
+    assert "File name too long" in run("predict", trained, "x" * 300, code=3).stderr
+
+
+def test_evaluate_warns_about_photos_the_model_was_trained_on(
+    trained: Path, shapes: Path, tmp_path: Path
+) -> None:
+    done = run("evaluate", trained, shapes, "--json")
+    (found,) = lines(done)
+    assert 40 <= found["trained_on"] <= 60 and "the model was trained on" in done.stderr
+    new = draw_dataset(tmp_path / "new", count=4, seed=5)
+    done = run("evaluate", trained, new, "--json")
+    assert lines(done)[0]["trained_on"] == 0 and "trained on" not in done.stderr
+
+
+def test_names_no_terminal_expects(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "Über größe – 雪"
+    folder.mkdir()
+    (folder / "LICENSE").write_text("words")
+    names = [
+        b"noextension",
+        b"latin-\xe9.jpg",
+        ("n" * 250 + ".jpg").encode(),
+        b"tab\there [bold]x.jpg",
+        b"line\nbreak.jpg",
+    ]
+    for number, name in enumerate(names):
+        with open(os.fsencode(folder) + b"/" + name, "wb") as file:  # noqa: PTH123
+            file.write(encoded(picture("box", number)))
+    assert len(lines(run("predict", trained, folder, "--json"))) == 5
+    assert len(run("predict", trained, folder).stdout.splitlines()) == 5
+    assert len(list(csv.reader(io.StringIO(run("predict", trained, folder, "--csv").stdout)))) == 6
+
+
+def test_output_can_be_cut_short(trained: Path, shapes: Path) -> None:
+    folders = f"'{shapes}' " * 20  # more than fits into a pipe
+    command = f"'{sys.executable}' -m tailorbird predict '{trained}' {folders} --json | head -n 1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert (
+        json.loads(done.stdout)["label"]
+        and "Traceback" not in done.stderr
+        and "Broken" not in done.stderr
+    )
+
+
+def test_results_reach_the_file_while_the_bar_is_on_the_terminal(
+    trained: Path, shapes: Path, tmp_path: Path
+) -> None:
+    """With a terminal for standard error and a file for standard output, neither may end up in the other."""
+    terminal, child = pty.openpty()
+    with (tmp_path / "out.jsonl").open("wb") as out:
+        command = [
+            sys.executable,
+            "-m",
+            "tailorbird",
+            "predict",
+            str(trained),
+            str(shapes),
+            "--json",
+        ]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=child)
+    os.close(child)
+    shown = b""
+    with contextlib.suppress(
+        OSError
+    ):  # reading ends with an error when the last process closes the terminal
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert process.wait(timeout=60) == 0
+    assert (
+        len([json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]) == 72
+    )
+    assert b"predict" in shown and b"72/72" in shown and b'"label"' not in shown
+
+
+def test_bad_input_exits_2_in_one_line(tmp_path: Path, shapes: Path, trained: Path) -> None:
+    for arguments, message in [
+        (("scan", tmp_path / "missing"), "does not exist"),
+        (("train", tmp_path, "-o", tmp_path / "m.onnx"), "holds no photos"),
+        (
+            ("train", shapes, "-o", tmp_path / "m.onnx", "--inner", "many"),
+            "--inner is 'many'; give sizes of inner layers",
+        ),
+        (("train", shapes, "-o", tmp_path / "m.onnx", "--dropout", 2), "dropout"),
+        (
+            ("train", shapes, "-o", tmp_path / "m.onnx", "--backbone", "nope"),
+            "no backbone named 'nope' is at hand; there are: pocket",
+        ),
+        (("predict", tmp_path / "missing.onnx", shapes), "does not exist; check the path"),
+        (("predict", shapes / "box" / "box-000.jpg", shapes), "is not an ONNX file"),
+        (("evaluate", trained, tmp_path / "missing"), "does not exist"),
+    ]:
+        done = run(*arguments, code=2)
+        assert message in done.stderr and done.stdout == ""
+        assert (
+            len([line for line in done.stderr.splitlines() if line.startswith("tailorbird: ")]) == 1
+        )
+
+
+def test_usage_errors_exit_2() -> None:
+    for arguments in (["nonsense"], ["predict"], ["train", "--epochs", "many", "x"]):
+        run(*arguments, code=2)
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tailorbird", "scan", str(tmp_path / "missing"), "--debug"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "Traceback" in done.stderr and "DatasetError" in done.stderr
+
+
+def test_ctrl_c_exits_130(trained: Path) -> None:
+    # Standard input never ends: predict waits for the next path.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tailorbird", "predict", str(trained), "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130 and b"Traceback" not in error
+
+
+def test_backbones_and_cache(shapes: Path) -> None:
+    (found,) = lines(run("backbones", "--json"))
+    (pocket,) = found["backbones"]
+    assert (pocket["name"], pocket["input_size"], pocket["features"], pocket["licence"]) == (
+        "pocket",
+        128,
+        512,
+        "Apache-2.0",
+    )
+    assert pocket["images_per_second"] > 10
+    text = run("backbones", "-v").stdout
+    assert "pocket" in text and "distilled" in text
+    run("scan", shapes)
+    (before,) = lines(run("cache", "--json"))
+    assert before["bytes"] > 0 and before["folder"] == os.environ["TAILORBIRD_CACHE"]
+    assert "facts" in run("cache").stdout
+    assert lines(run("cache", "clear", "--json")) == [{"freed": before["bytes"]}]
+    assert lines(run("cache", "--json"))[0]["bytes"] == 0
+
+
+def test_version_and_help() -> None:
+    assert run("--version").stdout.startswith("tailorbird 0.")
+    assert "train" in run("--help").stdout
+
+
+def test_demo_draws_trains_scores_and_says_what_to_do_next(tmp_path: Path) -> None:
+    done = run("demo", tmp_path / "demo", "--per-class", 14)
+    assert "Test: accuracy" in done.stdout and (tmp_path / "demo" / "wardrobe.onnx").exists()
+    assert "tailorbird train PHOTOS -o shop.onnx" in done.stderr and "hat" in done.stdout
+    run("predict", tmp_path / "demo" / "wardrobe.onnx", tmp_path / "demo" / "wardrobe" / "hat")

@@ -1,0 +1,561 @@
+"""The run: it learns, keeps its best, can be stopped at any moment and goes on to the same weights."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from support import numpy_network
+from support.finetuning import Listener, Spoiling, photos, task  # noqa: F401
+from support.numpy_network import CLASSES, SETTINGS, SIZE, NumpyNetwork, Task, weights_of
+from tailorbird.cli.output import figures
+from tailorbird.cli.train import BarWatcher
+from tailorbird.dataset import Sample
+from tailorbird.engines.finetune import loop as finetune
+from tailorbird.engines.finetune.interrupts import Interrupt, deferred_interrupt
+from tailorbird.engines.finetune.loop import discard
+from tailorbird.engines.finetune.results import Tuned
+from tailorbird.engines.finetune.run import Run
+from tailorbird.engines.finetune.settings import FinetuneSettings
+from tailorbird.engines.finetune.views import Inputs
+from tailorbird.engines.protocol import Training
+from tailorbird.errors import SettingsError, StorageError, StorageFull, TrainingError
+from tailorbird.images import Pixels
+
+STEPS = 6 * 4
+"""Steps of `SETTINGS` in all: four epochs and two of 60 photos in batches of 15."""
+
+
+@pytest.fixture(scope="module")
+def whole(task: Task, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tuned, bytes]:
+    """What an uninterrupted run of `SETTINGS` comes to, and its weights."""
+    network = NumpyNetwork()
+    tuned = task.run(network, SETTINGS, tmp_path_factory.mktemp("whole"))
+    return tuned, weights_of(network)
+
+
+def same(tuned: Tuned, other: Tuned) -> bool:
+    """Whether two runs came to the same, apart from how long it took."""
+
+    def plain(result: Tuned) -> str:
+        history = [
+            replace(epoch, seconds=0, images_per_second=None).as_dict() for epoch in result.history
+        ]
+        return json.dumps(
+            [history, result.best.as_dict(), result.best.logits.tolist(), result.stopped]
+        )
+
+    return plain(tuned) == plain(other)
+
+
+def interrupted(
+    task: Task, folder: Path, step: int, settings: FinetuneSettings = SETTINGS, **options: Any
+) -> Listener:
+    """A run stopped by Ctrl-C after so many steps of its own."""
+    watcher = Listener(step)
+    with pytest.raises(KeyboardInterrupt):
+        task.run(NumpyNetwork(), settings, folder, watcher=watcher, **options)
+    return watcher
+
+
+def test_it_learns_and_says_what_it_did(task: Task, tmp_path: Path) -> None:
+    network, watcher = NumpyNetwork(), Listener()
+    tuned = task.run(network, replace(SETTINGS, epochs=12), tmp_path / "run", watcher=watcher)
+    assert tuned.best.score.accuracy >= 0.9 > 0.7 > tuned.start.accuracy
+    assert tuned.best.score.log_loss < tuned.start.log_loss / 2
+    assert tuned.stopped == "finished" and tuned.resumed_from is None and tuned.seconds > 0
+    assert [(epoch.stage, epoch.size, epoch.epoch) for epoch in tuned.history] == [
+        *((1, 16, number) for number in range(7)), *((2, 32, number) for number in range(7)),
+    ]  # fmt: skip
+    assert [(told.size, told.cut) for told in network.begun] == [(16, 1), (32, 1)]
+    assert network.begun[0].seed != network.begun[1].seed
+    # The best is the first of the lowest scores, and the network holds it.
+    lowest = min(tuned.history, key=lambda epoch: epoch.validation_log_loss)
+    assert (tuned.best.stage, tuned.best.epoch, tuned.best.size) == (
+        lowest.stage,
+        lowest.epoch,
+        lowest.size,
+    )
+    assert lowest.best and tuned.best.score.log_loss == lowest.validation_log_loss
+    assert (
+        json.loads(json.dumps(tuned.as_dict()))["best"]["score"]["accuracy"]
+        == tuned.best.score.accuracy
+    )
+    assert tuned.best.logits.shape == (24, CLASSES) and tuned.best.logits.dtype == np.float32
+    # Told as it goes.
+    assert len(watcher.told) == 12 * 4 and set(watcher.told[0]) == {
+        "loss",
+        "accuracy",
+        "images_per_second",
+        "seconds_left",
+    }
+    assert (
+        watcher.advanced[-1] == (360, 360)
+        and watcher.told[0]["seconds_left"] > watcher.told[-1]["seconds_left"] >= 0
+    )
+    assert watcher.notes[0].startswith(
+        "stage 1/2: 16 px, the top 1 of 2 layers (above tint) and the head, 6 epochs"
+    )
+    assert "stage 2/2, epoch 6/6: loss " in watcher.notes[-1]
+    discard(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_same_seed_gives_the_same_and_another_does_not(
+    task: Task,
+    tmp_path: Path,
+    whole: tuple[Tuned, bytes],
+) -> None:
+    for seed in (0, 1):
+        network = NumpyNetwork()
+        tuned = task.run(network, SETTINGS, tmp_path / str(seed), seed=seed)
+        assert same(tuned, whole[0]) == (seed == 0) == (weights_of(network) == whole[1])
+
+
+def test_never_worse_than_the_frozen_base(task: Task, tmp_path: Path) -> None:
+    network = Spoiling(after=0)
+    tuned = task.run(network, replace(SETTINGS, sizes=(SIZE,)), tmp_path)
+    assert (tuned.best.stage, tuned.best.epoch, tuned.best.size) == (
+        0,
+        0,
+        SIZE,
+    ) and tuned.best.score == tuned.start
+    assert not any(epoch.best for epoch in tuned.history)
+    assert all(np.array_equal(network.values[name], value) for name, value in network.first.items())
+    assert np.array_equal(network.head().layers[0].weight, task.head.layers[0].weight)
+
+
+def test_a_stage_starts_from_the_best_and_takes_lower_layers_back_too(
+    task: Task, tmp_path: Path
+) -> None:
+    class Noting(Spoiling):
+        entered: list[bytes]
+
+        def begin(self, training: Training) -> None:
+            self.entered = [*getattr(self, "entered", []), weights_of(self)]
+            super().begin(training)
+
+    network = Noting(after=8)
+    settings = replace(SETTINGS, sizes=(16, 32), unfreeze="all", epochs=6, ema=0.0)
+    tuned = task.run(network, settings, tmp_path)
+    assert (tuned.best.stage, tuned.best.epoch) in [(1, 1), (1, 2), (2, 0)]
+    assert weights_of(network) == network.entered[1], (
+        "the second stage began where the first was best"
+    )
+    assert not np.array_equal(network.values["tint"], network.first["tint"])
+
+
+class Blurred(NumpyNetwork):
+    """Answers small images badly, however much it has learned."""
+
+    entered: dict[int, bytes]
+
+    def begin(self, training: Training) -> None:
+        self.entered = {**getattr(self, "entered", {}), training.size: weights_of(self)}
+        super().begin(training)
+
+    def logits(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        worse = np.array([9, 0, -9], np.float32) * (self.training.size == 16)
+        return (super().logits(inputs) + worse).astype(np.float32)
+
+
+def test_what_small_images_taught_is_kept_though_they_score_worse(
+    task: Task, tmp_path: Path
+) -> None:
+    network = Blurred()
+    tuned = task.run(network, SETTINGS, tmp_path)
+    assert not any(epoch.best for epoch in tuned.history if epoch.stage == 1)
+    assert network.entered[16] != network.entered[32], (
+        "the second stage goes on from the first one's best"
+    )
+    assert tuned.best.stage == 2 and tuned.history[4].epoch == 0 and tuned.history[4].best
+    again = Blurred()
+    with pytest.raises(KeyboardInterrupt):
+        task.run(Blurred(), SETTINGS, tmp_path / "again", watcher=Listener(STEPS - 2))
+    assert same(task.run(again, SETTINGS, tmp_path / "again"), tuned) and weights_of(
+        again
+    ) == weights_of(network)
+
+
+def test_resumed_before_anything_beat_the_start(task: Task, tmp_path: Path) -> None:
+    networks = [Blurred(), Blurred()]
+    with pytest.raises(KeyboardInterrupt):
+        task.run(Blurred(), SETTINGS, tmp_path / "1", watcher=Listener(10))
+    whole, resumed = (
+        task.run(network, SETTINGS, tmp_path / str(n)) for n, network in enumerate(networks)
+    )
+    assert resumed.resumed_from == (1, 2, 2) and same(whole, resumed)
+    assert weights_of(networks[0]) == weights_of(networks[1])
+
+
+def test_the_command_line_shows_the_figures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    values = {"loss": 0.61234, "accuracy": 0.875, "images_per_second": 61.2, "seconds_left": 130.0}
+    assert (
+        figures(values) == "loss 0.612, 87.5% right, 61 images/s, 2:10 left" and figures({}) == ""
+    )
+    watcher = BarWatcher()
+    watcher.stage("finetune", 100)
+    watcher.figures(**values)
+    watcher.advance(50, 100)
+    watcher.stop()
+    shown = capsys.readouterr().err
+    assert "fine-tune" in shown and "87.5% right" in shown
+
+
+def test_killed_at_several_points_it_comes_to_the_same_weights(
+    task: Task,
+    photos: Path,
+    tmp_path: Path,
+    whole: tuple[Tuned, bytes],
+) -> None:
+    folder = tmp_path / "run"
+    program = [
+        sys.executable,
+        str(Path(numpy_network.__file__)),
+        str(photos),
+        str(folder),
+    ]
+
+    def steps_then_kill(count: int, seconds: float) -> None:
+        process = subprocess.Popen([*program, str(seconds)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        while count:
+            line = process.stdout.readline()
+            assert line, "it ended before it was killed"
+            count -= line == "step\n"
+        if seconds == 0.001:
+            with pytest.raises(
+                StorageError,
+                match=f"another process is fine-tuning in .*{folder.name}; wait for it",
+            ):
+                task.run(NumpyNetwork(), SETTINGS, folder)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+    steps_then_kill(3, 0.001)  # within the first epoch, a checkpoint after every step
+    steps_then_kill(6, 1e9)  # within the second, checkpoints at the ends of epochs only
+    steps_then_kill(11, 0.05)
+    done = subprocess.run([*program, "1e9"], stdout=subprocess.PIPE, text=True, check=True)
+    assert "goes on in stage " in done.stdout
+    assert done.stdout.split("weights ")[1].strip() == whole[1].hex()
+
+
+@pytest.mark.parametrize("step", [1, 4, 7, STEPS - 1, STEPS])
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    task: Task,
+    tmp_path: Path,
+    whole: tuple[Tuned, bytes],
+    step: int,
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    watcher = interrupted(task, tmp_path, step)
+    assert (
+        watcher.notes[-1]
+        == "fine-tuning was stopped, its state is saved: the same command goes on from there"
+    )
+    assert len(watcher.told) == step and signal.getsignal(signal.SIGINT) is before
+    network, second = NumpyNetwork(), Listener()
+    tuned = task.run(network, SETTINGS, tmp_path, watcher=second)
+    stage, epoch, within = (
+        (1, (step - 1) // 4, (step - 1) % 4 + 1)
+        if step <= 12
+        else (2, (step - 13) // 4, (step - 13) % 4 + 1)
+    )
+    assert tuned.resumed_from == (stage, epoch, within)
+    assert len(second.told) == STEPS - step, "no step is done twice"
+    assert same(tuned, whole[0]) and weights_of(network) == whole[1]
+
+
+def test_ctrl_c_after_the_last_step_counts_too(
+    task: Task, tmp_path: Path, whole: tuple[Tuned, bytes]
+) -> None:
+    class Late(Listener):
+        def note(self, text: str) -> None:
+            super().note(text)
+            if text.startswith("stage 2/2, epoch 3/3"):
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        task.run(NumpyNetwork(), SETTINGS, tmp_path, watcher=Late())
+    network = NumpyNetwork()
+    assert same(task.run(network, SETTINGS, tmp_path), whole[0]) and network.steps == 0
+
+
+def test_stopped_again_and_again(task: Task, tmp_path: Path, whole: tuple[Tuned, bytes]) -> None:
+    for _ in range(6):
+        interrupted(task, tmp_path, 3)
+    network = NumpyNetwork()
+    assert same(task.run(network, SETTINGS, tmp_path), whole[0]) and weights_of(network) == whole[1]
+
+
+def test_a_finished_run_is_not_done_again(
+    task: Task, tmp_path: Path, whole: tuple[Tuned, bytes]
+) -> None:
+    task.run(NumpyNetwork(), SETTINGS, tmp_path)
+    assert not list(tmp_path.glob("*.f16"))
+    network = NumpyNetwork()
+    assert same(task.run(network, SETTINGS, tmp_path), whole[0])
+    assert network.steps == 0 and weights_of(network) == whole[1]
+
+
+def test_the_second_ctrl_c_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt), deferred_interrupt() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.wanted
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it waited")
+
+
+def test_outside_the_main_thread_signals_are_left_alone(task: Task, tmp_path: Path) -> None:
+    results: list[Tuned] = []
+    thread = threading.Thread(
+        target=lambda: results.append(
+            task.run(NumpyNetwork(), replace(SETTINGS, epochs=1), tmp_path)
+        )
+    )
+    thread.start()
+    thread.join()
+    assert results[0].stopped == "finished"
+
+
+def test_after_a_resume_the_best_is_not_overwritten_by_a_worse_one(
+    task: Task, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, sizes=(32,), epochs=10, ema=0.0)
+    first = interrupted(task, tmp_path, 22, settings)
+    said = [line for line in first.notes if "the best so far" in line]
+    assert said
+    network, watcher = Spoiling(after=0), Listener()
+    tuned = task.run(network, settings, tmp_path, watcher=watcher)
+    assert tuned.resumed_from == (1, 5, 2)
+    after = [epoch for epoch in tuned.history if epoch.epoch > 5]
+    assert len(after) == 5 and not any(epoch.best for epoch in after)
+    assert f"epoch {tuned.best.epoch}/10" in said[-1] and tuned.best.epoch <= 5
+    scored = tuned.history[tuned.best.epoch - 1]
+    assert (
+        tuned.best.score.log_loss
+        == scored.validation_log_loss
+        < min(epoch.validation_log_loss for epoch in after)
+    )
+    assert network.steps > 0 and (network.values["head"] > 0).any(), (
+        "the network holds the best, not the last"
+    )
+
+
+def test_early_stopping_ends_a_stage(task: Task, tmp_path: Path) -> None:
+    watcher = Listener()
+    settings = replace(SETTINGS, sizes=(32,), epochs=30, patience=3, ema=0.0)
+    tuned = task.run(Spoiling(after=12), settings, tmp_path, watcher=watcher)
+    assert tuned.stopped == "early" and tuned.best.epoch <= 3
+    best = max(tuned.best.epoch, 0)
+    assert tuned.history[-1].epoch == best + 3
+    assert "stage 1 ends early: 3 epochs without a lower validation log-loss" in watcher.text
+
+
+def test_on_a_plateau_the_rate_falls(task: Task, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, sizes=(32,), epochs=8, schedule="plateau", ema=0.0, warm_up=0.0)
+    rates = [
+        epoch.learning_rate for epoch in task.run(Spoiling(after=0), settings, tmp_path).history
+    ]
+    assert rates == pytest.approx([0.05, 0.05, 0.015, 0.015, 0.0045, 0.0045, 0.00135, 0.00135])
+
+
+def test_a_budget_ends_in_time_with_the_best(task: Task, tmp_path: Path) -> None:
+    watcher = Listener()
+    settings = replace(SETTINGS, epochs=9_000, budget=3.0)
+    tuned = task.run(NumpyNetwork(), settings, tmp_path, watcher=watcher)
+    assert tuned.stopped == "budget" and 1.5 < tuned.seconds < 6
+    assert {epoch.stage for epoch in tuned.history} == {1, 2}, "each stage has its share"
+    assert tuned.best.score.log_loss < tuned.start.log_loss
+    assert all(values["seconds_left"] <= 3 for values in watcher.told)
+    rates = [epoch.learning_rate for epoch in tuned.history if epoch.stage == 1 and epoch.epoch]
+    assert rates[-1] < rates[0] / 4, "the schedule runs with the time"
+
+
+def test_a_budget_too_short_for_anything(task: Task, tmp_path: Path) -> None:
+    network = NumpyNetwork()
+    tuned = task.run(network, replace(SETTINGS, sizes=(32,), budget=1e-6), tmp_path)
+    assert tuned.stopped == "budget" and network.steps == 0 and tuned.best.score == tuned.start
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_loss_that_is_not_finite(task: Task, tmp_path: Path, mixed: bool) -> None:
+    settings = replace(SETTINGS, mixed_precision=mixed)
+    with pytest.raises(TrainingError) as raised:
+        task.run(NumpyNetwork(break_at=6), settings, tmp_path)
+    said = "the training loss became nan in stage 1 of 2 (16 px), epoch 2, step 2: try a learning rate of 0.01 instead of 0.05"
+    assert str(raised.value).startswith(said)
+    assert (", or no mixed precision" in str(raised.value)) == mixed
+    assert list(tmp_path.glob("state-*.json")) and str(tmp_path) in str(raised.value)
+
+
+def test_answers_that_are_not_finite(task: Task, tmp_path: Path) -> None:
+    class Broken(NumpyNetwork):
+        def logits(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+            return super().logits(inputs) * np.float32(np.nan if self.steps else 1)
+
+    with pytest.raises(
+        TrainingError, match=r"the answers to the validation photos became .* in stage 1 of 2"
+    ):
+        task.run(Broken(), SETTINGS, tmp_path)
+
+
+@pytest.mark.parametrize("what", ["json", "npz", "best"])
+def test_a_damaged_checkpoint_is_noticed(
+    task: Task,
+    tmp_path: Path,
+    whole: tuple[Tuned, bytes],
+    what: str,
+) -> None:
+    interrupted(task, tmp_path, 6)
+    newest = max(tmp_path.glob("state-*.json"))
+    target = {
+        "json": newest,
+        "npz": newest.with_suffix(".npz"),
+        "best": max(tmp_path.glob("best-*.npz")),
+    }[what]
+    data = bytearray(target.read_bytes())
+    place = data.index(b'"step": 2') + 8 if what == "json" else len(data) // 2
+    data[place] ^= 1
+    target.write_bytes(data)
+    network, watcher = NumpyNetwork(), Listener()
+    tuned = task.run(network, SETTINGS, tmp_path, watcher=watcher)
+    if what == "best":  # both checkpoints rest on it
+        assert "are damaged; the run starts anew" in watcher.text and tuned.resumed_from is None
+    else:
+        assert (
+            f"damaged, and left aside: {newest.name}; the checkpoint before is used" in watcher.text
+        )
+        assert tuned.resumed_from == (1, 1, 0)
+    assert same(tuned, whole[0]) and weights_of(network) == whole[1]
+
+
+def test_a_changed_command_starts_anew_and_says_so(task: Task, tmp_path: Path) -> None:
+    interrupted(task, tmp_path, 6)
+    watcher = Listener()
+    tuned = task.run(
+        NumpyNetwork(), replace(SETTINGS, learning_rate=0.04, checkpoint_seconds=5), tmp_path,
+        watcher=watcher, identity={"backbone": "x"},
+    )  # fmt: skip
+    assert tuned.resumed_from is None
+    assert (
+        "held another run (backbone was None, is x; learning_rate was 0.05, is 0.04; plan); this one starts anew"
+        in watcher.text
+    )
+
+
+def test_what_scoring_takes_is_not_what_filling_the_cache_takes(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a budget sets aside, for every scoring, the time that only the first one needs."""
+    real, train_stage = Inputs._pixels, finetune._train_stage
+    one_at_a_time, told = threading.Lock(), []
+
+    def slow(self: Inputs, sample: Sample, view: int) -> Pixels:
+        if view == 0:
+            with one_at_a_time:
+                time.sleep(0.05)
+        return real(self, sample, view)
+
+    def spy(run: Run, interrupt: Interrupt) -> None:
+        told.append(run.position.validation_seconds)
+        train_stage(run, interrupt)
+
+    monkeypatch.setattr(Inputs, "_pixels", slow)
+    monkeypatch.setattr(finetune, "_train_stage", spy)
+    task.run(NumpyNetwork(), replace(SETTINGS, budget=600.0), tmp_path)
+    assert len(told) == 2 and all(0 < seconds < 24 * 0.05 / 2 for seconds in told)
+
+
+def test_a_run_of_another_framework_is_kept(task: Task, tmp_path: Path) -> None:
+    """The same command in a shell without KERAS_BACKEND must not cost the hours that a run has taken."""
+    interrupted(task, tmp_path, 6, identity={"framework": "keras on torch"})
+    files = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(
+        SettingsError,
+        match=r"begun with keras on torch, and keras on tensorflow cannot .*KERAS_BACKEND",
+    ):
+        task.run(NumpyNetwork(), SETTINGS, tmp_path, identity={"framework": "keras on tensorflow"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    assert (
+        task.run(
+            NumpyNetwork(), SETTINGS, tmp_path, identity={"framework": "keras on torch"}
+        ).resumed_from
+        is not None
+    )
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    task: Task,
+    tmp_path: Path,
+    whole: tuple[Tuned, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    interrupted(task, tmp_path, 6)
+    files = sorted(path.name for path in tmp_path.glob("state-*"))
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(
+            StorageFull,
+            match=r"the disk is full: .* could not be written; free some space and run again",
+        ):
+            task.run(NumpyNetwork(), SETTINGS, tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("state-*")) == files and not list(
+        tmp_path.glob(".*.tmp")
+    )
+    network = NumpyNetwork()
+    assert same(task.run(network, SETTINGS, tmp_path), whole[0]) and weights_of(network) == whole[1]
+
+
+def test_what_does_not_fit_is_said_at_once(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as raised:
+        task.run(
+            NumpyNetwork(),
+            SETTINGS,
+            tmp_path,
+            classes=2,
+            seed=-1,
+            features=np.zeros((3, 5), np.float32),
+        )
+    for part in (
+        "labels must be 0 to 1, not 0 to 2",
+        "features must be (N, 16), as the head takes them, not (3, 5)",
+        "3 outputs for 2 classes",
+        "seed is -1",
+    ):
+        assert part in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_balanced_classes(task: Task, tmp_path: Path) -> None:
+    network = NumpyNetwork()
+    task.run(network, replace(SETTINGS, epochs=1, class_weight="balanced"), tmp_path)
+    assert network.begun[0].class_weights == (1.0, 1.0, 1.0)
+
+
+def test_discarding_spares_what_is_not_of_the_run(task: Task, tmp_path: Path) -> None:
+    discard(tmp_path / "nothing")
+    task.run(NumpyNetwork(), replace(SETTINGS, epochs=1), tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    discard(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

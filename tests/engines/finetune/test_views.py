@@ -1,0 +1,327 @@
+"""What a stage is fed: views of training photos, validation photos as they are, activations kept once they are made."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from support.finetuning import Listener, photos, task  # noqa: F401
+from support.numpy_network import SETTINGS, SIZE, NumpyNetwork, Task, draw, weights_of
+from tailorbird.engines.finetune import plan as planning
+from tailorbird.engines.finetune import views
+from tailorbird.engines.finetune.activation_cache import (
+    LARGEST,
+    ActivationFile,
+    clear,
+    kept_bytes,
+    to_half,
+)
+from tailorbird.engines.finetune.plan import Stage, plan
+from tailorbird.engines.finetune.views import Inputs, order, shape_of_batches
+from tailorbird.errors import StorageError, StorageFull, UnreadableImage
+from tailorbird.images import Augmentation, ResizeRule, load
+
+ONE = replace(SETTINGS, sizes=(SIZE,))
+
+
+def inputs(task: Task, folder: Path, *, number: int = 0, seed: int = 0, **options: Any) -> Inputs:
+    settings = replace(ONE, **options)
+    (stage,) = plan(NumpyNetwork(), settings, {"train": 60, "validation": 24}, size=SIZE)
+    return made(task, folder, stage, number=number, seed=seed, augmentation=settings.augmentation)
+
+
+def made(
+    task: Task,
+    folder: Path,
+    stage: Stage,
+    *,
+    number: int = 0,
+    seed: int = 0,
+    augmentation: Augmentation | None = None,
+) -> Inputs:
+    return Inputs(
+        NumpyNetwork(),
+        stage,
+        number,
+        task.parts,
+        folder=folder,
+        seed=seed,
+        augmentation=augmentation,
+        batch_size=15,
+    )
+
+
+def epoch(found: Inputs, number: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """All rows of an epoch, and the photos' numbers."""
+    batches = list(found.training(number, start))
+    return np.concatenate([rows for rows, _ in batches]), np.concatenate(
+        [numbers for _, numbers in batches]
+    )
+
+
+@pytest.mark.parametrize(
+    ("photos", "wanted", "devices", "expected"),
+    [
+        (60, 15, 1, (4, 15)), (3068, 32, 1, (95, 32)), (33, 32, 1, (1, 32)), (7, 32, 1, (1, 7)), (60, 32, 1, (2, 30)),
+        (60, 32, 4, (2, 28)), (100, 32, 8, (3, 32)), (3, 32, 4, (1, 3)), (1, 1, 1, (1, 1)),
+    ],
+)  # fmt: skip
+def test_all_batches_have_one_size_and_leave_few_photos_out(
+    photos: int, wanted: int, devices: int, expected: tuple[int, int]
+) -> None:
+    steps, size = shape_of_batches(photos, wanted, devices)
+    assert (steps, size) == expected
+    assert size <= wanted and 0 <= photos - steps * size < max(size, steps + devices * steps)
+
+
+def test_each_epoch_has_its_order_and_each_photo_once(task: Task, tmp_path: Path) -> None:
+    orders = [
+        tuple(order(60, seed=seed, stage=stage, epoch=epoch))
+        for seed in (0, 1)
+        for stage in (0, 1)
+        for epoch in (0, 1)
+    ]
+    assert len(set(orders)) == 8 and all(sorted(found) == list(range(60)) for found in orders)
+    assert tuple(order(60, seed=0, stage=0, epoch=0)) == orders[0]
+    _, numbers = epoch(inputs(task, tmp_path), 0)
+    assert tuple(numbers) == orders[0]
+
+
+def test_pixels_are_views_for_training_and_plain_for_validation(task: Task, tmp_path: Path) -> None:
+    found = inputs(task, tmp_path, unfreeze="all")
+    assert found.made == 0
+    plain = np.stack([load(sample.path, ResizeRule(SIZE)) for sample in task.parts["validation"]])
+    batches = list(found.validation())
+    assert [batch.shape for batch in batches] == [(15, SIZE, SIZE, 3)] * 2 and batches[
+        0
+    ].dtype == np.uint8
+    assert np.array_equal(np.concatenate(batches)[:24], plain)
+    assert np.array_equal(batches[1][9:], np.repeat(batches[1][8:9], 6, axis=0)), (
+        "filled up with the last"
+    )
+    rows, numbers = epoch(found, 0)
+    unchanged = np.stack(
+        [load(task.parts["train"][number].path, ResizeRule(SIZE)) for number in numbers]
+    )
+    assert rows.shape == unchanged.shape and all(
+        np.any(row != same) for row, same in zip(rows, unchanged, strict=True)
+    )
+    others = [
+        epoch(found, 1),
+        epoch(inputs(task, tmp_path, unfreeze="all", number=1), 0),
+        epoch(inputs(task, tmp_path, unfreeze="all", seed=1), 0),
+    ]
+    for other, its_numbers in others:
+        assert not np.array_equal(other[np.argsort(its_numbers)], rows[np.argsort(numbers)])
+    again, _ = epoch(inputs(task, tmp_path, unfreeze="all"), 0, start=2)
+    assert np.array_equal(again, rows[30:]), "from a step on, in another process: the same"
+    bare, numbers = epoch(inputs(task, tmp_path, unfreeze="all", augmentation=None), 3)
+    assert np.array_equal(bare[0], load(task.parts["train"][numbers[0]].path, ResizeRule(SIZE)))
+
+
+def test_nothing_augmented_reaches_validation_in_a_run(task: Task, tmp_path: Path) -> None:
+    plain = np.stack([load(sample.path, ResizeRule(SIZE)) for sample in task.parts["validation"]])
+    network = NumpyNetwork()
+    task.run(network, replace(ONE, unfreeze="all", epochs=3), tmp_path)
+    seen = np.concatenate(network.seen).reshape(3, 30, SIZE, SIZE, 3)
+    assert all(np.array_equal(once[:24], plain) for once in seen), (
+        "three epochs; the start is scored by ONNX Runtime"
+    )
+
+
+def test_activations_are_what_the_frozen_part_makes_of_the_views(
+    task: Task, tmp_path: Path
+) -> None:
+    pixels, numbers = epoch(inputs(task, tmp_path / "a", unfreeze="all"), 0)
+    found = inputs(task, tmp_path / "b", unfreeze=1)
+    rows, same_numbers = epoch(found, 0)
+    assert (
+        np.array_equal(numbers, same_numbers)
+        and rows.shape == (60, 4, 4, 3)
+        and rows.dtype == np.float16
+    )
+    grid = (
+        pixels.astype(np.float64).reshape(60, 4, 8, 4, 8, 3).mean(axis=(2, 4))
+        / 255
+        * [1.1, 0.9, 1.0]
+    )
+    assert np.abs(rows - grid).max() < 1e-3
+
+
+def test_the_frozen_part_runs_once_a_view_not_once_an_epoch(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, runs = threading.Lock(), Counter[tuple[str, bytes]]()
+    run = views._Frozen._run
+
+    def counting(frozen: Any, pixels: np.ndarray) -> np.ndarray:
+        with lock:
+            runs[
+                str(frozen.shape) if hasattr(frozen, "shape") else "probe",
+                hashlib.sha256(pixels.tobytes()).digest(),
+            ] += 1
+        return run(frozen, pixels)
+
+    monkeypatch.setattr(views._Frozen, "_run", counting)
+    folder = tmp_path / "run"
+    tuned = task.run(NumpyNetwork(), replace(ONE, epochs=8), folder)
+    assert tuned.stages[0].keep and tuned.stages[0].views == 2 and len(tuned.history) == 8
+    at_the_cut = [count for (kind, _), count in runs.items() if kind == "(4, 4, 3)"]
+    assert len(at_the_cut) == 2 * 60 + 24 and set(at_the_cut) == {1}, (
+        "eight epochs of two views, nine validations of none"
+    )
+    assert sum(count for (kind, _), count in runs.items() if kind == "(16,)") == 24, (
+        "the start, once"
+    )
+
+
+def test_kept_or_not_the_numbers_are_the_same(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = []
+    for disk in (planning.DISK_BYTES, 0):
+        monkeypatch.setattr("tailorbird.engines.finetune.run.DISK_BYTES", disk)
+        networks.append(NumpyNetwork())
+        watcher = Listener()
+        tuned = task.run(networks[-1], ONE, tmp_path / str(disk), watcher=watcher)
+        assert tuned.stages[0].keep == (disk > 0) and ("no room" in watcher.text) == (disk == 0)
+    assert weights_of(networks[0]) == weights_of(networks[1])
+
+
+def test_kept_activations_are_found_again_and_those_of_other_stages_go(
+    task: Task, tmp_path: Path
+) -> None:
+    first = inputs(task, tmp_path)
+    rows, _ = epoch(first, 0)
+    list(first.validation())
+    assert first.made == 60 + 24
+    first.close()
+    second = inputs(task, tmp_path)
+    assert np.array_equal(epoch(second, 0)[0], rows) and second.made == 0
+    epoch(second, 2)
+    assert second.made == 0, "the third epoch has the first one's view again"
+    epoch(second, 1)
+    assert second.made == 60 and kept_bytes(tmp_path) > 0
+    second.close()
+    inputs(task, tmp_path, number=1)
+    assert kept_bytes(tmp_path) == 0
+
+
+def test_a_row_of_the_file_is_there_or_not(tmp_path: Path) -> None:
+    path = tmp_path / "rows.f16"
+    file = ActivationFile(path, 3, 4)
+    values = to_half(np.array([1.5, -1e9, 1e9, 65504.0], np.float32))
+    assert values.tolist() == [1.5, -LARGEST, LARGEST, LARGEST]
+    assert file.get(1) is None and 1 not in file
+    file.put(1, values)
+    file.close()
+    again = ActivationFile(path, 3, 4)
+    found = again.get(1)
+    assert (
+        1 in again
+        and found is not None
+        and np.array_equal(found, values)
+        and again.get(0) is None
+        and again.get(2) is None
+    )
+    again.close()
+    data = bytearray(path.read_bytes())
+    data[3 * 8 + 4 * 2 + 1] ^= 1
+    path.write_bytes(data)
+    damaged = ActivationFile(path, 3, 4)
+    assert damaged.get(1) is None and damaged.get(1) is None
+    damaged.put(1, values)
+    assert damaged.get(1) is not None
+    damaged.close()
+    path.write_bytes(b"short")
+    assert ActivationFile(path, 3, 4).get(1) is None
+    clear(tmp_path)
+    assert not path.exists()
+
+
+def test_threads_share_a_file(tmp_path: Path) -> None:
+    file = ActivationFile(tmp_path / "rows.f16", 400, 50)
+    random = np.random.default_rng(0).standard_normal((400, 50)).astype(np.float16)
+
+    def work(part: int) -> None:
+        for row in range(part, 400, 4):
+            file.put(row, random[row])
+            assert file.get(row) is not None
+
+    threads = [threading.Thread(target=work, args=(part,)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(file.get(row), random[row]) for row in range(400))  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full"
+)
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "rows.f16"
+    path.symlink_to("/dev/full")
+    file = ActivationFile(path, 4, 100)
+    with pytest.raises(
+        StorageFull, match=r"the disk is full: .*rows\.f16 could not be written; free some space"
+    ):
+        file.put(0, np.zeros(100, np.float16))
+
+
+def test_a_full_disk_in_a_run_keeps_the_checkpoint(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = NumpyNetwork()
+    task.run(reference, ONE, tmp_path / "whole")
+    folder, put = tmp_path / "run", ActivationFile.put
+
+    def full(self: ActivationFile, row: int, values: Any) -> None:
+        if "view" in self.path.name and kept_bytes(folder) > 60 * 8 * 2 + 24 * 8 + (24 + 70) * 96:
+            raise StorageFull("the disk is full")
+        put(self, row, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ActivationFile, "put", full)
+        with pytest.raises(StorageFull):
+            task.run(NumpyNetwork(), ONE, folder)
+    assert list(folder.glob("state-*.json"))
+    network = NumpyNetwork()
+    assert task.run(network, ONE, folder).resumed_from == (1, 1, 0) and weights_of(
+        network
+    ) == weights_of(reference)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
+)
+def test_a_folder_that_may_not_be_written(task: Task, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match="could not be written"):
+        inputs(task, tmp_path / "below")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_photo_that_changed_or_went_since(tmp_path: Path, split: str) -> None:
+    own = Task(draw(tmp_path / "photos", train=5, validation=5))
+    victim = own.parts[split][3].path
+    kept = victim.read_bytes()
+    victim.write_bytes(own.parts[split][4].path.read_bytes())
+    with pytest.raises(
+        UnreadableImage,
+        match=rf"{victim.name}: the file has changed since; it was fine when .* run again",
+    ):
+        own.run(NumpyNetwork(), ONE, tmp_path / "run")
+    victim.unlink()
+    with pytest.raises(UnreadableImage, match=f"{victim.name}: no such file; it was fine"):
+        own.run(NumpyNetwork(), ONE, tmp_path / "run")
+    victim.write_bytes(kept)
+    assert own.run(NumpyNetwork(), ONE, tmp_path / "run").stopped == "finished"

@@ -1,0 +1,217 @@
+"""The sweep: it finds what was planted, says what is noise, and is the same on any number of workers."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from support.experiment_data import blobs, photos_of
+from tailorbird.errors import MissingExtra, SettingsError, TrainingError
+from tailorbird.experiments import Photos, Standing, SweepResult, sweep
+from tailorbird.experiments.plan import train_command
+from tailorbird.experiments.runs import Fitter
+from tailorbird.experiments.words import sweep_lines
+from tailorbird.head import HeadSettings
+
+BRIEF: dict[str, list[Any]] = {"epochs": [12], "learning_rate": [0.01]}
+
+
+def xor(samples: int = 400) -> Photos:
+    """Four classes: half of what there is to learn any head learns, the rest only one with an inner layer."""
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((samples, 6))
+    bent = (features[:, 0] * features[:, 1] > 0).astype(np.int64)
+    return photos_of(features, 2 * (features[:, 2] > 0) + bent)
+
+
+def scores(result: SweepResult) -> list[tuple[int, int, float, float]]:
+    return [(fit.setting, fit.partition, fit.accuracy, fit.log_loss) for fit in result.fits]
+
+
+def test_finds_the_planted_setting_and_says_so() -> None:
+    result = sweep(
+        xor(),
+        {"inner": [(), (24,)], "learning_rate": [1e-5, 2e-2], "epochs": [25], "l2": [1e-3]},
+        folds=4,
+        seeds=2,
+    )
+    assert [factor.name for factor in result.factors] == ["learning_rate", "inner"], (
+        "learning rate comes first"
+    )
+    assert result.chosen.settings.inner == (24,) and result.chosen.accuracy > 0.7
+    assert result.factors[1].reason == ""
+    first, second = result.factors[1].settings
+    comparison = result.comparison(first, second)
+    assert (
+        comparison is not None
+        and comparison.distinguishable
+        and comparison.corrected >= comparison.p
+    )
+    (line,) = [line for line in sweep_lines(result) if line.startswith("inner")]
+    assert line.startswith("inner: 24 is best") and "none is worse (by" in line
+    assert result.settings[0] == result.chosen and result.test_photos == 10
+    assert result.total == len(result.fits) == 8 * 3, "the setting two factors share is fitted once"
+
+
+def test_of_inner_layers_that_are_equally_good_the_smallest_is_carried_on() -> None:
+    result = sweep(blobs(distance=5.0), {"inner": [(32,), ()], **BRIEF}, folds=3, seeds=2)
+    assert result.chosen.settings.inner == ()
+    line = sweep_lines(result)[0]
+    assert "cannot be told apart" in line
+
+
+def test_equal_settings_cannot_be_told_apart() -> None:
+    result = sweep(blobs(), {"l2": [0.01, 0.0101, 0.0102], **BRIEF}, folds=4, seeds=2)
+    assert len(result.comparisons) == 3 and not any(c.distinguishable for c in result.comparisons)
+    assert sweep_lines(result)[0].count("cannot be told apart") == 2
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"grid": True}, {"optuna": 7}], ids=["one", "grid", "optuna"]
+)
+def test_the_number_of_workers_changes_nothing(options: dict[str, object]) -> None:
+    alternatives = {"learning_rate": [1e-4, 0.1], "dropout": [0.0, 0.7], "epochs": [4]}
+    one, three = (
+        sweep(blobs((30, 30)), alternatives, folds=3, seeds=2, workers=workers, **options)  # type: ignore[arg-type]
+        for workers in (1, 3)
+    )
+    assert scores(one) == scores(three) and one.command == three.command
+    other = sweep(blobs((30, 30)), alternatives, folds=3, seeds=2, seed=1, **options)  # type: ignore[arg-type]
+    assert scores(one) != scores(other)
+
+
+def test_the_grid_tries_every_combination() -> None:
+    result = sweep(blobs((20, 20)), {"learning_rate": [1e-3, 1e-2], "dropout": [0.0, 0.5], "epochs": [2, 3]}, folds=2,
+                   seeds=1, grid=True)  # fmt: skip
+    tried = {
+        (s.settings.learning_rate, s.settings.dropout, s.settings.epochs) for s in result.settings
+    }
+    assert len(tried) == len(result.settings) == 8 and len(result.comparisons) == 28
+    assert result.fit_rows()[0]["inner"] == "0" and len(result.fit_rows()) == 16
+    json.dumps(result.as_dict(), allow_nan=False)
+
+
+def test_a_large_grid_is_compared_with_its_best_only() -> None:
+    result = sweep(
+        blobs((20, 20)),
+        {"l2": [0.001 * n for n in range(1, 41)], "epochs": [1]},
+        folds=2,
+        seeds=1,
+        grid=True,
+    )
+    assert len(result.comparisons) == 39 and {c.first for c in result.comparisons} == {
+        result.chosen.number
+    }
+    assert all(c.corrected == min(1, 780 * c.p) for c in result.comparisons)
+
+
+def test_optuna_gives_up_hopeless_settings_and_stays_in_the_range() -> None:
+    result = sweep(
+        blobs((60, 60)),
+        {"learning_rate": [1e-6, 0.05], "epochs": [3]},
+        folds=5,
+        seeds=1,
+        optuna=25,
+        metric="log-loss",
+    )
+    assert any(score.pruned and score.fits < 5 for score in result.settings)
+    assert not result.chosen.pruned and result.chosen.fits == 5
+    assert all(1e-6 <= score.settings.learning_rate <= 0.05 for score in result.settings)
+    assert result.chosen.accuracy > 0.8 and len(result.fits) == result.total < 125
+    pruned = {score.number for score in result.settings if score.pruned}
+    assert not any({c.first, c.second} & pruned for c in result.comparisons)
+
+
+def test_without_optuna_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'tailorbird\[optuna\]'"):
+        sweep(blobs(), optuna=3)
+
+
+def test_a_setting_that_diverges_is_last_and_never_chosen() -> None:
+    result = sweep(
+        blobs((30, 30)),
+        {"learning_rate": [1e-2, 1e30], "inner": [(4,)], "epochs": [3]},
+        folds=2,
+        seeds=1,
+    )
+    assert result.settings[-1].failed == 2 and result.chosen.settings.learning_rate == 1e-2
+    assert "1e+30 diverged" in sweep_lines(result)[0]
+    assert result.as_dict()["settings"][-1]["accuracy"] is None
+    with pytest.raises(TrainingError, match="every setting diverged"):
+        sweep(blobs((30, 30)), {"learning_rate": [1e30], "inner": [(4,)]}, folds=2, seeds=1)
+
+
+def test_ctrl_c_returns_what_is_known() -> None:
+    def stop(standing: Standing) -> None:
+        if standing.done == 7:
+            raise KeyboardInterrupt
+
+    result = sweep(
+        blobs(), {"learning_rate": [1e-4, 1e-3, 1e-2], "epochs": [2]}, folds=3, seeds=2, on_fit=stop
+    )
+    assert result.interrupted and len(result.fits) == 7 and result.total == 18
+    assert sorted(score.fits for score in result.settings) == [2, 2, 3], (
+        "fold by fold, so that what is left can be compared"
+    )
+    assert "learning rate" in sweep_lines(result)[0]
+
+    def at_once(_: Standing) -> None:
+        raise KeyboardInterrupt
+
+    assert len(sweep(blobs(), BRIEF, folds=2, seeds=1, on_fit=at_once).fits) == 1
+
+
+def test_standings_are_best_first_with_the_time_left() -> None:
+    seen: list[Standing] = []
+    result = sweep(
+        blobs(),
+        {"learning_rate": [1e-4, 1e-2], "epochs": [3]},
+        folds=2,
+        seeds=1,
+        on_fit=seen.append,
+    )
+    assert [s.done for s in seen] == [1, 2, 3, 4] and {s.total for s in seen} == {4}
+    assert seen[-1].seconds_left == 0 < seen[0].seconds_left
+    assert seen[-1].settings == result.settings
+
+
+def test_every_problem_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"no setting 'layers'.*dropout is 1\.5.*l2 is \[\]"):
+        sweep(blobs(), {"layers": [3], "dropout": [0.1, 1.5], "l2": []})
+    with pytest.raises(SettingsError, match=r"metric is 'f1'.*not both"):
+        sweep(blobs(), metric="f1", grid=True, optuna=3)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="views is 3, but the photos were read with 1"):
+        sweep(blobs(), {"views": [1, 3]})
+    with pytest.raises(SettingsError, match="the grid has 10,000 settings"):
+        sweep(
+            blobs(),
+            {"l2": [n / 1e4 for n in range(100)], "dropout": [n / 100 for n in range(100)]},
+            grid=True,
+        )
+    with pytest.raises(SettingsError, match="workers is 0"):
+        sweep(blobs(), workers=0)
+
+
+def test_the_train_command_line_says_the_choice() -> None:
+    photos = blobs()
+    settings = HeadSettings(
+        inner=(100, 50), dropout=0.2, learning_rate=0.003, l2=0.01, batch_norm=True, epochs=9
+    )
+    assert train_command(photos, settings, ["epochs"]) == (
+        "tailorbird train photos -o model.onnx --inner 100,50 --dropout 0.2 --learning-rate 0.003 --l2 0.01 --epochs 9 --batch-norm"
+    )
+
+
+def test_memory_is_bounded_and_partitions_prepared_again_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = sweep(blobs(), BRIEF, folds=5, seeds=1)
+    monkeypatch.setattr(importlib.import_module("tailorbird.experiments.runs"), "CACHED_BYTES", 1)
+    assert scores(sweep(blobs(), BRIEF, folds=5, seeds=1)) == scores(plain)
+    assert Fitter(blobs(), [])._prepared._most == 2

@@ -1,0 +1,182 @@
+"""Training: reproducible, stops early, keeps the best epoch, says what is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tailorbird.errors import SettingsError, TrainingError
+from tailorbird.head import EpochLog, Fit, HeadSettings, fit
+
+Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+def blobs(samples: int, *, classes: int = 3, spread: float = 1.0, seed: int = 0) -> Arrays:
+    """Features (N, 8) around one centre a class, the same centres for every seed; labels (N,)."""
+    centres = np.random.default_rng(99).standard_normal((classes, 8))
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, samples)
+    return (centres[labels] + spread * generator.standard_normal((samples, 8))).astype(
+        np.float32
+    ), labels
+
+
+def train(
+    settings: HeadSettings, *, seed: int = 0, spread: float = 1.0, on_epoch: object = None
+) -> Fit:
+    features, labels = blobs(200, spread=spread)
+    validation, validation_labels = blobs(100, spread=spread, seed=1)
+    return fit(
+        features[None], labels, validation, validation_labels,
+        classes=3, settings=settings, seed=seed, on_epoch=on_epoch,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def same_bits(one: Fit, other: Fit) -> bool:
+    return all(
+        a.weight.tobytes() == b.weight.tobytes() and a.bias.tobytes() == b.bias.tobytes()
+        for a, b in zip(one.head.layers, other.head.layers, strict=True)
+    )
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+    settings = HeadSettings(inner=(16,), dropout=0.3, batch_norm=True, batch_size=32, epochs=4)
+    first = train(settings, seed=5)
+    assert same_bits(first, train(settings, seed=5))
+    assert not same_bits(first, train(settings, seed=6))
+
+
+def test_settings_report_every_problem_at_once() -> None:
+    with pytest.raises(SettingsError) as raised:
+        HeadSettings(
+            inner=(0,), dropout=1.0, learning_rate=0.0, epochs=0, batch_size=-1, l2=float("nan"), batch_norm=1,  # type: ignore[arg-type]
+            label_smoothing=-0.1, class_weight="even", schedule="step", patience=0, views=0,  # type: ignore[arg-type]
+        )  # fmt: skip
+    for name in HeadSettings.__dataclass_fields__:
+        assert f"{name} is " in str(raised.value)
+
+
+def test_stops_early_and_returns_the_best_epoch() -> None:
+    seen: list[EpochLog] = []
+    settings = HeadSettings(
+        inner=(64,),
+        epochs=60,
+        patience=3,
+        learning_rate=0.03,
+        l2=0.0,
+        schedule="constant",
+        batch_size=32,
+    )
+    result = train(settings, spread=2.0, on_epoch=seen.append)
+    losses = [log.validation_loss for log in result.history]
+    assert len(result.history) < 60
+    assert result.best_epoch == 1 + int(np.argmin(losses))
+    assert len(result.history) == result.best_epoch + 3
+    assert result.validation_loss == min(losses) < losses[-1]
+    assert tuple(seen) == result.history
+
+
+def test_the_learning_rate_follows_the_schedule() -> None:
+    cosine = [log.learning_rate for log in train(HeadSettings(epochs=4)).history]
+    assert cosine == pytest.approx([1e-3, 0.5e-3 * (1 + 2**-0.5), 0.5e-3, 0.5e-3 * (1 - 2**-0.5)])
+    constant = train(HeadSettings(epochs=2, schedule="constant"))
+    assert [log.learning_rate for log in constant.history] == [1e-3, 1e-3]
+
+
+def test_a_non_finite_loss_is_named_with_epoch_and_step() -> None:
+    with pytest.raises(TrainingError, match=r"epoch 1, step 2.*learning rate"):
+        train(HeadSettings(inner=(4,), learning_rate=1e30, batch_size=100))
+    features, labels = blobs(40)
+    features[3, 2] = np.nan
+    with pytest.raises(TrainingError, match=r"epoch 1, step 1.*features"):
+        fit(features[None], labels, features, labels, classes=3, settings=HeadSettings(), seed=0)
+
+
+def test_arrays_that_do_not_fit_are_refused_together() -> None:
+    features, labels = blobs(20)
+    with pytest.raises(
+        SettingsError, match=r"2 classes.*labels of shape \(19,\).*validation set is empty"
+    ):
+        fit(
+            features[None],
+            labels[1:],
+            features[:0],
+            labels[:0],
+            classes=1,
+            settings=HeadSettings(),
+            seed=0,
+        )
+    with pytest.raises(SettingsError, match="0 to 1"):
+        fit(features[None], labels, features, labels, classes=2, settings=HeadSettings(), seed=0)
+    with pytest.raises(SettingsError, match="views is 2"):
+        fit(
+            features[None],
+            labels,
+            features,
+            labels,
+            classes=3,
+            settings=HeadSettings(views=2),
+            seed=0,
+        )
+
+
+def test_class_weights_find_the_rare_class() -> None:
+    generator = np.random.default_rng(0)
+    labels = (np.arange(600) % 20 == 0).astype(np.int64)
+    features = (generator.standard_normal((600, 4)) + 1.2 * labels[:, None]).astype(np.float32)
+
+    def recall(class_weight: object) -> float:
+        settings = HeadSettings(learning_rate=0.01, class_weight=class_weight)  # type: ignore[arg-type]
+        result = fit(
+            features[None, :300],
+            labels[:300],
+            features[300:],
+            labels[300:],
+            classes=2,
+            settings=settings,
+            seed=0,
+        )
+        return float(np.mean(result.head.logits(features[300:])[labels[300:] == 1].argmax(axis=1)))
+
+    assert recall("balanced") > recall(None) + 0.2
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", None])
+def test_classes_absent_from_training_or_validation_do_no_harm(class_weight: object) -> None:
+    features, labels = blobs(120)
+    held = labels != 1
+    result = fit(
+        features[None, held], labels[held], features[~held], labels[~held],
+        classes=4, settings=HeadSettings(class_weight=class_weight), seed=0,  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert np.isfinite(result.validation_loss)
+    assert result.head.logits(features).shape == (120, 4)
+
+
+def test_a_constant_feature_gets_no_weight() -> None:
+    features, labels = blobs(100)
+    features[:, 3] = 7.3
+    result = fit(
+        features[None],
+        labels,
+        features,
+        labels,
+        classes=3,
+        settings=HeadSettings(inner=(4,)),
+        seed=0,
+    )
+    assert not result.head.layers[0].weight[3].any()
+    assert np.isfinite(result.head.logits(features)).all()
+
+
+def test_further_views_are_trained_on_only_when_asked_for() -> None:
+    features, labels = blobs(150)
+    views = np.stack([features, -features])
+    scores = {}
+    for count in (1, 2):
+        settings = HeadSettings(inner=(32,), learning_rate=0.01, epochs=20, views=count)
+        # The validation photos look like the second view, which the plain one says nothing about.
+        result = fit(views, labels, -features, labels, classes=3, settings=settings, seed=0)
+        scores[count] = result.validation_accuracy
+    assert scores[2] > scores[1] + 0.2

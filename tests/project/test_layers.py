@@ -1,0 +1,217 @@
+"""Gates: layers hold, public names are pinned, docs cover the commands, the light install stays light."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import tailorbird
+from tailorbird.cli.app import app
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "tailorbird"
+
+# Lowest first. A module may import modules that stand above it in this list, and its own folder's.
+LADDER = (
+    "errors",
+    "progress",
+    "parallel",
+    "images",
+    "files",
+    "onnx_files",
+    "rendering",
+    "metrics",
+    "demo",
+    "dataset",
+    "corrections",
+    "backbone",
+    "head",
+    "model",
+    "features",
+    "label_errors",
+    "review",
+    "experiments",
+    "report",
+    "explanation",
+    "engines",
+    "importing",
+    "training",
+    "evaluation",
+    "comparison",
+    "service",
+    "cli",
+    "__main__",
+)
+FRAMEWORKS = {
+    "torch",
+    "timm",
+    "keras",
+    "tensorflow",
+    "jax",
+    "ray",
+    "starlette",
+    "fastapi",
+    "uvicorn",
+}
+ALLOWED = {
+    "service": {"starlette", "uvicorn"},
+    "engines": {"keras", "tensorflow", "torch", "jax", "timm"},
+}
+"""Frameworks a part may import: the web's in `service/` alone, deep learning's in `engines/`."""
+DATABASES = {"sqlalchemy", "psycopg"}
+HEAVY = {
+    "onnx",
+    "onnxruntime",
+    "sklearn",
+    "scipy",
+    "huggingface_hub",
+    "rich",
+    "numpy",
+    "PIL",
+    "matplotlib",
+    "optuna",
+    "jinja2",
+}
+
+
+def modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def part(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def test_every_module_stands_on_the_ladder() -> None:
+    assert {part(path) for path in modules()} - {"__init__"} == set(LADDER)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in modules() if part(p) != "__init__"],
+    ids=lambda p: str(p.relative_to(SOURCE)),
+)
+def test_imports_point_downward_only(path: Path) -> None:
+    own = LADDER.index(part(path))
+    for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
+        head, *rest = name.split(".")
+        assert head not in FRAMEWORKS - ALLOWED.get(part(path), set()), (
+            f"{path.name} may not import {head}"
+        )
+        assert head not in DATABASES or part(path) == "corrections", (
+            f"{path.name} imports {head}; only corrections may"
+        )
+        if head == "tailorbird" and rest and rest[0] != "__version__":
+            assert rest[0] == part(path) or LADDER.index(rest[0]) < own, (
+                f"{path} imports {name}, which is not below it"
+            )
+
+
+def test_errors_import_nothing_of_ours() -> None:
+    assert not [
+        name
+        for name in imported(ast.parse((SOURCE / "errors.py").read_text()))
+        if name.startswith("tailorbird")
+    ]
+
+
+def test_public_names_are_pinned_and_all_there() -> None:
+    assert tailorbird.__all__ == [
+        "Classifier", "Comparison", "Dataset", "Evaluation", "Explanation", "Failure", "Finding", "FinetuneSettings",
+        "InputError", "Prediction", "RunError", "Sample", "Scores", "Suspect", "Suspects", "TailorbirdError", "TrainResult",
+        "compare", "evaluate", "explain", "find_learning_rate", "import_model", "learning_curve", "load", "scan", "suspects", "sweep",
+        "train", "write_manifest",
+    ]  # fmt: skip
+    for name in tailorbird.__all__:
+        assert getattr(tailorbird, name).__doc__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", tailorbird.__version__)
+    with pytest.raises(AttributeError, match="has no attribute 'fit'; it has Classifier"):
+        tailorbird.fit  # noqa: B018
+
+
+def test_the_error_tree_in_the_docstring_is_the_tree() -> None:
+    from tailorbird import errors
+
+    classes = {name: value for name, value in vars(errors).items() if isinstance(value, type)}
+    drawn = re.findall(r"^ *[│├└─ ]*([A-Z]\w+)", errors.__doc__ or "", re.M)
+    assert set(classes) <= set(drawn)
+    for value in classes.values():
+        assert issubclass(value, errors.TailorbirdError) and value.exit_code in (1, 2)
+
+
+def fresh(code: str) -> set[str]:
+    """Modules loaded after running code in a new interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+
+
+def test_importing_the_package_costs_nothing() -> None:
+    assert not fresh("import tailorbird") & (HEAVY | FRAMEWORKS | DATABASES)
+
+
+def test_predict_loads_no_training_library(trained: Path) -> None:
+    code = f"from tailorbird.model import Classifier; import numpy; Classifier({str(trained)!r}).predict(numpy.zeros((9, 9, 3), numpy.uint8))"
+    assert not fresh(code) & (
+        FRAMEWORKS | DATABASES | {"sklearn", "scipy", "huggingface_hub", "matplotlib", "jinja2"}
+    )
+
+
+def test_the_core_depends_on_no_training_framework() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {
+        re.split(r"[<>=\[; ]", requirement)[0].lower() for requirement in project["dependencies"]
+    }
+    assert not names & {*FRAMEWORKS, "torchvision", "tensorflow-cpu"}
+    assert {"onnxruntime", "numpy", "pillow"} <= names
+
+
+def commands() -> list[list[str]]:
+    from typer.main import get_command
+
+    from tailorbird.cli.app import app
+
+    found: list[list[str]] = []
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        found.append([name])
+        found.extend([name, inner] for inner in getattr(command, "commands", {}))
+    return found
+
+
+def test_readme_covers_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in commands():
+        assert f"tailorbird {' '.join(command)}" in text, (
+            f"README.md does not mention `tailorbird {' '.join(command)}`"
+        )
+
+
+def test_every_command_has_a_file_and_help() -> None:
+    for command in commands():
+        # `import` is a keyword, which no module can be named.
+        module = {"import": "import_model"}.get(command[0], command[0].replace("-", "_"))
+        assert (SOURCE / "cli" / f"{module}.py").exists()
+        done = CliRunner().invoke(app, [*command, "--help"])
+        assert done.exit_code == 0 and "--debug" in done.stdout and "-q" in done.stdout, command

@@ -1,0 +1,261 @@
+"""The dashboard and the API page in a real browser, against a real server."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import urllib.request
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from service.test_page import refuse, violations
+from support.browser import OpenPage, browser, open_page, server  # noqa: F401  (fixtures)
+from support.data import encoded, picture
+from support.serving import Server
+
+NOTHING: dict[str, Any] = {
+    "total": 0,
+    "right": 0,
+    "accuracy": None,
+    "interval": None,
+    "per_class": [],
+    "by_day": [],
+    "mistaken": [],
+}
+STATS: dict[str, Any] = {
+    "total": 120, "right": 97, "accuracy": 0.808, "interval": [0.729, 0.869],
+    "per_class": [{"label": "hat", "total": 12, "right": 11}, {"label": "<b>shirt</b>", "total": 108, "right": 86}],
+    "by_day": [{"day": "2026-04-28", "total": 40, "right": 30}, {"day": "2026-05-01", "total": 80, "right": 67}],
+    "mistaken": [{"predicted": "shirt", "answer": "t-shirt", "count": 15}, {"predicted": "hat", "answer": "shirt", "count": 8}],
+}  # fmt: skip
+
+
+def post(server: Server, path: str, body: bytes, kind: str) -> Any:
+    request = urllib.request.Request(
+        server.address + path, data=body, headers={"Content-Type": kind}
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.load(answer)
+
+
+def answer_about(server: Server, label: str, seed: int, answer: str) -> None:
+    """Predict a drawn photo and say what it is."""
+    result = post(server, "/v1/predict", encoded(picture(label, seed)), "image/jpeg")["results"][0]
+    post(
+        server,
+        "/v1/corrections",
+        json.dumps({"receipt": result["receipt"], "answer": answer}).encode(),
+        "application/json",
+    )
+
+
+def with_stats(open_page: OpenPage, said: dict[str, Any], **options: Any) -> Page:
+    page = open_page("/dashboard", **options)
+    page.route("**/v1/corrections/stats", lambda route: route.fulfill(json=said))
+    page.reload()
+    return page
+
+
+def test_real_answers_are_counted(open_page: OpenPage, server: Server) -> None:
+    answer_about(server, "box", 950, "box")
+    answer_about(server, "disc", 951, "cross")
+    said = server.get("/v1/corrections/stats")
+    assert said["total"] >= 2
+    page = open_page("/dashboard")
+    expect(page.locator(".accuracy")).to_contain_text(
+        f"right in {said['right']} of {said['total']} answers"
+    )
+    expect(page.locator(".big")).to_have_text(re.compile(r"^\d+%$"))
+    low, high = (round(each * 100) for each in said["interval"])
+    expect(page.locator(".range")).to_contain_text(f"95% interval: {low}% to {high}%")
+    expect(page.locator(".classes li")).to_have_count(len(said["per_class"]))
+    expect(page.locator(".mistakes li").first).to_contain_text(
+        f"was {said['mistaken'][0]['answer']}"
+    )
+    expect(page.locator("#facts")).to_contain_text("3 classes")
+
+
+def test_figures_are_shown_as_text_bars_and_a_chart(open_page: OpenPage) -> None:
+    page = with_stats(open_page, STATS)
+    expect(page.locator(".big")).to_have_text("81%")
+    expect(page.locator(".accuracy")).to_contain_text(
+        "Only photos that someone answered about are counted."
+    )
+    expect(page.locator(".mistakes li")).to_have_text(
+        ["said shirt, was t-shirt15×", "said hat, was shirt8×"]
+    )
+    expect(page.locator(".classes .what")).to_have_text(["<b>shirt</b>", "hat"])
+    expect(page.locator(".classes .share").last).to_have_text("92% · 11 of 12")
+    widths = page.locator(".classes .fill").evaluate_all(
+        "bars => bars.map(bar => bar.style.inlineSize)"
+    )
+    assert [round(float(width.rstrip("%")), 1) for width in widths] == [79.6, 91.7]
+    days = page.locator(".chart g")
+    expect(days).to_have_count(4)  # two of them without answers
+    right, all_of_it = (
+        sum(float(bar.get_attribute("height") or 0) for bar in days.last.locator(kind).all())
+        for kind in (".good", "rect")
+    )
+    assert right / all_of_it == pytest.approx(67 / 80, abs=0.01)
+    page.get_by_text("As a table").click()
+    expect(page.get_by_role("row", name="2026-05-01 67 80 84%")).to_be_visible()
+
+
+def test_without_answers_it_says_how_they_come(open_page: OpenPage) -> None:
+    page = with_stats(open_page, NOTHING)
+    expect(page.get_by_role("heading", name="No answers yet")).to_be_visible()
+    expect(page.locator("main").get_by_role("link", name="Add a photo")).to_be_visible()
+
+
+def test_it_refreshes_itself_and_keeps_old_figures_when_that_fails(open_page: OpenPage) -> None:
+    page = open_page("/dashboard")
+    page.clock.install()
+    said = dict(STATS)
+    page.route("**/v1/corrections/stats", lambda route: route.fulfill(json=said))
+    page.reload()
+    expect(page.locator(".accuracy")).to_contain_text("97 of 120")
+    said |= {"total": 121, "right": 98}
+    page.clock.run_for(29_000)
+    expect(page.locator(".accuracy")).to_contain_text("97 of 120")
+    page.clock.run_for(2_000)
+    expect(page.locator(".accuracy")).to_contain_text("98 of 121")
+    page.unroute("**/v1/corrections/stats")
+    refuse(page, "/v1/corrections/stats", 503, "storage-failed", "the database is away")
+    page.get_by_role("button", name="Refresh").click()
+    expect(page.get_by_role("alert")).to_contain_text("The database is away.")
+    expect(page.locator("#updated")).to_have_text("These figures are older")
+    expect(page.locator(".accuracy")).to_contain_text("98 of 121")
+
+
+def test_corrections_that_are_off_are_explained(open_page: OpenPage) -> None:
+    page = open_page("/dashboard")
+    refuse(page, "/v1/corrections/stats", 404, "not-found", "corrections are off")
+    page.reload()
+    expect(page.get_by_role("alert")).to_contain_text(
+        "Whoever runs this server can switch corrections on"
+    )
+
+
+def test_the_dashboard_asks_for_the_token(open_page: OpenPage) -> None:
+    page = open_page("/dashboard")
+
+    def guarded(route: Route) -> None:
+        if route.request.headers.get("authorization") == "Bearer open sesame":
+            route.fulfill(json=STATS)
+        else:
+            route.fulfill(
+                status=401,
+                json={
+                    "error": {"status": 401, "code": "unauthorized", "message": "a token is needed"}
+                },
+            )
+
+    page.route("**/v1/corrections/stats", guarded)
+    page.reload()
+    page.get_by_label("Token", exact=True).fill("open sesame")
+    page.get_by_role("button", name="Go on").click()
+    expect(page.locator(".big")).to_have_text("81%")
+
+
+def test_every_operation_is_described(open_page: OpenPage, server: Server) -> None:
+    page = open_page("/docs")
+    document = server.get("/openapi.json")
+    expected = [
+        (method.upper(), path)
+        for path, item in document["paths"].items()
+        for method in item
+        if method in ("get", "post")
+    ]
+    expect(page.locator(".operation")).to_have_count(len(expected))
+    shown = page.locator(".operation h3").evaluate_all(
+        "all => all.map(each => [...each.children].map(part => part.textContent))"
+    )
+    assert sorted(map(tuple, shown)) == sorted(expected)
+    links = page.locator("#contents a").evaluate_all("all => all.map(each => each.hash.slice(1))")
+    assert sorted(links) == sorted(
+        page.locator(".operation").evaluate_all("all => all.map(each => each.id)")
+    )
+    predict = page.locator("#post-v1-predict")
+    for name in ("top", "heatmap"):
+        expect(predict.locator(".fields .name").get_by_text(name, exact=True).first).to_be_visible()
+    for status in document["paths"]["/v1/predict"]["post"]["responses"]:
+        expect(predict.locator(".status").get_by_text(status, exact=True)).to_be_visible()
+    page.locator("#contents a", has_text="/v1/corrections/stats").click()
+    expect(page.locator("#get-v1-corrections-stats")).to_be_in_viewport()
+
+
+def test_the_examples_are_commands_that_reach_this_server(
+    open_page: OpenPage, server: Server
+) -> None:
+    page = open_page("/docs")
+    expect(page.locator(".operation")).not_to_have_count(0)
+    for text in page.locator("pre code").all_text_contents():
+        words = shlex.split(text.replace("\\\n", " "))
+        assert words[0] == "curl" and any(
+            word.startswith(server.address + "/") for word in words
+        ), text
+    example = shlex.split(
+        page.locator("#post-v1-predict pre code").inner_text().replace("\\\n", " ")
+    )
+    address = next(word for word in example if word.startswith("http"))
+    assert example[-2:] == ["--data-binary", "@photo.jpg"]
+    kind = example[example.index("-H") + 1].removeprefix("Content-Type: ")
+    said = post(server, address.removeprefix(server.address), encoded(picture("box", 960)), kind)
+    assert len(said["results"][0]["top"]) == 3
+    correction = shlex.split(
+        page.locator("#post-v1-corrections pre code").inner_text().replace("\\\n", " ")
+    )
+    assert set(json.loads(correction[-1])) == {"receipt", "answer"}
+
+
+def test_schemas_that_contain_themselves_end(open_page: OpenPage) -> None:
+    page = open_page("/docs")
+    node = {
+        "type": "object",
+        "properties": {
+            "<i>child</i>": {"$ref": "#/components/schemas/Node"},
+            "list": {"type": "array", "items": {"$ref": "#/components/schemas/Node"}},
+        },
+    }
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Node"}}}
+    operation = {
+        "requestBody": {"content": content},
+        "responses": {"200": {"description": "`fine`", "content": content}},
+    }
+    document = {
+        "openapi": "3.1.0",
+        "info": {"title": "t", "version": "1"},
+        "paths": {"/x": {"post": operation}},
+        "components": {"schemas": {"Node": node}},
+    }
+    page.route("**/openapi.json", lambda route: route.fulfill(json=document))
+    page.reload()
+    expect(page.locator("#post-x .name").first).to_have_text("<i>child</i>")
+    expect(page.locator("#post-x summary code")).to_have_text("fine")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_dashboard_and_api_page(open_page: OpenPage, scheme: str) -> None:
+    page = with_stats(open_page, STATS, color_scheme=scheme)
+    page.get_by_text("As a table").click()
+    assert violations(page) == []
+    page = with_stats(open_page, NOTHING, color_scheme=scheme)
+    expect(page.get_by_role("heading", name="No answers yet")).to_be_visible()
+    assert violations(page) == []
+    page = open_page("/docs", color_scheme=scheme)
+    expect(page.locator(".operation")).not_to_have_count(0)
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("width", [320, 640])
+def test_narrow_screens_need_no_sideways_scrolling(open_page: OpenPage, width: int) -> None:
+    view = {"width": width, "height": 700}
+    page = with_stats(open_page, STATS, viewport=view)
+    expect(page.locator(".chart g")).not_to_have_count(0)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page = open_page("/docs", viewport=view)
+    expect(page.locator(".operation")).not_to_have_count(0)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width

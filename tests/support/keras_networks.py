@@ -1,0 +1,74 @@
+"""What the Keras tests share: random numbers in every weight, and a converted network run beside Keras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from tailorbird import onnx_files
+from tailorbird.engines.keras import backend
+from tailorbird.engines.keras.convert import Output, convert
+from tailorbird.engines.keras.export import pixels
+from tailorbird.engines.keras.graph import flatten
+from tailorbird.errors import BackboneError
+
+keras = backend.load()
+
+
+def numbers(tensor: Any) -> npt.NDArray[np.float32]:
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+def shake(model: Any, seed: int = 0) -> Any:
+    """Random numbers in every weight that starts as zeros or ones, batch statistics among them; the model itself.
+
+    Mild ones, lest a deep network amplify rounding errors until they are all there is.
+    """
+    random = np.random.default_rng(seed)
+    for variable in model.weights:
+        if "variance" in variable.name:
+            variable.assign(random.uniform(1.0, 2.0, variable.shape))
+        elif "int" not in str(variable.dtype) and len(variable.shape) == 1:
+            variable.assign(
+                random.normal(1.0 if variable.name == "gamma" else 0.0, 0.1, variable.shape)
+            )
+        elif variable.name == "alpha":
+            variable.assign(random.normal(0.2, 0.3, variable.shape))
+    for layer in model._flatten_layers():
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+    return model
+
+
+def images(size: int, count: int = 2, seed: int = 3) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def run(proto: onnx.ModelProto, photos: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+    onnx.checker.check_model(proto, full_check=True)
+    session = onnx_files.session(proto.SerializeToString(), "test", BackboneError)
+    return list(session.run(None, {"images": photos}))
+
+
+def converted(model: Any, size: int, preprocess: str = "unit") -> onnx.ModelProto:
+    return convert(
+        model, {"out": Output(flatten(model).outputs[0].key)}, preprocess=preprocess, size=size
+    )
+
+
+def assert_agrees(
+    model: Any, size: int, preprocess: str = "unit", tolerance: float = 1e-5
+) -> onnx.ModelProto:
+    """Convert a model, run it and Keras on the same pixels and compare; also that photos are independent of each other."""
+    proto, photos = converted(model, size, preprocess), images(size)
+    (found,) = run(proto, photos)
+    expected = numbers(model(pixels(photos, preprocess), training=False))
+    assert found.shape == expected.shape
+    scale = max(float(np.abs(expected).max()), 1e-3)
+    assert expected.std() > 1e-6, "a constant says nothing"
+    np.testing.assert_allclose(found, expected, atol=tolerance * scale, rtol=0)
+    np.testing.assert_allclose(run(proto, photos[1:])[0], found[1:], atol=tolerance * scale, rtol=0)
+    return proto
