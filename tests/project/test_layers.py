@@ -22,6 +22,7 @@ SOURCE = ROOT / "src" / "tailorbird"
 LADDER = (
     "errors",
     "progress",
+    "validation",
     "parallel",
     "images",
     "files",

@@ -1,0 +1,251 @@
+"""Checks shared by every entry point; all problems found together end in one SettingsError.
+
+    with Problems() as problems:
+        problems.seed(seed)
+        problems.number("precision", precision, 0.5, 1)
+        problems.outputs({"model": model, "report": report}, inputs={"photos": photos})
+
+What the command line refuses is refused here, and so by the library as well.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tailorbird.errors import SettingsError
+
+MOST_SEED = 2**32 - 1
+"""NumPy's legacy generators and the frameworks accept seeds of 32 bits."""
+
+DOCUMENTS = frozenset({".csv", ".db", ".htm", ".html", ".json", ".keras", ".md", ".onnx"})
+"""Endings of files that no scan of a dataset's folder takes for a photo."""
+
+_PHOTO_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
+"""First bytes of JPEG, PNG, GIF, BMP and WebP files; AVIF and HEIC files have `ftyp` at byte 4."""
+
+PathLike = str | Path
+
+
+class Problems:
+    """Collect problems; leaving the `with` block raises one SettingsError that names them all."""
+
+    def __init__(self, lead: str = "") -> None:
+        """Start with no problems. lead: what the error's message begins with."""
+        self._lead = lead
+        self._found: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.raise_any()
+
+    def raise_any(self) -> None:
+        """Raise SettingsError if there are problems."""
+        if self._found:
+            raise SettingsError(self._lead + "; ".join(self._found))
+
+    def add(self, problem: str) -> None:
+        """Add a problem; one that is already there is not repeated."""
+        if problem not in self._found:
+            self._found.append(problem)
+
+    def need(self, valid: bool, problem: str) -> None:
+        """Add `problem` unless `valid`."""
+        if not valid:
+            self.add(problem)
+
+    def whole(self, name: str, value: object, low: int, high: float = math.inf) -> None:
+        """Require a whole number from `low` to `high`, both included."""
+        fits = isinstance(value, Integral) and not isinstance(value, bool)
+        limits = f"of at least {low}" if high == math.inf else f"between {low} and {high:.0f}"
+        self.need(
+            fits and low <= value <= high,  # type: ignore[operator]  # an Integral by now
+            f"{name} is {value!r}; it must be a whole number {limits}",
+        )
+
+    def number(
+        self,
+        name: str,
+        value: object,
+        low: float,
+        high: float = math.inf,
+        *,
+        above: bool = False,
+        below: bool = False,
+    ) -> None:
+        """Require a finite number from `low` to `high`; above, below: exclude that limit."""
+        fits = isinstance(value, Real) and not isinstance(value, bool)
+        if fits:
+            number = float(value)  # type: ignore[arg-type]  # a Real by now
+            fits = math.isfinite(number) and low <= number <= high
+            fits = fits and not (above and number == low) and not (below and number == high)
+        if high == math.inf:
+            limits = f"a finite number {'above' if above else 'of at least'} {low:g}"
+        elif above or below:
+            least = f"above {low:g}" if above else f"at least {low:g}"
+            limits = f"{least} and {f'below {high:g}' if below else f'at most {high:g}'}"
+        else:
+            limits = f"between {low:g} and {high:g}"
+        self.need(fits, f"{name} is {value!r}; it must be {limits}")
+
+    def choice(self, name: str, value: object, valid: Iterable[object]) -> None:
+        """Require one of the `valid` values."""
+        options = list(valid)
+        shown = ", ".join(str(option) for option in options)
+        self.need(value in options, f"{name} is {value!r}; it must be one of {shown}")
+
+    def seed(self, value: object) -> None:
+        """Require a seed of 0 to 2**32 - 1."""
+        self.whole("seed", value, 0, MOST_SEED)
+
+    def ending(self, what: str, path: PathLike | None, *valid: str) -> None:
+        """Require that the name of the file `what` ends in one of `valid`, such as `.onnx`."""
+        if path is not None and Path(path).suffix.lower() not in valid:
+            self.add(f"the {what} is {Path(path).name!r}; its name must end in {', '.join(valid)}")
+
+    def outputs(
+        self,
+        files: Mapping[str, PathLike | None],
+        *,
+        inputs: Mapping[str, PathLike | None] | None = None,
+        photos: Iterable[PathLike] = (),
+        make_folders: bool = False,
+    ) -> None:
+        """Require that each output can be written and is not one of the command's inputs.
+
+        A file that exists and is no input is replaced, so it is not a problem.
+
+        Args:
+            files: the outputs by what they are, such as {"model": path}; None: not written.
+            inputs: files and folders that are read, by what they are. Inside a folder of photos an
+                output must not be, or later be taken for, a photo. None: not read. Names that are
+                no existing file or folder (of a backbone, of a server's database) are ignored.
+            photos: further files that are read, such as those a CSV lists. It is iterated only
+                if an output exists already.
+            make_folders: the writer creates missing folders, so that an existing one above will do.
+        """
+        given = {what: Path(path) for what, path in files.items() if path is not None}
+        read = {what: Path(path) for what, path in (inputs or {}).items() if path is not None}
+        for what, path in given.items():
+            problem = _unwritable(path, make_folders) or _overwrites(path, read)
+            if problem:
+                self.add(f"the {what} {_shown(path)} {problem}")
+        whats = list(given)
+        for number, what in enumerate(whats):
+            for other in whats[:number]:
+                if same_file(given[what], given[other]):
+                    self.add(
+                        f"the {other} and the {what} are both {_shown(given[what])}; "
+                        "give each its own name"
+                    )
+        self._photos(given, photos)
+
+    def _photos(self, outputs: Mapping[str, Path], photos: Iterable[PathLike]) -> None:
+        """Add a problem for each existing output that is one of the photos."""
+        identities = {
+            identity: what
+            for what, path in outputs.items()
+            if (identity := _identity(path)) is not None
+        }
+        if not identities:
+            return
+        for photo in photos:
+            what = identities.pop(_identity(photo) or (-1, -1), None)
+            if what is not None:
+                self.add(
+                    f"the {what} {_shown(outputs[what])} would overwrite a photo that is read; "
+                    "give another name"
+                )
+
+
+def check_writable(path: PathLike) -> None:
+    """Raise SettingsError if a file cannot be written at `path`, before the work begins."""
+    with Problems() as problems:
+        problems.outputs({"file": path})
+
+
+def same_file(one: PathLike, other: PathLike) -> bool:
+    """Return whether two paths lead to one file: links and the file system's case rules counted.
+
+    Files that do not exist yet are compared by the folders they would lie in and their names.
+    """
+    try:
+        return Path(one).samefile(other)
+    except (OSError, ValueError):
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _identity(path: PathLike) -> tuple[int, int] | None:
+    """Return device and inode of the file a path leads to, or None if there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  # called for every photo of a dataset
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _unwritable(path: Path, make_folders: bool) -> str | None:
+    """Return why no file can be written at `path`, or None."""
+    if path.is_dir():
+        return "is a folder; give the name of a file"
+    parents = path.absolute().parents
+    folder = next(p for p in parents if p.exists()) if make_folders else parents[0]
+    if not folder.is_dir():
+        return f"cannot be written: {_shown(folder)} is not a folder that exists"
+    if not os.access(folder, os.W_OK):
+        return f"cannot be written: {_shown(folder)} is not a folder this user may write to"
+    return None
+
+
+def _overwrites(path: Path, inputs: Mapping[str, Path]) -> str | None:
+    """Return what is wrong with writing `path` while `inputs` are read, or None."""
+    for what, read in inputs.items():
+        if same_file(path, read):
+            return f"would overwrite the {what}, which this command reads; give another name"
+        if _inside(path, read) and (_suffix(path) not in DOCUMENTS or _starts_like_a_photo(path)):
+            return (
+                f"lies in the folder of photos {_shown(read)}, where it would replace a photo or "
+                "be taken for one later; write it to another folder"
+            )
+    return None
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    """Return whether `path` lies below `folder`, links resolved; False if that is no folder."""
+    if not folder.is_dir():
+        return False
+    parents = Path(os.path.realpath(path)).parents
+    return any(same_file(parent, folder) for parent in parents if parent.exists())
+
+
+def _suffix(path: Path) -> str:
+    """Return the ending of the name that is really written, in lower case."""
+    return Path(os.path.realpath(path)).suffix.lower()
+
+
+def _starts_like_a_photo(path: Path) -> bool:
+    """Return whether a file exists at `path` and its first bytes are those of a photo."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start.startswith(_PHOTO_STARTS) or start[4:8] == b"ftyp"
+
+
+def _shown(path: Path) -> str:
+    """Return a path as text that can be printed, whatever bytes its name holds."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
