@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,9 @@ class NumpyNetwork:
     name = "grid"
     framework = "numpy"
 
-    def __init__(self, *, break_at: int | None = None) -> None:
+    def __init__(
+        self, *, break_at: int | None = None, relu: Callable[..., Any] = np.maximum
+    ) -> None:
         random = np.random.default_rng(7)
         self.values: dict[str, Floats] = {
             "tint": np.array([1.1, 0.9, 1.0], np.float32),
@@ -57,6 +59,7 @@ class NumpyNetwork:
         self.begun: list[Training] = []
         self.seen: list[npt.NDArray[Any]] = []
         self.break_at = break_at
+        self.relu = relu
         self.training = Training(SIZE, 2)
 
     # What it is.
@@ -160,7 +163,7 @@ class NumpyNetwork:
         grid = cells.reshape(len(inputs), -1)
         tinted = grid * np.tile(values["tint"], GRID * GRID) if cut == 0 else grid
         before = tinted @ values["kernel"] + values["bias"]
-        return grid, before, np.maximum(before, 0)
+        return grid, before, self.relu(before, 0)
 
     def logits(self, inputs: npt.NDArray[Any]) -> Floats:
         self.seen.append(inputs)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,21 @@ import pytest
 
 from support import numpy_network
 from support.finetuning import Listener, Spoiling, photos, task  # noqa: F401
-from support.numpy_network import CLASSES, SETTINGS, SIZE, NumpyNetwork, Task, weights_of
+from support.numpy_network import (
+    CLASSES,
+    INPUTS,
+    SETTINGS,
+    SIZE,
+    WIDTH,
+    NumpyNetwork,
+    Task,
+    weights_of,
+)
 from tailorbird.cli.output import figures
 from tailorbird.cli.train import BarWatcher
 from tailorbird.dataset import Sample
 from tailorbird.engines.finetune import loop as finetune
+from tailorbird.engines.finetune import views
 from tailorbird.engines.finetune.interrupts import Interrupt, deferred_interrupt
 from tailorbird.engines.finetune.loop import discard
 from tailorbird.engines.finetune.results import Tuned
@@ -32,7 +43,8 @@ from tailorbird.engines.finetune.run import Run
 from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.finetune.views import Inputs
 from tailorbird.engines.protocol import Training
-from tailorbird.errors import SettingsError, StorageError, StorageFull, TrainingError
+from tailorbird.errors import BackboneError, SettingsError, StorageError, StorageFull, TrainingError
+from tailorbird.head import Dense, Head
 from tailorbird.images import Pixels
 
 STEPS = 6 * 4
@@ -403,6 +415,79 @@ def test_a_loss_that_is_not_finite(task: Task, tmp_path: Path, mixed: bool) -> N
     assert str(raised.value).startswith(said)
     assert (", or no mixed precision" in str(raised.value)) == mixed
     assert list(tmp_path.glob("state-*.json")) and str(tmp_path) in str(raised.value)
+
+
+class Damaged(NumpyNetwork):
+    """Puts NaN into the weights, a gradient or the optimiser's state at step 6."""
+
+    def __init__(self, what: str, relu: Callable[..., Any]) -> None:
+        super().__init__(relu=relu)
+        self.what = what
+
+    def _adam(self, gradients: Mapping[str, npt.NDArray[Any]], rate: float) -> None:
+        if self.steps != 6:
+            return super()._adam(gradients, rate)
+        if self.what == "gradient":
+            # Finite weights come of it where the square overflows: the update is then 0.
+            gradients = {**gradients, "kernel": np.full((INPUTS, WIDTH), 1e30, np.float32)}
+        super()._adam(gradients, rate)
+        if self.what == "weight":
+            self.values["kernel"][0, 0] = np.nan
+        if self.what == "state":
+            self.moments["kernel"][0][0, 0] = np.nan
+        return None
+
+
+@pytest.mark.parametrize("relu", [np.maximum, np.fmax], ids=["keeps NaN", "hides NaN"])
+@pytest.mark.parametrize("what", ["weight", "gradient", "state"])
+@pytest.mark.parametrize("ema", [0.9, 0.0])
+def test_non_finite_values_are_found_whatever_the_processor_makes_of_them(
+    task: Task, tmp_path: Path, what: str, relu: Callable[..., Any], ema: float
+) -> None:
+    """numpy.fmax(NaN, 0) is 0, as ReLU is on some processors: the loss stays finite."""
+    with (
+        pytest.raises(
+            TrainingError,
+            match=r"NaN|nan.* in stage 1 of 2 \(16 px\), epoch 2, step \d: try a learning",
+        ),
+        np.errstate(over="ignore", invalid="ignore"),
+    ):
+        task.run(Damaged(what, relu), replace(SETTINGS, ema=ema), tmp_path)
+    network = NumpyNetwork()
+    resumed = task.run(network, replace(SETTINGS, ema=ema), tmp_path)
+    assert resumed.resumed_from == (1, 1, 0), "the last checkpoint was written before the damage"
+    assert np.isfinite(np.frombuffer(weights_of(network), np.float32)).all()
+
+
+def test_non_finite_activations_name_the_photo(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, calls = views._Frozen._run, []
+
+    def overflowing(frozen: Any, pixels: Pixels) -> npt.NDArray[np.float32]:
+        calls.append(1)
+        values = run(frozen, pixels)
+        return np.full_like(values, np.inf) if len(calls) == 60 else values
+
+    monkeypatch.setattr(views._Frozen, "_run", overflowing)
+    with pytest.raises(
+        TrainingError,
+        match=r"the activations of .*\.png hold NaN or infinity, computed by grid below tint",
+    ):
+        task.run(NumpyNetwork(), SETTINGS, tmp_path)
+
+
+def test_damaged_weights_are_found_before_training(task: Task, tmp_path: Path) -> None:
+    network = NumpyNetwork()
+    network.values["kernel"][3, 4] = np.nan
+    with pytest.raises(BackboneError, match=r"the weights of grid below .* in 'kernel'; the file"):
+        task.run(network, SETTINGS, tmp_path)
+    bad = Dense(np.full((WIDTH, CLASSES), np.inf, np.float32), np.zeros(CLASSES, np.float32))
+    with pytest.raises(SettingsError, match="the head holds NaN or infinity in 'layer 0'"):
+        finetune.finetune(
+            NumpyNetwork(), task.parts, task.labels, Head((bad,)), SETTINGS,
+            size=SIZE, folder=tmp_path, seed=0, features=None, classes=CLASSES,
+        )  # fmt: skip
 
 
 def test_answers_that_are_not_finite(task: Task, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from support.keras_small import (
     small_head,
     softmax,
 )
+from tailorbird.engines.finite import non_finite
 from tailorbird.engines.keras import backend, cnn, devices, optimizers, rebuilt
 from tailorbird.engines.keras.tuner import KerasNetwork, open_network
 from tailorbird.engines.protocol import Regularisation, Training
@@ -357,15 +358,33 @@ def test_core_dropout_takes_the_seeds_that_runs_have(
         assert np.isfinite(made.step(images, LABELS, 1e-3).loss)
 
 
-def test_a_loss_that_is_not_finite_is_told(
-    proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
+@pytest.mark.parametrize("what", ["features", "weight", "gradient"])
+def test_core_non_finite_values_are_in_the_state_after_a_step(
+    proto: onnx.ModelProto, images: npt.NDArray[np.uint8], what: str
 ) -> None:
+    """Whatever the processor's ReLU makes of NaN: the loss may stay finite, the state does not."""
+    weights = (1.0, 1.0, float("inf")) if what == "gradient" else None
     made = network(proto)
     cut = len(made.cuts(SIZE)) - 1
-    made.begin(Training(size=SIZE, cut=cut, regularisation=PLAIN))
+    made.begin(Training(size=SIZE, cut=cut, regularisation=PLAIN, class_weights=weights))
     features = run(proto, images)
-    features[3, 2] = np.nan
-    assert np.isnan(made.step(features, LABELS, 1e-3).loss)
+    made.step(features, LABELS, 0.0) if what != "gradient" else None
+    assert what == "gradient" or not non_finite(made.state())
+    if what == "features":
+        features[3, 2] = np.nan
+    if what == "weight":
+        kernel = made.weights()["head/0/kernel"]
+        kernel[2, 1] = np.nan
+        made.load_weights({"head/0/kernel": kernel})
+    made.step(features, LABELS, 1e-3)
+    assert "head/0/kernel" in non_finite(made.state())
+
+
+def test_damaged_weights_are_not_converted(proto: onnx.ModelProto) -> None:
+    made = open_network(proto)
+    made._base.model.layers[1].kernel.assign(np.full((3, 3, 3, 8), np.nan))
+    with pytest.raises(BackboneError, match="holds NaN or infinity in 'keras/0000/stem/kernel'"):
+        made.backbone(SIZE)
 
 
 def test_stages_of_growing_size_carry_the_weights_on(

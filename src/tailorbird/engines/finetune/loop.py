@@ -27,7 +27,7 @@ from tailorbird.engines.finetune import activation_cache, schedules
 from tailorbird.engines.finetune.checkpoints import Checkpoints
 from tailorbird.engines.finetune.interrupts import Interrupt, StopRequested, deferred_interrupt
 from tailorbird.engines.finetune.results import Best, Epoch, Tuned, score
-from tailorbird.engines.finetune.run import Labels, Run, Task
+from tailorbird.engines.finetune.run import STATE, Labels, Run, Task
 from tailorbird.engines.finetune.schedules import Plateau
 from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.finetune.views import Inputs, Rows
@@ -280,6 +280,7 @@ def _train_epoch(run: Run, interrupt: Interrupt) -> bool:
             if _out_of_time(run):
                 break
     trained, complete = position.epoch_seconds, position.step == run.inputs.steps
+    run.check_finite(network.state(), STATE)
     current, averaged = network.weights(), run.average.weights()
     network.load_weights(averaged or current)
     try:
@@ -301,12 +302,14 @@ def _train_step(run: Run, inputs: Rows, numbers: Labels) -> None:
     seen = task.network.step(inputs, task.labels["train"][numbers], _rate(run))
     position.step += 1
     if not math.isfinite(seen.loss):
-        raise TrainingError(_broke_down(run, f"the training loss became {seen.loss}"))
+        raise run.breakdown(f"the training loss became {seen.loss}")
     position.loss += seen.loss * len(numbers)
     position.correct += seen.correct
     position.seen += len(numbers)
     if task.settings.ema and (position.epoch * run.inputs.steps + position.step) % run.period == 0:
-        run.average.look(task.network.weights())
+        weights = task.network.weights()
+        run.check_finite(weights, "the weights")
+        run.average.look(weights)
 
 
 def _progress(run: Run) -> float:
@@ -328,16 +331,6 @@ def _rate(run: Run) -> float:
         plateau=run.position.plateau.factor,
     )
     return run.stage.learning_rate * factor
-
-
-def _broke_down(run: Run, what: str) -> str:
-    """What happened, where, and what to do."""
-    position, settings = run.position, run.task.settings
-    where = f"stage {position.stage + 1} of {len(run.stages)} ({run.stage.size} px), epoch {position.epoch + 1}, step {position.step}"
-    cure = f"try a learning rate of {settings.learning_rate / 5:.2g} instead of {settings.learning_rate:.2g}"
-    if settings.mixed_precision:
-        cure += ", or no mixed precision"
-    return f"{what} in {where}: {cure}; the state before it stays in {run.task.folder}"
 
 
 def _tell(run: Run) -> None:
@@ -378,9 +371,7 @@ def _record(run: Run, logits: NDArray[np.float32], weights: Arrays, trained: flo
     """
     position, stage = run.position, run.stage
     if not np.isfinite(logits).all():
-        raise TrainingError(
-            _broke_down(run, "the answers to the validation photos became infinite or not a number")
-        )
+        raise run.breakdown("the answers to the validation photos became infinite or not a number")
     found = score(logits, run.task.labels["validation"])
     epoch = 0 if trained is None else position.epoch + 1
     better = found.log_loss < run.best.best.score.log_loss

@@ -24,12 +24,16 @@ from tailorbird.engines.finetune.results import Best, Epoch, Score, Stopped
 from tailorbird.engines.finetune.schedules import Plateau
 from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.finetune.views import Inputs
+from tailorbird.engines.finite import listed, non_finite
 from tailorbird.engines.protocol import Arrays, Network
-from tailorbird.errors import SettingsError
+from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.head import Head
 from tailorbird.progress import Watcher
 
 Labels = NDArray[np.int64]
+
+STATE = "the weights or the optimiser's state"
+"""What `check_finite` is told of arrays that `Network.state` returned."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,12 @@ class Task:
             problems.append(
                 f"the head has {len(self.head.layers[-1].bias)} outputs for {self.classes} classes"
             )
+        weights = {f"layer {n}": layer.weight for n, layer in enumerate(self.head.layers)}
+        weights |= {f"bias {n}": layer.bias for n, layer in enumerate(self.head.layers)}
+        if damaged := non_finite(weights):
+            problems.append(f"the head holds NaN or infinity in {listed(damaged)}")
+        if self.features is not None and not np.isfinite(self.features).all():
+            problems.append("the features hold NaN or infinity")
         if self.seed < 0:
             problems.append(f"seed is {self.seed}, but must be at least 0")
         if problems:
@@ -355,9 +365,30 @@ class Run:
         }
         return Kept(best, copied, self._checkpoints.write_best(arrays))
 
+    def breakdown(self, what: str) -> TrainingError:
+        """Return the error that says what happened, where in the run, and what to do."""
+        position, settings = self.position, self.task.settings
+        rate = settings.learning_rate
+        cure = f"try a learning rate of {rate / 5:.2g} instead of {rate:.2g}"
+        if settings.mixed_precision:
+            cure += ", or no mixed precision"
+        return TrainingError(
+            f"{what} in stage {position.stage + 1} of {len(self.stages)} ({self.stage.size} px), "
+            f"epoch {position.epoch + 1}, step {position.step}: {cure}; the state before it stays "
+            f"in {self.task.folder}"
+        )
+
+    def check_finite(self, arrays: Mapping[str, NDArray[Any]], what: str) -> None:
+        """Raise TrainingError when weights or optimiser state hold NaN or infinity."""
+        damaged = non_finite(arrays)
+        if damaged:
+            raise self.breakdown(f"{what} became NaN or infinite ({listed(damaged)})")
+
     def save(self) -> None:
-        """Write a checkpoint. Raises StorageError."""
+        """Write a checkpoint. Raises StorageError, TrainingError when the state is not finite."""
         self.position.looks = self.average.looks
+        network = self.task.network.state()
+        self.check_finite(network, STATE)
         about = {
             "fingerprint": self._fingerprint,
             "position": asdict(self.position),
@@ -366,7 +397,7 @@ class Run:
             "best": self.best.best.as_dict(),
             "leader": self.leader.best.as_dict(),
         }
-        state = {f"network/{name}": value for name, value in self.task.network.state().items()}
+        state = {f"network/{name}": value for name, value in network.items()}
         state |= {f"average/{name}": value for name, value in self.average.weights().items()}
         self._checkpoints.save(about, state, {"best": self.best.file, "leader": self.leader.file})
         self.kept, self._saved_at = True, time.perf_counter()

@@ -22,8 +22,9 @@ from tailorbird import onnx_files, parallel
 from tailorbird.dataset import Sample, picture_of, pixels_of
 from tailorbird.engines.finetune.activation_cache import ActivationFile, clear, to_half
 from tailorbird.engines.finetune.plan import Stage
+from tailorbird.engines.finite import listed, non_finite_weights
 from tailorbird.engines.protocol import Network
-from tailorbird.errors import BackboneError
+from tailorbird.errors import BackboneError, TrainingError
 from tailorbird.images import Augmentation, Pixels, ResizeRule, view_random, warp
 
 Rows = npt.NDArray[Any]
@@ -160,12 +161,12 @@ class Inputs:
 
         def one(number: int) -> Rows:
             kept = file.get(number) if file is not None else None
-            if kept is not None:
+            if kept is not None and np.isfinite(kept).all():
                 return kept
             pixels = self._pixels(samples[number], view)
             if self._frozen is None:
                 return pixels
-            row = self._frozen.row(pixels)
+            row = self._frozen.row(pixels, samples[number].name)
             if file is not None:
                 file.put(number, row)
             return row
@@ -187,9 +188,15 @@ class _Frozen:
     """The frozen part as an ONNX Runtime session of one thread, run in several threads at once."""
 
     def __init__(self, network: Network, stage: Stage) -> None:
-        name = f"{network.name} below {stage.cut_name}"
-        model = network.frozen_part(stage.size, stage.cut).SerializeToString()
-        self._session = onnx_files.session(model, name, BackboneError)
+        self._name = f"{network.name} below {stage.cut_name}"
+        model = network.frozen_part(stage.size, stage.cut)
+        damaged = non_finite_weights(model)
+        if damaged:
+            raise BackboneError(
+                f"the weights of {self._name} hold NaN or infinity in {listed(damaged)}; the file "
+                "is damaged: download or train the backbone again"
+            )
+        self._session = onnx_files.session(model.SerializeToString(), self._name, BackboneError)
         self._lock = threading.Lock()
         self.runs = 0
         # Of one photo's row.
@@ -203,8 +210,17 @@ class _Frozen:
         )[0][0]
         return result
 
-    def row(self, pixels: Pixels) -> npt.NDArray[np.float16]:
-        """uint8 (S, S, 3) to float16 (values,)."""
+    def row(self, pixels: Pixels, photo: str) -> npt.NDArray[np.float16]:
+        """Return the activations of uint8 (S, S, 3) as float16 (values,).
+
+        Raises TrainingError, which names the photo, when they hold NaN or infinity.
+        """
         with self._lock:
             self.runs += 1
-        return to_half(self._run(pixels)).ravel()
+        values = self._run(pixels)
+        if not np.isfinite(values).all():
+            raise TrainingError(
+                f"the activations of {photo} hold NaN or infinity, computed by {self._name}; "
+                "use another backbone or input size"
+            )
+        return to_half(values).ravel()

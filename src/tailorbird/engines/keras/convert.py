@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tailorbird.engines.finite import listed, non_finite_weights
 from tailorbird.engines.keras import backend, convert_layers, convert_ops
 from tailorbird.engines.keras.graph import Graph, Node, Tensor, flatten, needed
 from tailorbird.engines.keras.writer import IR_VERSION, OPSET, Value, Writer
@@ -98,13 +99,18 @@ def convert(
     ]
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, 3])
     nodes, initialisers = writer.used(list(outputs))
-    made = helper.make_graph(nodes, "keras", [images], described, initialisers)
-    return helper.make_model(
-        made,
+    made = helper.make_model(
+        helper.make_graph(nodes, "keras", [images], described, initialisers),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="tailorbird",
     )
+    damaged = non_finite_weights(made)
+    if damaged:
+        raise BackboneError(
+            f"the network holds NaN or infinity in {listed(damaged)}: its weights are damaged"
+        )
+    return made
 
 
 def _front(writer: Writer, graph: Graph, preprocess: str, size: int) -> Value:
