@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tailorbird.images import Photo, Pixels, ResizeRule, decode, read_bytes, res
 from tailorbird.metrics.paired import mcnemar, mean_interval, paired_interval
 from tailorbird.metrics.scores import Scores, score
 from tailorbird.model import Classifier
+from tailorbird.progress import NoProgress, Progress
 from tailorbird.rendering.contact_sheets import MOST_TILES, Tile
 
 SIGNIFICANT = 0.05
@@ -176,7 +177,7 @@ def compare(
     photos: str | Path,
     *,
     split: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Run two models on the same labelled photos and say which is better, if that can be said.
 
@@ -205,6 +206,8 @@ def compare(
     used: list[Entry] = []
     digests = [trained_on(model) for model in pair]
     batches = (known[start : start + _BATCH] for start in range(0, len(known), _BATCH))
+    progress = progress or NoProgress()
+    progress.stage("compare", len(known))
     done = 0
     for batch, results in parallel.ordered(lambda batch: (batch, _run(pair, batch)), batches):
         for entry, result in zip(batch, results, strict=True):
@@ -217,8 +220,7 @@ def compare(
                 mine.rows.append(row)
                 mine.trained_on += result.digest[:6] in own
         done += len(batch)
-        if progress:
-            progress(done, len(known))
+        progress.advance(done, len(known))
     if not used:
         why = (
             f"; the first of {len(left_out)}: {left_out[0][0]}: {left_out[0][1]}"

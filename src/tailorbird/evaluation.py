@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tailorbird.errors import DatasetError, ImageError, SettingsError
 from tailorbird.images import read_bytes
 from tailorbird.metrics.scores import Answers, Scores, score
 from tailorbird.model import Classifier, Failure, Prediction
+from tailorbird.progress import NoProgress, Progress
 from tailorbird.rendering.notebook import scores_html
 from tailorbird.report import Content, Format, attempt, report_path
 
@@ -74,7 +75,7 @@ def evaluate(
     split: str | None = None,
     report: str | Path | bool = False,
     report_format: Format = "html",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Score a model on a folder or CSV of labelled photos.
 
@@ -102,6 +103,8 @@ def evaluate(
     mistakes: list[Mistake] = []
     digests = trained_on(classifier)
     remembered = 0
+    progress = progress or NoProgress()
+    progress.stage("evaluate", len(known))
     for done, (entry, result, seen) in enumerate(_answers(classifier, known, digests), start=1):
         if isinstance(result, Prediction):
             by_label = dict(result.top)
@@ -115,8 +118,7 @@ def evaluate(
                 )
         else:
             left_out.append((printable(entry.name), str(result)))
-        if progress:
-            progress(done, len(known))
+        progress.advance(done, len(known))
     if not labels:
         why = (
             f"; the first of {len(left_out)}: {left_out[0][0]}: {left_out[0][1]}"

@@ -10,7 +10,7 @@ import contextlib
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from tailorbird.dataset import Sample, picture_of
 from tailorbird.errors import StorageError
 from tailorbird.files import RowStore, cache_folder
 from tailorbird.images import Augmentation, Pixels, resize, view_random, warp
-from tailorbird.progress import Watcher
+from tailorbird.progress import NoProgress, Progress
 
 CHUNK_ROWS = 256
 BATCH = 8
@@ -32,9 +32,6 @@ BATCH = 8
 
 DECODE_SECONDS = 0.003
 """One core's time to decode a photo of about 0.2 megapixels; only the estimate before the start rests on it."""
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
 
 
 def folder() -> Path:
@@ -137,14 +134,33 @@ class Embedder:
 
 
 def embed(
-    samples: Iterable[Sample], embedder: Embedder, *, progress: Progress | None = None
+    samples: Iterable[Sample],
+    embedder: Embedder,
+    *,
+    progress: Progress | None = None,
+    stage: str = "embed",
 ) -> None:
-    """Compute what is missing of these photos' features. Files that changed or vanished since the scan raise ImageError."""
+    """Compute the features that are not in the cache yet.
+
+    Args:
+        samples: photos of a scanned dataset.
+        embedder: of the backbone and view.
+        progress: receives the stage and its photos, where any are missing.
+        stage: name of that stage.
+
+    Raises:
+        ImageError: a file changed or vanished since the scan.
+        StorageError: the disk is full.
+    """
+    progress = progress or NoProgress()
     missing = {
         bytes.fromhex(sample.digest): sample
         for sample in samples
         if embedder.wants(bytes.fromhex(sample.digest))
     }
+
+    if missing:
+        progress.stage(stage, len(missing))
 
     def one(item: tuple[bytes, Sample]) -> None:
         digest, sample = item
@@ -152,8 +168,7 @@ def embed(
 
     try:
         for done, _ in enumerate(parallel.ordered(one, missing.items(), ahead=8), start=1):
-            if progress:
-                progress(done, len(missing))
+            progress.advance(done, len(missing))
     except BaseException:
         # What was computed is kept, even when Ctrl-C or a bad file ends the run here; the first error is the one to report.
         with contextlib.suppress(StorageError):
@@ -223,7 +238,7 @@ def matrices_of(
     embedder: Embedder,
     parts: Mapping[str, Sequence[Sample]],
     views: int,
-    watcher: Watcher,
+    progress: Progress,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Features of each split, float32 (V, N, K): V views of training photos, one of the others."""
     digests = {
@@ -231,27 +246,14 @@ def matrices_of(
     }
     result = {name: embedder.matrix(keys)[None] for name, keys in digests.items()}
     if views > 1:
-        watcher.stage("views", (views - 1) * len(parts["train"]))
         extra = []
         for view in range(1, views):
             augmented = Embedder(backbone, view=view)
-            done = (view - 1) * len(parts["train"])
-            embed(
-                parts["train"],
-                augmented,
-                progress=_shifted(watcher, done, (views - 1) * len(parts["train"])),
-            )
+            embed(parts["train"], augmented, progress=progress, stage=f"view {view + 1}")
             embedder.embedded += augmented.embedded
             extra.append(augmented.matrix(digests["train"])[None])
         result["train"] = np.concatenate([result["train"], *extra])
     return result
-
-
-def _shifted(watcher: Watcher, before: int, total: int) -> Callable[[int, int], None]:
-    def advance(done: int, _: int) -> None:
-        watcher.advance(before + done, total)
-
-    return advance
 
 
 def expected_seconds(photos: int, backbone: Backbone, views: int) -> float:

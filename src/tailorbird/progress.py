@@ -1,4 +1,8 @@
-"""Being told what a long run is doing, and how long its stages took."""
+"""Progress reporting and per-stage timing.
+
+Every library function that may run for long takes `progress: Progress | None = None`. The function
+that does the work announces its stage and then advances it; callers pass the object on.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +12,48 @@ from contextlib import contextmanager
 from typing import Protocol
 
 
-class Watcher(Protocol):
-    """Told what training is doing. Every method may be called from the training thread only."""
+class Progress(Protocol):
+    """Receives progress of a long operation; called from the thread that started the operation.
 
-    def stage(self, name: str, total: int | None) -> None:
-        """A stage begins: scan, views, head, finetune, test, write, labels, report. `total` is its number of steps where known."""
+    An exception raised by one of these methods stops the operation and reaches its caller.
+    """
 
-    def advance(self, done: int, total: int) -> None:
-        """`done` of `total` steps of the stage are over."""
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Begin a stage, such as `scan`, `embed`, `head`, `finetune` or `write`.
 
-    def note(self, text: str) -> None:
-        """Something a person would want to know."""
-
-    def figures(self, **values: float) -> None:
-        """Figures of the stage as they are now: loss, accuracy (0 to 1), images_per_second, seconds_left."""
-
-
-class Silent:
-    """A Watcher that says nothing."""
-
-    def stage(self, name: str, total: int | None) -> None:
-        """Nothing."""
+        Args:
+            name: of the stage.
+            total: its number of steps, where known.
+        """
 
     def advance(self, done: int, total: int) -> None:
-        """Nothing."""
+        """Report that `done` of `total` steps of the current stage are finished."""
 
     def note(self, text: str) -> None:
-        """Nothing."""
+        """Report a sentence for the user."""
 
-    def figures(self, **values: float) -> None:
-        """Nothing."""
+    def metrics(self, **values: float) -> None:
+        """Report the current values of loss, accuracy (0 to 1), images_per_second, seconds_left."""
 
 
-class Clock:
-    """Seconds by stage."""
+class NoProgress:
+    """A Progress that ignores everything."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Ignore the stage."""
+
+    def advance(self, done: int, total: int) -> None:
+        """Ignore the step."""
+
+    def note(self, text: str) -> None:
+        """Ignore the sentence."""
+
+    def metrics(self, **values: float) -> None:
+        """Ignore the values."""
+
+
+class StageTimer:
+    """Measure the seconds spent in each stage."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -49,11 +61,11 @@ class Clock:
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Add what the block takes to the stage `name`."""
+        """Add the duration of the block to the stage `name`."""
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def total(self) -> dict[str, float]:
-        """Seconds by stage, and since the start under `total`."""
+        """Return the seconds of each stage, and those since the start under `total`."""
         return {**self.seconds, "total": time.perf_counter() - self._start}

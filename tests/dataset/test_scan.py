@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from support.data import CLOTHING, MakeDataset, draw_dataset, encoded, needs_shared, picture
+from support.progress import RecordedProgress
 from tailorbird import images
 from tailorbird.dataset import KINDS, Dataset, Finding, Sample, scan
 from tailorbird.dataset.checks import class_findings
@@ -281,23 +282,18 @@ def test_what_a_visitor_raises_stops_the_scan(make_dataset: MakeDataset) -> None
 
 
 def test_progress_is_called_from_this_thread_and_may_stop_the_scan(shapes: Path) -> None:
-    calls: list[tuple[int, int]] = []
     threads = set()
-
-    def progress(done: int, total: int) -> None:
-        calls.append((done, total))
-        threads.add(threading.current_thread())
-
+    progress = RecordedProgress(lambda done, total: threads.add(threading.current_thread()))
     scan(shapes, progress=progress)
-    assert calls[-1] == (72, 72)
-    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+    assert progress.stages == ["scan"] and progress.steps[-1] == (72, 72)
+    assert progress.steps == sorted(progress.steps)
     assert threads == {threading.current_thread()}
 
     def stop(done: int, total: int) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        scan(shapes, progress=stop)
+        scan(shapes, progress=RecordedProgress(stop))
 
 
 def test_ctrl_c_ends_the_scan_and_keeps_what_was_computed(

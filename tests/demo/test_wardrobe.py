@@ -16,6 +16,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from support.progress import RecordedProgress
 from tailorbird import demo
 from tailorbird.errors import InputError, SettingsError, StorageError
 
@@ -119,11 +120,9 @@ def test_drawing_over_a_former_wardrobe_leaves_other_files_alone(tmp_path: Path)
     demo.write(tmp_path, per_class=2, seed=1)
     mine = tmp_path / "dress" / "mine.jpg"
     mine.write_bytes(b"a photo of mine")
-    calls: list[tuple[int, int]] = []
-    demo.write(
-        tmp_path, per_class=1, seed=2, progress=lambda done, total: calls.append((done, total))
-    )
-    assert calls == [(n, 10) for n in range(1, 11)]
+    progress = RecordedProgress()
+    demo.write(tmp_path, per_class=1, seed=2, progress=progress)
+    assert progress.steps == [(n, 10) for n in range(1, 11)]
     assert mine.read_bytes() == b"a photo of mine"
     assert sorted(p.name for p in (tmp_path / "dress").iterdir()) == ["dress-0001.jpg", "mine.jpg"]
     demo.write(tmp_path / "fresh", per_class=1, seed=2)

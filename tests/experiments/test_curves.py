@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from support.experiment_data import blobs
+from support.progress import RecordedProgress
 from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.experiments import find_learning_rate, learning_curve, sweep
 from tailorbird.experiments.power_law import extrapolate, fit_power_laws
@@ -153,11 +154,12 @@ def test_curves_are_the_same_on_any_number_of_workers() -> None:
 
 
 def test_ctrl_c_among_the_classes_keeps_the_curve() -> None:
-    def stop(done: int, total: int, _: float) -> None:
+    def stop(done: int, total: int) -> None:
         if done == total - 3:
             raise KeyboardInterrupt
 
-    found = learning_curve(blobs((40, 40)), fixed=QUICK, folds=2, seeds=1, on_step=stop)
+    progress = RecordedProgress(stop)
+    found = learning_curve(blobs((40, 40)), fixed=QUICK, folds=2, seeds=1, progress=progress)
     assert found.interrupted and found.classes == () and len(found.points) > 4
 
 

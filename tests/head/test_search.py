@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from support.progress import RecordedProgress
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.head import Dense, Head, SearchResult, fit, refit, search
 from tailorbird.head.network import blend
@@ -144,25 +145,20 @@ def test_unknown_and_invalid_settings_are_named() -> None:
 
 
 def test_progress_counts_up_to_the_total() -> None:
-    seen: list[tuple[int, int]] = []
-    result = run(
-        line(100, 0),
-        line(50, 1),
-        fixed={"epochs": 2},
-        progress=lambda done, total: seen.append((done, total)),
-    )
-    assert seen == [(done, len(result.trials)) for done in range(1, len(result.trials) + 1)]
+    progress = RecordedProgress()
+    result = run(line(100, 0), line(50, 1), fixed={"epochs": 2}, progress=progress)
+    total = len(result.trials)
+    assert progress.stages == ["head"]
+    assert progress.steps == [(done, total) for done in range(1, total + 1)]
 
 
 def test_a_large_set_is_searched_on_a_part_and_trained_on_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(MODULE, "SEARCH_SAMPLES", 100)
-    seen: list[tuple[int, int]] = []
-    result = run(
-        line(400, 0), line(100, 1), progress=lambda done, total: seen.append((done, total))
-    )
-    assert seen[-1][0] == seen[-1][1] > len(result.trials)
+    progress = RecordedProgress()
+    result = run(line(400, 0), line(100, 1), progress=progress)
+    assert progress.steps[-1][0] == progress.steps[-1][1] > len(result.trials)
     assert result.best.settings.epochs < max(trial.settings.epochs for trial in result.trials)
     assert accuracy(result.best.head, line(500, 2)) > 0.9
 

@@ -62,7 +62,7 @@ from tailorbird.importing.preprocess import best, compare
 from tailorbird.metrics.scores import softmax
 from tailorbird.model import Classifier
 from tailorbird.model.graph import build
-from tailorbird.progress import Silent
+from tailorbird.progress import NoProgress
 
 NAMES = ("ant", "bee", "cow", "dog", "eel")
 OTHER_BACKEND = os.environ.get("KERAS_BACKEND") == "jax"
@@ -877,7 +877,7 @@ def test_classes_in_the_wrong_order_and_photos_of_others(
 
 
 def _parts(folder: Path) -> tuple[int, int, str]:
-    found = read_photos(folder, LABELS, 0, Silent())
+    found = read_photos(folder, LABELS, 0, NoProgress())
     return len(found.calibration), len(found.test), found.how
 
 
@@ -901,7 +901,7 @@ def test_halves_keep_copies_together_and_each_class_in_both(tmp_path: Path) -> N
     for number in range(4):
         copy = (tmp_path / "box" / f"box-{number:03}.jpg").read_bytes()
         (tmp_path / "box" / f"copy-{number}.jpg").write_bytes(copy)
-    found = read_photos(tmp_path, LABELS, 0, Silent())
+    found = read_photos(tmp_path, LABELS, 0, NoProgress())
     digests = [{sample.digest for sample in part} for part in (found.calibration, found.test)]
     assert not digests[0] & digests[1] and sum(map(len, digests)) == 33
     for part in (found.calibration, found.test):

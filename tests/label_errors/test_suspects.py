@@ -19,6 +19,7 @@ from PIL import Image
 
 from cli.test_cli import lines, run
 from support.data import CLOTHING, MOBILENET, MakeDataset, draw_dataset, needs_shared, picture
+from support.progress import RecordedProgress
 from tailorbird import label_errors
 from tailorbird.dataset import Dataset, Sample, scan
 from tailorbird.errors import DatasetError, SettingsError
@@ -140,14 +141,12 @@ def test_twins_with_the_same_wrong_label_do_not_vouch_for_each_other() -> None:
 
 def test_out_of_fold_is_the_same_on_any_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = blobs()
-    calls: list[tuple[int, int]] = []
+    progress = RecordedProgress()
     monkeypatch.setenv("TAILORBIRD_THREADS", "1")
-    one = out_of_fold(
-        features, labels, range(60), classes=3, repeats=1, progress=lambda *call: calls.append(call)
-    )
+    one = out_of_fold(features, labels, range(60), classes=3, repeats=1, progress=progress)
     monkeypatch.setenv("TAILORBIRD_THREADS", "3")
     three = out_of_fold(features, labels, range(60), classes=3, repeats=1)
-    assert (one == three).all() and calls == [(i + 1, FOLDS) for i in range(FOLDS)]
+    assert (one == three).all() and progress.steps == [(i + 1, FOLDS) for i in range(FOLDS)]
     assert one.sum(axis=1) == pytest.approx(1)
     assert (out_of_fold(features, labels, range(60), classes=3, repeats=1, seed=1) != one).any()
 
@@ -236,14 +235,14 @@ def test_flipped_labels_among_drawn_photos(tmp_path: Path) -> None:
     drawn = scan(draw_dataset(tmp_path / "drawn", count=50))
     noisy, chosen = flip([sample.label for sample in drawn.samples], 0.05, 1)
     table = manifest(tmp_path / "noisy.csv", [(sample.path, label) for sample, label in zip(drawn.samples, noisy, strict=True)])  # fmt: skip
-    stages: list[str] = []
-    result = suspects(table, progress=lambda stage, done, total: stages.append(stage))
+    progress = RecordedProgress()
+    result = suspects(table, progress=progress)
     flipped = {str(drawn.samples[i].path) for i in chosen}
     first = {
         str(suspect.sample.path) for suspect in result.ranked[: round(0.08 * len(result.ranked))]
     }
     assert len(first & flipped) >= 0.7 * len(flipped)
-    assert list(dict.fromkeys(stages)) == ["read+embed", "folds"] and result.backbone == "pocket"
+    assert progress.stages == ["embed", "labels"] and result.backbone == "pocket"
     with pytest.raises(SettingsError, match="seed is -1"):
         suspects(table, seed=-1)
 
@@ -302,7 +301,7 @@ def test_scan_suspects_as_a_process(mislabelled: Path, tmp_path: Path) -> None:
     assert [entry["path"] for entry in judged["reported"]] == [
         finding["paths"][0] for finding in named
     ]
-    assert "contact sheet written" in done.stderr and "folds" in done.stderr
+    assert "contact sheet written" in done.stderr and "labels" in done.stderr
     with Image.open(sheet) as image:
         assert image.format == "PNG" and image.width > 200
     text = run("scan", mislabelled, "--suspects", code=3).stdout

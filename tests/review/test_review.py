@@ -186,7 +186,7 @@ def test_a_manifest_can_itself_be_reviewed(wrong: Path, tmp_path: Path) -> None:
     assert [item.kinds[0] for item in again.items] == ["conflicting-label", "duplicate"], (
         "as before it was decided"
     )
-    assert again.progress().exclude == again.progress().relabel == 1
+    assert again.counts().exclude == again.counts().relabel == 1
     (tmp_path / "sub").mkdir()
     other = opened(review.manifest.path, tmp_path / "sub" / "other.csv")
     assert decisions(other.manifest.path) == {
@@ -206,7 +206,7 @@ def test_names_with_umlauts_and_a_manifest_that_lies_elsewhere(tmp_path: Path) -
     found = scan(target)
     assert len(found) == 7
     assert found.counts == {"Mützen & <b>Hüte</b>/disc": 4, 'so "box"/box': 3}
-    assert opened(photos, target).progress().relabel == 1
+    assert opened(photos, target).counts().relabel == 1
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_proposals_and_undo(tmp_path: Path) -> None:
         number,
         [Choice(photo, "keep" if photo in leak.keep else "exclude") for photo in leak.photos],
     )
-    assert review.progress().done == 1 and review.progress().keep == 1
+    assert review.counts().done == 1 and review.counts().keep == 1
     before = decisions(review.manifest.path)
     review.decide(number, [Choice(leak.keep[0], "relabel", "disc")])
     assert decisions(review.manifest.path)["photos/test/box/box-000.jpg"] == (
@@ -359,7 +359,7 @@ def test_a_file_somebody_else_wrote_is_not_written_over(wrong: Path) -> None:
     decide(first, COPIES[1], "exclude")
     with pytest.raises(ChangedMeanwhile, match="another program has changed"):
         decide(second, COPIES[0], "exclude")
-    assert second.progress().exclude == 0 and not second.can_undo
+    assert second.counts().exclude == 0 and not second.can_undo
     assert decisions(first.manifest.path) == {"photos/box/copy.jpg": ("exclude", "box", "")}
     first.manifest.path.unlink()
     decide(first, COPIES[0], "keep")
@@ -381,7 +381,7 @@ def test_a_full_disk_undoes_what_was_not_saved(
             decide(review, COPIES[1], "exclude")
         with pytest.raises(StorageFull):
             review.undo()
-    assert review.progress().keep == 1 and review.progress().exclude == 0
+    assert review.counts().keep == 1 and review.counts().exclude == 0
     assert review.undo() is not None and not decisions(review.manifest.path)
 
 

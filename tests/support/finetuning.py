@@ -1,4 +1,4 @@
-"""What the tests of fine-tuning share: drawn photos, watchers that interrupt, a network that gets worse."""
+"""What the tests of fine-tuning share: drawn photos, progress that interrupts, a network that gets worse."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def task(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tas
 
 
 class Listener:
-    """A Watcher that remembers; after `interrupt_at` steps it presses Ctrl-C."""
+    """A Progress that remembers; after `interrupt_at` steps it presses Ctrl-C."""
 
     def __init__(self, interrupt_at: int | None = None) -> None:
         self.notes: list[str] = []
@@ -37,7 +37,7 @@ class Listener:
         self.advanced: list[tuple[int, int]] = []
         self.interrupt_at = interrupt_at
 
-    def stage(self, name: str, total: int | None) -> None:
+    def stage(self, name: str, total: int | None = None) -> None:
         assert name == "finetune"
 
     def advance(self, done: int, total: int) -> None:
@@ -46,7 +46,7 @@ class Listener:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def figures(self, **values: float) -> None:
+    def metrics(self, **values: float) -> None:
         self.told.append(values)
         if len(self.told) == self.interrupt_at:
             signal.raise_signal(signal.SIGINT)

@@ -26,7 +26,7 @@ from tailorbird.engines.protocol import Arrays, Cut, Regularisation, Step, Train
 from tailorbird.head import Dense, Head
 from tailorbird.head.network import cross_entropy
 from tailorbird.model.graph import Trunk
-from tailorbird.progress import Silent
+from tailorbird.progress import NoProgress
 
 if TYPE_CHECKING:
     import onnx
@@ -311,10 +311,10 @@ SETTINGS = FinetuneSettings(
 """Two stages of three epochs, above cut 1; a checkpoint after each epoch."""
 
 
-class Program(Silent):
+class Program(NoProgress):
     """Says each step on standard output, and takes a little time over it."""
 
-    def figures(self, **values: float) -> None:
+    def metrics(self, **values: float) -> None:
         print("step", flush=True)
         time.sleep(0.02)
 
@@ -334,7 +334,7 @@ def main(photos: str, folder: str, seconds: str) -> None:
         network,
         replace(SETTINGS, checkpoint_seconds=float(seconds)),
         Path(folder),
-        watcher=Program(),
+        progress=Program(),
     )
     print("weights", weights_of(network).hex(), flush=True)
 

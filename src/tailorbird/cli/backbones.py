@@ -178,12 +178,12 @@ def _with_classes(
     json: bool,
 ) -> None:
     from tailorbird.cli.import_model import print_import
-    from tailorbird.cli.train import BarWatcher
     from tailorbird.importing import import_application
 
-    result = import_application(
-        reference, target, classes=classes, weights=weights, size=size, watcher=BarWatcher({})
-    )
+    with output.ProgressBar() as progress:
+        result = import_application(
+            reference, target, classes=classes, weights=weights, size=size, progress=progress
+        )
     if json:
         output.print_json(result.as_dict())
     else:

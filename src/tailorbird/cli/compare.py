@@ -56,8 +56,8 @@ def compare(
         raise SettingsError(f"--csv is {csv_file.name!r}; give the name of a .csv file")
     if contact_sheet is not None:
         contact_sheets.check_name(contact_sheet)
-    with output.progress("compare") as bar:
-        result = comparison.compare(a, b, photos, split=split, progress=bar.advance)
+    with output.ProgressBar() as progress:
+        result = comparison.compare(a, b, photos, split=split, progress=progress)
     for path, reason in result.left_out if verbose else result.left_out[:SHOWN]:
         output.say(f"left out: {path}: {output.printable(reason)}")
     if len(result.left_out) > SHOWN and not verbose:

@@ -10,7 +10,6 @@ import typer
 
 from tailorbird.cli import output
 from tailorbird.cli.results import print_result
-from tailorbird.cli.train import BarWatcher
 
 SHOWN = 6
 
@@ -34,15 +33,12 @@ def demo(
     start = time.perf_counter()
     photos, model = folder / "wardrobe", folder / "wardrobe.onnx"
     output.say(f"1. Drawing {per_class * len(demo.CLASSES)} pictures of clothes in {photos}")
-    with output.progress("draw", unit="pictures") as bar:
-        demo.write(photos, per_class=per_class, seed=seed, progress=bar.advance)
+    with output.ProgressBar() as progress:
+        demo.write(photos, per_class=per_class, seed=seed, progress=progress)
 
     output.say(f"2. Training: tailorbird train {photos} -o {model}")
-    watcher = BarWatcher()
-    try:
-        result = training.train(photos, model, seed=seed, watcher=watcher)
-    finally:
-        watcher.stop()
+    with output.ProgressBar() as progress:
+        result = training.train(photos, model, seed=seed, progress=progress)
     print_result(result, verbose=verbose)
     output.say_report(result.report, result.report_error)
 

@@ -44,14 +44,14 @@ def evaluate(
     from tailorbird import evaluation
 
     wanted = output.wanted_report(report, no_report)
-    with output.progress("evaluate") as bar:
+    with output.ProgressBar() as progress:
         result = evaluation.evaluate(
             model,
             photos,
             split=split,
             report=wanted,
             report_format=cast("Format", report_format),
-            progress=bar.advance,
+            progress=progress,
         )
     for path, reason in result.left_out if verbose else result.left_out[:SHOWN]:
         output.say(f"left out: {path}: {reason}")

@@ -75,10 +75,8 @@ def explain(
     originals = {Path(photo).resolve() for photo in found if isinstance(photo, str | Path)}
     names = _Names(folder, originals)
     failures = 0
-    bar = output.ProgressBar()
-    if len(found) != 1:
-        bar.start("explain", len(found))
-    try:
+    with output.ProgressBar() as progress:
+        progress.stage("explain", len(found))
         for done, result in enumerate(
             explain_many(model, found, top=top, label=label, alpha=alpha), start=1
         ):
@@ -90,9 +88,8 @@ def explain(
             else:
                 picture = names.given(fixed) if fixed else names.of(result.path)
                 _write(result, picture, json=json)
-            bar.advance(done, len(found))
-    finally:
-        bar.stop()
+            if len(found) > 1:
+                progress.advance(done, len(found))
     if failures and len(found) > 1:
         output.say(f"{failures} of {len(found)} photos could not be explained")
     raise typer.Exit(FAILURES_EXIT_CODE if failures else 0)

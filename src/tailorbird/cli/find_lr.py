@@ -61,8 +61,7 @@ def find_lr(
     fixed: dict[str, Any] = {"inner": inner_sizes(inner), "dropout": dropout, "l2": l2}
     fixed |= {"batch_size": batch_size} if batch_size != 128 else {}
     fixed |= {"batch_norm": True} if batch_norm else {}
-    reading = output.ReadingBar()
-    try:
+    with output.ProgressBar() as progress:
         result = experiments.find_learning_rate(
             photos,
             fixed=fixed,
@@ -72,10 +71,8 @@ def find_lr(
             seeds=seeds,
             seed=seed,
             backbone=backbone,
-            progress=reading,
+            progress=progress,
         )
-    finally:
-        reading.stop()
     if picture is not None:
         pictures.draw_rates(result, picture)
         output.say(f"picture written: {picture}")

@@ -9,14 +9,11 @@ import typer
 
 from tailorbird.cli import output
 from tailorbird.cli.results import print_scores
-from tailorbird.cli.train import BarWatcher
 
 if TYPE_CHECKING:
     from tailorbird.importing import ImportResult
 
 SHOWN = 10
-
-_STAGES = {"scan": "read", "preprocess": "try out", "score": "score"}
 
 
 def import_model(
@@ -70,8 +67,7 @@ def import_model(
     """
     from tailorbird import importing
 
-    watcher = BarWatcher(_STAGES)
-    try:
+    with output.ProgressBar() as progress:
         result = importing.import_model(
             model,
             target,
@@ -81,10 +77,8 @@ def import_model(
             validate=validate,
             precision=precision,
             seed=seed,
-            watcher=watcher,
+            progress=progress,
         )
-    finally:
-        watcher.stop()
     left_out = result.photos.left_out if result.photos else ()
     for path, reason in left_out if verbose else left_out[:SHOWN]:
         output.say(f"left out: {path}: {reason}")

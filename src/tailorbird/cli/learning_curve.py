@@ -67,19 +67,7 @@ def learning_curve(
         "learning_rate": learning_rate,
         "l2": l2,
     }
-    reading = output.ReadingBar()
-    bar = output.ProgressBar("fits")
-    started = False
-
-    def step(done: int, total: int, _: float) -> None:
-        nonlocal started
-        if not started:
-            reading.stop()
-            bar.start("fits", total)
-            started = True
-        bar.advance(done, total)
-
-    try:
+    with output.ProgressBar() as progress:
         result = experiments.learning_curve(
             photos,
             fixed=fixed,
@@ -88,12 +76,8 @@ def learning_curve(
             seeds=seeds,
             seed=seed,
             backbone=backbone,
-            progress=reading,
-            on_step=step,
+            progress=progress,
         )
-    finally:
-        reading.stop()
-        bar.stop()
     if picture is not None:
         pictures.draw_curve(result, picture)
         output.say(f"picture written: {picture}")

@@ -7,17 +7,16 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
 if TYPE_CHECKING:
+    from rich import progress as rich_progress
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, TaskID
 
 
 @dataclass
@@ -155,8 +154,8 @@ def duration(seconds: float) -> str:
     return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60} s"
 
 
-def figures(values: Mapping[str, float]) -> str:
-    """Loss, accuracy and seconds left as they stand beside a bar; other figures are not shown."""
+def metrics_text(values: Mapping[str, float]) -> str:
+    """Format loss, accuracy, speed and seconds left for display beside a bar."""
     words = []
     if "loss" in values:
         words.append(f"loss {values['loss']:.3f}")
@@ -170,21 +169,8 @@ def figures(values: Mapping[str, float]) -> str:
     return ", ".join(words)
 
 
-@contextmanager
-def progress(
-    description: str, total: int | None = None, unit: str = "photos"
-) -> Iterator[ProgressBar]:
-    """A bar with speed and time left on standard error; nothing with --quiet; a few plain lines where there is no terminal."""
-    bar = ProgressBar(unit)
-    bar.start(description, total)
-    try:
-        yield bar
-    finally:
-        bar.stop()
-
-
-def _left() -> ProgressColumn:
-    """Time left, or taken once all is done; nothing where the words beside the bar say it."""
+def _left() -> rich_progress.ProgressColumn:
+    """Return a column with the time left, empty where the metrics beside the bar include it."""
     from rich.progress import Task, TimeRemainingColumn
     from rich.text import Text
 
@@ -195,26 +181,77 @@ def _left() -> ProgressColumn:
     return Left(compact=True, elapsed_when_finished=True)
 
 
+_LABELS = {"embed": "read+embed", "finetune": "fine-tune", "corrections": "corrected"}
+"""Descriptions of stages that differ from the stage's name."""
+
+_UNITS = {"head": "settings", "labels": "fits", "fits": "fits", "draw": "pictures"}
+"""What the steps of a stage are; photos by default."""
+
+
 class ProgressBar:
-    """One bar at a time; `start` begins a new one."""
+    """Show the progress of a library function on standard error; implements `progress.Progress`.
 
-    def __init__(self, unit: str = "photos") -> None:
-        self._unit = unit
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._bar: BarColumn | None = None
+    A stage gets a bar with its first step, so that stages without steps show none. Nothing is shown
+    with --quiet, and a few plain lines where standard error is no terminal. Use it as a context
+    manager, which finishes the last bar.
+    """
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._bars: rich_progress.Progress | None = None
+        self._bar: rich_progress.BarColumn | None = None
+        self._task: rich_progress.TaskID | None = None
         self._began = 0.0
-        self._remarked = False
+        self._with_metrics = False
 
-    def start(self, description: str, total: int | None = None, unit: str | None = None) -> None:
-        """Finish the bar before and begin one of `total` steps."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Finish the bar of the previous stage."""
+        self.stop()
+        self._stage = name
+
+    def advance(self, done: int, total: int) -> None:
+        """Move the bar to `done` of `total` steps; start it where there is none yet."""
         if STATE.quiet:
             return
+        if self._bars is None or self._task is None:
+            self._start(total)
+        assert self._bars is not None and self._task is not None
+        self._bars.update(self._task, completed=done, total=total)
+        if not self._with_metrics:
+            # The average since the start: results arrive in batches, so that a momentary speed
+            # would be meaningless.
+            speed = done / max(1e-3, time.perf_counter() - self._began)
+            unit = _UNITS.get(self._stage, "photos")
+            self._bars.update(self._task, speed=f"{speed:,.0f} {unit}/s")
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        say(text)
+
+    def metrics(self, **values: float) -> None:
+        """Show the metrics beside the bar, instead of its speed, until the next stage."""
+        if self._bars is not None and self._task is not None and self._bar is not None:
+            self._with_metrics = True
+            self._bar.bar_width = 12  # so that bar and metrics fit into 80 columns
+            self._bars.update(self._task, speed=metrics_text(values), timed=False)
+
+    def stop(self) -> None:
+        """Finish the bar."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def _start(self, total: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self._bar = BarColumn(bar_width=30)
-        self._progress = Progress(
+        self._bars = Progress(
             TextColumn("{task.description:<10}"),
             self._bar,
             MofNCompleteColumn(),
@@ -222,56 +259,15 @@ class ProgressBar:
             _left(),
             console=err(),
             refresh_per_second=5,
-            # Where results share the terminal they are printed above the bar; where they go to a file they must stay out of it.
+            # Results that share the terminal are printed above the bar; those that go to a file
+            # must stay out of it.
             redirect_stdout=sys.stdout.isatty(),
         )
-        self._unit = unit or self._unit
         self._began = time.perf_counter()
-        self._remarked = False
-        self._task = self._progress.add_task(description, total=total, speed="", timed=True)
-        self._progress.start()
-
-    def advance(self, done: int, total: int) -> None:
-        """`done` of `total` steps are over."""
-        if self._progress is not None and self._task is not None:
-            # The average since the start: results that come in batches would make a momentary figure meaningless.
-            said = f"{done / max(1e-3, time.perf_counter() - self._began):,.0f} {self._unit}/s"
-            self._progress.update(self._task, completed=done, total=total)
-            if not self._remarked:
-                self._progress.update(self._task, speed=said)
-
-    def remark(self, text: str) -> None:
-        """From now on, and until the next bar, say this beside the bar instead of its own speed."""
-        if self._progress is not None and self._task is not None:
-            self._remarked = True
-            if self._bar is not None:
-                self._bar.bar_width = 12  # so that bar and words fit into 80 columns
-            self._progress.update(self._task, speed=text, timed=False)
-
-    def stop(self) -> None:
-        """Finish the bar."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
-
-class ReadingBar:
-    """Bars for the stages of reading photos; call it with (stage, done, total)."""
-
-    def __init__(self) -> None:
-        self._bar = ProgressBar()
-        self._stage = ""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` photos of a stage are over."""
-        if stage != self._stage:
-            self._stage = stage
-            self._bar.start(stage, total)
-        self._bar.advance(done, total)
-
-    def stop(self) -> None:
-        """Finish the last bar."""
-        self._bar.stop()
+        self._with_metrics = False
+        label = _LABELS.get(self._stage, self._stage)
+        self._task = self._bars.add_task(label, total=total, speed="", timed=True)
+        self._bars.start()
 
 
 def check_writable(path: Path) -> None:

@@ -64,18 +64,15 @@ def predict(
     total = len(given) if isinstance(given, list) else None
     printer = _json_line if json else _csv_rows(top) if as_csv else _text_rows()
     failures = 0
-    bar = output.ProgressBar()
-    if total != 1:
-        bar.start("predict", total)
-    try:
+    with output.ProgressBar() as progress:
+        progress.stage("predict", total)
         for done, result in enumerate(classifier.stream(given, top=top), start=1):
             if isinstance(result, Failure):
                 failures += 1
                 output.complain(f"{result.path or 'standard input'}: {result.error}")
             printer(result)
-            bar.advance(done, total or done)
-    finally:
-        bar.stop()
+            if total != 1:
+                progress.advance(done, total or done)
     if failures and not quiet:
         output.say(f"{failures} of {done} photos could not be used")
     raise typer.Exit(FAILURES_EXIT_CODE if failures else 0)

@@ -67,17 +67,14 @@ def review(
     from tailorbird import service
 
     service.need_extra()
-    with output.progress("read+embed" if suspects else "scan") as bar:
-        stages: list[str] = []
-
-        def advance(stage: str, done: int, total: int) -> None:
-            if stages and stage != stages[-1]:
-                bar.start(stage, total, unit="fits")
-            stages[:] = [stage]
-            bar.advance(done, total)
-
+    with output.ProgressBar() as progress:
         opened = library.open_review(
-            photos, manifest, backbone=backbone, find_suspects=suspects, seed=seed, progress=advance
+            photos,
+            manifest,
+            backbone=backbone,
+            find_suspects=suspects,
+            seed=seed,
+            progress=progress,
         )
     for note in opened.notes:
         output.say(output.printable(note))
@@ -121,7 +118,7 @@ def say_items(opened: Review) -> None:
 
 def print_summary(opened: Review) -> None:
     """What was decided, what is left, and how to train on it."""
-    told = opened.progress()
+    told = opened.counts()
     left = told.items - told.done
     console = output.out()
     console.print(

@@ -66,8 +66,8 @@ def scan(
         found = judged.dataset
     else:
         _refuse(backbone, contact_sheet)
-        with output.progress("scan") as bar:
-            found = library.scan(photos, progress=bar.advance)
+        with output.ProgressBar() as progress:
+            found = library.scan(photos, progress=progress)
     if manifest is not None:
         library.write_manifest(library.split(found, seed=seed), manifest)
         output.say(f"manifest written: {manifest}")
@@ -105,17 +105,9 @@ def _judge(photos: Path, backbone: str | None, contact_sheet: Path | None, seed:
 
     if contact_sheet is not None:
         contact_sheets.check_name(contact_sheet)  # before the long part begins
-    with output.progress("read+embed") as bar:
-        stages = ["read+embed"]
-
-        def advance(stage: str, done: int, total: int) -> None:
-            if stage != stages[-1]:
-                stages.append(stage)
-                bar.start(stage, total, unit="fits")
-            bar.advance(done, total)
-
+    with output.ProgressBar() as progress:
         return label_errors.suspects(
-            photos, backbone=backbone or SHIPPED, seed=seed, progress=advance
+            photos, backbone=backbone or SHIPPED, seed=seed, progress=progress
         )
 
 

@@ -164,7 +164,7 @@ def sweep(
     if csv is not None:
         output.check_writable(csv)
     board = Board()
-    reading = output.ReadingBar()
+    progress = output.ProgressBar()
     try:
         result = experiments.sweep(
             photos,
@@ -176,11 +176,11 @@ def sweep(
             seed=seed,
             metric=metric,  # type: ignore[arg-type]  # the library checks it
             backbone=backbone,
-            progress=reading,
-            on_fit=lambda standing: board.show(standing, reading),
+            progress=progress,
+            on_fit=lambda standing: board.show(standing, progress),
         )
     finally:
-        reading.stop()
+        progress.stop()
         board.stop()
     if csv is not None:
         _write_csv(csv, result)
@@ -203,9 +203,9 @@ class Board:
         self._live: Live | None = None
         self._said = 0.0
 
-    def show(self, standing: Standing, reading: output.ReadingBar) -> None:
+    def show(self, standing: Standing, progress: output.ProgressBar) -> None:
         """Bring the table up to date."""
-        reading.stop()
+        progress.stop()
         if output.STATE.quiet:
             return
         left = f"{standing.done} of {standing.total} fits, about {output.duration(standing.seconds_left)} left"

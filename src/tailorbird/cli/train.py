@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -16,52 +15,6 @@ if TYPE_CHECKING:
 
 _SEARCHED = "searched when not given"
 _TUNING = "Fine-tuning"
-
-
-_STAGES = {
-    "scan": "read+embed",
-    "corrections": "corrected",
-    "views": "views",
-    "head": "head",
-    "finetune": "fine-tune",
-    "labels": "labels",
-}
-"""The stages worth a bar, and what it is called."""
-
-
-class BarWatcher:
-    """Shows a long run's stages as progress bars: those in `stages`, under the names there."""
-
-    def __init__(self, stages: Mapping[str, str] = _STAGES) -> None:
-        self._stages = stages
-        self._bar = output.ProgressBar()
-
-    def stage(self, name: str, total: int | None) -> None:
-        """Begin a bar for a stage worth one."""
-        if name in self._stages:
-            self._bar.start(
-                self._stages[name],
-                total,
-                unit={"head": "settings", "labels": "fits"}.get(name, "photos"),
-            )
-        else:
-            self._bar.stop()
-
-    def advance(self, done: int, total: int) -> None:
-        """Move the bar."""
-        self._bar.advance(done, total)
-
-    def note(self, text: str) -> None:
-        """A line among the bars."""
-        output.say(text)
-
-    def figures(self, **values: float) -> None:
-        """What fine-tuning comes to, beside the bar."""
-        self._bar.remark(output.figures(values))
-
-    def stop(self) -> None:
-        """Finish the last bar."""
-        self._bar.stop()
 
 
 def inner_sizes(value: str | None) -> tuple[int, ...] | None:
@@ -321,8 +274,7 @@ def train(
             shown = None if no_augment else tuning_options.augmentation(augment or "")
             settings = replace(settings, augmentation=shown)
     fixed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    watcher = BarWatcher()
-    try:
+    with output.ProgressBar() as progress:
         result = training.train(
             photos,
             model,
@@ -340,10 +292,8 @@ def train(
             judge_labels=suspects,
             engine=engine,
             finetune=settings,
-            watcher=watcher,
+            progress=progress,
         )
-    finally:
-        watcher.stop()
     if json:
         output.print_json(result.as_dict())
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from tailorbird.dataset import Dataset, Finding, Sample, Visitor, clean
 from tailorbird.dataset.checks import SMALL
 from tailorbird.dataset.layout import Entry, Layout
 from tailorbird.dataset.scanner import scan_layout
+from tailorbird.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def join(
     answered: Labelled,
     *,
     visitor: Visitor | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Joined:
     """Add corrected photos to the training photos of a dataset whose splits are made and clean.
 
@@ -81,7 +82,7 @@ def join(
     there are at least SMALL of them. A training photo identical to one that was corrected to another label gives way, unless
     it is the last of its class.
 
-    visitor, progress: as in `scan`; the visitor sees the corrected photos.
+    visitor: as in `scan`; sees the corrected photos. progress: receives the stage `corrections`.
     """
     left_out = [(name, "the file of this kept photo is missing") for name in answered.missing]
     usable, refused = _scanned(dataset, answered.photos, visitor, progress)
@@ -144,7 +145,7 @@ def _scanned(
     dataset: Dataset,
     photos: Sequence[LabelledPhoto],
     visitor: Visitor | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> tuple[list[tuple[Sample, int]], list[tuple[str, str]]]:
     """The corrected photos that may train, with their duplicate groups, and the others with the reason.
 
@@ -156,6 +157,8 @@ def _scanned(
         return [], []
     held = [Entry(s.path, s.name, s.label, s.split) for s in dataset.samples if s.split != "train"]
     entries = [*held, *(Entry(photo.path, photo.name, photo.label, "train") for photo in photos)]
+    if progress is not None:
+        progress.stage("corrections", len(entries))
     scanned = scan_layout(
         Layout(dataset.root, tuple(entries), ()), dataset.root, visitor=visitor, progress=progress
     )

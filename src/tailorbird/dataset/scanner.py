@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -20,6 +20,7 @@ from tailorbird.dataset.facts import FACTS, facts, open_facts, remember
 from tailorbird.dataset.layout import Entry, Layout, find
 from tailorbird.dataset.samples import Dataset, Finding, Sample, printable
 from tailorbird.errors import DatasetError, ImageError
+from tailorbird.progress import NoProgress, Progress
 
 _LEAST_SIDE: Final = 128  # pixels: plenty for a perceptual hash, and small enough for libjpeg to decode at a fraction
 _LEAST_FOR_FACTS: Final = (
@@ -45,20 +46,24 @@ def scan(
     source: str | Path,
     *,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     visitor: Visitor | None = None,
     store: bool = True,
 ) -> Dataset:
     """Read a folder or CSV and say what is in it and what is wrong with it.
 
-    workers: threads that read and decode; None uses every core. progress: called from this thread with (done, total).
+    workers: threads that read and decode; None uses every core. progress: receives the stage
+    `scan`, or `embed` with a visitor, and its files.
     visitor: is shown the decoded photos it wants; what it raises stops the scan and is raised here. store: remember what
     was computed in the cache folder, so that a second scan only reads and hashes.
 
     Raises DatasetError when there is no such source, or not one photo in it can be used.
     """
+    layout = find(source)
+    if progress is not None:
+        progress.stage("scan" if visitor is None else "embed", len(layout.entries))
     return scan_layout(
-        find(source), source, workers=workers, progress=progress, visitor=visitor, store=store
+        layout, source, workers=workers, progress=progress, visitor=visitor, store=store
     )
 
 
@@ -67,13 +72,13 @@ def scan_layout(
     source: str | Path,
     *,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     visitor: Visitor | None = None,
     store: bool = True,
 ) -> Dataset:
     """What `scan` does with the files it found; `source` is what to call them when not one is usable."""
     reading = _Reading(layout.entries, visitor, store)
-    reading.run(workers or parallel.cores(), progress)
+    reading.run(workers or parallel.cores(), progress or NoProgress())
     findings = [*layout.findings, *reading.findings()]
     samples = tuple(
         Sample(
@@ -128,7 +133,7 @@ class _Reading:
         self._done = 0
         self._failure: BaseException | None = None
 
-    def run(self, workers: int, progress: Callable[[int, int], None] | None) -> None:
+    def run(self, workers: int, progress: Progress) -> None:
         """Read every file. Whatever the visitor or `progress` raises, and Ctrl-C, stops the threads and is raised."""
         total = len(self.entries)
         self._running = max(1, min(workers, total))
@@ -143,8 +148,7 @@ class _Reading:
                 with self._tick:
                     if self._running:
                         self._tick.wait(0.1)
-                if progress is not None:
-                    progress(self._done, total)
+                progress.advance(self._done, total)
         finally:
             self._stop.set()
             for thread in threads:
@@ -153,8 +157,7 @@ class _Reading:
             self._flush(0)
         if self._failure is not None:
             raise self._failure
-        if progress is not None:
-            progress(total, total)
+        progress.advance(total, total)
         self._copy_cached()
         for i, first in self._again:
             self.facts[i], self.usable[i] = self.facts[first], self.usable[first]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from tailorbird.demo.picture import CLASSES, draw
 from tailorbird.errors import InputError, SettingsError, StorageError
+from tailorbird.progress import NoProgress, Progress
 
 MARKER = "README.txt"
 _FIRST_LINE = "A sample wardrobe, drawn by `tailorbird demo`."
@@ -20,11 +20,11 @@ def write(
     *,
     per_class: int = 60,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Draw folder/CLASS/CLASS-0001.jpg and so on, `per_class` pictures of each of CLASSES; the same bytes for a seed.
 
-    `progress(done, total)` is called after every picture. A folder that holds a former wardrobe is drawn over: its own
+    `progress` receives the stage `draw` and its pictures. A folder that holds a former wardrobe is drawn over: its own
     drawings are replaced, whatever else lies there stays. Any other folder must be empty or absent (InputError).
     """
     if not 1 <= per_class < _STRIDE or seed < 0:
@@ -33,6 +33,8 @@ def write(
         )
     before = _former(folder)
     total, done = per_class * len(CLASSES), 0
+    progress = progress or NoProgress()
+    progress.stage("draw", total)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for label in CLASSES:
@@ -46,8 +48,7 @@ def write(
                 draw(label, seed * _STRIDE + number).image.save(buffer, "JPEG", quality=88)
                 _replace(_path(folder, label, number), buffer.getvalue())
                 done += 1
-                if progress:
-                    progress(done, total)
+                progress.advance(done, total)
     except OSError as error:
         raise StorageError(
             f"could not write the wardrobe to {folder}: {error}; is there room, and may you write there?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from tailorbird.backbone.catalogue import SHIPPED
 from tailorbird.errors import DatasetError, SettingsError, TrainingError
 from tailorbird.experiments.comparison import SIGNIFICANT, corrected_t_test, holm
 from tailorbird.experiments.folds import Partition, nested_order, partitions
-from tailorbird.experiments.photos import Photos, Progress, read_photos
+from tailorbird.experiments.photos import Photos, read_photos
 from tailorbird.experiments.plan import START, complete
 from tailorbird.experiments.power_law import Extrapolation, extrapolate
 from tailorbird.experiments.results import plain_settings
 from tailorbird.experiments.runs import FitScore, Fitter, Job
 from tailorbird.head import HeadSettings
+from tailorbird.progress import NoProgress, Progress
 
 HALVINGS = 4
 """The smallest part is the whole halved so often; there are two sizes to a halving."""
@@ -30,9 +31,6 @@ FEWEST_PER_CLASS = 2
 """Training photos that the smallest part holds of each class, on average."""
 MOST_CLASSES = 30
 """Of more classes than this, only those with the lowest recall are tried one by one."""
-
-OnStep = Callable[[int, int, float], None]
-"""Called with (fits done, fits in all, seconds left)."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,6 @@ def learning_curve(
     backbone: str | Path = SHIPPED,
     workers: int | None = None,
     progress: Progress | None = None,
-    on_step: OnStep | None = None,
 ) -> LearningCurve:
     """Score against the number of training photos, and what twice as many would give.
 
@@ -165,8 +162,7 @@ def learning_curve(
         seed: of the split (as in `train`), folds, parts and fits.
         backbone: a name at hand or an .onnx file; not used where `photos` are Photos.
         workers: fits at the same time, by default one a core; the result is the same for any number.
-        progress: called while photos are read.
-        on_step: called after each fit.
+        progress: receives the stages of reading photos, then `fits`.
 
     Ctrl-C while classes are tried returns the curve with `interrupted` set; before that there is nothing to return.
 
@@ -197,7 +193,7 @@ def learning_curve(
         for cut in _nested(known, part, fractions, (seed, 3, number))
     ]
     steps = _Steps(
-        len(parts) + len(whole) * min(len(known.classes), MOST_CLASSES) * per_class, on_step
+        len(parts) + len(whole) * min(len(known.classes), MOST_CLASSES) * per_class, progress
     )
     scores = _fit(known, values, parts, workers, steps)
     recalls = np.array(
@@ -267,17 +263,15 @@ def learning_curve(
 class _Steps:
     """Counts fits."""
 
-    def __init__(self, total: int, on_step: OnStep | None) -> None:
+    def __init__(self, total: int, progress: Progress | None) -> None:
         self.done = 0
         self._total = total
-        self._on_step = on_step
-        self._began = time.perf_counter()
+        self._progress = progress or NoProgress()
+        self._progress.stage("fits", total)
 
     def one(self) -> None:
         self.done += 1
-        if self._on_step is not None:
-            each = (time.perf_counter() - self._began) / self.done
-            self._on_step(self.done, self._total, each * (self._total - self.done))
+        self._progress.advance(self.done, self._total)
 
 
 def _fractions(photos: Photos, whole: Sequence[Partition]) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +13,9 @@ from tailorbird.backbone.catalogue import SHIPPED
 from tailorbird.dataset import Dataset, Sample, clean, scan, split
 from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.features import Embedder, embed
+from tailorbird.progress import Progress
 
 MOST_VIEWS = 32
-
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total); the stages are `read+embed`, then `view 2`, `view 3` and so on."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def read_photos(
         backbone: a name at hand or the path of an .onnx file.
         views: views of each photo, 1 to MOST_VIEWS; those after the first are augmented.
         seed: of the split.
-        progress: called with (stage, done, total).
+        progress: receives the stages `embed`, `view 2`, `view 3` and so on.
 
     Raises:
         SettingsError: views or seed outside their range.
@@ -91,7 +88,7 @@ def read_photos(
     opened = open_backbone(backbone)
     embedder = Embedder(opened)
     try:
-        scanned = scan(source, progress=_stage(progress, "read+embed"), visitor=embedder)
+        scanned = scan(source, progress=progress, visitor=embedder)
     finally:
         embedder.flush()
     samples, groups, classes, test_photos = _known(scanned, seed)
@@ -106,12 +103,6 @@ def read_photos(
         test_photos=test_photos,
         seed=seed,
     )
-
-
-def _stage(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:
-    if progress is None:
-        return None
-    return lambda done, total: progress(name, done, total)
 
 
 def _known(scanned: Dataset, seed: int) -> tuple[list[Sample], list[int], tuple[str, ...], int]:
@@ -144,6 +135,6 @@ def _features(
     matrices = [embedder.matrix(digests)]
     for view in range(1, views):
         augmented = Embedder(backbone, view=view)
-        embed(samples, augmented, progress=_stage(progress, f"view {view + 1}"))
+        embed(samples, augmented, progress=progress, stage=f"view {view + 1}")
         matrices.append(augmented.matrix(digests))
     return np.stack(matrices)

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from tailorbird import parallel
 from tailorbird.backbone.catalogue import SHIPPED
 from tailorbird.errors import SettingsError, TrainingError
-from tailorbird.experiments.photos import Photos, Progress, read_photos
+from tailorbird.experiments.photos import Photos, read_photos
 from tailorbird.experiments.plan import START, train_command
 from tailorbird.experiments.results import plain_settings
 from tailorbird.head import HeadSettings
 from tailorbird.head.fit import Data, batches, one_blas_thread, prepare, start_run, train_step
+from tailorbird.progress import Progress
 
 LOWEST, HIGHEST = 1e-6, 10.0
 STEPS = 100
@@ -107,7 +108,7 @@ def find_learning_rate(
         seed: of the split and the runs.
         backbone: a name at hand or an .onnx file; not used where `photos` are Photos.
         workers: runs at the same time, by default one a core.
-        progress: called while photos are read.
+        progress: receives the stages of reading photos.
 
     Raises:
         SettingsError: options outside their range.

@@ -10,11 +10,12 @@ from tailorbird.backbone.catalogue import SHIPPED
 from tailorbird.errors import SettingsError
 from tailorbird.experiments import guided
 from tailorbird.experiments.folds import partitions
-from tailorbird.experiments.photos import Photos, Progress, read_photos
+from tailorbird.experiments.photos import Photos, read_photos
 from tailorbird.experiments.plan import Metric, check_alternatives, most_views
 from tailorbird.experiments.results import SweepResult
 from tailorbird.experiments.runs import Fitter
 from tailorbird.experiments.work import OnFit, Work
+from tailorbird.progress import Progress
 
 
 def sweep(
@@ -58,7 +59,7 @@ def sweep(
         metric: what settings are ranked by: accuracy or log-loss.
         backbone: a name at hand or an .onnx file; not used where `photos` are Photos.
         workers: fits at the same time, by default one a core; the result is the same for any number.
-        progress: called while photos are read.
+        progress: receives the stages of reading photos.
         on_fit: called after each fit.
 
     Ctrl-C returns what was done with `interrupted` set, once there is at least one fit.

@@ -22,6 +22,7 @@ from tailorbird.head.fit import (
     prepare,
 )
 from tailorbird.head.network import Labels, blend, log_loss
+from tailorbird.progress import NoProgress, Progress
 
 # Chosen by cross-validation on photos of clothes, rubbish and hand signs, with two backbones. Widest first, so that no
 # core is left alone with a long fit at the end.
@@ -76,7 +77,7 @@ def search(
     fixed: Mapping[str, object] | None = None,
     seed: int,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> SearchResult:
     """Choose and train a head. Searched are inner, dropout, learning_rate, l2 and, with several views given, views.
 
@@ -89,13 +90,14 @@ def search(
         fixed: fields of HeadSettings that are not to be searched, for example {"inner": (100,), "dropout": 0.2}.
         seed: at least 0; the result has the same bits whatever the number of workers.
         workers: configurations trained at the same time; by default one a core.
-        progress: called with (fits done, fits in all).
+        progress: receives the stage `head` and its fits.
 
     Raises:
         SettingsError: an unknown or invalid field, or arrays that do not fit each other.
         TrainingError: every configuration failed.
     """
     fixed = dict(fixed or {})
+    progress = progress or NoProgress()
     _check(fixed, workers)
     data = prepare(features, labels, validation_features, validation_labels, classes)
     plan = plan_trials(fixed, views=len(features), samples=min(len(labels), SEARCH_SAMPLES))
@@ -103,9 +105,10 @@ def search(
     blended = 1 if "inner" in fixed else BLENDED
     refits = min(blended, len(plan)) if part is not data else 0
 
+    progress.stage("head", len(plan) + refits)
+
     def report(done: int) -> None:
-        if progress is not None:
-            progress(done, len(plan) + refits)
+        progress.advance(done, len(plan) + refits)
 
     jobs = [(settings, number) for number, settings in enumerate(plan)]
     with one_blas_thread():

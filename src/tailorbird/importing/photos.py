@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,7 @@ from tailorbird.errors import BackboneError, DatasetError
 from tailorbird.head import Head
 from tailorbird.images import ResizeRule
 from tailorbird.model.graph import Trunk
-from tailorbird.progress import Watcher
+from tailorbird.progress import Progress
 
 BATCH: Final = 8
 
@@ -40,15 +40,16 @@ class Photos:
     left_out: tuple[tuple[str, str], ...]
 
 
-def read_photos(source: str | Path, classes: Sequence[str], seed: int, watcher: Watcher) -> Photos:
+def read_photos(
+    source: str | Path, classes: Sequence[str], seed: int, progress: Progress
+) -> Photos:
     """Scan labelled photos and share them out.
 
     With the splits validation and test, the first calibrates and the second scores; with one of them, its halves do; photos in `train` may
     be those the model was trained on and take no part while there are others. Without splits the halves of all photos do. Halves are
     stratified by class, and photos that show the same picture stay together. Raises DatasetError.
     """
-    watcher.stage("scan", None)
-    scanned = scan(source, progress=watcher.advance)
+    scanned = scan(source, progress=progress)
     left_out = [
         (path, finding.message)
         for finding in scanned.findings
@@ -145,9 +146,9 @@ class Runner:
         return np.concatenate(list(parallel.ordered(self._run, batches)))
 
     def logits_of(
-        self, samples: Sequence[Sample], rule: ResizeRule, progress: Callable[[int], None]
+        self, samples: Sequence[Sample], rule: ResizeRule, progress: Progress
     ) -> npt.NDArray[np.float32]:
-        """Logits of photos, read and run on all cores, float32 (N, C). progress: called with the number that are done."""
+        """Return the logits of photos, float32 (N, C), read and run on all cores."""
         batches = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
 
         def one(batch: Sequence[Sample]) -> npt.NDArray[np.float32]:
@@ -156,7 +157,7 @@ class Runner:
         rows: list[npt.NDArray[np.float32]] = []
         for result in parallel.ordered(one, batches):
             rows.append(result)
-            progress(sum(map(len, rows)))
+            progress.advance(sum(map(len, rows)), len(samples))
         return np.concatenate(rows)
 
     def _run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

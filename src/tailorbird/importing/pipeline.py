@@ -6,7 +6,6 @@ import datetime
 import os
 import platform
 from collections.abc import Sequence
-from functools import partial
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +34,7 @@ from tailorbird.metrics.scores import (
 )
 from tailorbird.model.file import AGREEMENT, ModelInfo, carried, write
 from tailorbird.model.graph import Trunk, build
-from tailorbird.progress import Clock, Silent, Watcher
+from tailorbird.progress import NoProgress, Progress, StageTimer
 
 VERIFIED: Final = 32
 """Photos on which the finished file is compared with Keras; where none are given, drawn ones."""
@@ -54,7 +53,7 @@ def import_model(
     validate: str | Path | None = None,
     precision: float = 0.95,
     seed: int = 0,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
 ) -> ImportResult:
     """Make a model file of a classifier that was trained in Keras.
 
@@ -68,7 +67,7 @@ def import_model(
         validate: labelled photos as for `train`, to calibrate and score on; see `photos.read_photos`.
         precision: what the answers above the "unsure below" threshold should reach, 0.5 to 1.
         seed: of the halves that photos without splits are dealt into.
-        watcher: told about progress.
+        progress: receives stages, steps, notes and metrics.
 
     Raises:
         SettingsError: an option that does not fit the model; a preprocess that is neither given nor can be told.
@@ -82,9 +81,9 @@ def import_model(
     _check_settings(output, precision, seed)
     names = read_classes(classes)
     mode = preparation.mode_of(preprocess)
-    clock = Clock()
-    with clock.measure("open"):
-        (watcher or Silent()).stage("open", None)
+    timer = StageTimer()
+    with timer.measure("open"):
+        (progress or NoProgress()).stage("open")
         classifier = keras_models.open_classifier(source, size)
     origin = {
         "name": classifier.model.name,
@@ -100,8 +99,8 @@ def import_model(
         validate=validate,
         precision=precision,
         seed=seed,
-        watcher=watcher,
-        clock=clock,
+        progress=progress,
+        timer=timer,
     )
 
 
@@ -112,7 +111,7 @@ def import_application(
     classes: str | Path | None = None,
     weights: str | Path | None = None,
     size: int | None = None,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
 ) -> ImportResult:
     """Make a model file of a Keras application with its 1000 ImageNet classes.
 
@@ -122,16 +121,16 @@ def import_application(
         classes: as `read_classes` takes them; by default the names Keras downloads. Equal names are told apart by a number.
         weights: a weights file with the classifier on top, instead of the weights Keras downloads.
         size: of the images in pixels; by default the one the weights were trained at.
-        watcher: told about progress.
+        progress: receives stages, steps, notes and metrics.
 
     Raises as `import_model`, and HubError when a download fails.
     """
-    output, watcher, clock = Path(output), watcher or Silent(), Clock()
+    output, progress, timer = Path(output), progress or NoProgress(), StageTimer()
     _check_settings(output, 0.95, 0)
     file = Path(weights) if weights is not None else None
     names = read_classes(imagenet.class_names() if classes is None else classes, unique=True)
-    with clock.measure("open"):
-        model, application, side = imagenet.build(reference, size, file, watcher.note)
+    with timer.measure("open"):
+        model, application, side = imagenet.build(reference, size, file, progress.note)
         classifier = keras_models.classifier_of(model, reference, side)
     origin = {
         "name": application.name,
@@ -149,8 +148,8 @@ def import_application(
         application.preprocess,
         origin,
         why=why,
-        watcher=watcher,
-        clock=clock,
+        progress=progress,
+        timer=timer,
     )
 
 
@@ -165,14 +164,14 @@ def make(
     validate: str | Path | None = None,
     precision: float = 0.95,
     seed: int = 0,
-    watcher: Watcher | None = None,
-    clock: Clock | None = None,
+    progress: Progress | None = None,
+    timer: StageTimer | None = None,
 ) -> ImportResult:
     """`import_model` for a classifier that is already open.
 
     preprocess: a mode, and why that one. origin: entries of the model file's `backbone`.
     """
-    watcher, clock = watcher or Silent(), clock or Clock()
+    progress, timer = progress or NoProgress(), timer or StageTimer()
     if len(classes) != classifier.classes:
         what = (
             "one output, for two classes,"
@@ -186,8 +185,8 @@ def make(
     rule = ResizeRule(classifier.size)
     photos = None
     if validate is not None:
-        with clock.measure("scan"):
-            photos = read_photos(validate, classes, seed, watcher)
+        with timer.measure("scan"):
+            photos = read_photos(validate, classes, seed, progress)
     chosen = (preprocess, why) if preprocess and why else preparation.told(classifier, preprocess)
     if chosen is None and photos is None:
         raise SettingsError(
@@ -197,12 +196,11 @@ def make(
         )
     comparison = None
     if photos is not None:
-        with clock.measure("preprocess"):
-            watcher.stage("preprocess", None)
+        with timer.measure("preprocess"):
             sample = spread(photos.calibration, preparation.SAMPLED)
             labels = np.array([classes.index(one.label) for one in sample], np.int64)
             answers = preparation.try_all(
-                classifier, np.stack([pixels_of(one, rule) for one in sample]), watcher.advance
+                classifier, np.stack([pixels_of(one, rule) for one in sample]), progress
             )
             chosen = chosen or preparation.best(answers, labels)
             comparison = preparation.compare(answers, labels, chosen[0])
@@ -211,27 +209,27 @@ def make(
     warnings = [] if why else preparation.doubts(classifier, preprocess, mode)
     if comparison is not None and comparison.warning is not None:
         warnings.append(comparison.warning)
-    with clock.measure("convert"):
-        watcher.stage("convert", None)
+    with timer.measure("convert"):
+        progress.stage("convert")
         trunk, head = keras_models.trunk(classifier, mode)
         runner = Runner(trunk, head, str(output))
-    with clock.measure("compare"):
-        watcher.stage("compare", None)
+    with timer.measure("compare"):
+        progress.stage("compare")
         images = _compared(photos, rule)
         theirs = keras_models.logits(classifier, images, mode)
         agreement = _agreement(runner, images, theirs)
     scale, threshold, scores = 1.0, None, dict[str, Scores]()
     if photos is not None:
-        with clock.measure("score"):
-            scale, threshold, scores = _score(runner, photos, classes, rule, precision, watcher)
+        with timer.measure("score"):
+            scale, threshold, scores = _score(runner, photos, classes, rule, precision, progress)
             warnings += _unlucky(scores["test"])
         warnings += _unknown(photos)
     settings = {"preprocess": mode, "preprocess_reason": reason, "precision": precision}
     info = _info(
         classifier, trunk, classes, origin, settings, scale, threshold, scores, photos, seed
     )
-    with clock.measure("write"):
-        watcher.stage("write", None)
+    with timer.measure("write"):
+        progress.stage("write")
         write(
             output,
             build(trunk, head, scale),
@@ -261,7 +259,7 @@ def make(
             ]
             + ([photos.how] if photos else [])
         ),
-        seconds=clock.total(),
+        seconds=timer.total(),
     )
 
 
@@ -314,18 +312,19 @@ def _score(
     classes: tuple[str, ...],
     rule: ResizeRule,
     precision: float,
-    watcher: Watcher,
+    progress: Progress,
 ) -> tuple[float, Threshold, dict[str, Scores]]:
     """Temperature and threshold from the calibration photos, and the scores of both parts."""
     parts = {"validation": photos.calibration, "test": photos.test}
-    total = sum(map(len, parts.values()))
-    watcher.stage("score", total)
-    logits: dict[str, npt.NDArray[np.float32]] = {}
-    labels: dict[str, npt.NDArray[np.int64]] = {}
-    for name, part in parts.items():
-        before = sum(map(len, labels.values()))
-        logits[name] = runner.logits_of(part, rule, partial(_shifted, watcher, before, total))
-        labels[name] = np.array([classes.index(sample.label) for sample in part], np.int64)
+    samples = [*photos.calibration, *photos.test]
+    progress.stage("score", len(samples))
+    rows_of = runner.logits_of(samples, rule, progress)
+    cut = len(photos.calibration)
+    logits = {"validation": rows_of[:cut], "test": rows_of[cut:]}
+    labels = {
+        name: np.array([classes.index(sample.label) for sample in part], np.int64)
+        for name, part in parts.items()
+    }
     scale = temperature(logits["validation"], labels["validation"])
     rows = {name: softmax(values / scale) for name, values in logits.items()}
     threshold = choose_threshold(labels["validation"], rows["validation"], precision)
@@ -334,10 +333,6 @@ def _score(
         threshold,
         {name: score(labels[name], rows[name], classes, threshold.value) for name in parts},
     )
-
-
-def _shifted(watcher: Watcher, before: int, total: int, done: int) -> None:
-    watcher.advance(before + done, total)
 
 
 def _unlucky(scores: Scores) -> list[str]:

@@ -5,7 +5,7 @@ Logits are float (N, C), labels int64 (N,).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from tailorbird.errors import SettingsError
 from tailorbird.head.network import log_loss
 from tailorbird.importing.photos import Runner
 from tailorbird.metrics.paired import mcnemar
+from tailorbird.progress import Progress
 
 PREPROCESS: Final = tuple(dict.fromkeys([*keras_models.MODES, *keras_models.APPLICATIONS]))
 """What may be given as `preprocess`: a mode, or the module of keras.applications whose `preprocess_input` was used."""
@@ -123,15 +124,16 @@ def doubts(classifier: keras_models.Classifier, given: str | None, mode: str) ->
 def try_all(
     classifier: keras_models.Classifier,
     images: npt.NDArray[np.uint8],
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Logits of the same photos, uint8 (N, S, S, 3), prepared in each way."""
     answers = {}
     total = len(keras_models.MODES) * len(images)
+    progress.stage("preprocess", total)
     for number, mode in enumerate(keras_models.MODES):
         runner = Runner(*keras_models.trunk(classifier, mode), f"the model with preprocess {mode}")
         answers[mode] = runner.logits(images)
-        progress((number + 1) * len(images), total)
+        progress.advance((number + 1) * len(images), total)
     return answers
 
 

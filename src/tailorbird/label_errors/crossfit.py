@@ -6,7 +6,7 @@ Shapes, once: N photos, K features, C classes, R repeats.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -18,6 +18,7 @@ from tailorbird.head import HeadSettings
 from tailorbird.head import network as net
 from tailorbird.head.fit import batches, one_blas_thread, prepare, start_run, train_epoch
 from tailorbird.metrics.scores import Labels, softmax
+from tailorbird.progress import NoProgress, Progress
 
 FOLDS: Final = 5
 REPEATS: Final = 3
@@ -59,7 +60,7 @@ def out_of_fold(
     seed: int = 0,
     repeats: int = REPEATS,
     settings: HeadSettings = SETTINGS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> npt.NDArray[np.float64]:
     """Probabilities float64 (N, C) of each photo from heads trained on the other folds only.
 
@@ -74,7 +75,7 @@ def out_of_fold(
         seed: of the folds and the fits; the same seed gives the same bits on any number of cores.
         repeats: R; the mean over so many deals of the folds is taken.
         settings: of the heads. Each trains for a fixed number of steps: labels that may be wrong should not decide when to stop.
-        progress: called with (fits done, fits in all).
+        progress: receives the stage `labels` and its fits.
 
     Raises SettingsError for arrays that do not fit each other, TrainingError when a loss becomes non-finite.
     """
@@ -87,6 +88,8 @@ def out_of_fold(
         for fold in range(FOLDS)
         if (numbers == fold).any() and (numbers != fold).any()
     ]
+    progress = progress or NoProgress()
+    progress.stage("labels", len(jobs))
     total = np.zeros((len(labels), classes))
     lone = np.ones(len(labels), bool)
 
@@ -110,7 +113,6 @@ def out_of_fold(
         for done, (held, probabilities) in enumerate(parallel.ordered(one, jobs), start=1):
             total[held] += probabilities / repeats
             lone[held] = False
-            if progress is not None:
-                progress(done, len(jobs))
+            progress.advance(done, len(jobs))
     total[lone] = 1.0 / classes  # one picture in all: there was nothing to learn from
     return total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,14 +18,12 @@ from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.features import Embedder, embed
 from tailorbird.label_errors import confident
 from tailorbird.label_errors.crossfit import out_of_fold
+from tailorbird.progress import Progress
 from tailorbird.rendering.contact_sheets import MOST_TILES, Tile
 
 FEWEST: Final = 5
 """Different pictures a class must have before its labels are judged: with fewer, hardly anything of it is left to learn from when one
 is held out, and every one of them would look wrong."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total); the stages are `read+embed` and `folds`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +112,13 @@ def suspects(
         raise SettingsError(f"seed is {seed}; it must be between 0 and 4294967295")
     embedder = Embedder(open_backbone(backbone))
 
-    def read(done: int, total: int) -> None:
-        if progress is not None:
-            progress("read+embed", done, total)
-
     if isinstance(photos, Dataset):
         dataset = photos
         _check(dataset)
-        embed(dataset.samples, embedder, progress=read)
+        embed(dataset.samples, embedder, progress=progress)
     else:
         try:
-            dataset = scan(photos, progress=read, visitor=embedder)
+            dataset = scan(photos, progress=progress, visitor=embedder)
         finally:
             embedder.flush()
         _check(dataset)
@@ -157,12 +151,8 @@ def judge(
     number = {label: i for i, label in enumerate(classes)}
     labels = np.array([number[sample.label] for sample in dataset.samples], np.int64)
 
-    def fitted(done: int, total: int) -> None:
-        if progress is not None:
-            progress("folds", done, total)
-
     found = out_of_fold(
-        features, labels, dataset.groups, classes=len(classes), seed=seed, progress=fitted
+        features, labels, dataset.groups, classes=len(classes), seed=seed, progress=progress
     )
     own = confident.self_confidence(found, labels)
     other = confident.most_probable_other(found, labels)

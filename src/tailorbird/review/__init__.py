@@ -3,7 +3,7 @@
 from tailorbird.review.items import Item
 from tailorbird.review.manifest import HEADER, ChangedMeanwhile, Manifest
 from tailorbird.review.opening import default_manifest, open_review
-from tailorbird.review.session import Choice, Progress, Review
+from tailorbird.review.session import Choice, Review, ReviewCounts
 
 __all__ = [
     "HEADER",
@@ -11,8 +11,8 @@ __all__ = [
     "Choice",
     "Item",
     "Manifest",
-    "Progress",
     "Review",
+    "ReviewCounts",
     "default_manifest",
     "open_review",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tailorbird.backbone import open_backbone
@@ -14,6 +14,7 @@ from tailorbird.dataset.table import Row, read_header, read_table
 from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.features import Embedder
 from tailorbird.label_errors import Suspect, suspects
+from tailorbird.progress import Progress
 from tailorbird.review.items import make_items
 from tailorbird.review.manifest import HEADER, Manifest, Resumed, content_hash, fresh_rows, resume
 from tailorbird.review.session import Review
@@ -43,13 +44,13 @@ def open_review(
     backbone: str | Path = SHIPPED,
     find_suspects: bool = True,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Review:
     """Scan photos, find suspect labels, and begin the manifest or take it up where it was left.
 
     photos: a folder, a CSV, or the manifest of a former review. manifest: the file to write, `default_manifest` where None.
     backbone: what suspect labels are found with. find_suspects: False shows duplicates and leaks only, and needs no features.
-    progress: called with (stage, done, total); the stages are `read+embed` or `scan`, and `folds`.
+    progress: receives the stages `scan`, or `embed` and `labels`.
 
     Raises DatasetError for photos that cannot be used or a manifest that is something else, SettingsError for its name,
     StorageError where it cannot be written, BackboneError.
@@ -60,14 +61,11 @@ def open_review(
     before, seen = _former(source if former else None, target)
     embedder = Embedder(open_backbone(backbone)) if find_suspects else None
 
-    def read(done: int, total: int) -> None:
-        if progress is not None:
-            progress("read+embed" if embedder else "scan", done, total)
-
+    layout = find(source, as_before_review=former)
+    if progress is not None:
+        progress.stage("embed" if embedder else "scan", len(layout.entries))
     try:
-        dataset = scan_layout(
-            find(source, as_before_review=former), source, progress=read, visitor=embedder
-        )
+        dataset = scan_layout(layout, source, progress=progress, visitor=embedder)
     finally:
         if embedder is not None:
             embedder.flush()
@@ -76,7 +74,7 @@ def open_review(
     judged: dict[Sample, Suspect] = {}
     if find_suspects:
         try:
-            found = suspects(dataset, backbone=backbone, seed=seed, progress=_folds(progress))
+            found = suspects(dataset, backbone=backbone, seed=seed, progress=progress)
             reported, judged = found.reported, {suspect.sample: suspect for suspect in found.ranked}
         except DatasetError as error:
             notes.append(f"no label could be judged: {error}")
@@ -112,16 +110,6 @@ def _former(source: Path | None, target: Path) -> tuple[tuple[Path, list[Row]] |
             "it was left as it is; give another name with -o"
         )
     return (target, read_table(target)), seen
-
-
-def _folds(progress: Callable[[str, int, int], None] | None) -> Callable[[str, int, int], None]:
-    """The photos are embedded already; only the fits take time."""
-
-    def told(stage: str, done: int, total: int) -> None:
-        if progress is not None and stage == "folds":
-            progress(stage, done, total)
-
-    return told
 
 
 def _notes(resumed: Resumed) -> list[str]:

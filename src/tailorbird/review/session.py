@@ -31,7 +31,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ReviewCounts:
     """Photos by decision, and items: an item is done when each of its photos has a decision."""
 
     keep: int
@@ -98,12 +98,14 @@ class Review:
         """Whether there is a step to take back."""
         return bool(self._past)
 
-    def progress(self) -> Progress:
+    def counts(self) -> ReviewCounts:
         """How far it is."""
         rows = self.manifest.rows()
         counts = Counter(row.decision for row in rows)
         done = sum(all(rows[photo].decision for photo in item.photos) for item in self.items)
-        return Progress(counts["keep"], counts["relabel"], counts["exclude"], len(self.items), done)
+        return ReviewCounts(
+            counts["keep"], counts["relabel"], counts["exclude"], len(self.items), done
+        )
 
     @property
     def train_command(self) -> str:

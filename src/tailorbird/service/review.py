@@ -198,7 +198,7 @@ class ReviewService:
 
     def _said(self) -> dict[str, Any]:
         return {
-            **asdict(self._review.progress()),
+            **asdict(self._review.counts()),
             "photos": len(self._review.manifest),
             "can_undo": self._review.can_undo,
         }

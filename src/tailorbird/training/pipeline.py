@@ -28,7 +28,7 @@ from tailorbird.label_errors import Suspects, judge
 from tailorbird.metrics.scores import Answers, choose_threshold, score, softmax, temperature
 from tailorbird.model.file import ModelInfo, carried, write
 from tailorbird.model.graph import Trunk, build
-from tailorbird.progress import Clock, Silent, Watcher
+from tailorbird.progress import NoProgress, Progress, StageTimer
 from tailorbird.report import Format, attempt, report_path
 from tailorbird.training import tuning
 from tailorbird.training.checks import check_settings
@@ -60,7 +60,7 @@ def train(
     judge_labels: bool = False,
     engine: str | None = None,
     finetune: FinetuneSettings | None = None,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
 ) -> TrainResult:
     """Train a classifier on a folder or CSV of labelled photos and write it as one ONNX file.
 
@@ -85,7 +85,7 @@ def train(
         finetune: after the head is found on cached features, also train the backbone so; None leaves it as it is. With the backbone
             `cnn` a small network is trained from scratch instead, by these settings or the default ones. An interrupted run goes on
             where it was when the same command is given again.
-        watcher: told about progress.
+        progress: receives stages, steps, notes and metrics.
 
     Raises:
         SettingsError: an option outside its range; all of them together.
@@ -95,7 +95,7 @@ def train(
         TrainingError: the loss became non-finite, or the finished file disagreed with the pipeline.
         MissingExtra: the framework is not installed.
     """
-    watcher = watcher or Silent()
+    progress = progress or NoProgress()
     output = Path(output)
     wanted = report_path(output, report, report_format)
     scratch = str(backbone) == SCRATCH
@@ -115,9 +115,9 @@ def train(
         inner="inner" in (fixed or {}),
     )
     HeadSettings(**(fixed or {}))  # raises for a bad value before the long part begins
-    clock = Clock()
+    timer = StageTimer()
     network, embedder = None, None
-    with clock.measure("open"):
+    with timer.measure("open"):
         folder = Path(corrections_photos) if corrections_photos is not None else None
         answered = read_labelled(str(corrections), folder) if corrections is not None else None
         files = len(find(photos).entries) + (len(answered.photos) if answered else 0)
@@ -129,10 +129,10 @@ def train(
     if embedder is not None:
         info = embedder.backbone.info
         seconds = expected_seconds(files, embedder.backbone, views)
-        watcher.note(f"{files:,} files, {views} view{'s' * (views > 1)} each, {info.name} at {info.size} px: about {seconds:.0f} s; "
+        progress.note(f"{files:,} files, {views} view{'s' * (views > 1)} each, {info.name} at {info.size} px: about {seconds:.0f} s; "
                      "photos seen before are quicker" + ("; then fine-tuning" if tunes else ""))  # fmt: skip
 
-    data = _photos(photos, embedder, answered, seed, clock, watcher)
+    data = _photos(photos, embedder, answered, seed, timer, progress)
     if manifest is not None:
         write_manifest(data.dataset, manifest)
     parts, labels, classes = data.parts, data.labels, data.classes
@@ -141,19 +141,19 @@ def train(
         np.linspace(0, len(parts["validation"]) - 1, VERIFIED_PHOTOS).round().astype(np.int64)
     )
     tuning_of: dict[str, Any] = {
-        "classes": len(classes), "output": output, "seed": seed, "verified": verified, "watcher": watcher
+        "classes": len(classes), "output": output, "seed": seed, "verified": verified, "progress": progress
     }  # fmt: skip
     if embedder is None:
-        with clock.measure("finetune"):
+        with timer.measure("finetune"):
             learned = tuning.train_from_scratch(
                 engine, parts, labels, finetune or FROM_SCRATCH, **tuning_of
             )
     else:
         learned, features = _frozen(
-            embedder, data, views, fixed or {}, refit, seed, verified, clock, watcher
+            embedder, data, views, fixed or {}, refit, seed, verified, timer, progress
         )
         if network is not None and finetune is not None and learned.search is not None:
-            with clock.measure("finetune"):
+            with timer.measure("finetune"):
                 learned = tuning.tune(
                     network,
                     embedder.backbone,
@@ -165,8 +165,8 @@ def train(
                     **tuning_of,
                 )
 
-    with clock.measure("test"):
-        watcher.stage("test", None)
+    with timer.measure("test"):
+        progress.stage("test")
         scale = temperature(learned.validation, labels["validation"])
         validated = softmax(learned.validation / scale)
         threshold = choose_threshold(labels["validation"], validated, precision)
@@ -204,8 +204,8 @@ def train(
         versions=_versions(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    with clock.measure("write"):
-        watcher.stage("write", None)
+    with timer.measure("write"):
+        progress.stage("write")
         graph = build(learned.trunk, learned.head, scale)
         images = np.stack(
             [pixels_of(parts["validation"][index], learned.rule) for index in verified]
@@ -224,22 +224,22 @@ def train(
         fit=learned.fit,
         search=learned.search,
         left_out=data.left_out,
-        seconds=clock.total(),
+        seconds=timer.total(),
         embedded=embedder.embedded if embedder else 0,
         corrections=data.joined,
         answers=kept,
         tuned=learned.tuned,
     )
     if judge_labels and embedder is not None:
-        with clock.measure("labels"):
-            judged = _judged(data.dataset, embedder, seed, watcher)
-        result = replace(result, suspects=judged, seconds=clock.total())
+        with timer.measure("labels"):
+            judged = _judged(data.dataset, embedder, seed, progress)
+        result = replace(result, suspects=judged, seconds=timer.total())
     if wanted is None:
         return result
-    with clock.measure("report"):
-        watcher.stage("report", None)
+    with timer.measure("report"):
+        progress.stage("report")
         written, problem = attempt(content_of(result), wanted, report_format)
-    return replace(result, report=written, report_error=problem, seconds=clock.total())
+    return replace(result, report=written, report_error=problem, seconds=timer.total())
 
 
 @dataclass(frozen=True)
@@ -259,24 +259,22 @@ def _photos(
     embedder: Embedder | None,
     answered: Any,
     seed: int,
-    clock: Clock,
-    watcher: Watcher,
+    timer: StageTimer,
+    progress: Progress,
 ) -> _Photos:
     """Scan, split and clean; the embedder sees each photo in the same pass."""
-    with clock.measure("scan"):
-        watcher.stage("scan", None)
+    with timer.measure("scan"):
         try:
-            scanned = scan(photos, progress=watcher.advance, visitor=embedder)
+            scanned = scan(photos, progress=progress, visitor=embedder)
         finally:
             if embedder is not None:
                 embedder.flush()
-    with clock.measure("split"):
+    with timer.measure("split"):
         dataset, left_out = prepare(scanned, seed)
     joined = None
     if answered is not None:
-        with clock.measure("corrections"):
-            watcher.stage("corrections", None)
-            joined = join(dataset, answered, visitor=embedder, progress=watcher.advance)
+        with timer.measure("corrections"):
+            joined = join(dataset, answered, visitor=embedder, progress=progress)
             if embedder is not None:
                 embedder.flush()
         dataset, left_out = (
@@ -304,21 +302,18 @@ def _frozen(
     refit: bool,
     seed: int,
     verified: npt.NDArray[np.int64],
-    clock: Clock,
-    watcher: Watcher,
+    timer: StageTimer,
+    progress: Progress,
 ) -> tuple[Learned, npt.NDArray[np.float32]]:
     """The head found on cached features, and those of the training photos, float32 (N, K)."""
     backbone: Backbone = embedder.backbone
     parts, labels, classes = data.parts, data.labels, len(data.classes)
-    with clock.measure("embed"):
-        matrices = matrices_of(backbone, embedder, parts, views, watcher)
+    with timer.measure("embed"):
+        matrices = matrices_of(backbone, embedder, parts, views, progress)
     held = matrices["validation"][0]
-    with clock.measure("head"):
-        watcher.stage("head", None)
+    with timer.measure("head"):
         known = (matrices["train"], labels["train"], held, labels["validation"])
-        found = search(
-            *known, classes=classes, fixed=dict(fixed), seed=seed, progress=watcher.advance
-        )
+        found = search(*known, classes=classes, fixed=dict(fixed), seed=seed, progress=progress)
         best = found.best
         final = refit_head(found, *known, classes=classes, seed=seed) if refit else best.head
     learned = Learned(
@@ -338,9 +333,8 @@ def _frozen(
     return learned, matrices["train"][0]
 
 
-def _judged(dataset: Dataset, embedder: Embedder, seed: int, watcher: Watcher) -> Suspects | None:
+def _judged(dataset: Dataset, embedder: Embedder, seed: int, progress: Progress) -> Suspects | None:
     """The labels of all splits, judged; None, with a note, where the classes are too small for it."""
-    watcher.stage("labels", None)
     features = embedder.matrix([bytes.fromhex(sample.digest) for sample in dataset.samples])
     name = embedder.backbone.info.name
     try:
@@ -349,10 +343,10 @@ def _judged(dataset: Dataset, embedder: Embedder, seed: int, watcher: Watcher) -
             features,
             backbone=name,
             seed=seed,
-            progress=lambda _, done, total: watcher.advance(done, total),
+            progress=progress,
         )
     except DatasetError as error:
-        watcher.note(f"labels were not judged: {error}")
+        progress.note(f"labels were not judged: {error}")
         return None
 
 

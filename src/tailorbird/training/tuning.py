@@ -19,7 +19,7 @@ from tailorbird.engines.registry import scratch_network
 from tailorbird.files import write_bytes
 from tailorbird.head import SearchResult
 from tailorbird.model.file import carried
-from tailorbird.progress import Watcher
+from tailorbird.progress import Progress
 from tailorbird.training.learned import BATCH, Learned, logits_of, search_settings
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def tune(
     output: Path,
     seed: int,
     verified: npt.NDArray[np.int64],
-    watcher: Watcher,
+    progress: Progress,
 ) -> Learned:
     """Fine-tune a pretrained network from the head found on its cached features. Raises what `finetune` raises."""
     tuned = finetune(
@@ -64,7 +64,7 @@ def tune(
         features=features,
         classes=classes,
         identity={"backbone": backbone.info.sha256, "framework": network.framework},
-        watcher=watcher,
+        progress=progress,
     )
     about = {"pretrained": {"name": backbone.info.name, "sha256": backbone.info.sha256}}
     learned = _learned(
@@ -83,7 +83,7 @@ def train_from_scratch(
     output: Path,
     seed: int,
     verified: npt.NDArray[np.int64],
-    watcher: Watcher,
+    progress: Progress,
 ) -> Learned:
     """Train a small network from random weights. Raises what `finetune` raises, SettingsError for more than one size."""
     (size,) = settings.sizes or FROM_SCRATCH.sizes or ()
@@ -101,7 +101,7 @@ def train_from_scratch(
         features=None,
         classes=classes,
         identity={"backbone": network.name, "framework": network.framework},
-        watcher=watcher,
+        progress=progress,
     )
     return _learned(network, tuned, parts, output, settings, {}, {}, verified)
 

@@ -31,8 +31,7 @@ from support.numpy_network import (
     Task,
     weights_of,
 )
-from tailorbird.cli.output import figures
-from tailorbird.cli.train import BarWatcher
+from tailorbird.cli.output import ProgressBar, metrics_text
 from tailorbird.dataset import Sample
 from tailorbird.engines.finetune import loop as finetune
 from tailorbird.engines.finetune import views
@@ -77,15 +76,15 @@ def interrupted(
     task: Task, folder: Path, step: int, settings: FinetuneSettings = SETTINGS, **options: Any
 ) -> Listener:
     """A run stopped by Ctrl-C after so many steps of its own."""
-    watcher = Listener(step)
+    progress = Listener(step)
     with pytest.raises(KeyboardInterrupt):
-        task.run(NumpyNetwork(), settings, folder, watcher=watcher, **options)
-    return watcher
+        task.run(NumpyNetwork(), settings, folder, progress=progress, **options)
+    return progress
 
 
 def test_it_learns_and_says_what_it_did(task: Task, tmp_path: Path) -> None:
-    network, watcher = NumpyNetwork(), Listener()
-    tuned = task.run(network, replace(SETTINGS, epochs=12), tmp_path / "run", watcher=watcher)
+    network, progress = NumpyNetwork(), Listener()
+    tuned = task.run(network, replace(SETTINGS, epochs=12), tmp_path / "run", progress=progress)
     assert tuned.best.score.accuracy >= 0.9 > 0.7 > tuned.start.accuracy
     assert tuned.best.score.log_loss < tuned.start.log_loss / 2
     assert tuned.stopped == "finished" and tuned.resumed_from is None and tuned.seconds > 0
@@ -108,20 +107,20 @@ def test_it_learns_and_says_what_it_did(task: Task, tmp_path: Path) -> None:
     )
     assert tuned.best.logits.shape == (24, CLASSES) and tuned.best.logits.dtype == np.float32
     # Told as it goes.
-    assert len(watcher.told) == 12 * 4 and set(watcher.told[0]) == {
+    assert len(progress.told) == 12 * 4 and set(progress.told[0]) == {
         "loss",
         "accuracy",
         "images_per_second",
         "seconds_left",
     }
     assert (
-        watcher.advanced[-1] == (360, 360)
-        and watcher.told[0]["seconds_left"] > watcher.told[-1]["seconds_left"] >= 0
+        progress.advanced[-1] == (360, 360)
+        and progress.told[0]["seconds_left"] > progress.told[-1]["seconds_left"] >= 0
     )
-    assert watcher.notes[0].startswith(
+    assert progress.notes[0].startswith(
         "stage 1/2: 16 px, the top 1 of 2 layers (above tint) and the head, 6 epochs"
     )
-    assert "stage 2/2, epoch 6/6: loss " in watcher.notes[-1]
+    assert "stage 2/2, epoch 6/6: loss " in progress.notes[-1]
     discard(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -196,7 +195,7 @@ def test_what_small_images_taught_is_kept_though_they_score_worse(
     assert tuned.best.stage == 2 and tuned.history[4].epoch == 0 and tuned.history[4].best
     again = Blurred()
     with pytest.raises(KeyboardInterrupt):
-        task.run(Blurred(), SETTINGS, tmp_path / "again", watcher=Listener(STEPS - 2))
+        task.run(Blurred(), SETTINGS, tmp_path / "again", progress=Listener(STEPS - 2))
     assert same(task.run(again, SETTINGS, tmp_path / "again"), tuned) and weights_of(
         again
     ) == weights_of(network)
@@ -205,7 +204,7 @@ def test_what_small_images_taught_is_kept_though_they_score_worse(
 def test_resumed_before_anything_beat_the_start(task: Task, tmp_path: Path) -> None:
     networks = [Blurred(), Blurred()]
     with pytest.raises(KeyboardInterrupt):
-        task.run(Blurred(), SETTINGS, tmp_path / "1", watcher=Listener(10))
+        task.run(Blurred(), SETTINGS, tmp_path / "1", progress=Listener(10))
     whole, resumed = (
         task.run(network, SETTINGS, tmp_path / str(n)) for n, network in enumerate(networks)
     )
@@ -219,13 +218,13 @@ def test_the_command_line_shows_the_figures(
     monkeypatch.setenv("COLUMNS", "150")
     values = {"loss": 0.61234, "accuracy": 0.875, "images_per_second": 61.2, "seconds_left": 130.0}
     assert (
-        figures(values) == "loss 0.612, 87.5% right, 61 images/s, 2:10 left" and figures({}) == ""
+        metrics_text(values) == "loss 0.612, 87.5% right, 61 images/s, 2:10 left"
+        and metrics_text({}) == ""
     )
-    watcher = BarWatcher()
-    watcher.stage("finetune", 100)
-    watcher.figures(**values)
-    watcher.advance(50, 100)
-    watcher.stop()
+    with ProgressBar() as progress:
+        progress.stage("finetune", 100)
+        progress.advance(50, 100)
+        progress.metrics(**values)
     shown = capsys.readouterr().err
     assert "fine-tune" in shown and "87.5% right" in shown
 
@@ -276,14 +275,14 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     step: int,
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
-    watcher = interrupted(task, tmp_path, step)
+    progress = interrupted(task, tmp_path, step)
     assert (
-        watcher.notes[-1]
+        progress.notes[-1]
         == "fine-tuning was stopped, its state is saved: the same command goes on from there"
     )
-    assert len(watcher.told) == step and signal.getsignal(signal.SIGINT) is before
+    assert len(progress.told) == step and signal.getsignal(signal.SIGINT) is before
     network, second = NumpyNetwork(), Listener()
-    tuned = task.run(network, SETTINGS, tmp_path, watcher=second)
+    tuned = task.run(network, SETTINGS, tmp_path, progress=second)
     stage, epoch, within = (
         (1, (step - 1) // 4, (step - 1) % 4 + 1)
         if step <= 12
@@ -304,7 +303,7 @@ def test_ctrl_c_after_the_last_step_counts_too(
                 signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        task.run(NumpyNetwork(), SETTINGS, tmp_path, watcher=Late())
+        task.run(NumpyNetwork(), SETTINGS, tmp_path, progress=Late())
     network = NumpyNetwork()
     assert same(task.run(network, SETTINGS, tmp_path), whole[0]) and network.steps == 0
 
@@ -353,8 +352,8 @@ def test_after_a_resume_the_best_is_not_overwritten_by_a_worse_one(
     first = interrupted(task, tmp_path, 22, settings)
     said = [line for line in first.notes if "the best so far" in line]
     assert said
-    network, watcher = Spoiling(after=0), Listener()
-    tuned = task.run(network, settings, tmp_path, watcher=watcher)
+    network, progress = Spoiling(after=0), Listener()
+    tuned = task.run(network, settings, tmp_path, progress=progress)
     assert tuned.resumed_from == (1, 5, 2)
     after = [epoch for epoch in tuned.history if epoch.epoch > 5]
     assert len(after) == 5 and not any(epoch.best for epoch in after)
@@ -371,13 +370,13 @@ def test_after_a_resume_the_best_is_not_overwritten_by_a_worse_one(
 
 
 def test_early_stopping_ends_a_stage(task: Task, tmp_path: Path) -> None:
-    watcher = Listener()
+    progress = Listener()
     settings = replace(SETTINGS, sizes=(32,), epochs=30, patience=3, ema=0.0)
-    tuned = task.run(Spoiling(after=12), settings, tmp_path, watcher=watcher)
+    tuned = task.run(Spoiling(after=12), settings, tmp_path, progress=progress)
     assert tuned.stopped == "early" and tuned.best.epoch <= 3
     best = max(tuned.best.epoch, 0)
     assert tuned.history[-1].epoch == best + 3
-    assert "stage 1 ends early: 3 epochs without a lower validation log-loss" in watcher.text
+    assert "stage 1 ends early: 3 epochs without a lower validation log-loss" in progress.text
 
 
 def test_on_a_plateau_the_rate_falls(task: Task, tmp_path: Path) -> None:
@@ -389,13 +388,13 @@ def test_on_a_plateau_the_rate_falls(task: Task, tmp_path: Path) -> None:
 
 
 def test_a_budget_ends_in_time_with_the_best(task: Task, tmp_path: Path) -> None:
-    watcher = Listener()
+    progress = Listener()
     settings = replace(SETTINGS, epochs=9_000, budget=3.0)
-    tuned = task.run(NumpyNetwork(), settings, tmp_path, watcher=watcher)
+    tuned = task.run(NumpyNetwork(), settings, tmp_path, progress=progress)
     assert tuned.stopped == "budget" and 1.5 < tuned.seconds < 6
     assert {epoch.stage for epoch in tuned.history} == {1, 2}, "each stage has its share"
     assert tuned.best.score.log_loss < tuned.start.log_loss
-    assert all(values["seconds_left"] <= 3 for values in watcher.told)
+    assert all(values["seconds_left"] <= 3 for values in progress.told)
     rates = [epoch.learning_rate for epoch in tuned.history if epoch.stage == 1 and epoch.epoch]
     assert rates[-1] < rates[0] / 4, "the schedule runs with the time"
 
@@ -519,13 +518,14 @@ def test_a_damaged_checkpoint_is_noticed(
     place = data.index(b'"step": 2') + 8 if what == "json" else len(data) // 2
     data[place] ^= 1
     target.write_bytes(data)
-    network, watcher = NumpyNetwork(), Listener()
-    tuned = task.run(network, SETTINGS, tmp_path, watcher=watcher)
+    network, progress = NumpyNetwork(), Listener()
+    tuned = task.run(network, SETTINGS, tmp_path, progress=progress)
     if what == "best":  # both checkpoints rest on it
-        assert "are damaged; the run starts anew" in watcher.text and tuned.resumed_from is None
+        assert "are damaged; the run starts anew" in progress.text and tuned.resumed_from is None
     else:
         assert (
-            f"damaged, and left aside: {newest.name}; the checkpoint before is used" in watcher.text
+            f"damaged, and left aside: {newest.name}; the checkpoint before is used"
+            in progress.text
         )
         assert tuned.resumed_from == (1, 1, 0)
     assert same(tuned, whole[0]) and weights_of(network) == whole[1]
@@ -533,15 +533,15 @@ def test_a_damaged_checkpoint_is_noticed(
 
 def test_a_changed_command_starts_anew_and_says_so(task: Task, tmp_path: Path) -> None:
     interrupted(task, tmp_path, 6)
-    watcher = Listener()
+    progress = Listener()
     tuned = task.run(
         NumpyNetwork(), replace(SETTINGS, learning_rate=0.04, checkpoint_seconds=5), tmp_path,
-        watcher=watcher, identity={"backbone": "x"},
+        progress=progress, identity={"backbone": "x"},
     )  # fmt: skip
     assert tuned.resumed_from is None
     assert (
         "held another run (backbone was None, is x; learning_rate was 0.05, is 0.04; plan); this one starts anew"
-        in watcher.text
+        in progress.text
     )
 
 

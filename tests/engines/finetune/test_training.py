@@ -26,7 +26,7 @@ from tailorbird.engines.protocol import Regularisation
 from tailorbird.errors import BackboneError, SettingsError
 from tailorbird.images import Augmentation
 from tailorbird.model import load
-from tailorbird.progress import Silent
+from tailorbird.progress import NoProgress
 from tailorbird.report.tuning import tuning
 from tailorbird.training import TrainResult, train
 
@@ -43,7 +43,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Lines(Silent):
+class Lines(NoProgress):
     """Keeps what is said."""
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ def test_a_report_takes_nothing_odd_from_a_file(tuned: TrainResult, hostile: obj
 
 
 def test_from_scratch_photos_as_they_are_come_first(tmp_path: Path, shapes: Path) -> None:
-    watcher = Lines()
+    progress = Lines()
     settings = FinetuneSettings(
         sizes=(32,), epochs=12, batch_size=8, learning_rate=2e-3, base_rate=1.0, depth_decay=1.0, plain_first=True, ema=0.0,
         regularisation=Regularisation(dropout=0.0, label_smoothing=0.0),
@@ -133,7 +133,7 @@ def test_from_scratch_photos_as_they_are_come_first(tmp_path: Path, shapes: Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAILORBIRD_CACHE", str(tmp_path / "cache"))
         result = train(
-            shapes, tmp_path / "cnn.onnx", backbone="cnn", finetune=settings, watcher=watcher
+            shapes, tmp_path / "cnn.onnx", backbone="cnn", finetune=settings, progress=progress
         )
     assert result.tuned is not None and result.search is None and result.fit is None
     assert [stage.augmented for stage in result.tuned.stages] == [False, True]

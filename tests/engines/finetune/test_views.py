@@ -190,9 +190,9 @@ def test_kept_or_not_the_numbers_are_the_same(
     for disk in (planning.DISK_BYTES, 0):
         monkeypatch.setattr("tailorbird.engines.finetune.run.DISK_BYTES", disk)
         networks.append(NumpyNetwork())
-        watcher = Listener()
-        tuned = task.run(networks[-1], ONE, tmp_path / str(disk), watcher=watcher)
-        assert tuned.stages[0].keep == (disk > 0) and ("no room" in watcher.text) == (disk == 0)
+        progress = Listener()
+        tuned = task.run(networks[-1], ONE, tmp_path / str(disk), progress=progress)
+        assert tuned.stages[0].keep == (disk > 0) and ("no room" in progress.text) == (disk == 0)
     assert weights_of(networks[0]) == weights_of(networks[1])
 
 

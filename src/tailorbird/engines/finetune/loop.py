@@ -35,7 +35,7 @@ from tailorbird.engines.protocol import Arrays, Network
 from tailorbird.errors import SettingsError, StorageError, TrainingError
 from tailorbird.files import exclusive
 from tailorbird.head import Head
-from tailorbird.progress import Silent, Watcher
+from tailorbird.progress import NoProgress, Progress
 
 
 def finetune(
@@ -51,7 +51,7 @@ def finetune(
     features: NDArray[np.float32] | None,
     classes: int,
     identity: Mapping[str, Any] | None = None,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
 ) -> Tuned:
     """Fine-tune a network from the head found on its frozen features; at return it holds the best weights.
 
@@ -68,7 +68,7 @@ def finetune(
             them; None for a network with random weights.
         classes: C, at least 2.
         identity: what else makes a run another one, JSON-able: the backbone's SHA-256, the framework's name and version.
-        watcher: told about progress.
+        progress: receives stages, steps, notes and metrics.
 
     Raises:
         SettingsError: arrays or settings that do not fit each other or the network.
@@ -90,7 +90,7 @@ def finetune(
         features,
         classes,
         identity or {},
-        watcher or Silent(),
+        progress or NoProgress(),
     )
     task.check()
     busy = f"another process is fine-tuning in {folder}; wait for it to end, or choose another place for the model"
@@ -106,7 +106,7 @@ def finetune(
                 if run.kept
                 else "before there was a state to save"
             )
-            task.watcher.note(f"fine-tuning was stopped, {said}")
+            task.progress.note(f"fine-tuning was stopped, {said}")
             raise
         finally:
             run.close()
@@ -143,7 +143,7 @@ def _opened(task: Task) -> Run:
     stages = task.stages()
     run = Run(task, stages, task.fingerprint(stages))
     for number, stage in enumerate(stages, start=1):
-        task.watcher.note(f"stage {number}/{len(stages)}: {stage.sentence()}")
+        task.progress.note(f"stage {number}/{len(stages)}: {stage.sentence()}")
     saved = run.previous()
     if saved is None:
         task.network.attach(task.head, task.settings.regularisation, task.features)
@@ -151,7 +151,7 @@ def _opened(task: Task) -> Run:
     run.take_up(saved)
     position, best = run.position, run.best.best.score
     if not position.over:
-        task.watcher.note(
+        task.progress.note(
             f"goes on in stage {position.stage + 1}, epoch {position.epoch + 1}, after step {position.step}; "
             f"best so far: validation log-loss {best.log_loss:.3f}, accuracy {100 * best.accuracy:.1f}%"
         )
@@ -245,10 +245,10 @@ def _enter(run: Run, number: int, interrupt: Interrupt, start: Best | None = Non
 def _train_stage(run: Run, interrupt: Interrupt) -> None:
     """The stage's epochs, or those that are left, until its time is over or it has stopped getting better."""
     stage, position, settings = run.stage, run.position, run.task.settings
-    run.task.watcher.stage("finetune", stage.epochs * run.inputs.steps * run.inputs.batch)
+    run.task.progress.stage("finetune", stage.epochs * run.inputs.steps * run.inputs.batch)
     while position.epoch < stage.epochs:
         if settings.patience is not None and position.stale >= settings.patience:
-            run.task.watcher.note(
+            run.task.progress.note(
                 f"stage {position.stage + 1} ends early: {position.stale} epochs without a lower validation log-loss"
             )
             position.ends.append("early")
@@ -334,17 +334,17 @@ def _rate(run: Run) -> float:
 
 
 def _tell(run: Run) -> None:
-    """Progress and figures for the watcher."""
+    """Report progress and metrics."""
     position, stage, inputs = run.position, run.stage, run.inputs
     epochs = position.epoch * inputs.steps + position.step
-    run.task.watcher.advance(epochs * inputs.batch, stage.epochs * inputs.steps * inputs.batch)
+    run.task.progress.advance(epochs * inputs.batch, stage.epochs * inputs.steps * inputs.batch)
     done = _progress(run)
     a_unit = position.stage_seconds / max(1e-9, done * stage.work)
     left = a_unit * (
         (1 - done) * stage.work + sum(later.work for later in run.stages[position.stage + 1 :])
     )
     budget = run.task.settings.budget
-    run.task.watcher.figures(
+    run.task.progress.metrics(
         loss=position.loss / position.seen,
         accuracy=position.correct / position.seen,
         images_per_second=position.seen / max(1e-9, position.epoch_seconds),
@@ -398,4 +398,4 @@ def _record(run: Run, logits: NDArray[np.float32], weights: Arrays, trained: flo
     )
     run.history.append(entry)
     position.plateau = position.plateau.after(found.log_loss)
-    run.task.watcher.note(entry.sentence(len(run.stages), stage.epochs))
+    run.task.progress.note(entry.sentence(len(run.stages), stage.epochs))

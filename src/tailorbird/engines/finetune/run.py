@@ -28,7 +28,7 @@ from tailorbird.engines.finite import listed, non_finite
 from tailorbird.engines.protocol import Arrays, Network
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.head import Head
-from tailorbird.progress import Watcher
+from tailorbird.progress import Progress
 
 Labels = NDArray[np.int64]
 
@@ -51,7 +51,7 @@ class Task:
     features: NDArray[np.float32] | None
     classes: int
     identity: Mapping[str, Any]
-    watcher: Watcher
+    progress: Progress
 
     @property
     def photos(self) -> dict[str, int]:
@@ -255,7 +255,7 @@ class Run:
         Raises SettingsError, and leaves the folder as it is, for a run of another framework: that is seldom meant.
         """
         saved = self._checkpoints.newest()
-        note = self.task.watcher.note
+        note = self.task.progress.note
         changed = differences(saved.about["fingerprint"], self._fingerprint) if saved else []
         if saved is not None and saved.damaged:
             note(
