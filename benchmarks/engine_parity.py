@@ -49,8 +49,8 @@ def backends_of(python: Path) -> list[str]:
 
 def measure(source: Path, count: int) -> dict[str, float]:
     """In a process of its own, on the backend KERAS_BACKEND names: the largest differences."""
+    from tailorbird.engines.keras.network import open_network
     from tailorbird.engines.keras.pull import pull
-    from tailorbird.engines.keras.tuner import open_network
     from tailorbird.engines.protocol import Regularisation, Training
     from tailorbird.head import Dense, Head
     from tailorbird.images import ResizeRule, load

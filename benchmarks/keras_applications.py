@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from tailorbird.engines.keras import applications, backend, source
-from tailorbird.engines.keras.export import AGREEMENT, export, photos, verify
+from tailorbird.engines.keras import applications, backend, description
+from tailorbird.engines.keras.converter.backbone import AGREEMENT, export, photos, verify
 
 
 def shake(model: Any, seed: int = 0) -> None:
@@ -42,10 +42,10 @@ def check(name: str, size: int) -> tuple[float, bool, float]:
     size = max(size, application.least_size)
     model = applications.build(name, size)
     shake(model)
-    about = source.describe(application=name, preprocess=application.preprocess)
+    about = description.describe(application=name, preprocess=application.preprocess)
     proto = export(model, preprocess=application.preprocess, size=size, about=about)
     gap = verify(proto, model, application.preprocess, photos(size, 2))
-    again, _ = source.rebuild(proto, size)
+    again, _ = description.rebuild(proto, size)
     pairs = zip(model.weights, again.weights, strict=True)
     equal = all(
         np.array_equal(keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b))

@@ -43,9 +43,10 @@ from support.keras_classifiers import (
 from support.serving import serving
 from tailorbird import images, onnx_files
 from tailorbird.demo import draw
-from tailorbird.engines.keras import importing, legacy, opening
-from tailorbird.engines.keras.export import pixels as pixels_for
-from tailorbird.engines.keras.graph import replay
+from tailorbird.engines.keras import classifier as keras_models
+from tailorbird.engines.keras import legacy_configs, model_files
+from tailorbird.engines.keras.converter.backbone import pixels as pixels_for
+from tailorbird.engines.keras.converter.graph import replay
 from tailorbird.errors import (
     DatasetError,
     HubError,
@@ -113,7 +114,7 @@ def gradients(
 
 
 def reference_maps(
-    classifier: importing.Classifier, pixels: npt.NDArray[np.float32]
+    classifier: keras_models.Classifier, pixels: npt.NDArray[np.float32]
 ) -> tuple[Any, Any]:
     """Grad-CAM of every class by differentiating the Keras layers themselves, without any of our formulas: (N, C, h, w), and logits."""
     structure, graph = classifier.structure, classifier.graph
@@ -176,7 +177,7 @@ def test_built_in_many_ways_the_answers_and_the_heat_maps_are_those_of_keras(
     found, maps = classifier.run(photos, heatmaps=True)
     assert np.abs(found - expected).max() < 1e-5 and result.agreement < 1e-5
     assert found.std(axis=0).max() > 1e-4, "the pictures must differ"
-    reference, rows = reference_maps(importing.classifier_of(model, "model"), pixels)
+    reference, rows = reference_maps(keras_models.classifier_of(model, "model"), pixels)
     assert np.abs(softmax(rows) - expected).max() < 1e-5
     top = np.argsort(-found, axis=1, kind="stable")[:, : min(3, found.shape[1])]
     chosen = np.take_along_axis(reference, top[:, :, None, None], axis=1)
@@ -228,7 +229,7 @@ def test_the_same_on_another_backend() -> None:
     assert "3 passed" in done.stdout
 
 
-@pytest.mark.parametrize("mode", importing.MODES)
+@pytest.mark.parametrize("mode", keras_models.MODES)
 def test_pixels_are_prepared_as_keras_does(mode: str, tmp_path: Path) -> None:
     model = lively(functional())
     _, classifier = imported(model, tmp_path, preprocess=mode)
@@ -247,7 +248,7 @@ def test_pixels_are_prepared_as_keras_does(mode: str, tmp_path: Path) -> None:
 
 def test_the_names_of_applications_mean_what_keras_does() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3)).astype(np.float32)
-    for module, mode in importing.APPLICATIONS.items():
+    for module, mode in keras_models.APPLICATIONS.items():
         expected = np.asarray(getattr(keras().applications, module).preprocess_input(pixels.copy()))
         assert np.allclose(pixels_for(pixels.astype(np.uint8), mode), expected, atol=1e-4), module
     modules = {
@@ -255,7 +256,7 @@ def test_the_names_of_applications_mean_what_keras_does() -> None:
         for name in dir(keras().applications)
         if hasattr(getattr(keras().applications, name), "preprocess_input")
     }
-    assert modules - {"imagenet_utils"} == set(importing.APPLICATIONS)
+    assert modules - {"imagenet_utils"} == set(keras_models.APPLICATIONS)
 
 
 def test_a_model_of_keras_2_with_everything_keras_3_refuses(tmp_path: Path) -> None:
@@ -286,7 +287,7 @@ def test_what_a_rewritten_configuration_keeps() -> None:
         "class_name": "Functional",
         "config": {"layers": [layer], "output_layers": [["half", 0, 0]]},
     }
-    found, changes = legacy.upgrade(given, "2.9.0", h5=True)
+    found, changes = legacy_configs.upgrade(given, "2.9.0", h5=True)
     (made,) = found["config"]["layers"]
     assert made["class_name"] == "Rescaling" and made["config"]["scale"] == 0.5
     assert made["inbound_nodes"] == [[["image", 0, 0, {}]]] and found["config"][
@@ -297,9 +298,11 @@ def test_what_a_rewritten_configuration_keeps() -> None:
     with pytest.raises(
         ModelFileError, match=r"layers that are not Keras' own: 'half' \(TFOpLambda\)"
     ):
-        opening.check_config(legacy.upgrade({"layers": [other]}, "2.9.0", h5=True)[0], "x.h5")
+        model_files.check_config(
+            legacy_configs.upgrade({"layers": [other]}, "2.9.0", h5=True)[0], "x.h5"
+        )
     depthwise = {"class_name": "DepthwiseConv2D", "config": {"name": "d", "groups": 2}}
-    assert legacy.upgrade(depthwise, "2.9.0", h5=True)[0] == depthwise, (
+    assert legacy_configs.upgrade(depthwise, "2.9.0", h5=True)[0] == depthwise, (
         "groups that mean something stay"
     )
 
@@ -355,11 +358,11 @@ def test_code_is_refused_by_name_before_anything_is_made(
     with pytest.raises(
         ModelFileError, match=r"holds program code, .* never run: 'halved' \(Lambda\); build"
     ):
-        opening.load(path)
+        model_files.load(path)
     with pytest.raises(
         ModelFileError, match=r"layers that are not Keras' own: 'twice' \(Doubled\)"
     ):
-        opening.load(custom)
+        model_files.load(custom)
 
 
 @pytest.mark.parametrize(
@@ -388,7 +391,7 @@ def test_code_is_refused_by_name_before_anything_is_made(
 )
 def test_configurations_that_would_make_other_things_are_refused(item: dict[str, Any]) -> None:
     with pytest.raises(ModelFileError, match=r"program code|not Keras' own"):
-        opening.check_config(
+        model_files.check_config(
             {"class_name": "Sequential", "config": {"layers": [{"deep": [item]}]}}, "x.keras"
         )
 
@@ -409,7 +412,7 @@ def test_files_that_are_no_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     def refused(path: Path, message: str) -> None:
         with pytest.raises(ModelFileError, match=message):
-            opening.load(path)
+            model_files.load(path)
 
     refused(tmp_path / "none.keras", "does not exist; give a .keras or .h5 file")
     for name, content, message in (
@@ -459,7 +462,7 @@ def test_files_that_are_no_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     refused(tmp_path / "saved", "is a folder; give the .keras or .h5 file")
     (tmp_path / "saved" / "saved_model.pb").touch()
     refused(tmp_path / "saved", "SavedModel folder.*pip install tf_keras")
-    monkeypatch.setattr(opening, "MOST_BYTES", 4_000)
+    monkeypatch.setattr(model_files, "MOST_BYTES", 4_000)
     refused(old, "at most 4,000 are opened")
     small = tmp_path / "bomb.keras"
     with zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -503,7 +506,7 @@ def test_weights_that_lead_elsewhere_or_unpack_to_too_much(
         ),
     ):
         with pytest.raises(ModelFileError, match=message):
-            opening.load(altered(name, change))
+            model_files.load(altered(name, change))
 
 
 def test_keras_2_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
@@ -517,7 +520,7 @@ def test_keras_2_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
         ModelFileError,
         match=r"was written by Keras 2.15.0, and Keras 3.* cannot read it .*pip install tf_keras.*load_weights",
     ):
-        opening.load(tmp_path / "old.h5")
+        model_files.load(tmp_path / "old.h5")
 
 
 def _shaped(shape: tuple[int | None, ...], units: int = 3, activation: str = "softmax") -> Any:
@@ -533,7 +536,7 @@ def test_models_that_are_no_classifiers_of_photos() -> None:
         model: Any, message: str, size: int | None = None, kind: type[Exception] = ModelFileError
     ) -> None:
         with pytest.raises(kind, match=message):
-            importing.classifier_of(model, "model.keras", size)
+            keras_models.classifier_of(model, "model.keras", size)
 
     refused(_shaped((SIDE, SIDE, 1)), "takes grey-scale images")
     refused(_shaped((SIDE, SIDE, 4)), "images of 4 channels")
@@ -690,8 +693,11 @@ def test_bases_are_told_by_their_names_and_by_their_layers(name: str, module: st
     image = keras().Input((SIDE, SIDE, 3))
     inlined = function(weights=None, include_top=False, input_tensor=image)
     head = keras().layers.Dense(2)(keras().layers.GlobalAveragePooling2D()(inlined.output))
-    found = importing.base(importing.classifier_of(keras().Model(image, head), "x").graph)
-    assert found is not None and importing.APPLICATIONS[found[0]] == importing.APPLICATIONS[module]
+    found = keras_models.base(keras_models.classifier_of(keras().Model(image, head), "x").graph)
+    assert (
+        found is not None
+        and keras_models.APPLICATIONS[found[0]] == keras_models.APPLICATIONS[module]
+    )
     nested = keras().Sequential(
         [
             keras().Input((SIDE, SIDE, 3)),
@@ -700,7 +706,7 @@ def test_bases_are_told_by_their_names_and_by_their_layers(name: str, module: st
             keras().layers.Dense(2),
         ]
     )
-    told = importing.base(importing.classifier_of(nested, "x").graph)
+    told = keras_models.base(keras_models.classifier_of(nested, "x").graph)
     assert told is not None and told[0] == module
 
 
@@ -710,7 +716,9 @@ def test_networks_that_prepare_their_pixels_say_so() -> None:
             weights=None, include_top=False, input_shape=(SIDE, SIDE, 3), pooling="avg"
         )
         model = keras().Sequential([keras().Input((SIDE, SIDE, 3)), base, keras().layers.Dense(2)])
-        assert "Rescaling" in (importing.inside(importing.classifier_of(model, "x").graph) or "")
+        assert "Rescaling" in (
+            keras_models.inside(keras_models.classifier_of(model, "x").graph) or ""
+        )
 
 
 def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -913,12 +921,12 @@ def test_a_network_that_onnx_computes_otherwise_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(lively(functional()), tmp_path / "model.keras")
-    true = importing.logits
+    true = keras_models.logits
 
     def other(*arguments: Any) -> Any:
         return true(*arguments) * [1.05, 1, 1, 1, 1] + [0.1, 0, 0, 0, 0]
 
-    monkeypatch.setattr(importing, "logits", other)
+    monkeypatch.setattr(keras_models, "logits", other)
     with pytest.raises(
         TrainingError,
         match=r"the network in ONNX and Keras itself differ by up to .*nothing was written",
@@ -958,13 +966,13 @@ def test_the_keras_description_of_a_backbone_stays_in_its_models(tmp_path: Path)
 
     path = save(lively(functional()), tmp_path / "model.keras")
     result = import_model(path, tmp_path / "model.onnx", classes=NAMES, preprocess="tf")
-    classifier = importing.open_classifier(path)
-    trunk, head = importing.trunk(classifier, "tf")
+    classifier = keras_models.open_classifier(path)
+    trunk, head = keras_models.trunk(classifier, "tf")
     onnx_files.set_metadata(
         trunk.proto, {"keras": '{"a": 1}', "name": "x", "tailorbird": "not ours"}
     )
     photos = pictures(2)
-    expected = softmax(importing.logits(classifier, photos, "tf"))
+    expected = softmax(keras_models.logits(classifier, photos, "tf"))
     write(
         tmp_path / "b.onnx",
         build(trunk, head, 1.0),
@@ -984,13 +992,13 @@ def test_the_keras_description_of_a_backbone_stays_in_its_models(tmp_path: Path)
 def test_the_network_below_the_head_can_be_had_again(
     make: Callable[[], Any], tmp_path: Path
 ) -> None:
-    from tailorbird.engines.keras.source import rebuild
+    from tailorbird.engines.keras.description import rebuild
 
     model = lively(make())
     _, classifier = imported(model, tmp_path)
     base, mode = rebuild(onnx.load(classifier.path), SIDE)
-    opened = importing.classifier_of(model, "x")
-    _, head = importing.trunk(opened, "tf")
+    opened = keras_models.classifier_of(model, "x")
+    _, head = keras_models.trunk(opened, "tf")
     photos = pixels_for(pictures(), mode)
     features = keras().ops.convert_to_numpy(base(photos, training=False))
     assert (
@@ -1001,7 +1009,7 @@ def test_the_network_below_the_head_can_be_had_again(
 
 def test_averaged_probabilities_are_taken_as_logarithms(tmp_path: Path) -> None:
     model = lively(averaged())
-    trunk, head = importing.trunk(importing.classifier_of(model, "x"), "tf")
+    trunk, head = keras_models.trunk(keras_models.classifier_of(model, "x"), "tf")
     session = onnx_files.session(build(trunk, head, 2.0).SerializeToString(), "x", ModelFileError)
     (found,) = session.run(None, {"images": pictures()})
     expected = np.sqrt(probabilities(model, pixels_for(pictures(), "tf")))

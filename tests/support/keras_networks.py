@@ -10,9 +10,9 @@ import onnx
 
 from tailorbird import onnx_files
 from tailorbird.engines.keras import backend
-from tailorbird.engines.keras.convert import Output, convert
-from tailorbird.engines.keras.export import pixels
-from tailorbird.engines.keras.graph import flatten
+from tailorbird.engines.keras.converter.backbone import pixels
+from tailorbird.engines.keras.converter.convert import Output, convert
+from tailorbird.engines.keras.converter.graph import flatten
 from tailorbird.errors import BackboneError
 
 keras = backend.load()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from tailorbird.engines.keras import backend, rebuilt, source
+from tailorbird.engines.keras import backend, description, rebuilt
 from tailorbird.head import Dense, Head
 
 SIZE = 32
@@ -55,7 +55,7 @@ def small_backbone(size: int = SIZE) -> onnx.ModelProto:
         "source": "a test",
         "licence": "MIT",
         "trained_on": "chance",
-        **source.describe(preprocess="torch", model=model),
+        **description.describe(preprocess="torch", model=model),
     }
     return rebuilt.backbone(rebuilt.of_model(model, "torch", size), about)
 

@@ -40,7 +40,7 @@ def export(
         ):  # perhaps the notebook's own model, which the model file was imported from
             raise SettingsError(f"{target} exists already; give the file to write: -o NAME.keras")
     output.check_writable(target)
-    from tailorbird.engines.keras.handback import to_keras
+    from tailorbird.engines.keras.export import to_keras
 
     done = to_keras(model, target)
     if json:

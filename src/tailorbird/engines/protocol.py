@@ -61,7 +61,7 @@ class Regularisation:
 class Training:
     """How one stage trains: what `begin` is told.
 
-    size: S in pixels. cut: index into `Network.cuts(size)`; what lies below is frozen. base_rate: the base's learning rate as a
+    size: S in pixels. cut: index into `TrainableNetwork.cuts(size)`; what lies below is frozen. base_rate: the base's learning rate as a
     fraction of the head's, at the top of the base; it falls to base_rate * depth_decay at its first trained layer.
     optimizer: adamw, adam, sgd (momentum 0.9) or rmsprop. mixed_precision: float16 arithmetic on a GPU, bfloat16 on a CPU.
     class_weights: one a class, float32 (C,), or None.
@@ -87,7 +87,7 @@ class Step:
     correct: int
 
 
-class Network(Protocol):
+class TrainableNetwork(Protocol):
     """A network with weights in some framework. Used by one thread. Batch normalisation of the base stays in inference mode."""
 
     name: str

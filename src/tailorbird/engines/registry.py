@@ -11,7 +11,7 @@ from tailorbird.errors import SettingsError
 if TYPE_CHECKING:
     import onnx
 
-    from tailorbird.engines.protocol import Network
+    from tailorbird.engines.protocol import TrainableNetwork
     from tailorbird.head import Head
 
 ENGINES = ("keras",)
@@ -26,7 +26,9 @@ def engine_of(backbone: onnx.ModelProto) -> str | None:
     return next((name for name in ENGINES if name in onnx_files.metadata(backbone)), None)
 
 
-def open_network(backbone: onnx.ModelProto, path: Path, engine: str | None = None) -> Network:
+def open_network(
+    backbone: onnx.ModelProto, path: Path, engine: str | None = None
+) -> TrainableNetwork:
     """A backbone as a network that can be fine-tuned.
 
     path: for messages. engine: the one asked for; None takes the one that exported the file.
@@ -46,17 +48,17 @@ def open_network(backbone: onnx.ModelProto, path: Path, engine: str | None = Non
             f"{path.name} {origin}, so it cannot be fine-tuned{f' by {engine}' if engine else ''}; pull a backbone for it, for example "
             f"`tailorbird backbones pull {asked}:MobileNetV2`, then train --finetune --backbone MobileNetV2"
         )
-    from tailorbird.engines.keras.tuner import open_network as open_keras
+    from tailorbird.engines.keras.network import open_network as open_keras
 
     return open_keras(backbone)
 
 
 def scratch_network(
     engine: str | None, *, size: int, classes: int, seed: int
-) -> tuple[Network, Head]:
+) -> tuple[TrainableNetwork, Head]:
     """A small network with random weights, and its first head. size: of its square input in pixels. Raises SettingsError, MissingExtra."""
     if engine not in (None, *ENGINES):
         raise SettingsError(f"engine is {engine!r}; there is: {', '.join(ENGINES)}")
-    from tailorbird.engines.keras.cnn import scratch_network as make
+    from tailorbird.engines.keras.scratch import scratch_network as make
 
     return make(classes, size=size, seed=seed)

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from tailorbird import demo
 from tailorbird.dataset import pixels_of
+from tailorbird.engines.keras import classifier as keras_models
 from tailorbird.engines.keras import imagenet
-from tailorbird.engines.keras import importing as keras_models
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.files import sha256_file
 from tailorbird.images import ResizeRule, from_pil, resize
@@ -71,7 +71,7 @@ def import_model(
 
     Raises:
         SettingsError: an option that does not fit the model; a preprocess that is neither given nor can be told.
-        ModelFileError: the file is no Keras classifier of photos, damaged, or holds code; see `engines.keras.loading.load`.
+        ModelFileError: the file is no Keras classifier of photos, damaged, or holds code; see `engines.keras.weights_files.load`.
         BackboneError: a layer that has no translation into ONNX.
         DatasetError: no photo of the model's classes.
         TrainingError: the finished file disagreed with Keras; nothing is written then.

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.engines.keras import importing as keras_models
+from tailorbird.engines.keras import classifier as keras_models
 from tailorbird.errors import SettingsError
 from tailorbird.head.network import log_loss
 from tailorbird.importing.photos import Runner

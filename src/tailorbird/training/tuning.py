@@ -14,7 +14,7 @@ from tailorbird.backbone import Backbone
 from tailorbird.dataset import Sample, pixels_of
 from tailorbird.engines.finetune.loop import discard, finetune
 from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
-from tailorbird.engines.protocol import Network, Training
+from tailorbird.engines.protocol import TrainableNetwork, Training
 from tailorbird.engines.registry import scratch_network
 from tailorbird.files import write_bytes
 from tailorbird.head import SearchResult
@@ -37,7 +37,7 @@ def run_folder(output: Path) -> Path:
 
 
 def tune(
-    network: Network,
+    network: TrainableNetwork,
     backbone: Backbone,
     parts: Parts,
     labels: Labels,
@@ -107,7 +107,7 @@ def train_from_scratch(
 
 
 def _learned(
-    network: Network,
+    network: TrainableNetwork,
     tuned: Tuned,
     parts: Parts,
     output: Path,

@@ -21,9 +21,9 @@ from support.documented_json import problems, schemas
 from support.jax_backend import jax_environment
 from support.keras_small import CLASSES, SIZE, photos, run, small_backbone, small_head, softmax
 from tailorbird.cli.app import app
-from tailorbird.engines.keras import backend, cnn, handback, rebuilt
-from tailorbird.engines.keras.handback import head_in, to_keras
-from tailorbird.engines.keras.tuner import open_network
+from tailorbird.engines.keras import backend, export, rebuilt, scratch
+from tailorbird.engines.keras.export import head_in, to_keras
+from tailorbird.engines.keras.network import open_network
 from tailorbird.engines.protocol import Regularisation, Training
 from tailorbird.errors import ModelFileError, SettingsError, StorageFull, TrainingError
 from tailorbird.head import Head
@@ -71,8 +71,8 @@ def tuned(tmp_path: Path) -> Path:
     return written(tmp_path / "tuned.onnx", made.backbone(SIZE), made.head())
 
 
-def scratch(tmp_path: Path) -> Path:
-    made, head = cnn.scratch_network(2, size=16, seed=1)
+def from_scratch(tmp_path: Path) -> Path:
+    made, head = scratch.scratch_network(2, size=16, seed=1)
     return written(tmp_path / "scratch.onnx", made.backbone(16), head, 16)
 
 
@@ -80,12 +80,12 @@ def frozen(tmp_path: Path) -> Path:
     return written(tmp_path / "frozen.onnx", small_backbone(), small_head())
 
 
-@pytest.mark.parametrize("make", [frozen, tuned, scratch])
+@pytest.mark.parametrize("make", [frozen, tuned, from_scratch])
 def test_core_the_keras_file_answers_as_the_model_file_does(make: object, tmp_path: Path) -> None:
     model = make(tmp_path)  # type: ignore[operator]
     target = tmp_path / "back.keras"
     done = to_keras(model, target)
-    size = 16 if make is scratch else SIZE
+    size = 16 if make is from_scratch else SIZE
     assert (done.path, done.size, done.backend) == (target, size, keras.backend.backend())
     assert done.difference < 1e-5
     loaded = keras.saving.load_model(target, safe_mode=True)
@@ -184,7 +184,7 @@ def test_what_cannot_go_back_is_refused(
     onnx.save(false, tmp_path / "false.onnx")
     with pytest.raises(TrainingError, match=r"differ from those of .* it was not written"):
         to_keras(tmp_path / "false.onnx", tmp_path / "x.keras")
-    monkeypatch.setattr(handback, "_difference", lambda *_: float("nan"))
+    monkeypatch.setattr(export, "_difference", lambda *_: float("nan"))
     with pytest.raises(TrainingError, match="it was not written"):
         to_keras(model, tmp_path / "x.keras")
     assert (tmp_path / "x.keras").read_bytes() == b"before"
@@ -215,7 +215,7 @@ def test_a_full_disk_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             raise OSError(errno.ENOSPC, "No space left on device")
 
     model = frozen(tmp_path)
-    monkeypatch.setattr(handback, "_assemble", lambda *_: Full())
+    monkeypatch.setattr(export, "_assemble", lambda *_: Full())
     with pytest.raises(StorageFull, match="the disk is full"):
         to_keras(model, tmp_path / "x.keras")
     assert [path.name for path in tmp_path.iterdir()] == ["frozen.onnx"]

@@ -24,8 +24,8 @@ from support.keras_small import (
     softmax,
 )
 from tailorbird.engines.finite import non_finite
-from tailorbird.engines.keras import backend, cnn, devices, optimizers, rebuilt
-from tailorbird.engines.keras.tuner import KerasNetwork, open_network
+from tailorbird.engines.keras import backend, devices, optimizers, rebuilt, scratch
+from tailorbird.engines.keras.network import KerasNetwork, open_network
 from tailorbird.engines.protocol import Regularisation, Training
 from tailorbird.errors import BackboneError, SettingsError
 from tailorbird.model.graph import build
@@ -450,8 +450,8 @@ def test_what_does_not_fit_is_refused_by_name(
 
 
 def test_the_cnn_trains_from_scratch_and_explains_itself() -> None:
-    made, head = cnn.scratch_network(2, size=16, seed=3)
-    twin, twin_head = cnn.scratch_network(2, size=16, seed=3)
+    made, head = scratch.scratch_network(2, size=16, seed=3)
+    twin, twin_head = scratch.scratch_network(2, size=16, seed=3)
     assert np.array_equal(head.layers[0].weight, twin_head.layers[0].weight)
     pictures = photos(12, 16)
     labels = (pictures.mean(axis=(1, 2, 3)) > np.median(pictures.mean(axis=(1, 2, 3)))).astype(
@@ -476,7 +476,7 @@ def test_the_cnn_trains_from_scratch_and_explains_itself() -> None:
     with pytest.raises(SettingsError, match="takes 1568 features, cnn gives 3872 at 24 px"):
         made.begin(Training(size=24, cut=0, regularisation=PLAIN))
     with pytest.raises(SettingsError, match="must be 8 to 512"):
-        cnn.scratch_network(2, size=4)
+        scratch.scratch_network(2, size=4)
 
 
 def test_trunks_of_other_bases(proto: onnx.ModelProto) -> None:

@@ -19,10 +19,10 @@ from tailorbird import onnx_files
 from tailorbird.backbone import Backbone, at_hand, find
 from tailorbird.backbone.catalogue import folder as catalogue_folder
 from tailorbird.cli.app import app
-from tailorbird.engines.keras import applications, source
-from tailorbird.engines.keras.export import export, photos, pixels, verify
-from tailorbird.engines.keras.loading import load_file
+from tailorbird.engines.keras import applications, description
+from tailorbird.engines.keras.converter.backbone import export, photos, pixels, verify
 from tailorbird.engines.keras.pull import pull
+from tailorbird.engines.keras.weights_files import load_file
 from tailorbird.errors import BackboneError, HubError, SettingsError
 
 MOBILENET_WEIGHTS = SHARED / "weights" / "mobilenetv2_imagenet.weights.h5"
@@ -113,14 +113,14 @@ FAMILIES = {
 def test_an_application_with_random_weights_agrees_and_can_be_had_again(name: str) -> None:
     size, application = FAMILIES[name], applications.find(name)
     model = shake(applications.build(name, size))
-    about = source.describe(application=name, preprocess=application.preprocess)
+    about = description.describe(application=name, preprocess=application.preprocess)
     proto = export(model, preprocess=application.preprocess, size=size, about=about)
     assert verify(proto, model, application.preprocess, photos(size, 2)) < 1e-4
     assert ("feature_map" in {value.name for value in proto.graph.output}) == (
         not name.startswith("ConvNeXt")
     )
     if size == 32 and len(proto.graph.node) < 250:
-        again, preprocess = source.rebuild(proto, 47)
+        again, preprocess = description.rebuild(proto, 47)
         assert preprocess == application.preprocess and again.input_shape == (None, 47, 47, 3)
         assert all(
             np.array_equal(numbers(a), numbers(b))
@@ -287,7 +287,7 @@ def test_efficientnets_published_weights_are_scaled_as_keras_does(
     np.testing.assert_allclose(
         Backbone(path).features(images(SMALL)), expected, atol=1e-4 * np.abs(expected).max()
     )
-    again, _ = source.rebuild(onnx_files.read_audited(path, BackboneError), SMALL)
+    again, _ = description.rebuild(onnx_files.read_audited(path, BackboneError), SMALL)
     found = numbers(again(images(SMALL).astype(np.float32), training=False))
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
@@ -370,11 +370,14 @@ def test_networks_from_a_configuration_at_another_size() -> None:
     )
     shake(model)
     proto = export(
-        model, preprocess="none", size=SMALL, about=source.describe(preprocess="none", model=model)
+        model,
+        preprocess="none",
+        size=SMALL,
+        about=description.describe(preprocess="none", model=model),
     )
     verify(proto, model, "none", photos(SMALL, 2))
     for size in (SMALL, 64):
-        again, preprocess = source.rebuild(proto, size)
+        again, preprocess = description.rebuild(proto, size)
         assert preprocess == "none" and again.input_shape == (None, size, size, 3)
         assert all(
             np.array_equal(numbers(a), numbers(b))
@@ -385,18 +388,18 @@ def test_networks_from_a_configuration_at_another_size() -> None:
         )
     flat = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(4)])
     proto = export(
-        flat, preprocess="unit", size=8, about=source.describe(preprocess="unit", model=flat)
+        flat, preprocess="unit", size=8, about=description.describe(preprocess="unit", model=flat)
     )
     with pytest.raises(
         SettingsError,
         match=r"cannot be built again for images of 16 x 16 pixels .*; take the size it was made for",
     ):
-        source.rebuild(proto, 16)
+        description.rebuild(proto, 16)
 
 
 def test_files_that_say_nothing_of_keras_or_nonsense() -> None:
     with pytest.raises(BackboneError, match="was not made by the Keras engine"):
-        source.rebuild(onnx_files.read_audited(find("pocket"), BackboneError), 64)
+        description.rebuild(onnx_files.read_audited(find("pocket"), BackboneError), 64)
     proto = onnx_files.read_audited(find("pocket"), BackboneError)
     entries = (
         "[]",
@@ -408,13 +411,13 @@ def test_files_that_say_nothing_of_keras_or_nonsense() -> None:
     for entry in entries:
         onnx_files.set_metadata(proto, {"keras": entry})
         with pytest.raises(BackboneError, match="damaged or of a newer tailorbird"):
-            source.rebuild(proto, 64)
+            description.rebuild(proto, 64)
     lambda_layer = keras.Sequential(
         [keras.Input((8, 8, 3)), keras.layers.Lambda(lambda x: x * 2), keras.layers.Flatten()]
     )
-    onnx_files.set_metadata(proto, source.describe(preprocess="tf", model=lambda_layer))
+    onnx_files.set_metadata(proto, description.describe(preprocess="tf", model=lambda_layer))
     with pytest.raises(BackboneError, match="Lambda"):
-        source.rebuild(proto, 8)
+        description.rebuild(proto, 8)
 
 
 @needs_shared

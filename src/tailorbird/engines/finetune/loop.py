@@ -31,7 +31,7 @@ from tailorbird.engines.finetune.run import STATE, Labels, Run, Task
 from tailorbird.engines.finetune.schedules import Plateau
 from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.finetune.views import Inputs, Rows
-from tailorbird.engines.protocol import Arrays, Network
+from tailorbird.engines.protocol import Arrays, TrainableNetwork
 from tailorbird.errors import SettingsError, StorageError, TrainingError
 from tailorbird.files import exclusive
 from tailorbird.head import Head
@@ -39,7 +39,7 @@ from tailorbird.progress import NoProgress, Progress
 
 
 def finetune(
-    network: Network,
+    network: TrainableNetwork,
     parts: Mapping[str, Sequence[Sample]],
     labels: Mapping[str, Labels],
     head: Head,

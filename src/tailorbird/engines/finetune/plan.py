@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tailorbird.engines.finetune.settings import FinetuneSettings
-from tailorbird.engines.protocol import Cut, Network, Training
+from tailorbird.engines.protocol import Cut, TrainableNetwork, Training
 from tailorbird.errors import SettingsError
 
 SMALLER = 0.7
@@ -110,7 +110,7 @@ class Stage:
 
 
 def plan(
-    network: Network,
+    network: TrainableNetwork,
     settings: FinetuneSettings,
     photos: Mapping[str, int],
     *,
@@ -167,7 +167,7 @@ def default_sizes(size: int) -> tuple[int, ...]:
     return (smaller, size) if smaller < size else (size,)
 
 
-def _possible(network: Network, sizes: tuple[int, ...]) -> tuple[int, ...]:
+def _possible(network: TrainableNetwork, sizes: tuple[int, ...]) -> tuple[int, ...]:
     """These sizes, or the last alone where the network is too deep for a smaller one: nobody asked for that."""
     try:
         for size in sizes[:-1]:
@@ -191,7 +191,7 @@ def apportion(epochs: int, shares: Sequence[float]) -> list[int]:
     return [1 + count for count in counts]
 
 
-def _choose(network: Network, size: int, settings: FinetuneSettings, share: float) -> int:
+def _choose(network: TrainableNetwork, size: int, settings: FinetuneSettings, share: float) -> int:
     """The highest cut with enough above it: a share of the parameters, or the layers asked for."""
     cuts = network.cuts(size)
     if settings.unfreeze == "all":
@@ -211,7 +211,7 @@ def _choose(network: Network, size: int, settings: FinetuneSettings, share: floa
 
 
 def _stage(
-    network: Network,
+    network: TrainableNetwork,
     settings: FinetuneSettings,
     photos: Mapping[str, int],
     size: int,

@@ -25,7 +25,7 @@ from tailorbird.engines.finetune.schedules import Plateau
 from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.finetune.views import Inputs
 from tailorbird.engines.finite import listed, non_finite
-from tailorbird.engines.protocol import Arrays, Network
+from tailorbird.engines.protocol import Arrays, TrainableNetwork
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.head import Head
 from tailorbird.progress import Progress
@@ -33,14 +33,14 @@ from tailorbird.progress import Progress
 Labels = NDArray[np.int64]
 
 STATE = "the weights or the optimiser's state"
-"""What `check_finite` is told of arrays that `Network.state` returned."""
+"""What `check_finite` is told of arrays that `TrainableNetwork.state` returned."""
 
 
 @dataclass(frozen=True)
 class Task:
     """What a run is about; see `finetune.finetune` for the meaning of each."""
 
-    network: Network
+    network: TrainableNetwork
     parts: Mapping[str, Sequence[Sample]]
     labels: Mapping[str, Labels]
     head: Head

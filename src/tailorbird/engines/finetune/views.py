@@ -23,7 +23,7 @@ from tailorbird.dataset import Sample, picture_of, pixels_of
 from tailorbird.engines.finetune.activation_cache import ActivationFile, clear, to_half
 from tailorbird.engines.finetune.plan import Stage
 from tailorbird.engines.finite import listed, non_finite_weights
-from tailorbird.engines.protocol import Network
+from tailorbird.engines.protocol import TrainableNetwork
 from tailorbird.errors import BackboneError, TrainingError
 from tailorbird.images import Augmentation, Pixels, ResizeRule, view_random, warp
 
@@ -67,7 +67,7 @@ class Inputs:
 
     def __init__(
         self,
-        network: Network,
+        network: TrainableNetwork,
         stage: Stage,
         number: int,
         parts: Mapping[str, Sequence[Sample]],
@@ -187,7 +187,7 @@ class Inputs:
 class _Frozen:
     """The frozen part as an ONNX Runtime session of one thread, run in several threads at once."""
 
-    def __init__(self, network: Network, stage: Stage) -> None:
+    def __init__(self, network: TrainableNetwork, stage: Stage) -> None:
         self._name = f"{network.name} below {stage.cut_name}"
         model = network.frozen_part(stage.size, stage.cut)
         damaged = non_finite_weights(model)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tailorbird.engines.keras import applications, backend
-from tailorbird.engines.keras.loading import load_file
 from tailorbird.engines.keras.pull import name_of, quiet, translated
+from tailorbird.engines.keras.weights_files import load_file
 from tailorbird.errors import BackboneError, HubError
 
 CLASSES = 1000

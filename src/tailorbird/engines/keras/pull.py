@@ -19,9 +19,9 @@ from typing import Any
 from tailorbird import onnx_files
 from tailorbird.backbone.catalogue import SUFFIX
 from tailorbird.backbone.catalogue import folder as catalogue_folder
-from tailorbird.engines.keras import applications, backend, source
-from tailorbird.engines.keras.export import CONVERTER, export, photos, verify
-from tailorbird.engines.keras.loading import load_file
+from tailorbird.engines.keras import applications, backend, description
+from tailorbird.engines.keras.converter.backbone import CONVERTER, export, photos, verify
+from tailorbird.engines.keras.weights_files import load_file
 from tailorbird.errors import BackboneError, HubError, SettingsError, StorageError, TailorbirdError
 from tailorbird.files import sha256_file, write_bytes
 
@@ -86,7 +86,7 @@ def pull(
         "weights": "imagenet, as Keras downloads them",
         **(_of_file(file, digest, application) if file is not None and digest is not None else {}),
         "adapted_by": f"tailorbird {_version()}, Keras {keras.__version__} on {keras.backend.backend()}",
-        **source.describe(application=application.name, preprocess=application.preprocess),
+        **description.describe(application=application.name, preprocess=application.preprocess),
     }
     say(f"converting {application.name} for images of {wanted} x {wanted} pixels")
     proto = export(model, preprocess=application.preprocess, size=wanted, about=about)

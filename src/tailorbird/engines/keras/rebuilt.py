@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailorbird import onnx_files
-from tailorbird.engines.keras import source
-from tailorbird.engines.keras.base import Base
-from tailorbird.engines.keras.convert import Output, convert
-from tailorbird.engines.keras.export import export
-from tailorbird.engines.keras.graph import flatten
+from tailorbird.engines.keras import description
+from tailorbird.engines.keras.backbone import KerasBackbone
+from tailorbird.engines.keras.converter.backbone import export
+from tailorbird.engines.keras.converter.convert import Output, convert
+from tailorbird.engines.keras.converter.graph import flatten
 from tailorbird.errors import BackboneError
 from tailorbird.model.graph import Trunk
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
 FINE_TUNED = "fine-tuned"
-KEPT = ("name", "source", "licence", "trained_on", source.ENTRY)
+KEPT = ("name", "source", "licence", "trained_on", description.ENTRY)
 """Metadata of a backbone that hold for it at any size and with any weights."""
 
 
@@ -36,27 +36,27 @@ def input_size(proto: onnx.ModelProto) -> int:
     return int(images.type.tensor_type.shape.dim[1].dim_value)
 
 
-def base(proto: onnx.ModelProto, size: int) -> Base:
+def base(proto: onnx.ModelProto, size: int) -> KerasBackbone:
     """The base that a backbone or model file was made from, with its weights, at an input size.
 
     Raises BackboneError when the file did not come from the Keras engine, SettingsError for a size the network cannot have.
     """
-    model, preprocess = source.rebuild(proto, size)
+    model, preprocess = description.rebuild(proto, size)
     return of_model(model, preprocess, size)
 
 
-def of_model(model: Any, preprocess: str, size: int) -> Base:
+def of_model(model: Any, preprocess: str, size: int) -> KerasBackbone:
     """A base around a Keras model from images to features (N, K). Raises BackboneError for one whose graph cannot be read."""
     graph = flatten(model)
-    return Base(size, model, graph, graph.outputs[0], preprocess)
+    return KerasBackbone(size, model, graph, graph.outputs[0], preprocess)
 
 
-def backbone(base: Base, about: Mapping[str, str]) -> onnx.ModelProto:
+def backbone(base: KerasBackbone, about: Mapping[str, str]) -> onnx.ModelProto:
     """A base with its weights of now as a backbone file's content, with `about` in its metadata. Raises BackboneError."""
     return export(base.model, preprocess=base.preprocess, size=base.size, about=about)
 
 
-def below(base: Base, key: str) -> onnx.ModelProto:
+def below(base: KerasBackbone, key: str) -> onnx.ModelProto:
     """What lies below a tensor: input `images` uint8 (N, S, S, 3), output `activations` float32, channels last."""
     outputs = {"activations": Output(key)}
     return convert(

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from tailorbird.engines.keras import convert_activations as activations
-from tailorbird.engines.keras.convert_pooling import (
+from tailorbird.engines.keras.converter import activation_functions as activations
+from tailorbird.engines.keras.converter.pooling import (
     average_pool,
     global_pool,
     images,
     max_pool,
     same_pads,
 )
-from tailorbird.engines.keras.writer import Made, Value, Writer, floats
+from tailorbird.engines.keras.converter.writer import Made, Value, Writer, floats
 from tailorbird.errors import BackboneError
 
 Shape = tuple[int | None, ...]

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.engines.keras import backend
-from tailorbird.engines.keras.convert import PREPROCESS
-from tailorbird.engines.keras.graph import Graph, Node, Tensor, cuts, needed, replay
+from tailorbird.engines.keras.converter.convert import PREPROCESS
+from tailorbird.engines.keras.converter.graph import Graph, Node, Tensor, cuts, needed, replay
 from tailorbird.engines.protocol import Arrays, Cut
 from tailorbird.errors import SettingsError
 
@@ -26,7 +26,7 @@ IMAGES = "images"
 
 
 @dataclass(frozen=True)
-class Base:
+class KerasBackbone:
     """A base at one input size.
 
     model: the Keras model whose `weights` number the weights in an ONNX file. preprocess: what becomes of the pixels first, a key

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tailorbird.engines.keras import convert_activations as activations
-from tailorbird.engines.keras.convert_layers import placed, refuse
-from tailorbird.engines.keras.writer import Made, Value, Writer, floats
+from tailorbird.engines.keras.converter import activation_functions as activations
+from tailorbird.engines.keras.converter.layers import placed, refuse
+from tailorbird.engines.keras.converter.writer import Made, Value, Writer, floats
 from tailorbird.errors import BackboneError
 
 Shape = tuple[int | None, ...]

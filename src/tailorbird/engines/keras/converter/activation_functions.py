@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tailorbird.engines.keras import backend
-from tailorbird.engines.keras.writer import Value, Writer
+from tailorbird.engines.keras.converter.writer import Value, Writer
 from tailorbird.errors import BackboneError
 
 
@@ -138,7 +138,7 @@ def activation(w: Writer, function: Any, x: Value) -> Value:
     if function is None:
         return x
     if isinstance(function, keras.layers.Layer):
-        from tailorbird.engines.keras.convert_layers import layer
+        from tailorbird.engines.keras.converter.layers import layer
 
         return Value(*layer(w, function, [x], x.shape)[:1], x.shape, x.moved)
     name = getattr(function, "__name__", type(function).__name__)

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import onnx_files
-from tailorbird.engines.keras import backend, opening, source
-from tailorbird.engines.keras.convert import PREPROCESS, Output, convert
-from tailorbird.engines.keras.export import pixels
-from tailorbird.engines.keras.graph import Graph, Node, flatten, replay
-from tailorbird.engines.keras.structure import Structure, analyse
+from tailorbird.engines.keras import backend, description, model_files
+from tailorbird.engines.keras.analysis import Structure, analyse
+from tailorbird.engines.keras.converter.backbone import pixels
+from tailorbird.engines.keras.converter.convert import PREPROCESS, Output, convert
+from tailorbird.engines.keras.converter.graph import Graph, Node, flatten, replay
 from tailorbird.errors import BackboneError, ModelFileError, SettingsError
 from tailorbird.head import Dense, Head
 from tailorbird.images import ResizeRule
@@ -60,7 +60,7 @@ _HARMLESS: Final = frozenset({"RandomFlip", "RandomRotation", "RandomZoom", "Ran
 
 @dataclass(frozen=True)
 class Classifier:
-    """A Keras classifier, taken apart. size: S. classes: C, two where it has a single output. changes: see `opening.Loaded`."""
+    """A Keras classifier, taken apart. size: S. classes: C, two where it has a single output. changes: see `model_files.Loaded`."""
 
     model: Any
     graph: Graph
@@ -80,7 +80,7 @@ def open_classifier(path: str | Path, size: int | None = None) -> Classifier:
 
     size: needed where the model takes images of any size. Raises ModelFileError, SettingsError for a size that does not fit.
     """
-    loaded = opening.load(path)
+    loaded = model_files.load(path)
     return classifier_of(
         loaded.model, str(path), size, keras_version=loaded.keras_version, changes=loaded.changes
     )
@@ -189,7 +189,7 @@ def trunk(classifier: Classifier, mode: str) -> tuple[Trunk, Head]:
     """The network below the head as a trunk, and the head that gives logits (N, C) for its features.
 
     mode: one of MODES. A sigmoid over one output z becomes the logits (-z / 2, z / 2), whose softmax it is, so that each of the two classes
-    has heat maps. The proto's metadata describe the network below the head as `source.rebuild` wants it, where Keras can write it down.
+    has heat maps. The proto's metadata describe the network below the head as `description.rebuild` wants it, where Keras can write it down.
     Where the logits cannot be told from the probabilities, the features are the logarithms of these, at least LEAST.
     Raises BackboneError for a layer that has no translation into ONNX.
     """
@@ -203,7 +203,7 @@ def trunk(classifier: Classifier, mode: str) -> tuple[Trunk, Head]:
         classifier.graph, wanted, preprocess=mode, size=classifier.size, weights=weights
     )
     if described is not None:
-        onnx_files.set_metadata(proto, source.describe(preprocess=mode, model=described))
+        onnx_files.set_metadata(proto, description.describe(preprocess=mode, model=described))
     outputs = {
         value.name: [side.dim_value for side in value.type.tensor_type.shape.dim][1:]
         for value in proto.graph.output

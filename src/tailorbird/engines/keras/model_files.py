@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tailorbird.engines.keras import backend, legacy
+from tailorbird.engines.keras import backend, legacy_configs
 from tailorbird.errors import ModelFileError, StorageError
 from tailorbird.files import storage_error
 from tailorbird.onnx_files import MOST_BYTES
@@ -146,7 +146,7 @@ def _from_archive(path: Path) -> Loaded:
         "compile_config", None
     )  # losses and metrics of one's own do no harm: they are not made
     version = str(about.get("keras_version", "unknown"))
-    upgraded, changes = legacy.upgrade(config, version, h5=False)
+    upgraded, changes = legacy_configs.upgrade(config, version, h5=False)
     check_config(upgraded, str(path))
     with tempfile.TemporaryDirectory() as folder:
         named = path
@@ -217,7 +217,7 @@ def _from_h5(path: Path) -> Loaded:
         if text is None:
             raise ModelFileError(_no_config(path, file))
         config = _json(path, text.encode() if isinstance(text, str) else bytes(text))
-    upgraded, changes = legacy.upgrade(config, version, h5=True)
+    upgraded, changes = legacy_configs.upgrade(config, version, h5=True)
     check_config(upgraded, str(path))
     with tempfile.TemporaryDirectory() as folder:
         named = path
@@ -323,7 +323,7 @@ def check_config(config: dict[str, Any], name: str) -> None:
     Raises ModelFileError naming each Lambda layer, and everything that is not Keras' own.
     """
     code, strange = [], []
-    for item in legacy.objects(config):
+    for item in legacy_configs.objects(config):
         kind, settings = item["class_name"], item.get("config")
         called = settings.get("name") if isinstance(settings, dict) else None
         shown = f"{called!r} ({kind})" if called else repr(kind)
@@ -377,7 +377,7 @@ def _is_own(item: dict[str, Any]) -> bool:
         inside = [part for part in where[1:] if part != "src"]
         if inside and inside[0] not in _PARTS:
             return False
-    return legacy.knows(kind)
+    return legacy_configs.knows(kind)
 
 
 def _listed(names: list[str]) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import onnx_files
-from tailorbird.engines.keras import backend, devices, optimizers, rebuilt, stack
-from tailorbird.engines.keras.base import Base, read, write
+from tailorbird.engines.keras import backend, devices, head_layers, optimizers, rebuilt
+from tailorbird.engines.keras.backbone import KerasBackbone, read, write
 from tailorbird.engines.protocol import Arrays, Cut, Regularisation, Step, Training
 from tailorbird.errors import SettingsError
 from tailorbird.head import Head
@@ -63,7 +63,7 @@ class KerasNetwork:
         keras = backend.load()
         self.framework = f"keras {keras.__version__} on {keras.config.backend()}"
         self.name = onnx_files.metadata(proto).get("name") or self._base.model.name
-        self._stack: stack.Stack | None = None
+        self._stack: head_layers.Stack | None = None
         self._attached: Arrays = {}
         self._stage: _Stage | None = None
         # Names of the base's weights that have trained, in this stage or an earlier one.
@@ -101,14 +101,14 @@ class KerasNetwork:
 
         features: float32 (N, K) of training photos, for batch norm to start as the identity; None: it starts from mean 0, variance 1.
         """
-        weights = stack.start(head, regularisation, features)
+        weights = head_layers.start(head, regularisation, features)
         _check_width(self.name, weights, self._base)
         self._attached = weights
         self._stack = self._stage = None
 
     def head(self) -> Head:
         """The head with its weights of now, batch normalisation folded in."""
-        return stack.folded(self._head_weights())
+        return head_layers.folded(self._head_weights())
 
     def begin(self, training: Training) -> None:
         """Make ready for a stage: the part above the cut trains, with a new optimiser. Weights stay. Raises SettingsError."""
@@ -125,7 +125,7 @@ class KerasNetwork:
             _check_width(self.name, weights, base)
             self._base = base
             policy = devices.precision(training.mixed_precision)
-            self._stack = stack.build(
+            self._stack = head_layers.build(
                 weights, training.regularisation, policy, seed=_dropout_seed(training.seed)
             )
             model, nodes = _trained_part(self._base, training.cut, self._stack, policy)
@@ -235,7 +235,7 @@ class KerasNetwork:
     def _head_weights(self) -> Arrays:
         return read(self._stack.variables()) if self._stack is not None else self._attached
 
-    def _at(self, size: int, *, again: bool = False) -> Base:
+    def _at(self, size: int, *, again: bool = False) -> KerasBackbone:
         """The base at a size with the weights of now; `again`: new layers also where the size is the same."""
         if size == self._base.size and not again:
             return self._base
@@ -251,7 +251,7 @@ def _dropout_seed(seed: int) -> int:
     return spare * (seed + 1) % (most - spare)
 
 
-def _check_width(name: str, head: Arrays, base: Base) -> None:
+def _check_width(name: str, head: Arrays, base: KerasBackbone) -> None:
     width = len(head["head/0/kernel"])
     if width != base.width:
         raise SettingsError(
@@ -265,7 +265,9 @@ def _check_cut(cut: int, count: int, what: str, *, lowest: int = 0) -> None:
         raise SettingsError(f"{what} is {cut}; this network has cuts {lowest} to {count - 1}")
 
 
-def _trained_part(base: Base, cut: int, head: stack.Stack, policy: str) -> tuple[Any, Any]:
+def _trained_part(
+    base: KerasBackbone, cut: int, head: head_layers.Stack, policy: str
+) -> tuple[Any, Any]:
     """(Keras model from the cut's input to the logits, the base's nodes in it)."""
     keras = backend.load()
     place = base.places[cut][1]

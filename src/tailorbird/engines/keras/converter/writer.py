@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.engines.keras import backend
-from tailorbird.engines.keras.weights import PREFIX, stored
+from tailorbird.engines.keras.converter.weights import PREFIX, stored
 from tailorbird.errors import BackboneError
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tailorbird.engines.finite import listed, non_finite_weights
-from tailorbird.engines.keras import backend, convert_layers, convert_ops
-from tailorbird.engines.keras.graph import Graph, Node, Tensor, flatten, needed
-from tailorbird.engines.keras.writer import IR_VERSION, OPSET, Value, Writer
+from tailorbird.engines.keras import backend
+from tailorbird.engines.keras.converter import layers, operations
+from tailorbird.engines.keras.converter.graph import Graph, Node, Tensor, flatten, needed
+from tailorbird.engines.keras.converter.writer import IR_VERSION, OPSET, Value, Writer
 from tailorbird.errors import BackboneError, SettingsError
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _translate(writer: Writer, node: Node, values: Mapping[str, Value]) -> list[
         )
     if isinstance(operation, keras.layers.Layer):
         inputs = [values[tensor.key] for tensor in node.inputs]
-        name, moved = convert_layers.layer(writer, operation, inputs, shapes[0])
+        name, moved = layers.layer(writer, operation, inputs, shapes[0])
     else:
 
         def value(argument: Any) -> Any:
@@ -166,7 +167,7 @@ def _translate(writer: Writer, node: Node, values: Mapping[str, Value]) -> list[
 
         args = keras.tree.map_structure(value, node.args)
         kwargs = keras.tree.map_structure(value, node.kwargs)
-        name, moved = convert_ops.operation(writer, operation, args, kwargs, shapes[0])
+        name, moved = operations.operation(writer, operation, args, kwargs, shapes[0])
     return [Value(name, shapes[0], moved)]
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.engines.keras import backend, rebuilt, source
-from tailorbird.engines.keras.tuner import KerasNetwork
+from tailorbird.engines.keras import backend, description, rebuilt
+from tailorbird.engines.keras.network import KerasNetwork
 from tailorbird.errors import SettingsError
 from tailorbird.head import Dense, Head
 
@@ -68,7 +68,7 @@ def scratch_backbone(size: int = SIZE, *, seed: int = 0) -> onnx.ModelProto:
         "source": "tailorbird --backbone cnn",
         "licence": "none: its weights come from your photos alone",
         "trained_on": "nothing before",
-        **source.describe(preprocess="unit", model=model),
+        **description.describe(preprocess="unit", model=model),
     }
     return rebuilt.backbone(rebuilt.of_model(model, "unit", size), said)
 

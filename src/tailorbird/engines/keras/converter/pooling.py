@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tailorbird.engines.keras.writer import Made, Value, Writer
+from tailorbird.engines.keras.converter.writer import Made, Value, Writer
 
 if TYPE_CHECKING:
     import onnx

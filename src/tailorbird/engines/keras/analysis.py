@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.engines.keras import backend
-from tailorbird.engines.keras.graph import Graph, Node, Tensor
+from tailorbird.engines.keras.converter.graph import Graph, Node, Tensor
 from tailorbird.errors import ModelFileError
 from tailorbird.head import Dense, Head
 
