@@ -10,6 +10,8 @@ Everything public is listed here; names are imported when first used, so that `i
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tailorbird.privacy import disable_telemetry as _disable_telemetry
+
 if TYPE_CHECKING:
     from tailorbird.comparison import Comparison, compare
     from tailorbird.dataset import Dataset, Finding, Sample, scan, write_manifest
@@ -87,6 +89,9 @@ _HOMES = {
     "train": "training",
     "write_manifest": "dataset",
 }
+
+
+_disable_telemetry()
 
 
 def __getattr__(name: str) -> Any:

@@ -189,7 +189,7 @@ class CacheEntry:
 
 
 def cache_entries() -> list[CacheEntry]:
-    """What the cache holds: facts of scanned photos, features by backbone, pulled backbones."""
+    """List the cache: facts of scanned photos, features, pulled backbones, libraries' files."""
     entries = []
     root = cache_folder()
     for kind, pattern in (
@@ -197,6 +197,7 @@ def cache_entries() -> list[CacheEntry]:
         ("pairs", "pairs-*"),
         ("features", "features/*"),
         ("backbone", "backbones/*.onnx"),
+        ("library", "libraries/*"),
     ):
         for path in sorted(root.glob(pattern)):
             files = [p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file()]

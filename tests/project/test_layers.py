@@ -26,6 +26,7 @@ LADDER = (
     "parallel",
     "images",
     "files",
+    "privacy",
     "onnx_files",
     "rendering",
     "metrics",

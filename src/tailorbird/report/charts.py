@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from tailorbird import privacy
 from tailorbird.report import tuning
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def _matplotlib() -> Iterator[None]:
     level = log.level
     log.setLevel(logging.ERROR)
     try:
+        privacy.redirect_files("matplotlib")
         import matplotlib
 
         with matplotlib.rc_context(_STYLE):

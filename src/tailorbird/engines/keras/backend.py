@@ -6,6 +6,7 @@ import importlib.util
 import os
 from typing import Any
 
+from tailorbird import privacy
 from tailorbird.errors import MissingExtra, SettingsError
 
 BACKENDS = {"tensorflow": "tensorflow-cpu", "jax": "jax", "torch": "torch"}
@@ -38,6 +39,8 @@ def load() -> Any:
     os.environ["KERAS_BACKEND"] = wanted or there[0]
     # TensorFlow's start-up remarks about the processor would stand among our own lines.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for library in ("keras", "matplotlib"):  # Keras imports matplotlib where it is installed
+        privacy.redirect_files(library)
     import keras
 
     return keras
