@@ -111,6 +111,7 @@ def test_compare_agrees_with_evaluate(
     assert result.difference == pytest.approx(result.b.accuracy - result.a.accuracy)
     low, high = result.interval
     assert low < result.difference < high
+    assert result.a.log_loss is not None and result.b.log_loss is not None
     assert result.log_loss_difference == pytest.approx(
         result.b.log_loss - result.a.log_loss, rel=1e-5
     )

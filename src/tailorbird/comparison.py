@@ -17,6 +17,7 @@ from tailorbird.dataset.layout import Entry
 from tailorbird.errors import DatasetError, ImageError
 from tailorbird.evaluation import entries_to_score, trained_on
 from tailorbird.images import Photo, Pixels, ResizeRule, decode, read_bytes, resize
+from tailorbird.metrics.calibration import label_losses
 from tailorbird.metrics.paired import mcnemar, mean_interval, paired_interval
 from tailorbird.metrics.scores import Scores, score
 from tailorbird.model import Classifier
@@ -309,9 +310,7 @@ def _summarise(
         rows = np.array(mine.rows)
         own = np.array([model.classes.index(entry.label) for entry in used], np.int64)
         scores.append(score(own, rows, model.classes, model.info.threshold))
-        losses.append(
-            -np.log(np.clip(rows[np.arange(len(own)), own].astype(np.float64), 1e-15, 1.0))
-        )
+        losses.append(label_losses(own, rows))
         best = rows.argmax(axis=1)
         answers.append(
             [

@@ -84,7 +84,7 @@ def test_train_and_evaluate_for_people(shapes: Path, tmp_path: Path) -> None:
         "Test: accuracy",
         "95% interval",
         "precision",
-        "nsure below",
+        "onfidence threshold",
         f"Model: {tmp_path / 'm.onnx'}",
     ):
         assert words in done.stdout

@@ -8,6 +8,7 @@ import pytest
 from tailorbird.head import network as net
 from tailorbird.head.fit import HeadSettings, fit
 from tailorbird.head.network import Dense, Head
+from tailorbird.metrics.calibration import PROBABILITY_FLOOR
 
 
 @pytest.mark.parametrize("inner", [(), (6,), (6, 5)])
@@ -93,7 +94,7 @@ def test_dropout_keeps_the_expected_value() -> None:
 
 def test_log_loss_of_a_certain_mistake_is_finite() -> None:
     logits = np.array([[1e4, 0.0]], np.float32)
-    assert net.log_loss(logits, np.array([1])) == pytest.approx(-np.log(net.SMALLEST_PROBABILITY))
+    assert net.log_loss(logits, np.array([1])) == pytest.approx(-np.log(PROBABILITY_FLOOR))
 
 
 def test_layers_that_do_not_fit_are_refused() -> None:

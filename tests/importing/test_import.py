@@ -60,7 +60,7 @@ from tailorbird.images import ResizeRule, resize
 from tailorbird.importing import import_application, import_model, read_classes
 from tailorbird.importing.photos import _halved, read_photos
 from tailorbird.importing.preprocess import best, compare
-from tailorbird.metrics.scores import softmax
+from tailorbird.metrics.calibration import softmax
 from tailorbird.model import Classifier
 from tailorbird.model.graph import build
 from tailorbird.progress import NoProgress

@@ -1,36 +1,17 @@
-from __future__ import annotations
+"""Scores from labels and probabilities, and reading them back from files of any version."""
 
-import math
+from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from support.calibrated import random_scores
 from tailorbird.errors import DatasetError
-from tailorbird.metrics import scores
+from tailorbird.metrics.calibration import softmax
+from tailorbird.metrics.scores import MEASURES, Scores, score
 
 CLASSES = ("a", "b", "c", "d")
-
-
-def random_scores(
-    n: int = 400, seed: int = 0, sharpness: float = 3.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits whose labels are drawn from softmax(logits): perfectly calibrated."""
-    random = np.random.default_rng(seed)
-    logits = random.normal(size=(n, 4)) * sharpness
-    labels = np.array([random.choice(4, p=row) for row in scores.softmax(logits)])
-    return labels, logits
-
-
-def test_wilson_interval_against_published_values() -> None:
-    # Newcombe, Statistics in Medicine 17 (1998), table I, method 3: 81/263, 15/148, 0/20, 1/29.
-    for hits, n, low, high in [
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ]:
-        assert scores.wilson_interval(hits, n) == pytest.approx((low, high), abs=5e-5)
-    assert scores.wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def test_scores_on_a_case_counted_by_hand() -> None:
@@ -45,7 +26,7 @@ def test_scores_on_a_case_counted_by_hand() -> None:
             [0.1, 0.1, 0.7, 0.1],
         ]
     )
-    found = scores.score(labels, probabilities, CLASSES, 0.65)
+    found = score(labels, probabilities, CLASSES, 0.65)
     assert (
         found.n == 6 and found.accuracy == pytest.approx(4 / 6) and found.majority_baseline == 0.5
     )
@@ -66,80 +47,61 @@ def test_scores_on_a_case_counted_by_hand() -> None:
 
 
 def test_nothing_to_score() -> None:
-    with pytest.raises(DatasetError, match="there are no photos to score"):
-        scores.score(np.zeros(0, np.int64), np.zeros((0, 4)), CLASSES, 0.5)
+    with pytest.raises(DatasetError, match="no photos to score"):
+        score(np.zeros(0, np.int64), np.zeros((0, 4)), CLASSES, 0.5)
 
 
-def test_a_certain_mistake_keeps_the_log_loss_finite() -> None:
-    assert math.isfinite(
-        scores.score(np.array([1]), np.array([[1.0, 0.0, 0.0, 0.0]]), CLASSES, 0.5).log_loss
+def test_counts_agree_with_scikit_learn() -> None:
+    labels, logits = random_scores(150, sharpness=1.0)
+    labels[labels == 2] = 1  # a class that is predicted but has no photo
+    probabilities = softmax(logits)
+    probabilities[:, 3] = 0  # and one that has photos but is never predicted
+    found = score(labels, probabilities, CLASSES, 0.5)
+    predicted = probabilities.argmax(axis=1)
+    assert np.array_equal(found.confusion, confusion_matrix(labels, predicted, labels=range(4)))
+    expected = precision_recall_fscore_support(
+        labels, predicted, labels=range(4), zero_division=0.0
     )
+    for name, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        assert [getattr(row, name) for row in found.per_class] == pytest.approx(list(values))
+    present = expected[3] > 0
+    assert found.macro["f1"] == pytest.approx(expected[2][present].mean())
 
 
-def test_calibration_error_is_small_when_calibrated_and_the_gap_when_not() -> None:
-    labels, logits = random_scores(4000)
-    assert scores.calibration_error(labels, scores.softmax(logits)) < 0.03
-    sure = np.tile([0.9, 0.1 / 3, 0.1 / 3, 0.1 / 3], (1000, 1))
-    half = np.array([0, 1] * 500)
-    assert scores.calibration_error(half, sure) == pytest.approx(0.4)
-    assert scores.calibration_error(np.array([0]), np.array([[1.0, 0.0]])) == 0.0
+def test_scores_read_back_are_the_same() -> None:
+    labels, logits = random_scores(40)
+    found = score(labels, softmax(logits), CLASSES, 0.5)
+    assert Scores.from_dict(found.as_dict()) == found
 
 
-@pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
-def test_temperature_undoes_a_known_distortion(factor: float) -> None:
-    labels, logits = random_scores(4000)
-    assert scores.temperature(logits * factor, labels) == pytest.approx(factor, rel=0.1)
+@pytest.mark.parametrize("name", [*MEASURES, "coverage", "threshold", "majority_baseline", "macro",
+                                  "per_class", "confusion", "sure_accuracy", "interval"])  # fmt: skip
+def test_a_score_that_an_older_file_lacks_is_absent(name: str) -> None:
+    labels, logits = random_scores(40)
+    stored = score(labels, softmax(logits), CLASSES, 0.5).as_dict()
+    read = Scores.from_dict({key: value for key, value in stored.items() if key != name})
+    assert getattr(read, name) in (None, (), {}) or name == "interval"
+    others = {key: value for key, value in read.as_dict().items() if key not in (name, "interval")}
+    assert others == {key: stored[key] for key in others}
 
 
-def test_a_few_labels_without_a_mistake_do_not_make_it_certain() -> None:
-    logits, labels = np.tile(np.eye(4) * 5.0, (3, 1)), np.tile(np.arange(4), 3)
-    sure = scores.softmax(logits / scores.temperature(logits, labels)).max(axis=1)
-    # Twelve right of twelve: (n + 1) / (n + 2) = 13/14.
-    assert sure == pytest.approx(13 / 14, abs=1e-3)
+@pytest.mark.parametrize(
+    "change",
+    [{"n": 0}, {"n": None}, {"accuracy": float("nan")}, {"accuracy": "high"}, {"classes": ["a"]},
+     {"per_class": [{}]}, {"confusion": [[1]]}, {"log_loss": float("inf")}, {"interval": [0]}],
+)  # fmt: skip
+def test_invalid_scores_are_a_value_error(change: dict[str, object]) -> None:
+    labels, logits = random_scores(40)
+    stored = score(labels, softmax(logits), CLASSES, 0.5).as_dict()
+    with pytest.raises(ValueError, match="not valid scores"):
+        Scores.from_dict({**stored, **change})
 
 
-def test_the_threshold_is_the_widest_that_keeps_the_precision() -> None:
-    labels, logits = random_scores(500)
-    probabilities = scores.softmax(logits)
-    found = scores.choose_threshold(labels, probabilities, 0.95)
-    confidence = probabilities.max(axis=1)
-    hit = probabilities.argmax(axis=1) == labels
-    sure = confidence >= found.value
-    assert found.reached and hit[sure].mean() >= 0.95
-    assert sure.mean() == pytest.approx(found.coverage) and hit[sure].mean() == pytest.approx(
-        found.precision
-    )
-    assert confidence[sure].mean() >= 0.95, "the calibrated probabilities expect it too"
-    for wider in np.sort(confidence[confidence < found.value])[::-1]:
-        assert min(hit[confidence >= wider].mean(), confidence[confidence >= wider].mean()) < 0.95
-
-
-def test_a_threshold_that_cannot_be_reached_says_so() -> None:
-    labels = np.array([0, 1] * 50)
-    probabilities = np.tile([0.6, 0.4], (100, 1))
-    found = scores.choose_threshold(labels, probabilities, 0.95)
-    assert not found.reached and found.precision == 0.5 and found.coverage == 1.0
-
-
-def test_all_right_means_never_unsure() -> None:
-    found = scores.choose_threshold(
-        np.arange(4).repeat(5), np.eye(4).repeat(5, 0) * 0.96 + 0.01, 0.95
-    )
-    assert (found.value, found.coverage, found.reached) == (0.0, 1.0, True)
-
-
-def test_a_handful_of_right_answers_claims_no_precision() -> None:
-    assert not scores.choose_threshold(np.arange(4), np.eye(4) * 0.96 + 0.01, 0.95).reached
-
-
-def test_the_precision_holds_on_new_photos() -> None:
-    """Calibrated models scored on 341 photos: what the threshold promises must be near what new photos give."""
-    true = []
-    for seed in range(40):
-        labels, logits = random_scores(341, seed, sharpness=1.5)
-        found = scores.choose_threshold(labels, scores.softmax(logits), 0.9)
-        new_labels, new_logits = random_scores(4000, 1000 + seed, sharpness=1.5)
-        new = scores.softmax(new_logits)
-        sure = new.max(axis=1) >= found.value
-        true.append(float((new.argmax(axis=1) == new_labels)[sure].mean()))
-    assert np.mean(true) > 0.89
+def test_pairs_of_confused_classes_most_photos_first() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 1, 1])
+    probabilities = np.eye(4)[[0, 1, 1, 1, 1, 1, 2]]
+    pairs = score(labels, probabilities, CLASSES, 0.5).confused_pairs()
+    assert [(pair.label, pair.predicted, pair.count) for pair in pairs] == [
+        ("a", "b", 2), ("b", "c", 1),
+    ]  # fmt: skip
+    assert pairs[0].share == pytest.approx(2 / 3)

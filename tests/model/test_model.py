@@ -27,7 +27,7 @@ from tailorbird.errors import (
 )
 from tailorbird.head import Dense, Head
 from tailorbird.images import ResizeRule
-from tailorbird.metrics.scores import softmax
+from tailorbird.metrics.calibration import softmax
 from tailorbird.model import Classifier, Failure, ModelInfo
 from tailorbird.model.file import KEY, write
 from tailorbird.model.graph import Trunk, build

@@ -59,6 +59,8 @@ FRAMEWORKS = {
     "jax",
     "ray",
     "starlette",
+    "sklearn",
+    "scipy",
     "fastapi",
     "uvicorn",
 }

@@ -437,7 +437,7 @@ def test_scores_read_back(result: TrainResult) -> None:
         {**said, "per_class": 5},
     ]
     for wrong in broken:
-        with pytest.raises(ValueError, match="these are no scores"):
+        with pytest.raises(ValueError, match="not valid scores"):
             Scores.from_dict(wrong)
 
 

@@ -94,8 +94,8 @@ def _print(result: Comparison, *, everything: bool) -> None:
     for letter, name, scores in zip("AB", result.names, (result.a, result.b), strict=True):
         low, high = (output.percent(value) for value in scores.interval)
         line(
-            f"{letter}: accuracy {output.percent(scores.accuracy)} (95% interval {low} to {high}), top-3 {output.percent(scores.top3)}, "
-            f"log-loss {scores.log_loss:.3f}, calibration error {scores.ece:.3f}: {name}"
+            f"{letter}: accuracy {output.percent(scores.accuracy)} (95% interval {low} to {high}), "
+            f"{scores.summary()}: {name}"
         )
     least, most = (100 * value for value in result.interval)
     line(

@@ -58,7 +58,7 @@ def stats(
 
 def print_stats(found: Stats, *, everything: bool) -> None:
     """Accuracy in use with its interval; tables by class, by day, of confusions."""
-    from tailorbird.metrics.scores import wilson_interval
+    from tailorbird.metrics.distributions import wilson_interval
 
     console = output.out()
     if found.accuracy is None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from tailorbird.cli import output
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from tailorbird.engines.finetune.results import Tuned
     from tailorbird.head import SearchResult
     from tailorbird.metrics.scores import Scores
@@ -21,19 +23,7 @@ def print_result(result: TrainResult, *, verbose: bool) -> None:
     if result.tuned is not None:
         print_tuned(result.tuned)
     print_scores(result.test, "Test", verbose=verbose)
-    threshold = result.threshold
-    if threshold.reached:
-        console.print(
-            f"Unsure below {threshold.value:.2f}: on validation, {output.percent(threshold.precision)} of the rest is right "
-            f"({output.percent(threshold.wanted)} wanted), at {output.percent(threshold.coverage)} coverage.",
-            soft_wrap=True,
-        )
-    else:
-        console.print(
-            f"No threshold reaches a precision of {output.percent(threshold.wanted)} on validation; the best is "
-            f"{output.percent(threshold.precision)}, unsure below {threshold.value:.2f}.",
-            soft_wrap=True,
-        )
+    console.print(result.threshold.sentence(), soft_wrap=True)
     if result.corrections is not None:
         console.print(result.corrections.sentence(), markup=False, soft_wrap=True)
     if result.left_out:
@@ -112,66 +102,77 @@ def print_tuned(tuned: Tuned) -> None:
     )
 
 
-def print_scores(scores: Scores, title: str, *, verbose: bool) -> None:
-    """Accuracy with its interval, then a row per class; with `verbose` the confusion matrix too."""
-    from rich.table import Table
+MATRIX_CLASSES = 13
+"""Most classes whose confusion matrix fits a terminal; of more, the most confused pairs are listed."""
 
+PAIRS = 20
+"""Confused pairs that are listed."""
+
+
+def print_scores(scores: Scores, title: str, *, verbose: bool) -> None:
+    """Print accuracy with its interval, then a row per class; verbose: the confusions as well."""
     console = output.out()
     low, high = scores.interval
     console.print(
-        f"{title}: accuracy {output.percent(scores.accuracy)} (95% interval {output.percent(low)} to {output.percent(high)}) on {scores.n:,} photos; "
-        f"always saying the commonest class would get {output.percent(scores.majority_baseline)}",
+        f"{title}: accuracy {output.percent(scores.accuracy)} "
+        f"(95% interval {output.percent(low)} to {output.percent(high)}) on {scores.n:,} photos",
         soft_wrap=True,
     )
-    sure = (
-        f", of which {output.percent(scores.sure_accuracy)} right"
-        if scores.sure_accuracy is not None
-        else ""
+    shares = (
+        ("baseline (always the most frequent class)", scores.majority_baseline),
+        ("coverage above the confidence threshold", scores.coverage),
+        ("accuracy there", scores.sure_accuracy),
     )
-    console.print(
-        f"  top-3 {output.percent(scores.top3)}, log-loss {scores.log_loss:.3f}, calibration error {scores.ece:.3f}, "
-        f"sure on {output.percent(scores.coverage)}{sure}",
-        soft_wrap=True,
-    )
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("class", "precision", "recall", "F1", "photos", "most often mistaken for"):
-        table.add_column(
-            name, justify="left" if name in ("class", "most often mistaken for") else "right"
-        )
-    for number, row in enumerate(scores.per_class):
-        wrong = [
-            (count, scores.classes[i])
-            for i, count in enumerate(scores.confusion[number])
-            if i != number and count
-        ]
-        worst = max(wrong, default=None)
-        table.add_row(
-            output.cell(row.label),
-            f"{row.precision:.3f}",
-            f"{row.recall:.3f}",
-            f"{row.f1:.3f}",
-            f"{row.support:,}",
-            f"{output.cell(worst[1])} ({worst[0]})" if worst else "",
-        )
-    macro = scores.macro
-    table.add_row(
-        "[dim]macro[/dim]",
-        f"{macro['precision']:.3f}",
-        f"{macro['recall']:.3f}",
-        f"{macro['f1']:.3f}",
-        f"{scores.n:,}",
-        "",
-    )
-    console.print(table)
+    known = [f"{name} {output.percent(value)}" for name, value in shares if value is not None]
+    for line in (scores.summary(), ", ".join(known)):
+        if line:
+            console.print(f"  {line}", soft_wrap=True)
+    console.print(_class_table(scores))
     if verbose:
         print_confusion(scores)
 
 
-def print_confusion(scores: Scores) -> None:
-    """Counts: rows are true classes, columns predicted ones."""
+def _class_table(scores: Scores) -> Table:
+    """Return precision, recall and F1 of each class, and the class it is most often taken for."""
     from rich.table import Table
 
-    output.out().print("Confusion: rows true, columns predicted")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("class", "precision", "recall", "F1", "photos", "most often mistaken for"):
+        left = name in ("class", "most often mistaken for")
+        table.add_column(name, justify="left" if left else "right")
+    worst: dict[str, str] = {}
+    for pair in scores.confused_pairs():
+        worst.setdefault(pair.label, f"{output.cell(pair.predicted)} ({pair.count})")
+    for row in scores.per_class:
+        figures = (f"{value:.3f}" for value in (row.precision, row.recall, row.f1))
+        table.add_row(
+            output.cell(row.label), *figures, f"{row.support:,}", worst.get(row.label, "")
+        )
+    if scores.macro:
+        means = (f"{scores.macro[name]:.3f}" for name in ("precision", "recall", "f1"))
+        table.add_row("[dim]macro[/dim]", *means, f"{scores.n:,}", "")
+    return table
+
+
+def print_confusion(scores: Scores) -> None:
+    """Print the confusion matrix, or the most confused pairs where the matrix would be too wide."""
+    from rich.table import Table
+
+    console = output.out()
+    if len(scores.classes) > MATRIX_CLASSES:
+        pairs = scores.confused_pairs()
+        console.print(f"Most confused pairs of {len(scores.classes)} classes:")
+        for pair in pairs[:PAIRS]:
+            console.print(
+                f"  {output.printable(pair.label)} predicted as {output.printable(pair.predicted)}: "
+                f"{pair.count:,} ({output.percent(pair.share)} of its photos)",
+                markup=False,
+                soft_wrap=True,
+            )
+        if len(pairs) > PAIRS:
+            console.print(f"  and {len(pairs) - PAIRS:,} more pairs; --json has the whole matrix")
+        return
+    console.print("Confusion matrix: rows are true classes, columns predicted classes")
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("")
     for label in scores.classes:
@@ -182,4 +183,4 @@ def print_confusion(scores: Scores) -> None:
             for i, count in enumerate(row)
         ]
         table.add_row(output.cell(scores.classes[number]), *cells)
-    output.out().print(table)
+    console.print(table)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tailorbird.metrics.scores import wilson_interval
+from tailorbird.metrics.distributions import wilson_interval
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tailorbird.metrics.distributions import student_t_tail
+
 SIGNIFICANT = 0.05
 """Corrected p-values below this tell two settings apart."""
 
@@ -65,9 +67,7 @@ def corrected_t_test(
     # Sums of equal numbers may differ in the last bit, which is no spread.
     if error <= 1e-12 * max(1.0, abs(mean)):
         return PairedTest(mean, 0.0, 1.0 if abs(mean) <= 1e-12 else 0.0, pairs)
-    from scipy.stats import t
-
-    return PairedTest(mean, error, float(2 * t.sf(abs(mean) / error, pairs - 1)), pairs)
+    return PairedTest(mean, error, 2 * student_t_tail(abs(mean) / error, pairs - 1), pairs)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -23,6 +23,7 @@ from tailorbird.experiments.power_law import Extrapolation, extrapolate
 from tailorbird.experiments.results import plain_settings
 from tailorbird.experiments.runs import FitScore, Fitter, Job
 from tailorbird.head import HeadSettings
+from tailorbird.metrics.distributions import student_t_quantile
 from tailorbird.progress import NoProgress, Progress
 
 HALVINGS = 4
@@ -350,10 +351,8 @@ def _recalls(photos: Photos, part: Partition, score: FitScore) -> NDArray[np.flo
 
 def _with_interval(differences: NDArray[np.float64], ratio: float) -> tuple[float, float, float]:
     """Mean and 95% interval by the corrected t-test's standard error."""
-    from scipy.stats import t
-
     test = corrected_t_test(differences, ratio)
-    half = test.standard_error * float(t.ppf(0.975, max(1, test.pairs - 1)))
+    half = test.standard_error * student_t_quantile(0.975, max(1, test.pairs - 1))
     return test.difference, test.difference - half, test.difference + half
 
 

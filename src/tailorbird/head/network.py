@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tailorbird.metrics.calibration import PROBABILITY_FLOOR
+
 Floats = NDArray[np.floating]
 Labels = NDArray[np.int64]
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
-# A probability below this counts as this in a log-loss: one class the head has never seen must not make it infinite.
-SMALLEST_PROBABILITY = 1e-7
 
 
 @dataclass(frozen=True)
@@ -301,9 +301,9 @@ def add_l2(network: Network, gradient: Network, strength: float) -> float:
 
 
 def log_loss(logits: Floats, labels: Labels) -> float:
-    """Mean of -ln p(label), p clipped to at least 1e-7."""
+    """Return the mean of -ln p(label), p at least `PROBABILITY_FLOOR`."""
     picked = log_softmax(logits)[np.arange(len(labels)), labels]
-    return float(-np.maximum(picked, np.log(SMALLEST_PROBABILITY)).mean(dtype=np.float64))
+    return float(-np.maximum(picked, np.log(PROBABILITY_FLOOR)).mean(dtype=np.float64))
 
 
 def fold(network: Network, mean: Floats, scale: Floats) -> Head:

@@ -24,14 +24,9 @@ from tailorbird.importing import preprocess as preparation
 from tailorbird.importing.classes import read_classes
 from tailorbird.importing.photos import Photos, Runner, read_photos, spread
 from tailorbird.importing.result import ImportResult
-from tailorbird.metrics.scores import (
-    Scores,
-    Threshold,
-    choose_threshold,
-    score,
-    softmax,
-    temperature,
-)
+from tailorbird.metrics.calibration import softmax, temperature
+from tailorbird.metrics.scores import Scores, score
+from tailorbird.metrics.thresholds import Threshold, choose_threshold
 from tailorbird.model.file import AGREEMENT, ModelInfo, carried, write
 from tailorbird.model.graph import Trunk, build
 from tailorbird.progress import NoProgress, Progress, StageTimer
@@ -337,22 +332,38 @@ def _score(
 
 def _unlucky(scores: Scores) -> list[str]:
     """A warning where the names are probably in another order than the outputs: another assignment of names fits far better."""
-    from scipy.optimize import linear_sum_assignment
-
     counts = np.array(scores.confusion)
-    rows, columns = linear_sum_assignment(-counts)
-    other = counts[rows, columns].sum() / scores.n
+    columns = _other_order(counts)
+    other = counts[np.arange(len(counts)), columns].sum() / scores.n
     if other < max(0.5, scores.accuracy + 0.3):
         return []
     moved = [
         f"{scores.classes[row]} where {scores.classes[column]} stands"
-        for row, column in zip(rows, columns, strict=True)
+        for row, column in enumerate(columns)
         if row != column
     ]
     return [
         f"only {scores.accuracy:.1%} of the photos are answered rightly, but with the classes in another order {other:.1%} would be "
         f"({', '.join(moved[:4])}): the classes must be named in the order of the outputs"
     ]
+
+
+def _other_order(
+    counts: npt.NDArray[np.int64],
+) -> list[int]:
+    """Match each true class to one output, largest counts first; the output of each class.
+
+    The greedy match answers at least half of what the best one would; where the names are only in
+    another order, it is the best one.
+    """
+    rows, columns = np.unravel_index(np.argsort(-counts, axis=None, kind="stable"), counts.shape)
+    output: dict[int, int] = {}
+    taken: set[int] = set()
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        if row not in output and column not in taken:
+            output[row] = column
+            taken.add(column)
+    return [output[row] for row in range(len(counts))]
 
 
 def _unknown(photos: Photos) -> list[str]:

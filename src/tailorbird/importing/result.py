@@ -8,7 +8,8 @@ from typing import Any
 
 from tailorbird.importing.photos import Photos
 from tailorbird.importing.preprocess import Comparison
-from tailorbird.metrics.scores import Scores, Threshold
+from tailorbird.metrics.scores import Scores
+from tailorbird.metrics.thresholds import Threshold
 from tailorbird.model.file import ModelInfo
 from tailorbird.rendering.notebook import scores_html
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.metrics.scores import Labels, Probabilities
+from tailorbird.metrics.calibration import Labels, Probabilities
 
 ODDS: Final = 10.0
 """A label is reported only when another class is at least this many times as probable. Of the confident joint's off-diagonal

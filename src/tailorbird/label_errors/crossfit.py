@@ -17,7 +17,7 @@ from tailorbird import parallel
 from tailorbird.head import HeadSettings
 from tailorbird.head import network as net
 from tailorbird.head.fit import batches, one_blas_thread, prepare, start_run, train_epoch
-from tailorbird.metrics.scores import Labels, softmax
+from tailorbird.metrics.calibration import Labels, softmax
 from tailorbird.progress import NoProgress, Progress
 
 FOLDS: Final = 5

@@ -1,6 +1,7 @@
-"""Statistics of two classifiers that answered the same N photos: only their disagreements can tell which is better.
+"""Paired statistics of two classifiers A and B on the same N photos.
 
-Counts, once: `both` photos that both get right, `only_a` and `only_b` that one alone gets right, `neither`.
+Counts: `both` photos that both classify correctly, `only_a` and `only_b` those that one alone does,
+`neither` the rest. Only the disagreements tell which classifier is better.
 """
 
 from __future__ import annotations
@@ -12,53 +13,53 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.metrics.scores import wilson_interval
+from tailorbird.metrics.distributions import fair_coin_cdf, wilson_interval
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """The two-sided p-value that two classifiers are equally good, 0 to 1, by McNemar's test in its exact form.
+    """Return the two-sided p-value of McNemar's exact test that both are equally accurate.
 
-    Were they equally good, each photo that exactly one gets right would be a fair coin's toss: the p-value is that of the binomial
-    distribution with n = only_a + only_b (Q. McNemar, Psychometrika 12, 1947; exact: F. Mosteller, Biometrics 8, 1952). It is used at
-    any count, so that there is no threshold at which an approximation takes over. 1 where they never disagree.
+    If they were, each photo that exactly one gets right would be a fair coin toss, so the p-value
+    is that of a binomial with n = only_a + only_b (Q. McNemar, Psychometrika 12, 1947; exact form:
+    F. Mosteller, Biometrics 8, 1952). The exact form is used at any count. 1 where n is 0.
     """
-    from scipy.stats import binom
-
     n = only_a + only_b
-    return min(1.0, 2.0 * float(binom.cdf(min(only_a, only_b), n, 0.5))) if n else 1.0
+    return min(1.0, 2.0 * fair_coin_cdf(min(only_a, only_b), n)) if n else 1.0
 
 
 def paired_interval(
     both: int, only_a: int, only_b: int, neither: int, z: float = 1.959964
 ) -> tuple[float, float]:
-    """The interval of accuracy B minus accuracy A on the same photos, -1 to 1; z = 1.96 gives 95%.
+    """Return the interval of accuracy B minus accuracy A, -1 to 1; z = 1.96 gives 95%.
 
-    Method 10 of R. G. Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired
-    data", Statistics in Medicine 17, 1998: Wilson's intervals of both accuracies, combined under their correlation.
+    Method 10 of R. G. Newcombe, "Improved confidence intervals for the difference between binomial
+    proportions based on paired data", Statistics in Medicine 17, 1998: the Wilson intervals of both
+    accuracies, combined under their correlation.
     """
     n = both + only_a + only_b + neither
     if n == 0:
         return (-1.0, 1.0)
     right_a, right_b = both + only_a, both + only_b
     a, b = right_a / n, right_b / n
-    (low_a, high_a), (low_b, high_b) = (
-        wilson_interval(right_a, n, z),
-        wilson_interval(right_b, n, z),
-    )
+    low_a, high_a = wilson_interval(right_a, n, z)
+    low_b, high_b = wilson_interval(right_b, n, z)
     phi = _phi(both, only_a, only_b, neither)
 
-    def reach(this: float, other: float) -> float:
+    def distance(this: float, other: float) -> float:
         return math.sqrt(max(0.0, this * this - 2 * phi * this * other + other * other))
 
     difference = b - a
     return (
-        max(-1.0, difference - reach(b - low_b, high_a - a)),
-        min(1.0, difference + reach(high_b - b, a - low_a)),
+        max(-1.0, difference - distance(b - low_b, high_a - a)),
+        min(1.0, difference + distance(high_b - b, a - low_a)),
     )
 
 
 def _phi(both: int, only_a: int, only_b: int, neither: int) -> float:
-    """The correlation of right answers, with Newcombe's continuity correction of positive ones; 0 where a margin is empty."""
+    """Return the correlation of correct answers, with Newcombe's continuity correction.
+
+    Only a positive correlation is corrected; 0 where a margin is empty.
+    """
     margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
     if margins == 0:
         return 0.0
@@ -71,7 +72,7 @@ def _phi(both: int, only_a: int, only_b: int, neither: int) -> float:
 def mean_interval(
     values: Sequence[float] | npt.NDArray[np.floating[Any]], z: float = 1.959964
 ) -> tuple[float, float] | None:
-    """The normal interval of the mean of N paired differences; None for fewer than two, which have no spread."""
+    """Return the normal interval of the mean of N paired differences; None for fewer than two."""
     array = np.asarray(values, np.float64)
     if len(array) < 2:
         return None

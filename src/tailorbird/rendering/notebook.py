@@ -49,6 +49,8 @@ def prediction_html(
 def scores_html(scores: Mapping[str, Any], title: str, below: str = "") -> str:
     """Accuracy with its interval and a row for each class; `scores` as in `evaluate --json`, `below` is text."""
     low, high = scores["interval"]
+    known = scores["coverage"] is not None
+    coverage = f"; confident on {scores['coverage']:.1%}" if known else ""
     cell = 'style="text-align:right;padding:1px 10px"'
     rows = "".join(
         f'<tr><td style="text-align:left;padding:1px 10px">{_name(row["label"])}</td>'
@@ -62,7 +64,7 @@ def scores_html(scores: Mapping[str, Any], title: str, below: str = "") -> str:
     )
     return (
         f'<div><div style="font-size:115%">{escape(title)}: accuracy <b>{scores["accuracy"]:.1%}</b> '
-        f"({low:.1%} to {high:.1%}) on {scores['n']:,} photos; sure on {scores['coverage']:.1%}</div>"
+        f"({low:.1%} to {high:.1%}) on {scores['n']:,} photos{coverage}</div>"
         f'<table style="border-collapse:collapse"><thead><tr><th style="text-align:left;padding:1px 10px">class</th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table>{ending}</div>"
     )

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from tailorbird.dataset import printable
+from tailorbird.metrics.scores import MEASURES
 
 _LONG = ("blend", "finetune", "head")
 """Settings that are lists or objects, told elsewhere or in the JSON report."""
@@ -52,8 +53,9 @@ def _front(numbers: dict[str, Any]) -> str:
             f"    dataset: {{name: {json.dumps(printable(numbers['headline']))}, type: image-folder}}",
             "    metrics:",
             f"    - {{type: accuracy, value: {main['accuracy']!r}}}",
-            f"    - {{type: f1, name: macro F1, value: {main['macro']['f1']!r}}}",
         ]
+        if "f1" in main["macro"]:
+            lines.append(f"    - {{type: f1, name: macro F1, value: {main['macro']['f1']!r}}}")
     return "\n".join([*lines, "---"])
 
 
@@ -86,17 +88,18 @@ def _scores(numbers: dict[str, Any]) -> str:
     if not main:
         return "" if numbers["info"]["scores"] else "## Scores\n\nNot scored."
     low, high = main["interval"]
-    sure = (
-        f"; of these {main['sure_accuracy']:.1%} right" if main["sure_accuracy"] is not None else ""
+    rows = [["accuracy", f"{main['accuracy']:.1%} (95% interval {low:.1%} to {high:.1%})"]]
+    shares = (
+        ("baseline: always the most frequent class", main["majority_baseline"]),
+        ("coverage: answers above the threshold", main["coverage"]),
+        ("accuracy of those answers", main["sure_accuracy"]),
     )
-    rows = [
-        ["accuracy", f"{main['accuracy']:.1%} (95% interval {low:.1%} to {high:.1%})"],
-        ["always the commonest class", f"{main['majority_baseline']:.1%}"],
-        ["among the first three", f"{main['top3']:.1%}"],
-        ["macro F1", f"{main['macro']['f1']:.3f}"],
-        ["log-loss", f"{main['log_loss']:.3f}"],
-        ["calibration error", f"{main['ece']:.3f}"],
-        ["sure on", f"{main['coverage']:.1%}{sure}"],
+    rows += [[title, f"{value:.1%}"] for title, value in shares if value is not None]
+    rows += [["macro F1", f"{value:.3f}"] for name, value in main["macro"].items() if name == "f1"]
+    rows += [
+        [one.title, one.text(main[name])]
+        for name, one in MEASURES.items()
+        if main[name] is not None
     ]
     classes = [
         [

@@ -10,7 +10,8 @@ from typing import Literal
 from tailorbird.dataset import Dataset
 from tailorbird.head import SearchResult
 from tailorbird.label_errors import Suspects
-from tailorbird.metrics.scores import Answers, Scores, Threshold
+from tailorbird.metrics.scores import Answers, Scores
+from tailorbird.metrics.thresholds import Threshold
 from tailorbird.model import ModelInfo
 
 

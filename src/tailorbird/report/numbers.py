@@ -16,7 +16,8 @@ import numpy.typing as npt
 from tailorbird.dataset import SPLITS, Dataset, printable
 from tailorbird.head import Fit, HeadSettings, SearchResult
 from tailorbird.label_errors import Suspects
-from tailorbird.metrics.scores import Answers, Scores, wilson_interval
+from tailorbird.metrics.distributions import wilson_interval
+from tailorbird.metrics.scores import Answers, Scores
 from tailorbird.model import ModelInfo
 from tailorbird.report.content import Content
 from tailorbird.report.tuning import tuning
@@ -64,7 +65,7 @@ def numbers(content: Content) -> dict[str, Any]:
         "threshold": vars(content.threshold).copy() if content.threshold else None,
         "calibration": calibration(answers) if answers else [],
         "coverage_curve": coverage_curve(answers) if answers else [],
-        "confusions": _confusions(main)[:CONFUSIONS] if main else [],
+        "confusions": [vars(pair) for pair in main.confused_pairs()[:CONFUSIONS]] if main else [],
         "confusions_by_class": _by_class(main) if main else [],
         "mistakes": _shown(answers, info, mistakes(answers)[:MISTAKES]) if answers else [],
         "hits": _shown(answers, info, least_sure_hits(answers)[:HITS]) if answers else [],
@@ -81,16 +82,21 @@ def _info(info: ModelInfo) -> dict[str, Any]:
 
 def _scores(scores: Scores) -> dict[str, Any]:
     """As in `evaluate --json`, with 95% Wilson intervals of every share."""
-    shares = {"top3": (scores.top3, scores.n), "coverage": (scores.coverage, scores.n)}
-    shares["sure_accuracy"] = (scores.sure_accuracy or 0.0, round(scores.coverage * scores.n))
-    intervals = {
-        name: list(wilson_interval(round(share * n), n)) if n else None
-        for name, (share, n) in shares.items()
+    shares = {name: value for name, one, value in scores.measures() if one.form == "share"}
+    intervals: dict[str, list[float] | None] = {
+        name: list(wilson_interval(round(share * scores.n), scores.n))
+        for name, share in shares.items()
     }
-    hits = sum(row[i] for i, row in enumerate(scores.confusion))
+    intervals["sure_accuracy"] = None
+    if scores.coverage is not None:
+        sure = round(scores.coverage * scores.n)
+        intervals["coverage"] = list(wilson_interval(sure, scores.n))
+        if scores.sure_accuracy is not None and sure:
+            hits = round(scores.sure_accuracy * sure)
+            intervals["sure_accuracy"] = list(wilson_interval(hits, sure))
     return {
         **scores.as_dict(),
-        "hits": hits,
+        "hits": round(scores.accuracy * scores.n),
         "intervals": {"accuracy": list(scores.interval), **intervals},
     }
 
@@ -274,23 +280,6 @@ def _shown(answers: Answers, info: ModelInfo, chosen: Sequence[int]) -> list[dic
     return result
 
 
-def _confusions(scores: Scores) -> list[dict[str, Any]]:
-    """The commonest mix-ups: label, predicted, how many photos, and their share of the label's."""
-    found: list[dict[str, Any]] = [
-        {
-            "label": scores.classes[i],
-            "predicted": scores.classes[j],
-            "count": count,
-            "share": count / sum(row),
-        }
-        for i, row in enumerate(scores.confusion)
-        for j, count in enumerate(row)
-        if i != j and count
-    ]
-    found.sort(key=lambda one: (-one["count"], -one["share"]))
-    return found
-
-
 def _by_class(scores: Scores) -> list[list[dict[str, Any]]]:
     """For each class the two it is most often mistaken for: label and count."""
     result = []
@@ -323,7 +312,11 @@ def limits(content: Content, main: Scores | None) -> list[str]:
             said.append(
                 f"{main.n:,} photos are few: the true accuracy may lie anywhere between {low:.1%} and {high:.1%} (95% interval)."
             )
-        weak = [row for row in main.per_class if row.support and row.f1 < main.macro["f1"] - 0.1]
+        weak = [
+            row
+            for row in main.per_class
+            if row.support and row.f1 < main.macro.get("f1", 0.0) - 0.1
+        ]
         if weak:
             worst = sorted(weak, key=lambda row: row.f1)[:3]
             named = ", ".join(f"{_short(row.label)} (F1 {row.f1:.2f})" for row in worst)

@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from tailorbird.dataset import printable
+from tailorbird.metrics.scores import MEASURES
 from tailorbird.report.charts import charts, settings_in_short
 from tailorbird.report.content import Content
 from tailorbird.report.photos import answered, contact_sheet, suspects
@@ -33,6 +34,7 @@ def page(content: Content, numbers: dict[str, Any]) -> str:
     text: str = template.render(
         n=numbers,
         main=main,
+        measures=MEASURES,
         headline=numbers["headline"],
         info=numbers["info"],
         charts=drawn,

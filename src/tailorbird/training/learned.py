@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 Logits = npt.NDArray[np.floating[Any]]
 
 BATCH = 8
-SMALLEST = 1e-37
-"""Of a probability whose logarithm is taken: float32 has none smaller."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def logits_of(trunk: Trunk, head: Head, samples: Sequence[Sample], rule: ResizeR
     def one(batch: Sequence[Sample]) -> Logits:
         images = np.stack([pixels_of(sample, rule) for sample in batch])
         rows: Logits = session.run(["probabilities"], {"images": images})[0]
-        return np.log(np.maximum(rows, SMALLEST))
+        return np.log(np.maximum(rows, np.finfo(np.float32).tiny))
 
     batches = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
     return np.concatenate(list(parallel.ordered(one, batches, ahead=4)))

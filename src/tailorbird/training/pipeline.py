@@ -25,7 +25,9 @@ from tailorbird.features import Embedder, expected_seconds, matrices_of
 from tailorbird.head import HeadSettings, search
 from tailorbird.head import refit as refit_head
 from tailorbird.label_errors import Suspects, judge
-from tailorbird.metrics.scores import Answers, choose_threshold, score, softmax, temperature
+from tailorbird.metrics.calibration import softmax, temperature
+from tailorbird.metrics.scores import Answers, score
+from tailorbird.metrics.thresholds import choose_threshold
 from tailorbird.model.file import ModelInfo, carried, write
 from tailorbird.model.graph import Trunk, build
 from tailorbird.progress import NoProgress, Progress, StageTimer

@@ -13,7 +13,8 @@ from tailorbird.dataset import Dataset
 from tailorbird.engines.finetune.results import Tuned
 from tailorbird.head import Fit, SearchResult
 from tailorbird.label_errors import Suspects
-from tailorbird.metrics.scores import Answers, Scores, Threshold
+from tailorbird.metrics.scores import Answers, Scores
+from tailorbird.metrics.thresholds import Threshold
 from tailorbird.model import ModelInfo
 from tailorbird.rendering.notebook import scores_html
 from tailorbird.report import Content

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tailorbird.engines.finetune.plan import Stage
 from tailorbird.head.network import log_loss
-from tailorbird.metrics.scores import temperature
+from tailorbird.metrics.calibration import temperature
 
 Stopped = Literal["finished", "early", "budget"]
 

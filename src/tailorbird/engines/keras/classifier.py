@@ -23,6 +23,7 @@ from tailorbird.engines.keras.converter.graph import Graph, Node, flatten, repla
 from tailorbird.errors import BackboneError, ModelFileError, SettingsError
 from tailorbird.head import Dense, Head
 from tailorbird.images import ResizeRule
+from tailorbird.metrics.calibration import PROBABILITY_FLOOR
 from tailorbird.model.graph import Trunk
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def trunk(classifier: Classifier, mode: str) -> tuple[Trunk, Head]:
 
     mode: one of MODES. A sigmoid over one output z becomes the logits (-z / 2, z / 2), whose softmax it is, so that each of the two classes
     has heat maps. The proto's metadata describe the network below the head as `description.rebuild` wants it, where Keras can write it down.
-    Where the logits cannot be told from the probabilities, the features are the logarithms of these, at least LEAST.
+    Where the logits cannot be told from the probabilities, the features are the logarithms of these, at least PROBABILITY_FLOOR.
     Raises BackboneError for a layer that has no translation into ONNX.
     """
     structure = classifier.structure
@@ -245,10 +246,6 @@ def _as_in_use(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     if getattr(node.operation, "_call_has_training_arg", False):
         kwargs = {**kwargs, "training": False}
     return node.operation(*args, **kwargs)
-
-
-LEAST: Final = 1e-7
-"""Probabilities below this count as this where their logarithms stand for logits."""
 
 
 def _identity(width: int) -> Head:
@@ -325,7 +322,7 @@ def _take_logarithm(proto: onnx.ModelProto, outputs: int) -> None:
         before = "features/both"
     limits = [
         _constant(proto, f"features/{name}", np.float32(value))
-        for name, value in (("least", LEAST), ("most", 1))
+        for name, value in (("least", PROBABILITY_FLOOR), ("most", 1))
     ]
     _append(proto, "Clip", [before, *limits], "features/clipped")
     _append(proto, "Log", ["features/clipped"], "features")
@@ -352,7 +349,7 @@ def logits(
         rows = outputs(classifier, images, mode).astype(np.float64)
         if structure.ending == "unknown" and _gives_probabilities(classifier):
             both = np.concatenate([1 - rows, rows], axis=1) if rows.shape[1] == 1 else rows
-            return np.asarray(np.log(np.clip(both, LEAST, 1)))
+            return np.asarray(np.log(np.clip(both, PROBABILITY_FLOOR, 1)))
     else:
         rows = _run(
             images, mode, lambda values: _before_activation(classifier, node, values)
