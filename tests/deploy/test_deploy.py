@@ -21,13 +21,13 @@ from support import dockerfile
 from support.data import encoded, picture
 from support.deployed import DEPLOY, ROOT, TOKEN, Service, program
 from tailorbird.corrections.database import locate
-from tailorbird.service import Settings
+from tailorbird.service import ServeSettings
 
 IMAGE = dockerfile.read(DEPLOY / "Dockerfile")
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 UNIT = (DEPLOY / "tailorbird.service").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
-SETTINGS = Settings(model=Path("model.onnx"))
+SETTINGS = ServeSettings(model=Path("model.onnx"))
 LONGEST_END = SETTINGS.drain + SETTINGS.deadline + 15
 """Seconds after SIGTERM within which every process has ended; the supervisor kills what has not."""
 
@@ -194,7 +194,7 @@ def test_secrets_are_made_once_closed_and_fit_each_other(tmp_path: Path) -> None
         database["POSTGRES_DB"],
         "postgres",
     )
-    Settings(model=tmp_path, token=first["token"].strip())
+    ServeSettings(model=tmp_path, token=first["token"].strip())
     subprocess.run(["sh", str(script)], check=True, capture_output=True)
     assert first == {path.name: path.read_text() for path in folder.iterdir()}
     assert re.search(r"^/?deploy/secrets/$", (ROOT / ".gitignore").read_text(), re.M)
@@ -314,6 +314,7 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     assert (
         any(name.endswith("pocket.onnx") for name in inside)
         and "tailorbird/service/page/index.html" in inside
+        and "tailorbird/service/web/assets/base.css" in inside
     )
     assert wheel.stat().st_size < 10 * 2**20
 

@@ -14,8 +14,8 @@ import pytest
 
 from support.data import encoded, picture
 from support.deployed import DEPLOY, TOKEN, Proxy, Service
-from tailorbird.service import Settings
-from tailorbird.service.server import KEEP_ALIVE
+from tailorbird.service import ServeSettings
+from tailorbird.service.web.server import KEEP_ALIVE
 
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 MIB = 2**20
@@ -189,7 +189,7 @@ def test_whose_word_on_the_visitors_address_is_believed(
 
 def test_times_and_sizes_of_the_proxies_fit_the_services(tmp_path: Path) -> None:
     """The service must be the one that answers: its deadline ends first, its limit is met first, it closes idle connections last."""
-    settings = Settings(model=tmp_path / "model.onnx")
+    settings = ServeSettings(model=tmp_path / "model.onnx")
 
     def number(name: str, pattern: str) -> int:
         found = re.search(pattern, (DEPLOY / name).read_text(encoding="utf-8"), re.M)

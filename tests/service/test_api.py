@@ -298,11 +298,11 @@ def test_reloading_over_http_needs_a_token_to_be_set(server: Server) -> None:
 def test_the_openapi_document_is_valid_and_names_every_route(server: Server, trained: Path) -> None:
     from starlette.routing import Route
 
-    from tailorbird.service import Settings, create_app
+    from tailorbird.service import ServeSettings, create_app
 
     document = server.get("/openapi.json").json()
     _check_document(document)
-    service = create_app(Settings(model=trained))
+    service = create_app(ServeSettings(model=trained))
     pages = {"/", "/dashboard", "/docs", "/static/{name}", "/favicon.ico"}
     routes = {
         (route.path, method.lower())

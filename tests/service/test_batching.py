@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailorbird.service.engine import Answer, Engine
-from tailorbird.service.problems import Problem
+from tailorbird.service.batching import Answer, Batcher
 from tailorbird.service.served import Served
+from tailorbird.service.web.problems import Problem
 
 
 class Model:
@@ -61,19 +61,19 @@ def pixels(number: int) -> Any:
 
 
 def ask(
-    engine: Engine, what: Served, number: int, *, maps: bool = False, seconds: float = 10
+    batcher: Batcher, what: Served, number: int, *, maps: bool = False, seconds: float = 10
 ) -> asyncio.Task[Answer]:
     return asyncio.ensure_future(
-        engine.classify(what, pixels(number), heatmaps=maps, deadline=time.monotonic() + seconds)
+        batcher.classify(what, pixels(number), heatmaps=maps, deadline=time.monotonic() + seconds)
     )
 
 
 def test_an_idle_service_answers_at_once_and_a_busy_one_shares_out_what_gathered() -> None:
     async def scenario() -> None:
         model, meter = Model(), Numbers()
-        engine = Engine(threads=2, queue=64, batch=4, meter=meter)
+        batcher = Batcher(threads=2, queue=64, batch=4, meter=meter)
         what = served(model)
-        asked = [ask(engine, what, number) for number in range(9)]
+        asked = [ask(batcher, what, number) for number in range(9)]
         await asyncio.sleep(0.1)
         # Two runners took the first photos as they came, alone; seven gathered behind them.
         assert sorted(map(tuple, model.batches)) == [(0,), (1,)]
@@ -83,7 +83,7 @@ def test_an_idle_service_answers_at_once_and_a_busy_one_shares_out_what_gathered
         assert sorted(number for batch in model.batches for number in batch) == list(range(9))
         # Seven are shared out between two runners: four, then half of what is left.
         assert sorted(meter.runs) == [1, 1, 1, 2, 4]
-        engine.close()
+        batcher.close()
 
     asyncio.run(scenario())
 
@@ -91,17 +91,17 @@ def test_an_idle_service_answers_at_once_and_a_busy_one_shares_out_what_gathered
 def test_a_run_never_holds_more_than_the_batch_and_never_two_models() -> None:
     async def scenario() -> None:
         model, other, meter = Model(), Model(), Numbers()
-        engine = Engine(threads=1, queue=64, batch=3, meter=meter)
+        batcher = Batcher(threads=1, queue=64, batch=3, meter=meter)
         first, second = served(model), served(other)
-        asked = [ask(engine, first, number) for number in range(6)] + [
-            ask(engine, second, number) for number in (6, 7)
+        asked = [ask(batcher, first, number) for number in range(6)] + [
+            ask(batcher, second, number) for number in (6, 7)
         ]
         model.may.set()
         other.may.set()
         answers = await asyncio.gather(*asked)
         assert [int(answer.probabilities[0]) for answer in answers] == list(range(8))
         assert model.batches == [[0], [1, 2, 3], [4, 5]] and other.batches == [[6, 7]]
-        engine.close()
+        batcher.close()
 
     asyncio.run(scenario())
 
@@ -109,18 +109,18 @@ def test_a_run_never_holds_more_than_the_batch_and_never_two_models() -> None:
 def test_heat_maps_go_to_those_who_asked() -> None:
     async def scenario() -> None:
         model = Model()
-        engine = Engine(threads=1, queue=64, batch=4, meter=Numbers())
+        batcher = Batcher(threads=1, queue=64, batch=4, meter=Numbers())
         what = served(model)
-        blocker = ask(engine, what, 0)
+        blocker = ask(batcher, what, 0)
         await asyncio.sleep(0.05)
-        plain, mapped = ask(engine, what, 1), ask(engine, what, 2, maps=True)
+        plain, mapped = ask(batcher, what, 1), ask(batcher, what, 2, maps=True)
         await asyncio.sleep(0.05)
         model.may.set()
         assert (await blocker).heatmaps is None and (await plain).heatmaps is None
         shown = (await mapped).heatmaps
         assert shown is not None and shown.shape == (1, 2, 2)
         assert model.batches == [[0], [1, 2]] and model.with_maps == [False, True]
-        engine.close()
+        batcher.close()
 
     asyncio.run(scenario())
 
@@ -128,14 +128,14 @@ def test_heat_maps_go_to_those_who_asked() -> None:
 def test_expired_and_abandoned_photos_cost_no_run() -> None:
     async def scenario() -> None:
         model, meter = Model(), Numbers()
-        engine = Engine(threads=1, queue=64, batch=4, meter=meter)
+        batcher = Batcher(threads=1, queue=64, batch=4, meter=meter)
         what = served(model)
-        blocker = ask(engine, what, 0)
+        blocker = ask(batcher, what, 0)
         await asyncio.sleep(0.05)
         late, left, kept = (
-            ask(engine, what, 1, seconds=0.01),
-            ask(engine, what, 2),
-            ask(engine, what, 3),
+            ask(batcher, what, 1, seconds=0.01),
+            ask(batcher, what, 2),
+            ask(batcher, what, 3),
         )
         await asyncio.sleep(0.1)
         left.cancel()
@@ -145,7 +145,7 @@ def test_expired_and_abandoned_photos_cost_no_run() -> None:
         assert refused.value.code == "deadline" and refused.value.status == 503
         assert int((await kept).probabilities[0]) == 3 and await blocker
         assert model.batches == [[0], [3]] and meter.gone == 2
-        engine.close()
+        batcher.close()
 
     asyncio.run(scenario())
 
@@ -155,12 +155,12 @@ def test_a_failing_run_fails_its_own_photos_only() -> None:
         model, bad = Model(), Model()
         model.may.set()
         bad.run = lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))  # type: ignore[method-assign]
-        engine = Engine(threads=1, queue=64, batch=4, meter=Numbers())
-        failed, fine = ask(engine, served(bad), 1), ask(engine, served(model), 2)
+        batcher = Batcher(threads=1, queue=64, batch=4, meter=Numbers())
+        failed, fine = ask(batcher, served(bad), 1), ask(batcher, served(model), 2)
         with pytest.raises(RuntimeError, match="out of memory"):
             await failed
         assert int((await fine).probabilities[0]) == 2
-        engine.close()
+        batcher.close()
 
     asyncio.run(scenario())
 
@@ -168,15 +168,15 @@ def test_a_failing_run_fails_its_own_photos_only() -> None:
 def test_admission_is_all_or_nothing_and_counts_back() -> None:
     async def scenario() -> None:
         meter = Numbers()
-        engine = Engine(threads=1, queue=4, batch=4, meter=meter)
-        with engine.admitted(3):
-            assert not engine.full and engine.under_way == 3
-            with pytest.raises(Problem) as refused, engine.admitted(2):
+        batcher = Batcher(threads=1, queue=4, batch=4, meter=meter)
+        with batcher.admitted(3):
+            assert not batcher.full and batcher.under_way == 3
+            with pytest.raises(Problem) as refused, batcher.admitted(2):
                 raise AssertionError("admitted")
             assert refused.value.code == "overloaded" and refused.value.headers["Retry-After"]
-            with engine.admitted(1):
-                assert engine.full
-        assert engine.under_way == 0 and meter.waiting == [3, 4, 3, 0]
-        engine.close()
+            with batcher.admitted(1):
+                assert batcher.full
+        assert batcher.under_way == 0 and meter.waiting == [3, 4, 3, 0]
+        batcher.close()
 
     asyncio.run(scenario())

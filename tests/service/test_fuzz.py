@@ -21,8 +21,8 @@ from support.server import Server, serve
 from tailorbird import images
 from tailorbird.errors import ImageError
 from tailorbird.service import receipts
-from tailorbird.service.problems import Problem
 from tailorbird.service.uploads import parse_form
+from tailorbird.service.web.problems import Problem
 
 TOKEN = "a-token-of-the-tests"
 PHOTO = encoded(picture("disc", 1, (40, 36)))

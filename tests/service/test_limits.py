@@ -23,11 +23,13 @@ from PIL import Image
 from service.test_api import png_header
 from support.data import encoded, picture
 from support.server import Server, eventually, load, rest, serve, serve_with, status
-from tailorbird.service.guard import HEADERS
+from tailorbird.service.web.middleware import security_headers
 
 TOKEN = "a-token-of-the-tests"
 PHOTO = encoded(picture("disc", 77))
 HOST = b"Host: 127.0.0.1\r\n"
+
+HEADERS = security_headers()
 
 
 @pytest.fixture(scope="module")
@@ -379,10 +381,10 @@ def test_tokens_are_compared_in_constant_time() -> None:
     """The comparison is hmac's, of two digests of the same length, whatever was sent."""
     import inspect
 
-    from tailorbird.service import guard
+    from tailorbird.service.web.middleware import Guard
 
-    source = inspect.getsource(guard.Guard._check)
-    assert "hmac.compare_digest(given, self._token)" in source and "sha256(said" in source
+    source = inspect.getsource(Guard._check_token)
+    assert "hmac.compare_digest(given, expected)" in source and "sha256(token" in source
 
 
 def test_overload_is_refused_at_once_while_probes_answer(trained: Path, tmp_path: Path) -> None:
@@ -533,12 +535,12 @@ def test_storage_errors_become_refusals(
 
     from tailorbird import errors
     from tailorbird.corrections import Corrections
-    from tailorbird.service import Settings, create_app
+    from tailorbird.service import ServeSettings, create_app
 
     def fail(*_: object, **__: object) -> int:
         raise getattr(errors, error)("the disk says no, in /a/secret/folder")
 
-    app = create_app(Settings(model=trained, corrections=str(tmp_path / "shop.db")))
+    app = create_app(ServeSettings(model=trained, corrections=str(tmp_path / "shop.db")))
     transport = httpx.ASGITransport(app)
 
     async def ask() -> tuple[httpx.Response, httpx.Response]:
@@ -559,7 +561,7 @@ def test_storage_errors_become_refusals(
 
 def test_settings_that_cannot_be_meant_are_refused(trained: Path) -> None:
     from tailorbird.errors import SettingsError
-    from tailorbird.service import Settings
+    from tailorbird.service import ServeSettings
 
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"token": "short"}, "at least 8"), ({"token": " a space before"}, "spaces"), ({"token": "ümläute!"}, "ASCII"), ({"port": 70000}, "port"),
@@ -568,11 +570,11 @@ def test_settings_that_cannot_be_meant_are_refused(trained: Path) -> None:
     ]  # fmt: skip
     for options, words in wrong:
         with pytest.raises(SettingsError, match=words):
-            Settings(model=trained, **options)
+            ServeSettings(model=trained, **options)
     with pytest.raises(SettingsError, match=r"port is 70000.*workers is 0"):
-        Settings(model=trained, port=70000, workers=0)
+        ServeSettings(model=trained, port=70000, workers=0)
     assert "hunter22" not in repr(
-        Settings(model=trained, token="hunter22", corrections="postgresql://u:hunter22@h/d")
+        ServeSettings(model=trained, token="hunter22", corrections="postgresql://u:hunter22@h/d")
     )
 
 

@@ -20,7 +20,6 @@ from support.browser import OpenPage, browser, open_page, server  # noqa: F401  
 from support.data import encoded, picture
 from support.serving import Server, serving
 
-PAGE = Path(__file__).resolve().parents[2] / "src" / "tailorbird" / "service" / "page"
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
 
 
@@ -791,63 +790,3 @@ def test_reduced_motion_is_respected(open_page: OpenPage) -> None:
     page = open_page(reduced_motion="reduce")
     choose(page, photo())
     assert answered(page).evaluate("card => getComputedStyle(card).animationName") == "none"
-
-
-# The files themselves
-
-
-def test_markup_holds_no_script_style_or_foreign_address() -> None:
-    for path in PAGE.glob("*.html"):
-        text = path.read_text(encoding="utf-8")
-        assert not re.search(
-            r"<style|<script(?![^>]*\ssrc=)|\sstyle=|\son\w+=|javascript:", text
-        ), path.name
-        for address in re.findall(r'(?:src|href)="([^"]*)"', text):
-            assert address.startswith(("/", "#")) and not address.startswith("//"), (
-                f"{path.name}: {address}"
-            )
-            if address.startswith("/static/"):
-                assert (PAGE / address.removeprefix("/static/")).is_file(), (
-                    f"{path.name}: {address}"
-                )
-
-
-def test_scripts_are_short_and_load_only_each_other() -> None:
-    for path in PAGE.glob("*.js"):
-        text = path.read_text(encoding="utf-8")
-        assert len(text.splitlines()) <= 200, f"{path.name} is long: two subjects?"
-        for name in re.findall(r'(?:from|import) "([^"]+)"', text):
-            assert name.startswith("./") and (PAGE / name).is_file(), f"{path.name} imports {name}"
-        assert (
-            "innerHTML" not in text
-            and "insertAdjacentHTML" not in text
-            and "document.write" not in text
-        )
-        assert re.findall(r"https?://[^\s\"'`)]+", text) in ([], ["http://www.w3.org/2000/svg"]), (
-            path.name
-        )
-
-
-def imported(name: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
-    """The scripts that a script loads, and those that they load."""
-    for other in re.findall(r'from "\./([^"]+)"', (PAGE / name).read_text(encoding="utf-8")):
-        if other not in seen:
-            seen = imported(other, seen | {other})
-    return seen
-
-
-@pytest.mark.parametrize(
-    ("page", "script"), [("index", "upload"), ("dashboard", "dashboard"), ("docs", "docs")]
-)
-def test_pages_ask_for_all_their_scripts_at_once(page: str, script: str) -> None:
-    text = (PAGE / f"{page}.html").read_text(encoding="utf-8")
-    assert set(re.findall(r'rel="modulepreload" href="/static/([^"]+)"', text)) == imported(
-        f"{script}.js"
-    )
-
-
-def test_the_manifest_names_files_that_are_there() -> None:
-    manifest = json.loads((PAGE / "site.webmanifest").read_text(encoding="utf-8"))
-    assert all(
-        (PAGE / icon["src"].removeprefix("/static/")).is_file() for icon in manifest["icons"]
-    )

@@ -21,8 +21,8 @@ import uvicorn
 
 from support.data import draw_dataset
 from tailorbird.review import Review
-from tailorbird.service.review import ReviewService, ReviewSettings
-from tailorbird.service.server import listen
+from tailorbird.service.review.app import ReviewService, ReviewSettings
+from tailorbird.service.web.server import listen
 
 FLIPPED = {"box/disc-011.jpg": "disc", "cross/disc-009.jpg": "disc", "disc/box-005.jpg": "box",
            "cross/box-012.jpg": "box", "disc/cross-007.jpg": "cross", "box/cross-015.jpg": "cross"}  # fmt: skip

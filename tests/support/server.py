@@ -24,11 +24,11 @@ from tailorbird.files import write_bytes
 # What has no option on the command line is set through the library, in a process all the same.
 _FROM_SETTINGS = """
 import json, pathlib, sys
-from tailorbird.service import Settings, serve
+from tailorbird.service import ServeSettings, serve
 said = json.loads(sys.argv[1])
 for name in ("model", "photos"):
     said[name] = pathlib.Path(said[name]) if said.get(name) else None
-serve(Settings(**said), announce=lambda address: print(address, flush=True))
+serve(ServeSettings(**said), announce=lambda address: print(address, flush=True))
 """
 
 

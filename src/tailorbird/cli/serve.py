@@ -134,7 +134,7 @@ def serve(
 
     token = secret_from("token", token, token_file)
     url = _corrections(secret_from("corrections", corrections, corrections_file), model)
-    settings = service.Settings(
+    settings = service.ServeSettings(
         model=model,
         host=host,
         port=port,
@@ -160,9 +160,9 @@ def serve(
 
 def _announce(settings: object, address: str) -> None:
     """Where it is, who can reach it, what it keeps."""
-    from tailorbird.service import Settings
+    from tailorbird.service import ServeSettings
 
-    assert isinstance(settings, Settings)
+    assert isinstance(settings, ServeSettings)
     if settings.is_loopback:
         reach = (
             "only programs on this machine can reach it (--host 0.0.0.0 opens it to the network)"

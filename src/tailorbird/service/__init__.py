@@ -6,16 +6,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tailorbird.errors import MissingExtra
-from tailorbird.service.settings import Settings
+from tailorbird.service.settings import ServeSettings
 
 if TYPE_CHECKING:
     from tailorbird.review import Review
     from tailorbird.service.app import Service
 
-__all__ = ["Settings", "create_app", "need_extra", "serve", "serve_review"]
+__all__ = ["ServeSettings", "create_app", "need_extra", "serve", "serve_review"]
 
 
-def create_app(settings: Settings) -> Service:
+def create_app(settings: ServeSettings) -> Service:
     """The ASGI application, for any server that runs one.
 
     Raises MissingExtra, ModelFileError, SettingsError or StorageError.
@@ -27,7 +27,7 @@ def create_app(settings: Settings) -> Service:
 
 
 def serve(
-    settings: Settings, *, announce: Callable[[str], None] = print, quiet: bool = False
+    settings: ServeSettings, *, announce: Callable[[str], None] = print, quiet: bool = False
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; both let accepted requests finish.
 
@@ -35,9 +35,10 @@ def serve(
     Raises MissingExtra, ModelFileError, SettingsError, StorageError (the address is taken), RunError.
     """
     need_extra()
-    from tailorbird.service.server import address, listen, run
+    from tailorbird.service.server import run
     from tailorbird.service.supervisor import supervise
-    from tailorbird.service.telemetry import configure_logging
+    from tailorbird.service.web.logs import configure_logging
+    from tailorbird.service.web.server import address, listen
 
     bound = listen(settings)
     try:
@@ -72,7 +73,7 @@ def serve_review(
     Raises MissingExtra, SettingsError, StorageError (the port is taken).
     """
     need_extra()
-    from tailorbird.service.review import run
+    from tailorbird.service.review.app import run
 
     run(review, port=port, announce=announce, launch=launch)
 

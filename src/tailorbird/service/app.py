@@ -17,15 +17,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tailorbird import parallel
 from tailorbird.corrections import open_store
 from tailorbird.errors import StorageError
-from tailorbird.service import answers, inference_protocol, predict
-from tailorbird.service.engine import Engine
-from tailorbird.service.guard import Guard
+from tailorbird.service import corrections, inference_protocol, predict
+from tailorbird.service.batching import Batcher
 from tailorbird.service.openapi import document
-from tailorbird.service.pages import Pages
 from tailorbird.service.served import Slot
-from tailorbird.service.settings import Settings
+from tailorbird.service.settings import ServeSettings
 from tailorbird.service.state import State, state_of
-from tailorbird.service.telemetry import Telemetry, accuracy_metrics, log
+from tailorbird.service.telemetry import Telemetry, accuracy_metrics
+from tailorbird.service.web.logs import log
+from tailorbird.service.web.middleware import Guard
+from tailorbird.service.web.pages import Pages
 
 COUNT_EVERY = 15.0
 """Seconds between two looks at the corrections for /metrics; in between the last counts are said again."""
@@ -37,7 +38,7 @@ COUNT_SECONDS = 2.0
 class Service:
     """The application with its state; an instance is the ASGI application itself."""
 
-    def __init__(self, settings: Settings, *, supervisor: int | None = None) -> None:
+    def __init__(self, settings: ServeSettings, *, supervisor: int | None = None) -> None:
         """Open the model and the corrections.
 
         supervisor: process to tell of a reload, which tells the other processes.
@@ -51,11 +52,11 @@ class Service:
             else None
         )
         threads = max(1, parallel.cores() // settings.workers)
-        engine = Engine(
+        batcher = Batcher(
             threads=threads, queue=settings.queue, batch=settings.batch, meter=telemetry
         )
         self.state = State(
-            settings, telemetry, slot, engine, store, store.secret() if store else b"", supervisor
+            settings, telemetry, slot, batcher, store, store.secret() if store else b"", supervisor
         )
         self.tailorbird = self.state
         self._counts = _Counts()
@@ -66,7 +67,7 @@ class Service:
                 inner, allow_origins=settings.allow_origins, allow_methods=["GET", "POST"],
                 allow_headers=["Authorization", "Content-Type", "X-Request-Id"], expose_headers=["X-Request-Id", "Retry-After"],
             )  # fmt: skip
-        self._guard = Guard(inner, settings, telemetry)
+        self._guard = Guard(inner, settings, count=telemetry.request)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -89,24 +90,24 @@ class Service:
         self.state.telemetry.ready.set(1)
         log(
             "started", model=served.name, sha256=served.sha256, classes=len(served.classifier.classes),
-            threads=self.state.engine.threads, corrections=self.state.corrections is not None,
+            threads=self.state.batcher.threads, corrections=self.state.corrections is not None,
         )  # fmt: skip
         yield
-        self.state.engine.close()
+        self.state.batcher.close()
         self.state.storing.shutdown(wait=True, cancel_futures=True)
         if self.state.corrections:
             self.state.corrections.close()
         log("stopped")
 
     def _routes(self) -> list[BaseRoute]:
-        pages = Pages()
+        pages = Pages("tailorbird.service")
         protocol = inference_protocol
         return [
-            Route("/", pages.index),
-            Route("/dashboard", pages.dashboard),
-            Route("/docs", pages.docs),
+            Route("/", pages.page("index.html")),
+            Route("/dashboard", pages.page("dashboard.html")),
+            Route("/docs", pages.page("docs.html")),
             Route("/static/{name}", pages.static),
-            Route("/favicon.ico", pages.icon),
+            Route("/favicon.ico", pages.page("icon.svg")),
             Route("/openapi.json", _openapi),
             Route("/healthz", _health),
             Route("/readyz", _ready),
@@ -114,8 +115,8 @@ class Service:
             Route("/v1/predict", predict.predict, methods=["POST"]),
             Route("/v1/model", predict.model),
             Route("/v1/model/reload", predict.reload, methods=["POST"]),
-            Route("/v1/corrections", answers.correct, methods=["POST"]),
-            Route("/v1/corrections/stats", answers.stats),
+            Route("/v1/corrections", corrections.correct, methods=["POST"]),
+            Route("/v1/corrections/stats", corrections.stats),
             Route("/v2", protocol.server),
             Route("/v2/health/live", protocol.live),
             Route("/v2/health/ready", protocol.ready),
@@ -173,6 +174,6 @@ async def _ready(request: Request) -> JSONResponse:
     return JSONResponse({"status": "ready" if is_ready else "stopping"}, 200 if is_ready else 503)
 
 
-def create_app(settings: Settings, **options: Any) -> Service:
-    """The ASGI application for any server that runs one: `uvicorn.run(create_app(Settings(model=Path("shop.onnx"))))`."""
+def create_app(settings: ServeSettings, **options: Any) -> Service:
+    """The ASGI application for any server that runs one: `uvicorn.run(create_app(ServeSettings(model=Path("shop.onnx"))))`."""
     return Service(settings, **options)

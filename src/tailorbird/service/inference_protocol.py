@@ -18,11 +18,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tailorbird.images import Pixels
-from tailorbird.service.engine import Answer
-from tailorbird.service.problems import Problem, overloaded
+from tailorbird.service.batching import Answer
 from tailorbird.service.served import Served
-from tailorbird.service.state import deadline_of, in_time, state_of
-from tailorbird.service.uploads import body_of
+from tailorbird.service.state import state_of
+from tailorbird.service.web.exchange import body_of, deadline_of, in_time
+from tailorbird.service.web.problems import Problem, overloaded
 
 JSON_LENGTH = "Inference-Header-Content-Length"
 VERSION = "1"
@@ -82,7 +82,7 @@ async def infer(request: Request) -> Response:
     """Classify a tensor of images."""
     state = state_of(request)
     served = _served(request)
-    if state.engine.full:
+    if state.batcher.full:
         raise overloaded()
     body = await body_of(request)
     length = request.headers.get(JSON_LENGTH)
@@ -90,18 +90,18 @@ async def infer(request: Request) -> Response:
     deadline = deadline_of(request)
     asked, images = await in_time(
         request,
-        state.engine.decode(
+        state.batcher.decode(
             lambda: _read(body, length, served, state.settings.max_photos), deadline
         ),
     )
     wanted = _wanted(asked, served)
     heatmaps = "heatmaps" in wanted
-    with state.engine.admitted(len(images)):
+    with state.batcher.admitted(len(images)):
         answers = await in_time(
             request,
             asyncio.gather(
                 *(
-                    state.engine.classify(served, image, heatmaps=heatmaps, deadline=deadline)
+                    state.batcher.classify(served, image, heatmaps=heatmaps, deadline=deadline)
                     for image in images
                 )
             ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tailorbird.service.schemas import SCHEMAS
-from tailorbird.service.settings import Settings
+from tailorbird.service.settings import ServeSettings
 
 Json = dict[str, Any]
 
@@ -14,7 +14,7 @@ _RETRY = {
 }
 
 
-def document(settings: Settings) -> Json:
+def document(settings: ServeSettings) -> Json:
     """The whole document. Paths of the Open Inference Protocol are described too, so that one tool can drive all of it."""
     from tailorbird import __version__
 
@@ -97,7 +97,7 @@ def _query(name: str, description: str, schema: Json) -> Json:
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
-def _photos(settings: Settings) -> Json:
+def _photos(settings: ServeSettings) -> Json:
     binary = {"schema": {"type": "string", "format": "binary"}}
     many = {
         "type": "array",

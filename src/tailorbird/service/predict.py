@@ -16,11 +16,12 @@ from tailorbird.errors import ImageError, ModelFileError
 from tailorbird.images import ACCEPTED, Pixels
 from tailorbird.model.file import FORMAT
 from tailorbird.service import receipts
-from tailorbird.service.engine import Answer
-from tailorbird.service.problems import Problem, of_image, overloaded
+from tailorbird.service.batching import Answer
 from tailorbird.service.served import Served
-from tailorbird.service.state import State, deadline_of, in_time, state_of
+from tailorbird.service.state import State, state_of
 from tailorbird.service.uploads import Upload, photos_of
+from tailorbird.service.web.exchange import deadline_of, in_time
+from tailorbird.service.web.problems import Problem, of_image, overloaded
 
 
 async def predict(request: Request) -> JSONResponse:
@@ -33,10 +34,10 @@ async def predict(request: Request) -> JSONResponse:
         raise Problem(
             422, "invalid", f"the model {served.name} has no heat maps; leave ?heatmap= out"
         )
-    if state.engine.full:
+    if state.batcher.full:
         raise overloaded()  # before the body is received: under overload a refusal must be cheap
     uploads = await photos_of(request, most_photos=state.settings.max_photos)
-    with state.engine.admitted(len(uploads)):
+    with state.batcher.admitted(len(uploads)):
         answers = await in_time(
             request,
             asyncio.gather(
@@ -71,8 +72,8 @@ async def _answer(
         return images.load(upload.data, served.rule, max_pixels=state.settings.max_pixels), digest
 
     try:
-        pixels, digest = await state.engine.decode(decode, deadline)
-        return digest, await state.engine.classify(
+        pixels, digest = await state.batcher.decode(decode, deadline)
+        return digest, await state.batcher.classify(
             served, pixels, heatmaps=heatmaps, deadline=deadline
         )
     except ImageError as error:

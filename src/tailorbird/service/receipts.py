@@ -14,7 +14,7 @@ import json
 import secrets
 from dataclasses import dataclass
 
-from tailorbird.service.problems import Problem
+from tailorbird.service.web.problems import Problem
 
 MOST_CHARACTERS = 64 * 1024
 

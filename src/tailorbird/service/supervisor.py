@@ -20,8 +20,8 @@ from pathlib import Path
 from prometheus_client import multiprocess
 
 from tailorbird.errors import RunError, TailorbirdError
-from tailorbird.service.settings import Settings
-from tailorbird.service.telemetry import configure_logging, log
+from tailorbird.service.settings import ServeSettings
+from tailorbird.service.web.logs import configure_logging, log
 
 PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0)
 """Seconds before a process that died is started again, longer with each death in a row."""
@@ -42,7 +42,7 @@ class _Worker:
 
 
 def supervise(
-    settings: Settings, bound: socket.socket, *, quiet: bool, announce: Callable[[], None]
+    settings: ServeSettings, bound: socket.socket, *, quiet: bool, announce: Callable[[], None]
 ) -> None:
     """Serve from `settings.workers` processes until SIGTERM or SIGINT; return once all have finished what they accepted.
 
@@ -60,7 +60,7 @@ def supervise(
 class _Supervisor:
     """Holds the processes. Its signal handlers run in the main thread, between any two of its steps."""
 
-    def __init__(self, settings: Settings, bound: socket.socket, quiet: bool) -> None:
+    def __init__(self, settings: ServeSettings, bound: socket.socket, quiet: bool) -> None:
         self._settings = settings
         self._bound = bound
         self._quiet = quiet
@@ -176,7 +176,7 @@ def _send(worker: _Worker, number: int) -> None:
 
 
 def _work(
-    settings: Settings, bound: socket.socket, told: socket.socket, supervisor: int, quiet: bool
+    settings: ServeSettings, bound: socket.socket, told: socket.socket, supervisor: int, quiet: bool
 ) -> None:
     """A process's whole life."""
     signal.signal(
@@ -191,4 +191,4 @@ def _work(
     except TailorbirdError as error:
         log("cannot-start", level="error", message=str(error))
         sys.exit(error.exit_code)
-    run(service, bound, told=told)
+    run(service, bound, supervisor=told)

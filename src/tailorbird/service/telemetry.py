@@ -1,13 +1,8 @@
-"""What operators watch: Prometheus counters and structured logs, neither with a photo's content or name in it."""
+"""Prometheus metrics; none of them holds a photo's content or name."""
 
 from __future__ import annotations
 
-import datetime
-import json
-import logging
 import os
-import sys
-import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -168,48 +163,3 @@ def accuracy_metrics(
     for label, (right_count, total_count) in totals.items():
         accuracy.add_metric((label,), right_count / total_count)
     return [info, up, answers, accuracy]
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, event and whatever the event carries."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """A record of ours has `fields`; others (uvicorn's) have a message."""
-        moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
-        said: dict[str, Any] = {
-            "time": moment.isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "event": record.getMessage() if record.name == "tailorbird.service" else "server",
-            "pid": record.process,
-        }
-        if record.name != "tailorbird.service":
-            said["message"] = record.getMessage()
-        said.update(getattr(record, "fields", {}))
-        if record.exc_info:
-            said["traceback"] = "".join(traceback.format_exception(*record.exc_info))[-8000:]
-        return json.dumps(said, default=str)
-
-
-_LOGGER = logging.getLogger("tailorbird.service")
-
-
-def log(
-    event: str, level: str = "info", exc_info: BaseException | None = None, **fields: object
-) -> None:
-    """Write one event."""
-    number = logging.getLevelNamesMapping()[level.upper()]
-    if _LOGGER.isEnabledFor(number):
-        _LOGGER.log(number, event, extra={"fields": fields}, exc_info=exc_info)
-
-
-def configure_logging(*, quiet: bool = False) -> None:
-    """JSON lines on standard error, for us and for uvicorn; `quiet` leaves out what went well, each answered request among it."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    for name in ("tailorbird.service", "uvicorn"):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.propagate = False
-        logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    # uvicorn tells of its own start and stop in its own words; ours say the same once.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from tailorbird.service.problems import Problem
+from tailorbird.service.web.exchange import body_of, media_type
+from tailorbird.service.web.problems import Problem
 
 MOST_FIELDS = 16
 """Fields beside photos in one form."""
@@ -32,20 +33,6 @@ class Form:
 
     photos: list[Upload] = field(default_factory=list)
     fields: dict[str, str] = field(default_factory=dict)
-
-
-async def body_of(request: Request) -> bytes:
-    """The whole body; the guard counts it and cuts slow clients off. Raises Problem, or ClientDisconnect when the client left."""
-    chunks: list[bytes] = []
-    async for chunk in request.stream():
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def media_type(request: Request) -> tuple[str, dict[bytes, bytes]]:
-    """The content type, lower case, and its parameters."""
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
-    return kind.decode("latin-1").lower(), options
 
 
 def parse_form(body: bytes, options: dict[bytes, bytes], *, most_photos: int) -> Form:
@@ -172,6 +159,3 @@ async def photos_of(request: Request, *, most_photos: int) -> list[Upload]:
             "with curl) or as multipart/form-data (`-F photo=@a.jpg`)",
         )  # fmt: skip
     return [Upload(None, await body_of(request))]
-
-
-__all__ = ["ClientDisconnect", "Form", "Upload", "body_of", "media_type", "parse_form", "photos_of"]

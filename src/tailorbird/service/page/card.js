@@ -92,7 +92,7 @@ export class Card {
     this.url = "";
   }
 
-  /** @param {import("./api.js").Result} result @param {Blob} photo @param {import("./api.js").Model} model */
+  /** @param {import("./calls.js").Result} result @param {Blob} photo @param {import("./calls.js").Model} model */
   answered(result, photo, model) {
     this.become(result.unsure ? "unsure" : "sure", "Remove");
     this.bar = null;
@@ -132,7 +132,7 @@ export class Card {
   }
 }
 
-/** The most probable classes as bars. @param {import("./api.js").Ranked[]} top */
+/** The most probable classes as bars. @param {import("./calls.js").Ranked[]} top */
 function bars(top) {
   return el(
     "ol",

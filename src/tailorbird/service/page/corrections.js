@@ -1,14 +1,15 @@
 /** "Right", "It is something else": asks what a photo really shows and stores the answer. */
 
 import { announce } from "./announce.js";
-import { ApiError, correct } from "./api.js";
+import { ApiError } from "./api.js";
+import { correct } from "./calls.js";
 import { chooser } from "./chooser.js";
 import { el, icon, percent } from "./dom.js";
 import { advice, sentence } from "./messages.js";
 
 /**
  * The controls below one answer. They show one of: the question, the list of all classes, "storing", thanks, or what went wrong.
- * @param {{name: string, result: import("./api.js").Result, photo: Blob, model: import("./api.js").Model, askAgain: () => void}} subject
+ * @param {{name: string, result: import("./calls.js").Result, photo: Blob, model: import("./calls.js").Model, askAgain: () => void}} subject
  *   photo: the bytes that were predicted; askAgain: sends the photo once more, for a receipt the server no longer takes
  * @returns {HTMLElement}
  */
@@ -82,7 +83,7 @@ export function corrections({ name, result, photo, model, askAgain }) {
   return box;
 }
 
-/** A one-tap choice with its bar. @param {import("./api.js").Ranked} ranked @param {() => void} onclick */
+/** A one-tap choice with its bar. @param {import("./calls.js").Ranked} ranked @param {() => void} onclick */
 function choice(ranked, onclick) {
   const bar = el("span", { class: "fill", "aria-hidden": "true" });
   bar.style.inlineSize = `${ranked.probability * 100}%`;

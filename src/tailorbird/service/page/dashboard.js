@@ -1,6 +1,7 @@
 /** The dashboard: how often the model was right, as far as people said so. Fetched again every 30 seconds while the page is in view. */
 
-import { ApiError, getModel, getStats } from "./api.js";
+import { ApiError } from "./api.js";
+import { getModel, getStats } from "./calls.js";
 import { advice, sentence } from "./messages.js";
 import { byId, count, el, icon, percent } from "./dom.js";
 import { chart } from "./chart.js";
@@ -61,7 +62,7 @@ function empty() {
     { class: "panel empty" },
     el("h2", {}, "No answers yet"),
     el("p", {}, "When someone says on the photo page whether a suggestion is right, it is counted here."),
-    el("p", {}, el("a", { href: "/" }, "Add a photo")),
+    el("p", {}, el("a", { href: "./" }, "Add a photo")),
   );
 }
 

@@ -1,9 +1,9 @@
 /** The API page: reads /openapi.json and shows each operation with its parameters, bodies, answers and a curl command. */
 
 import { byId, el, icon } from "./dom.js";
+import { getOpenApi } from "./calls.js";
 import { curl } from "./curl.js";
 import { fields, prose, resolved, typeOf } from "./schema.js";
-import { getOpenApi } from "./api.js";
 import { sentence } from "./messages.js";
 
 const METHODS = ["get", "post", "put", "patch", "delete", "head"];

@@ -2,7 +2,7 @@
 
 import { byId, count, el, percent } from "./dom.js";
 
-/** @param {import("./api.js").Model} model */
+/** @param {import("./calls.js").Model} model */
 export function showFacts(model) {
   const test = model.scores?.test ?? model.scores?.validation;
   const kind = model.scores?.test ? "test" : "validation";

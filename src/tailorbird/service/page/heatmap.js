@@ -44,7 +44,7 @@ export function stretched(row, length) {
   });
 }
 
-/** Paints a map, or nothing. @param {HTMLCanvasElement} canvas @param {import("./api.js").Heatmap | null} map */
+/** Paints a map, or nothing. @param {HTMLCanvasElement} canvas @param {import("./calls.js").Heatmap | null} map */
 export function paint(canvas, map) {
   canvas.width = SIDE;
   canvas.height = SIDE; // setting the size clears it
@@ -64,7 +64,7 @@ export function paint(canvas, map) {
 
 /**
  * Radio buttons "Off" and one for each map; arrow keys move between them.
- * @param {import("./api.js").Heatmap[]} maps @param {HTMLCanvasElement} canvas painted on each change
+ * @param {import("./calls.js").Heatmap[]} maps @param {HTMLCanvasElement} canvas painted on each change
  */
 export function heatmapSwitch(maps, canvas) {
   const group = freshId("heatmap");

@@ -1,6 +1,7 @@
 /** Sends one photo, and waits and tries again by itself when the server says that it is busy. */
 
-import { ApiError, predict } from "./api.js";
+import { ApiError } from "./api.js";
+import { predict } from "./calls.js";
 
 const TRIES = 3; // beyond the first
 const UNTOLD = 3; // seconds, where a 503 names none
@@ -9,7 +10,7 @@ const LONGEST_WAIT = 60; // seconds
 /**
  * @typedef {{onProgress: (share: number) => void, onWait: (seconds: number, tryNumber: number, tries: number) => void}} Listener
  * @param {Blob} photo @param {boolean} heatmaps @param {AbortSignal} signal @param {Listener} listener
- * @returns {Promise<import("./api.js").Answer>}
+ * @returns {Promise<import("./calls.js").Answer>}
  */
 export async function send(photo, heatmaps, signal, { onProgress, onWait }) {
   for (let tried = 0; ; tried += 1) {

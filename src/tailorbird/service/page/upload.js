@@ -1,6 +1,7 @@
 /** The upload page: takes photos in, sends them two at a time, shows each answer on a card. */
 
-import { ApiError, getModel } from "./api.js";
+import { ApiError } from "./api.js";
+import { getModel } from "./calls.js";
 import { Card } from "./card.js";
 import { Queue } from "./queue.js";
 import { advice, sentence } from "./messages.js";
@@ -19,10 +20,10 @@ const CLASSES_NAMED = 12; // in the introduction
 const queue = new Queue(AT_ONCE);
 /** @type {Set<Upload>} newest last */
 const uploads = new Set();
-/** @type {Promise<import("./api.js").Model> | null} */
+/** @type {Promise<import("./calls.js").Model> | null} */
 let model = null;
 
-/** The model, fetched once; a failure is not remembered. @returns {Promise<import("./api.js").Model>} */
+/** The model, fetched once; a failure is not remembered. @returns {Promise<import("./calls.js").Model>} */
 function modelInfo() {
   model ??= getModel().then(
     (info) => {
@@ -38,7 +39,7 @@ function modelInfo() {
   return model;
 }
 
-/** @param {import("./api.js").Model} info */
+/** @param {import("./calls.js").Model} info */
 function introduce({ name, classes, keep_photos: keeps, corrections }) {
   byId("lead").replaceChildren("Add photos of one thing each. ", el("b", {}, name), ` suggests which of its ${count(classes.length, "class", "classes")} it is.`);
   const few = classes.slice(0, CLASSES_NAMED).join(", ");

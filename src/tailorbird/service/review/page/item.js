@@ -1,11 +1,11 @@
 /** Draws one item: a photo with a question, or photos of the same thing side by side. */
 
 import { el, icon, percent } from "./dom.js";
-import { decisionWords, kindName, likely } from "./review-words.js";
+import { decisionWords, kindName, likely } from "./words.js";
 
 /**
- * @typedef {import("./review-store.js").Photo} Photo
- * @typedef {import("./review-store.js").Item} Item
+ * @typedef {import("./store.js").Photo} Photo
+ * @typedef {import("./store.js").Item} Item
  * @typedef {{accept: () => void, keep: (photo: Photo) => void, exclude: (photo: Photo) => void, relabel: (photo: Photo, label: string) => void,
  *   choose: (photo: Photo) => void, only: () => void, keepAll: () => void, select: (index: number) => void, enlarge: (photo: Photo) => void}} Acts
  */
@@ -150,7 +150,7 @@ const AHEAD = 8; // findings asked for in advance
 const PHOTOS_AHEAD = 2; // findings whose photos are
 const PHOTOS_EACH = 4; // of a finding
 
-/** Asks for the findings that come next, and for the photos of the first of them. @param {import("./review-store.js").Store} store @param {number[]} coming */
+/** Asks for the findings that come next, and for the photos of the first of them. @param {import("./store.js").Store} store @param {number[]} coming */
 export function fetchAhead(store, coming) {
   coming.slice(0, AHEAD).forEach((index, step) => {
     store.item(index).then((item) => {

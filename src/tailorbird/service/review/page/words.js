@@ -27,7 +27,7 @@ export function likely(p) {
   return "very unlikely";
 }
 
-/** @param {import("./review-store.js").Photo} photo */
+/** @param {import("./store.js").Photo} photo */
 export function decisionWords(photo) {
   if (photo.decision === "keep") return `Kept as ${photo.label}`;
   if (photo.decision === "exclude") return "Excluded";

@@ -1,6 +1,6 @@
-/** Talks to the server that served the page. Whatever goes wrong becomes an ApiError. */
+/** The calls of the service's API that its pages make. */
 
-import { askToken, token } from "./token.js";
+import { ANSWER_WITHIN, ApiError, bearer, failure, json, NO_ANSWER, parsed, withToken } from "./api.js";
 
 /**
  * @typedef {{label: string, probability: number}} Ranked
@@ -11,85 +11,14 @@ import { askToken, token } from "./token.js";
  *   keep_photos: boolean, accepts: string[], limits: {body_bytes: number, pixels: number, photos: number}}} Model
  */
 
-export class ApiError extends Error {
-  /**
-   * @param {number} status HTTP status, 0 when there was no answer
-   * @param {string} code as in the API's error table; "network", "timeout" or "unexpected" otherwise
-   * @param {string} message the server's own words where it gave any
-   * @param {number | null} retryAfter seconds
-   */
-  constructor(status, code, message, retryAfter = null) {
-    super(message);
-    this.status = status;
-    this.code = code;
-    this.retryAfter = retryAfter;
-  }
-}
-
-const NO_ANSWER = new ApiError(0, "network", "The server could not be reached.");
-const ANSWER_WITHIN = 60_000; // milliseconds; the server's own deadline is shorter
-
-function failure(status, body, retryAfter) {
-  const seconds = Number.parseFloat(retryAfter ?? "");
-  const wait = Number.isFinite(seconds) && seconds >= 0 ? seconds : null;
-  const said = body?.error;
-  if (said && typeof said.message === "string") return new ApiError(status, String(said.code), said.message, wait);
-  return new ApiError(status, "unexpected", `The server answered with status ${status} and no explanation.`, wait);
-}
-
-function parsed(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null;
-  }
-}
-
-function bearer() {
-  return token() ? { Authorization: `Bearer ${token()}` } : {};
-}
-
-/** Runs a call; when the server wants a token, asks the person and runs it again. @template T @param {() => Promise<T>} call @returns {Promise<T>} */
-async function withToken(call) {
-  for (;;) {
-    const used = token();
-    try {
-      return await call();
-    } catch (error) {
-      if (!(error instanceof ApiError) || error.status !== 401) throw error;
-      if (token() !== used) continue; // another call has asked meanwhile
-      try {
-        await askToken(used !== "");
-      } catch {
-        throw error;
-      }
-    }
-  }
-}
-
-/** Asks for JSON; POST and the like through `options`. @param {string} path @param {RequestInit} [options] @returns {Promise<any>} */
-export async function json(path, options = {}) {
-  return withToken(async () => {
-    let response;
-    try {
-      response = await fetch(path, { ...options, headers: { ...options.headers, ...bearer() }, signal: AbortSignal.timeout(ANSWER_WITHIN) });
-    } catch {
-      throw NO_ANSWER;
-    }
-    const body = parsed(await response.text().catch(() => ""));
-    if (!response.ok || body === null) throw failure(response.status, body, response.headers.get("Retry-After"));
-    return body;
-  });
-}
-
 /** @returns {Promise<Model>} */
-export const getModel = () => json("/v1/model");
+export const getModel = () => json("v1/model");
 
 /** @returns {Promise<import("./dashboard.js").Stats>} */
-export const getStats = () => json("/v1/corrections/stats");
+export const getStats = () => json("v1/corrections/stats");
 
 /** @returns {Promise<Record<string, any>>} */
-export const getOpenApi = () => json("/openapi.json");
+export const getOpenApi = () => json("openapi.json");
 
 /**
  * Stores what the photo really shows.
@@ -100,13 +29,13 @@ export const getOpenApi = () => json("/openapi.json");
 export function correct(receipt, answer, photo) {
   if (!photo) {
     const body = JSON.stringify({ receipt, answer });
-    return json("/v1/corrections", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+    return json("v1/corrections", { method: "POST", headers: { "Content-Type": "application/json" }, body });
   }
   const body = new FormData();
   body.append("receipt", receipt);
   body.append("answer", answer);
   body.append("photo", photo, "photo");
-  return json("/v1/corrections", { method: "POST", body });
+  return json("v1/corrections", { method: "POST", body });
 }
 
 /**
@@ -123,7 +52,7 @@ export function predict(photo, { heatmaps, signal, onProgress }) {
         const request = new XMLHttpRequest();
         const stop = () => request.abort();
         signal.addEventListener("abort", stop);
-        request.open("POST", `/v1/predict?top=3&heatmap=${heatmaps ? 1 : 0}`);
+        request.open("POST", `v1/predict?top=3&heatmap=${heatmaps ? 1 : 0}`);
         request.timeout = ANSWER_WITHIN;
         // A type that is no image's is not passed on: the server judges the bytes and says what they are.
         request.setRequestHeader("Content-Type", photo.type.startsWith("image/") ? photo.type : "application/octet-stream");

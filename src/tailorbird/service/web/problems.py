@@ -1,4 +1,4 @@
-"""Refusals: one exception that carries an HTTP status, a code for programs and a sentence for people."""
+"""Refusals: an exception with an HTTP status, a code for programs and a message for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tailorbird.errors import ImageError, ImageTooLarge, UnsupportedImage
 from tailorbird.images import foreign_format
 
 RETRY_AFTER = 1
-"""Seconds a client is asked to wait after a refusal that time will cure; the queue empties in less."""
+"""Seconds that a client should wait after a temporary refusal; the queue empties in less."""
 
 _NOT_PICTURES = frozenset(
     {None, "text", "script", "XML", "HTML page", "ZIP archive", "gzip archive", "program"}
@@ -16,9 +16,10 @@ _NOT_PICTURES = frozenset(
 
 
 class Problem(Exception):
-    """A request that cannot be answered as asked.
+    """A request that cannot be answered as sent.
 
-    status: of HTTP. code: a fixed word for programs. message: what was wrong and what would be right.
+    status: the HTTP status. code: a fixed word for programs. message: what was wrong and what is
+    valid. headers: further headers of the response.
     """
 
     def __init__(
@@ -31,29 +32,36 @@ class Problem(Exception):
         self.headers = headers or {}
 
     def as_dict(self) -> dict[str, Any]:
-        """The object under `error`."""
+        """Return the object under `error` of a response."""
         return {"status": self.status, "code": self.code, "message": self.message}
 
 
 class ClientGone(Exception):
-    """The client closed the connection before its answer was ready; nobody is there to be told."""
+    """The client closed the connection before its response was ready."""
 
 
-def overloaded(
-    message: str = "more photos are waiting than can be answered soon; try again in a moment",
-) -> Problem:
-    """503: the queue is full."""
+def overloaded(message: str = "the queue of photos is full; try again in a moment") -> Problem:
+    """Return 503: the queue is full."""
     return Problem(503, "overloaded", message, {"Retry-After": str(RETRY_AFTER)})
 
 
 def too_late() -> Problem:
-    """503: the request's deadline passed before it was answered."""
-    message = "the answer was not ready before the request's deadline; try again in a moment"
+    """Return 503: the request's deadline passed before it was answered."""
+    message = "the response was not ready before the request's deadline; try again in a moment"
     return Problem(503, "deadline", message, {"Retry-After": str(RETRY_AFTER)})
 
 
+def invalid(message: str) -> Problem:
+    """Return 422: a parameter or field has a value that is not valid."""
+    return Problem(422, "invalid", message)
+
+
 def of_image(error: ImageError, data: bytes) -> Problem:
-    """413 for too many pixels, 415 for a picture or document of a format that is not accepted, 422 for what is no usable picture."""
+    """Return the problem for a photo that cannot be used.
+
+    413 for too many pixels, 415 for a picture or document of a format that is not accepted, 422
+    for what is not a usable picture.
+    """
     if isinstance(error, ImageTooLarge):
         return Problem(413, "image-too-large", str(error))
     if isinstance(error, UnsupportedImage) and foreign_format(data[:4096]) not in _NOT_PICTURES:

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.images import Pixels
-from tailorbird.service.problems import Problem, overloaded, too_late
 from tailorbird.service.served import Served
+from tailorbird.service.web.problems import Problem, overloaded, too_late
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class _Job:
     future: asyncio.Future[Answer]
 
 
-class Engine:
+class Batcher:
     """Decodes and classifies with bounded queues. Its methods belong to the event loop's thread."""
 
     def __init__(self, *, threads: int, queue: int, batch: int, meter: Meter) -> None:

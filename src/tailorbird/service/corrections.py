@@ -14,10 +14,11 @@ from starlette.responses import JSONResponse
 from tailorbird.corrections import Corrections
 from tailorbird.errors import InputError, StorageError, StorageFull
 from tailorbird.service import receipts
-from tailorbird.service.problems import RETRY_AFTER, Problem, overloaded
-from tailorbird.service.state import State, in_time, state_of
-from tailorbird.service.telemetry import log
-from tailorbird.service.uploads import body_of, media_type, parse_form
+from tailorbird.service.state import State, state_of
+from tailorbird.service.uploads import parse_form
+from tailorbird.service.web.exchange import body_of, in_time, media_type
+from tailorbird.service.web.logs import log
+from tailorbird.service.web.problems import RETRY_AFTER, Problem, overloaded
 
 T = TypeVar("T")
 

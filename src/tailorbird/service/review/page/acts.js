@@ -2,14 +2,14 @@
 
 import { announce } from "./announce.js";
 import { byId, count } from "./dom.js";
-import { chooseClass, enlarge } from "./review-dialogs.js";
-import { notice } from "./review-status.js";
-import { decisionWords } from "./review-words.js";
+import { chooseClass, enlarge } from "./dialogs.js";
+import { notice } from "./status.js";
+import { decisionWords } from "./words.js";
 
 /**
- * @typedef {{store: import("./review-store.js").Store, current: import("./review-store.js").Item | null, selected: number, quick: string[],
- *   photos: () => import("./review-store.js").Photo[], isSuspect: () => boolean, select: (index: number) => void,
- *   decided: (item: import("./review-store.js").Item) => void}} View what is on view; no key decides while `current` is null
+ * @typedef {{store: import("./store.js").Store, current: import("./review-store.js").Item | null, selected: number, quick: string[],
+ *   photos: () => import("./store.js").Photo[], isSuspect: () => boolean, select: (index: number) => void,
+ *   decided: (item: import("./store.js").Item) => void}} View what is on view; no key decides while `current` is null
  * @param {View} view
  */
 export function makeActs(view) {

@@ -1,6 +1,6 @@
 /** Single keys, which can be turned off, and those that always work. */
 
-import { showKeys } from "./review-dialogs.js";
+import { showKeys } from "./dialogs.js";
 
 const KEYS_OFF = "tailorbird-review-keys-off";
 const keysOff = () => localStorage.getItem(KEYS_OFF) === "1";

@@ -1,9 +1,9 @@
 /** What stands around a finding: the filters, how far the review is, what is saved, what went wrong. */
 
 import { byId, count, el, icon, svg } from "./dom.js";
-import { KIND_ORDER, kindNames } from "./review-words.js";
+import { KIND_ORDER, kindNames } from "./words.js";
 
-/** How far it is and what is saved. @param {import("./review-store.js").Store} store @param {number[]} shown @param {number} place in `shown` */
+/** How far it is and what is saved. @param {import("./store.js").Store} store @param {number[]} shown @param {number} place in `shown` */
 export function showStatus(store, shown, place) {
   const { progress } = store;
   const done = store.items.reduce((sum, _, index) => sum + Number(store.isDone(index)), 0);
@@ -28,7 +28,7 @@ export function notice(message, ...more) {
   byId("notice").replaceChildren(...(message ? [el("div", { class: "trouble" }, icon("alert"), el("p", {}, message), ...more)] : []));
 }
 
-/** @param {import("./review-store.js").Store} store */
+/** @param {import("./store.js").Store} store */
 export function fillFilters(store) {
   const number = (kind) => store.items.filter((item) => item.kinds.includes(kind)).length;
   byId("kind").replaceChildren(
@@ -50,7 +50,7 @@ export function drawArrows() {
   }
 }
 
-/** The findings under the filters. @param {import("./review-store.js").Store} store @returns {number[]} */
+/** The findings under the filters. @param {import("./store.js").Store} store @returns {number[]} */
 export function underFilters(store) {
   const kind = byId("kind").value;
   const label = byId("class").value;

@@ -3,7 +3,7 @@
 import { count, el, icon } from "./dom.js";
 
 /**
- * @param {import("./review-store.js").Store} store @param {number[]} shown the findings under the filters
+ * @param {import("./store.js").Store} store @param {number[]} shown the findings under the filters
  * @param {{onGoOn: () => void, onShowAll: () => void, onAgain: () => void}} acts
  */
 export function endView(store, shown, { onGoOn, onShowAll, onAgain }) {

@@ -38,7 +38,7 @@ export class Store {
   }
 
   async open() {
-    const said = await json("/api/review");
+    const said = await json("api/review");
     const { items, classes, counts, name, source, manifest, command, progress, decisions } = said;
     Object.assign(this, { items, classes, counts, name, source, manifest, command, progress });
     this.decisions = new Map(Object.entries(decisions).map(([photo, decision]) => [Number(photo), decision]));
@@ -48,7 +48,7 @@ export class Store {
   item(index) {
     const known = this.fetched.get(index);
     if (known) return known;
-    const asked = json(`/api/items/${index}`).then(
+    const asked = json(`api/items/${index}`).then(
       (said) => {
         for (const photo of said.photos) if (!this.photos.has(photo.photo)) this.photos.set(photo.photo, photo);
         return { ...said, photos: this.items[index].photos };
@@ -76,12 +76,12 @@ export class Store {
       known.now = decision === "relabel" && label ? label : known.label;
       this.note(photo, decision);
     }
-    return this.queue(item, () => post("/api/decisions", { item, decisions: choices }));
+    return this.queue(item, () => post("api/decisions", { item, decisions: choices }));
   }
 
   /** Takes the last step back. @returns {Promise<number | null>} its item; null when it could not be */
   undo() {
-    return this.queue(null, () => post("/api/undo", {}));
+    return this.queue(null, () => post("api/undo", {}));
   }
 
   note(photo, decision) {
@@ -125,6 +125,6 @@ export class Store {
   /** What could not be saved is shown again as it is on the server, or as undecided where that cannot be asked either. */
   async again(item) {
     for (const photo of this.items[item].photos) this.decisions.delete(photo);
-    this.take((await json(`/api/items/${item}`)).photos);
+    this.take((await json(`api/items/${item}`)).photos);
   }
 }

@@ -3,26 +3,26 @@
 import { announce } from "./announce.js";
 import { byId, count, el } from "./dom.js";
 import { sentence } from "./messages.js";
-import { makeActs } from "./review-acts.js";
-import { endView } from "./review-end.js";
-import { fetchAhead, groupView, suspectView } from "./review-item.js";
-import { help, listenToKeys } from "./review-keys.js";
-import { drawArrows, fillFilters, notice, showStatus, underFilters } from "./review-status.js";
-import { Store } from "./review-store.js";
-import { kindName } from "./review-words.js";
+import { makeActs } from "./acts.js";
+import { endView } from "./end.js";
+import { fetchAhead, groupView, suspectView } from "./item.js";
+import { help, listenToKeys } from "./keys.js";
+import { drawArrows, fillFilters, notice, showStatus, underFilters } from "./status.js";
+import { Store } from "./store.js";
+import { kindName } from "./words.js";
 
 
 const store = new Store({ onChange: () => tell(), onTrouble: trouble });
 /** Indices of the findings under the filters. @type {number[]} */
 let shown = [];
 let place = 0; // in `shown`; its length is the end
-/** @type {import("./review-store.js").Item | null} the one on view */
+/** @type {import("./store.js").Item | null} the one on view */
 let current = null;
 let selected = 0; // photo of a group
 /** @type {string[]} the classes of the keys 1 to 9: the largest, by name */
 let quick = [];
 
-/** @typedef {import("./review-store.js").Photo} Photo */
+/** @typedef {import("./store.js").Photo} Photo */
 
 /** @returns {Photo[]} */
 const photosOf = (item) => item.photos.map((photo) => store.photos.get(photo));
@@ -159,7 +159,7 @@ listenToKeys((key) => ALWAYS[key] ?? ofKey(key));
 
 async function start() {
   // The key has done its work; it need not stay in the address bar.
-  if (location.search) history.replaceState(null, "", "/");
+  if (location.search) history.replaceState(null, "", location.pathname);
   drawArrows();
   try {
     await store.open();

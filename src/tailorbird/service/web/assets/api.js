@@ -1,0 +1,74 @@
+/** Talks to the server that served the page. Whatever goes wrong becomes an ApiError. */
+
+import { askToken, token } from "./token.js";
+
+export class ApiError extends Error {
+  /**
+   * @param {number} status HTTP status, 0 when there was no answer
+   * @param {string} code as in the API's error table; "network", "timeout" or "unexpected" otherwise
+   * @param {string} message the server's own words where it gave any
+   * @param {number | null} retryAfter seconds
+   */
+  constructor(status, code, message, retryAfter = null) {
+    super(message);
+    this.status = status;
+    this.code = code;
+    this.retryAfter = retryAfter;
+  }
+}
+
+export const NO_ANSWER = new ApiError(0, "network", "The server could not be reached.");
+export const ANSWER_WITHIN = 60_000; // milliseconds; the server's own deadline is shorter
+
+export function failure(status, body, retryAfter) {
+  const seconds = Number.parseFloat(retryAfter ?? "");
+  const wait = Number.isFinite(seconds) && seconds >= 0 ? seconds : null;
+  const said = body?.error;
+  if (said && typeof said.message === "string") return new ApiError(status, String(said.code), said.message, wait);
+  return new ApiError(status, "unexpected", `The server answered with status ${status} and no explanation.`, wait);
+}
+
+export function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
+export function bearer() {
+  return token() ? { Authorization: `Bearer ${token()}` } : {};
+}
+
+/** Runs a call; when the server wants a token, asks the person and runs it again. @template T @param {() => Promise<T>} call @returns {Promise<T>} */
+export async function withToken(call) {
+  for (;;) {
+    const used = token();
+    try {
+      return await call();
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.status !== 401) throw error;
+      if (token() !== used) continue; // another call has asked meanwhile
+      try {
+        await askToken(used !== "");
+      } catch {
+        throw error;
+      }
+    }
+  }
+}
+
+/** Asks for JSON; POST and the like through `options`. @param {string} path @param {RequestInit} [options] @returns {Promise<any>} */
+export async function json(path, options = {}) {
+  return withToken(async () => {
+    let response;
+    try {
+      response = await fetch(path, { ...options, headers: { ...options.headers, ...bearer() }, signal: AbortSignal.timeout(ANSWER_WITHIN) });
+    } catch {
+      throw NO_ANSWER;
+    }
+    const body = parsed(await response.text().catch(() => ""));
+    if (!response.ok || body === null) throw failure(response.status, body, response.headers.get("Retry-After"));
+    return body;
+  });
+}

@@ -1,0 +1,80 @@
+"""Host names and origins as browsers write them: parsing, normalising, comparing."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
+
+
+def host_name(host: str) -> str:
+    """Return a Host header's name in lower case, without its port and without a final dot."""
+    name = host.lower()
+    if not name.endswith("]"):
+        name = re.sub(r":\d*$", "", name)
+    return name.removesuffix(".")
+
+
+def origin_authority(origin: str) -> tuple[str, int | None, int | None] | None:
+    """Return an origin's host name, its port and its scheme's default port.
+
+    None for `null` and whatever else is not an origin.
+    """
+    try:
+        parts = urlsplit(origin.lower())
+        port = parts.port
+    except ValueError:
+        return None
+    if not parts.netloc:
+        return None
+    default = _DEFAULT_PORTS.get(parts.scheme)
+    return host_name(parts.netloc), port or default, default
+
+
+def same_authority(origin: tuple[str, int | None, int | None], host: str) -> bool:
+    """Whether a Host header names the origin's server; a missing port is the scheme's default."""
+    name, port, default = origin
+    found = re.search(r":(\d{1,5})$", host)
+    return host_name(host) == name and (int(found[1]) if found else default) == port
+
+
+def normal_origin(text: str) -> str | None:
+    """Return an origin as browsers send it: lower case, no default port, no final slash.
+
+    Origins of apps, such as capacitor://localhost, are origins too. None for what a browser
+    would never send or what would admit any site: `null`, `*`, file: and addresses of pages.
+    """
+    origin = _ascii(text.strip().lower().removesuffix("/"))
+    if origin is None or not _ORIGIN.fullmatch(origin) or origin.startswith("file:"):
+        return None
+    scheme = origin.partition(":")[0]
+    return origin.removesuffix(f":{_DEFAULT_PORTS.get(scheme, '')}")
+
+
+def normal_host(text: str) -> str | None:
+    """Return a host name as it is compared: lower case, no default port, no final dot.
+
+    None for what can never match a Host header's name: addresses of pages, patterns, and other
+    ports, which are not compared.
+    """
+    name = _ascii(text.strip().lower())
+    if name is None:
+        return None
+    name = re.sub(r":(80|443)$", "", name).removesuffix(".")
+    if re.fullmatch(r"[0-9a-f]*:[0-9a-f:.]+", name):
+        return f"[{name}]"
+    return name if re.fullmatch(r"\[[0-9a-f:.]+\]|[a-z0-9._-]+", name) else None
+
+
+def _ascii(text: str) -> str | None:
+    """Return a name with letters outside ASCII as browsers send it (IDNA); None if it has none."""
+    if text.isascii():
+        return text
+    scheme, separator, rest = text.rpartition("://")
+    host, colon, port = rest.partition(":")
+    try:
+        return f"{scheme}{separator}{host.encode('idna').decode()}{colon}{port}"
+    except UnicodeError:
+        return None
