@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
@@ -87,6 +86,10 @@ def folder() -> Iterator[Path]:
 
 def raw_images_per_second(path: Path, *, seconds: float = 8.0) -> float:
     """The floor: one ONNX Runtime session with as many threads as cores, random pixels, the best of several batch sizes."""
+    import onnxruntime  # the floor is measured without any code of ours
+
+    import tailorbird  # noqa: F401  disables the runtime's telemetry
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import common
 import numpy as np
-import onnxruntime
 
 BACKENDS = {"tensorflow": "tensorflow-cpu", "jax": "jax", "torch": "torch"}
 TARGET = 1e-3
@@ -88,13 +87,11 @@ def measure(source: Path, count: int) -> dict[str, float]:
 
 
 def answers(content: bytes, images: np.ndarray) -> np.ndarray:
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return np.concatenate(
-        [
-            session.run(["features"], {"images": images[i : i + 8]})[0]
-            for i in range(0, len(images), 8)
-        ]
-    )
+    from tailorbird.errors import BackboneError
+    from tailorbird.inference import Runner
+
+    rows: np.ndarray = Runner(content, "the backbone", BackboneError).run(images, ["features"])[0]
+    return rows
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

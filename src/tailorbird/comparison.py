@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import parallel
 from tailorbird.dataset import printable
 from tailorbird.dataset.layout import Entry
 from tailorbird.errors import DatasetError, ImageError
 from tailorbird.evaluation import entries_to_score, trained_on
 from tailorbird.images import Photo, Pixels, ResizeRule, decode, read_bytes, resize
+from tailorbird.inference import map_batches
 from tailorbird.metrics.calibration import label_losses
 from tailorbird.metrics.paired import mcnemar, mean_interval, paired_interval
 from tailorbird.metrics.scores import Scores, score
@@ -26,8 +26,6 @@ from tailorbird.rendering.contact_sheets import MOST_TILES, Tile
 
 SIGNIFICANT = 0.05
 """The p-value below which one model is called better."""
-
-_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -206,22 +204,18 @@ def compare(
     labels: list[str] = []
     used: list[Entry] = []
     digests = [trained_on(model) for model in pair]
-    batches = (known[start : start + _BATCH] for start in range(0, len(known), _BATCH))
     progress = progress or NoProgress()
     progress.stage("compare", len(known))
-    done = 0
-    for batch, results in parallel.ordered(lambda batch: (batch, _run(pair, batch)), batches):
-        for entry, result in zip(batch, results, strict=True):
-            if isinstance(result, ImageError):
-                left_out.append((printable(entry.name), str(result)))
-                continue
-            used.append(entry)
-            labels.append(entry.label)
-            for mine, row, own in zip(seen, result.rows, digests, strict=True):
-                mine.rows.append(row)
-                mine.trained_on += result.digest[:6] in own
-        done += len(batch)
+    for done, (entry, (read, rows)) in enumerate(zip(known, _run(pair, known), strict=True), 1):
         progress.advance(done, len(known))
+        if isinstance(read, ImageError) or rows is None:
+            left_out.append((printable(entry.name), str(read)))
+            continue
+        used.append(entry)
+        labels.append(entry.label)
+        for mine, row, own in zip(seen, rows, digests, strict=True):
+            mine.rows.append(row)
+            mine.trained_on += read[:6] in own
     if not used:
         why = (
             f"; the first of {len(left_out)}: {left_out[0][0]}: {left_out[0][1]}"
@@ -243,42 +237,28 @@ class _Seen:
         self.trained_on = 0
 
 
-@dataclass(frozen=True)
-class _Result:
-    """One photo's SHA-256 and its probabilities, float32 (C,), from each model."""
+def _run(
+    pair: Sequence[Classifier], entries: Sequence[Entry]
+) -> Iterator[tuple[bytes | ImageError, tuple[npt.NDArray[np.float32], ...] | None]]:
+    """Yield each photo's SHA-256 and its probabilities, float32 (C,), from each model.
 
-    digest: bytes
-    rows: tuple[npt.NDArray[np.float32], ...]
-
-
-def _run(pair: Sequence[Classifier], batch: Sequence[Entry]) -> list[_Result | ImageError]:
-    """Read, decode and run one small batch in the calling thread."""
+    A photo that cannot be used yields the error and None.
+    """
     rules = [model.info.resize for model in pair]
-    results: list[bytes | ImageError] = []
-    pixels: list[list[Pixels]] = [[] for _ in pair]
-    for entry in batch:
+
+    def load(entry: Entry) -> tuple[bytes | ImageError, list[Pixels] | None]:
         try:
             data = read_bytes(entry.path)
-            for mine, picture in zip(pixels, _pixels(data, rules), strict=True):
-                mine.append(picture)
-            results.append(hashlib.sha256(data).digest())
+            return hashlib.sha256(data).digest(), _pixels(data, rules)
         except ImageError as error:
-            results.append(error)
-    if not pixels[0]:
-        return [result for result in results if isinstance(result, ImageError)]
-    rows = iter(
-        zip(
-            *(
-                model.probabilities(np.stack(mine))
-                for model, mine in zip(pair, pixels, strict=True)
-            ),
-            strict=True,
-        )
-    )
-    return [
-        result if isinstance(result, ImageError) else _Result(result, next(rows))
-        for result in results
-    ]
+            return error, None
+
+    def run(loaded: list[list[Pixels]]) -> list[tuple[npt.NDArray[np.float32], ...]]:
+        batches = (np.stack(images) for images in zip(*loaded, strict=True))
+        rows = (model.run(batch)[0] for model, batch in zip(pair, batches, strict=True))
+        return list(zip(*rows, strict=True))
+
+    return map_batches(entries, load, run)
 
 
 def _pixels(data: bytes, rules: Sequence[ResizeRule]) -> list[Pixels]:

@@ -27,9 +27,6 @@ from tailorbird.images import Augmentation, Pixels, resize, view_random, warp
 from tailorbird.progress import NoProgress, Progress
 
 CHUNK_ROWS = 256
-BATCH = 8
-"""Images in one run. Small, because activations that stay in a core's cache beat fewer calls."""
-
 DECODE_SECONDS = 0.003
 """One core's time to decode a photo of about 0.2 megapixels; only the estimate before the start rests on it."""
 
@@ -91,7 +88,7 @@ class Embedder:
         )
         with self._lock:
             self._batch.append((digest, pixels))
-            if len(self._batch) < BATCH:
+            if len(self._batch) < self.backbone.runner.device.batch:
                 return
             batch, self._batch = self._batch, []
         self._run(batch)

@@ -1,4 +1,4 @@
-"""ONNX files as untrusted input: audited as data before anything is constructed from them, then run with ONNX Runtime."""
+"""ONNX files as untrusted input: audit them as data before anything is constructed from them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from tailorbird.errors import InputError
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
 
 MOST_BYTES = 2_000_000_000
 """The largest file that is opened; protobuf itself ends at 2 GiB."""
@@ -166,30 +165,3 @@ def describe(values: Any) -> str:
             f"{value.name} {onnx.TensorProto.DataType.Name(kind.elem_type).lower()} ({shape})"
         )
     return "; ".join(words) or "none"
-
-
-def session(
-    model: bytes, name: str, error: type[InputError], *, threads: int = 1
-) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on the CPU.
-
-    threads: threads inside one run. With 1, several Python threads may call `run` at once, each on its own core and
-    sharing the weights; for many images that is faster than one call on all cores. Raises `error` when the runtime refuses the graph.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = (
-        3  # a refusal arrives as an exception; warnings would go to the user's terminal
-    )
-    # Threads that spin while they wait take the cores that decode the next photos.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # the runtime's exceptions share no base class
-        first = str(problem).splitlines()[0][:300]
-        raise error(
-            f"{name} cannot be run by ONNX Runtime {onnxruntime.__version__}: {first}"
-        ) from None

@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -21,6 +21,7 @@ from tailorbird.backbone.adapt import adapt
 from tailorbird.backbone.contract import Backbone
 from tailorbird.backbone.preprocessor import read
 from tailorbird.errors import BackboneError, SettingsError
+from tailorbird.inference import Runner
 
 PLAIN = {**networks.IMAGENET, "size": {"height": 32, "width": 32}}
 
@@ -50,11 +51,7 @@ def pictures(side: int, *, count: int = 2) -> npt.NDArray[np.uint8]:
 
 
 def original(model: onnx.ModelProto, pixels: npt.NDArray[Any], output: str) -> npt.NDArray[Any]:
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    name = session.get_inputs()[-1].name
-    result: npt.NDArray[Any] = session.run([output], {name: pixels})[0]
+    result: npt.NDArray[Any] = Runner(model, "test", BackboneError).run_batch(pixels, [output])[0]
     return result
 
 
@@ -67,8 +64,7 @@ def imagenet(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 def both(
     backbone: Backbone, images: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    session = onnxruntime.InferenceSession(backbone.path, providers=["CPUExecutionProvider"])
-    features, feature_map = session.run(["features", "feature_map"], {"images": images})
+    features, feature_map = backbone.runner.run(images, ["features", "feature_map"])
     return features, feature_map
 
 
@@ -320,7 +316,7 @@ def test_the_users_size_and_the_graphs(adapted: Adapted) -> None:
     # The position embedding is for 32 pixels.
     with pytest.raises(
         BackboneError,
-        match=r"does not run on images of 48 x 48 pixels: Add: .*by a dimension other than 1",
+        match=r"fails on an input of shape \(3, 3, 48, 48\): Add: .*by a dimension other than 1",
     ):
         adapted(networks.transformer(), size=48)
 
@@ -537,7 +533,7 @@ def test_versions(adapted: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
             BackboneError, match="ValidateOpsetForDomain; pip install --upgrade onnxruntime"
         ),
     ):
-        patched.setattr(onnx_files, "session", lambda *_: (_ for _ in ()).throw(too_new))
+        patched.setattr("tailorbird.backbone.adapt.Runner", Mock(side_effect=too_new))
         adapted(networks.convolutional())
     old = networks.convolutional(opset=11)
     old.ir_version = 3  # weights are inputs as well

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
@@ -18,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from support.progress import RecordedProgress
 from tailorbird import demo
+from tailorbird.backbone import open_backbone
 from tailorbird.errors import InputError, SettingsError, StorageError
 
 PER_CLASS = 24
@@ -152,19 +151,13 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 def test_pocket_learns_it_but_makes_mistakes(drawn: Path) -> None:
     paths = sorted(drawn.rglob("*.jpg"))
     labels = [path.parent.name for path in paths]
-    session = onnxruntime.InferenceSession(str(files("tailorbird") / "backbone" / "pocket.onnx"))
     images = np.stack(
         [
             np.asarray(Image.open(path).resize((128, 128), Image.Resampling.BILINEAR), np.uint8)
             for path in paths
         ]
     )
-    features = np.concatenate(
-        [
-            session.run(["features"], {"images": images[i : i + 50]})[0]
-            for i in range(0, len(images), 50)
-        ]
-    )
+    features = open_backbone("pocket").features(images)
     train, test, learned, truth = train_test_split(
         features, labels, test_size=0.3, stratify=labels, random_state=0
     )

@@ -60,6 +60,7 @@ from tailorbird.images import ResizeRule, resize
 from tailorbird.importing import import_application, import_model, read_classes
 from tailorbird.importing.photos import _halved, read_photos
 from tailorbird.importing.preprocess import best, compare
+from tailorbird.inference import Runner
 from tailorbird.metrics.calibration import softmax
 from tailorbird.model import Classifier
 from tailorbird.model.graph import build
@@ -1010,8 +1011,7 @@ def test_the_network_below_the_head_can_be_had_again(
 def test_averaged_probabilities_are_taken_as_logarithms(tmp_path: Path) -> None:
     model = lively(averaged())
     trunk, head = keras_models.trunk(keras_models.classifier_of(model, "x"), "tf")
-    session = onnx_files.session(build(trunk, head, 2.0).SerializeToString(), "x", ModelFileError)
-    (found,) = session.run(None, {"images": pictures()})
+    (found,) = Runner(build(trunk, head, 2.0), "x", ModelFileError).run(pictures())
     expected = np.sqrt(probabilities(model, pixels_for(pictures(), "tf")))
     assert np.abs(found - expected / expected.sum(axis=1, keepdims=True)).max() < 1e-5
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import helper
 from PIL import Image
@@ -27,6 +26,7 @@ from tailorbird.errors import (
 )
 from tailorbird.head import Dense, Head
 from tailorbird.images import ResizeRule
+from tailorbird.inference import Runner
 from tailorbird.metrics.calibration import softmax
 from tailorbird.model import Classifier, Failure, ModelInfo
 from tailorbird.model.file import KEY, write
@@ -76,19 +76,15 @@ def images(n: int = 6) -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (n, 16, 16, 3), np.uint8)
 
 
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+def run(model: onnx.ModelProto, pixels: np.ndarray, *outputs: str) -> list[np.ndarray]:
+    return Runner(model, "test", ModelFileError).run(pixels, outputs)
 
 
 def reference_grad_cam(
     backbone: Backbone, layers: Head, pixels: np.ndarray, temperature: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities, and heat maps whose gradients come from finite differences in float64, not from any formula."""
-    feature_map = (
-        session(backbone.proto).run(["feature_map"], {"images": pixels})[0].astype(np.float64)
-    )
+    feature_map = run(backbone.proto, pixels, "feature_map")[0].astype(np.float64)
 
     def logits(maps: np.ndarray) -> np.ndarray:
         x = maps.mean(axis=(2, 3))
@@ -118,9 +114,7 @@ def test_probabilities_and_grad_cam_in_the_graph_are_exact(
     backbone: Backbone, sizes: tuple[int, ...]
 ) -> None:
     layers, pixels = head(sizes), images()
-    found = session(build(backbone, layers, 1.7)).run(
-        ["probabilities", "heatmaps"], {"images": pixels}
-    )
+    found = run(build(backbone, layers, 1.7), pixels, "probabilities", "heatmaps")
     probabilities, heatmaps = reference_grad_cam(backbone, layers, pixels, 1.7)
     assert found[0].shape == (6, sizes[-1]) and np.abs(found[0] - probabilities).max() < 1e-6
     assert np.allclose(found[0].sum(axis=1), 1, atol=1e-6)
@@ -177,10 +171,8 @@ def test_grad_cam_is_exact_behind_every_pooling(
 ) -> None:
     trunk, pixels = trunk_of(backbone, pooling), images()
     layers = head((trunk.width, *inner, 4))
-    probabilities, heatmaps = session(build(trunk, layers, 1.7)).run(
-        ["probabilities", "heatmaps"], {"images": pixels}
-    )
-    maps = session(backbone.proto).run(["feature_map"], {"images": pixels})[0].astype(np.float64)
+    probabilities, heatmaps = run(build(trunk, layers, 1.7), pixels, "probabilities", "heatmaps")
+    maps = run(backbone.proto, pixels, "feature_map")[0].astype(np.float64)
 
     def logits(values: np.ndarray) -> np.ndarray:
         x = pooled(values, pooling)
@@ -209,12 +201,11 @@ def test_grad_cam_is_exact_behind_every_pooling(
 def test_positions_that_share_the_maximum_change_nothing(backbone: Backbone) -> None:
     """On one flat colour all inner positions of a map are equal; whichever framework's rule shares the slope, its sum is the same."""
     flat = np.full((1, 16, 16, 3), 90, np.uint8)
-    maps = session(backbone.proto).run(["feature_map"], {"images": flat})[0]
+    maps = run(backbone.proto, flat, "feature_map")[0]
     assert np.ptp(maps, axis=(2, 3)).max() < 1e-5 and maps.max() > 0
     layers = head((6, 4))
-    probabilities, found = session(build(trunk_of(backbone, "max"), layers, 1.0)).run(
-        None, {"images": flat}
-    )
+    graph = build(trunk_of(backbone, "max"), layers, 1.0)
+    probabilities, found = run(graph, flat, "probabilities", "heatmaps")
     top = np.argsort(-probabilities[0])[:3]
     expected = np.maximum(
         np.einsum("kt,khw->thw", layers.layers[0].weight[:, top] / 16, maps[0]), 0
@@ -241,7 +232,7 @@ def write_model(tmp_path: Path, backbone: Backbone) -> Write:
         **changes: Any,
     ) -> Path:
         graph = build(backbone, head((6, 9, 4)), 1.7)
-        expected = session(graph).run(["probabilities"], {"images": images()})[0]
+        expected = run(graph, images(), "probabilities")[0]
         path = tmp_path / name
         write(path, graph, info(**changes), images=images(), expected=expected)
         if alter:
@@ -264,7 +255,7 @@ def test_writing_refuses_a_file_that_disagrees_with_the_pipeline(
     graph = build(backbone, head((6, 9, 4)), 1.7)
     path = tmp_path / "model.onnx"
     path.write_bytes(b"the model before")
-    wrong = session(graph).run(["probabilities"], {"images": images()})[0] + 0.002
+    wrong = run(graph, images(), "probabilities")[0] + 0.002
     with pytest.raises(
         TrainingError,
         match=r"differ from the pipeline's by up to 0.002, 0.001 is allowed; it was not written",
@@ -526,7 +517,7 @@ def test_any_runtime_gives_the_same_answer(write_model: Write) -> None:
     other: Any = ReferenceEvaluator(onnx.load(path)).run(
         ["probabilities", "heatmaps"], {"images": pixels}
     )
-    own = session(onnx.load(path)).run(["probabilities", "heatmaps"], {"images": pixels})
+    own = run(onnx.load(path), pixels, "probabilities", "heatmaps")
     assert (
         np.abs(np.asarray(other[0]) - own[0]).max() < 1e-5
         and np.abs(np.asarray(other[1]) - own[1]).max() < 1e-4

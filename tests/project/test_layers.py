@@ -28,6 +28,7 @@ LADDER = (
     "files",
     "privacy",
     "onnx_files",
+    "inference",
     "rendering",
     "metrics",
     "demo",
@@ -127,6 +128,18 @@ def test_imports_point_downward_only(path: Path) -> None:
             assert rest[0] == part(path) or LADDER.index(rest[0]) < own, (
                 f"{path} imports {name}, which is not below it"
             )
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "examples"])
+def test_only_inference_makes_and_runs_sessions(folder: str) -> None:
+    """ONNX Runtime elsewhere might be imported before its telemetry is disabled."""
+    for path in (ROOT / folder).rglob("*.py"):
+        if path == SOURCE / "inference.py":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert not {name for name in imported(tree) if name.split(".")[0] == "onnxruntime"}, path
+        for node in ast.walk(tree):
+            assert not isinstance(node, ast.Attribute) or node.attr != "InferenceSession", path
 
 
 def test_errors_import_nothing_of_ours() -> None:

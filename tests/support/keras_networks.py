@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from tailorbird import onnx_files
 from tailorbird.engines.keras import backend
 from tailorbird.engines.keras.converter.backbone import pixels
 from tailorbird.engines.keras.converter.convert import Output, convert
 from tailorbird.engines.keras.converter.graph import flatten
 from tailorbird.errors import BackboneError
+from tailorbird.inference import Runner
 
 keras = backend.load()
 
@@ -49,8 +49,7 @@ def images(size: int, count: int = 2, seed: int = 3) -> npt.NDArray[np.uint8]:
 
 def run(proto: onnx.ModelProto, photos: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
     onnx.checker.check_model(proto, full_check=True)
-    session = onnx_files.session(proto.SerializeToString(), "test", BackboneError)
-    return list(session.run(None, {"images": photos}))
+    return Runner(proto, "test", BackboneError).run_batch(photos)
 
 
 def converted(model: Any, size: int, preprocess: str = "unit") -> onnx.ModelProto:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 
 from tailorbird.engines.keras import backend, description, rebuilt
+from tailorbird.errors import BackboneError
 from tailorbird.head import Dense, Head
+from tailorbird.inference import Runner
 
 SIZE = 32
 CLASSES = 3
@@ -89,9 +90,8 @@ def photos(count: int, size: int = SIZE, seed: int = 0) -> npt.NDArray[np.uint8]
 def run(
     proto: onnx.ModelProto | Path, images: npt.NDArray[np.uint8], output: str = "features"
 ) -> npt.NDArray[np.float32]:
-    content = proto.read_bytes() if isinstance(proto, Path) else proto.SerializeToString()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run([output], {"images": images})[0])
+    content = proto.read_bytes() if isinstance(proto, Path) else proto
+    return np.asarray(Runner(content, "test", BackboneError).run_batch(images, [output])[0])
 
 
 def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:

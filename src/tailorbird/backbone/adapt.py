@@ -23,6 +23,7 @@ from tailorbird.backbone.preprocessor import Preprocessing
 from tailorbird.backbone.published import PixelInput
 from tailorbird.backbone.taps import Tap
 from tailorbird.errors import BackboneError, SettingsError
+from tailorbird.inference import Runner, first_line
 
 if TYPE_CHECKING:
     import onnx
@@ -122,7 +123,6 @@ def _run_published(
 ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, bool]]:
     """Run the network as published on pixels prepared in NumPy: its outputs and a classifier's input, as float32, and which are float16."""
     import onnx
-    import onnxruntime
 
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -139,31 +139,27 @@ def _run_published(
     if pixel.half:
         pixels = pixels.astype(np.float16)
     try:
-        session = onnx_files.session(probe.SerializeToString(), name, BackboneError)
+        runner = Runner(probe, name, BackboneError)
     except BackboneError as problem:
         newer = "opset" in str(problem).lower() or "ir version" in str(problem).lower()
-        raise BackboneError(
-            f"{problem}; "
-            + ("pip install --upgrade onnxruntime" if newer else published.OTHER_FILE)
-        ) from None
+        advice = "pip install --upgrade onnxruntime" if newer else published.OTHER_FILE
+        raise BackboneError(f"{problem}; {advice}") from None
     del probe  # as large as the network
-    quiet = onnxruntime.RunOptions()
-    quiet.log_severity_level = 4  # a failure is reported below, in our own words
     try:
-        outputs = session.run(None, {pixel.name: pixels}, quiet)
-    except Exception as problem:  # the runtime's exceptions share no base class
+        outputs = runner.run_batch(pixels)
+    except BackboneError as problem:
         try:
-            session.run(None, {pixel.name: pixels[:1]}, quiet)
-        except Exception:
-            why = f"does not run on images of {prepared.side} x {prepared.side} pixels: {published.runtime_message(problem)}"
-            advice = "if another size is fixed inside, give that as `size`, or leave `size` out for the publisher's"
-        else:
-            why, advice = (
-                "runs on one image at a time only, a batch of 1 is fixed inside",
-                published.OTHER_FILE,
-            )
-        raise BackboneError(f"{name} {why}; {advice}") from None
-    named = dict(zip((value.name for value in session.get_outputs()), outputs, strict=True))
+            runner.run_batch(pixels[:1])
+        except BackboneError:
+            raise BackboneError(
+                f"{problem}; if another size is fixed inside, give that as `size`, "
+                "or leave `size` out for the publisher's"
+            ) from None
+        raise BackboneError(
+            f"{name} runs on one image at a time only, a batch of 1 is fixed inside; "
+            f"{published.OTHER_FILE}"
+        ) from None
+    named = dict(zip(runner.outputs, outputs, strict=True))
     arrays = {key: value for key, value in named.items() if isinstance(value, np.ndarray)}
     if len(arrays) < len(named):
         raise BackboneError(
@@ -391,20 +387,17 @@ def _verify(
         onnx.checker.check_model(data, full_check=True)
     except Exception as problem:  # ValidationError and InferenceError share no base class
         raise BackboneError(
-            f"{name} does not pass ONNX's own checker: {published.first_line(problem)}; {published.OTHER_FILE}"
+            f"{name} does not pass ONNX's own checker: {first_line(problem)}; {published.OTHER_FILE}"
         ) from None
-    session = onnx_files.session(data, name, BackboneError)
-    names = [value.name for value in result.graph.output]
-    outputs = dict(zip(names, session.run(names, {"images": images}), strict=True))
+    runner = Runner(data, name, BackboneError)
+    outputs = dict(zip(runner.outputs, runner.run_batch(images), strict=True))
     features = outputs["features"]
     if not np.isfinite(features).all() or not np.isfinite(reference).all():
         raise BackboneError(
             f"{name} gives features that are not finite on test images; {published.OTHER_FILE}"
         )
     unit = max(float(np.abs(reference).max()), 1e-6)
-    alone = np.concatenate(
-        [session.run(["features"], {"images": image[None]})[0] for image in images]
-    )
+    alone = np.concatenate([runner.run_batch(image[None], ["features"])[0] for image in images])
     gaps = {
         "the published network": float(np.abs(features - reference).max()) / unit,
         "itself when images come one by one instead of together": float(

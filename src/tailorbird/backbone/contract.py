@@ -21,6 +21,7 @@ from tailorbird import onnx_files
 from tailorbird.errors import BackboneError
 from tailorbird.files import sha256_file
 from tailorbird.images import ResizeRule
+from tailorbird.inference import Runner
 
 if TYPE_CHECKING:
     import onnx
@@ -75,14 +76,12 @@ class Backbone:
         self.path = Path(path)
         self.proto = onnx_files.read_audited(self.path, BackboneError)
         self.info = check(self.proto, self.path)
-        self._session = onnx_files.session(
-            self.proto.SerializeToString(), str(self.path), BackboneError
-        )
+        self.runner = Runner(self.proto, str(self.path), BackboneError)
         self._probe()
 
     def features(self, images: npt.NDArray[np.uint8]) -> Features:
         """uint8 (N, S, S, 3) to float32 (N, K)."""
-        result: Features = self._session.run(["features"], {"images": images})[0]
+        result: Features = self.runner.run(images, ["features"])[0]
         return result
 
     def images_per_second(self, *, batch: int = 8, seconds: float = 0.4) -> float:
@@ -102,12 +101,7 @@ class Backbone:
         info = self.info
         images = np.random.default_rng(0).integers(0, 256, (2, info.size, info.size, 3), np.uint8)
         names = ["features", "feature_map"] if info.grid else ["features"]
-        try:
-            outputs = self._session.run(names, {"images": images})
-        except Exception as problem:
-            raise BackboneError(
-                f"{self.path} fails on two images: {str(problem).splitlines()[0][:300]}"
-            ) from None
+        outputs = self.runner.run_batch(images, names)
         features = outputs[0]
         if features.shape != (2, info.width):
             raise BackboneError(

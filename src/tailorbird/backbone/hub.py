@@ -25,6 +25,7 @@ from tailorbird.backbone.catalogue import folder as catalogue_folder
 from tailorbird.backbone.reference import Reference, choose, parse
 from tailorbird.errors import BackboneError, HubError, StorageError, TailorbirdError
 from tailorbird.files import sha256_file, write_bytes
+from tailorbird.inference import first_line
 
 _SMALL_FILES = ("preprocessor_config.json", "processor_config.json", "config.json", "README.md")
 
@@ -336,14 +337,14 @@ def _in_words(error: Exception, wanted: Reference, folder: Path, constants: Any)
         if constants.HF_HUB_OFFLINE:
             reason = f"HF_HUB_OFFLINE is set and the download cache {constants.HF_HUB_CACHE} does not hold it: unset it, set HF_HOME"
         else:
-            reason = f"{constants.ENDPOINT} cannot be reached ({published.first_line(error)}): check the connection, set HF_ENDPOINT to a mirror"
+            reason = f"{constants.ENDPOINT} cannot be reached ({first_line(error)}): check the connection, set HF_ENDPOINT to a mirror"
         return HubError(
             f"{wanted} could not be downloaded: {reason}, or run the same command on a connected machine and copy the file it makes in "
             f"{folder} here, then use it with --backbone FILE.onnx"
         )
     if isinstance(error, EntryNotFoundError):
         return HubError(
-            f"{wanted.repo_id} lists a file that cannot be downloaded: {published.first_line(error)}; run the command again"
+            f"{wanted.repo_id} lists a file that cannot be downloaded: {first_line(error)}; run the command again"
         )
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
@@ -353,7 +354,7 @@ def _in_words(error: Exception, wanted: Reference, folder: Path, constants: Any)
             else "wait a while, then run again"
         )
         return HubError(
-            f"{wanted} could not be downloaded: the hub answered {status} ({published.first_line(error)}); {advice}"
+            f"{wanted} could not be downloaded: the hub answered {status} ({first_line(error)}); {advice}"
         )
     if isinstance(error, OSError) and error.errno is not None:
         return StorageError(
@@ -361,5 +362,5 @@ def _in_words(error: Exception, wanted: Reference, folder: Path, constants: Any)
             "free some space, or set HF_HOME to another disk, and run again"
         )
     return HubError(
-        f"{wanted} could not be downloaded: {type(error).__name__}: {published.first_line(error)}; run the command again"
+        f"{wanted} could not be downloaded: {type(error).__name__}: {first_line(error)}; run the command again"
     )

@@ -6,7 +6,6 @@ brought to one form, or refused with what was seen.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from tailorbird import onnx_files
 from tailorbird.backbone.contract import LEAST_OPSET
 from tailorbird.errors import BackboneError
+from tailorbird.inference import first_line, runtime_version
 
 if TYPE_CHECKING:
     import onnx
@@ -121,18 +121,6 @@ def pixel_input(model: onnx.ModelProto) -> PixelInput:
     )
 
 
-def first_line(problem: Exception) -> str:
-    """The first line of a library's error message, at most 300 characters."""
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:300]
-
-
-def runtime_message(problem: Exception) -> str:
-    """What ONNX Runtime says of a failed run, without the places in its own source code."""
-    text = " ".join(str(problem).split())
-    found = re.search(r"running (\w+) node.*?Status Message: (?:/\S+ .*?\) )?(.*)", text)
-    return f"{found[1]}: {found[2][:250]}" if found else first_line(problem)
-
-
 def _parse(path: Path) -> onnx.ModelProto:
     import onnx
 
@@ -220,7 +208,6 @@ def _location(tensor: onnx.TensorProto, name: str) -> str:
 def _check_operators(model: onnx.ModelProto, name: str) -> None:
     """Refuse operators outside the ONNX standard and operator sets that are too old or too new."""
     import onnx
-    import onnxruntime
 
     strange: dict[str, set[str]] = defaultdict(set)
     dynamic = False
@@ -249,5 +236,5 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
     if opset > onnx.defs.onnx_opset_version() or model.ir_version > onnx.IR_VERSION:
         raise BackboneError(
             f"{name} is written in operator set {opset}, IR version {model.ir_version}; the installed onnx {onnx.__version__} and "
-            f"onnxruntime {onnxruntime.__version__} are older: pip install --upgrade onnxruntime onnx"
+            f"onnxruntime {runtime_version()} are older: pip install --upgrade onnxruntime onnx"
         )

@@ -12,15 +12,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import onnx_files, parallel
 from tailorbird.dataset import Dataset, Sample, clean, pixels_of, scan
 from tailorbird.errors import BackboneError, DatasetError
 from tailorbird.head import Head
 from tailorbird.images import ResizeRule
+from tailorbird.inference import Runner
 from tailorbird.model.graph import Trunk
 from tailorbird.progress import Progress
-
-BATCH: Final = 8
 
 _UNUSABLE: Final = frozenset({"unreadable", "unsupported", "too-large", "outside-link"})
 
@@ -132,36 +130,27 @@ def _halved(entries: Sequence[tuple[Sample, int]], seed: int) -> list[tuple[Samp
     return [(replace(sample, split=halves[group]), group) for sample, group in entries]
 
 
-class Runner:
-    """The network in ONNX Runtime: logits of photos. May be called from several threads at once."""
+class ImportedNetwork:
+    """The imported network, opened to run on photos."""
 
     def __init__(self, trunk: Trunk, head: Head, name: str) -> None:
-        """Open a session. Raises BackboneError."""
-        self._session = onnx_files.session(trunk.proto.SerializeToString(), name, BackboneError)
+        """Open the network. Raises BackboneError."""
+        self._runner = Runner(trunk.proto, name, BackboneError)
         self._head = head
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """uint8 (N, S, S, 3) to float32 (N, C), in batches on all cores."""
-        batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
-        return np.concatenate(list(parallel.ordered(self._run, batches)))
+        """Return the logits, float32 (N, C), of uint8 (N, S, S, 3)."""
+        return self._head.logits(self._runner.run(images, ["features"])[0])
 
     def logits_of(
         self, samples: Sequence[Sample], rule: ResizeRule, progress: Progress
     ) -> npt.NDArray[np.float32]:
-        """Return the logits of photos, float32 (N, C), read and run on all cores."""
-        batches = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
-
-        def one(batch: Sequence[Sample]) -> npt.NDArray[np.float32]:
-            return self._run(np.stack([pixels_of(sample, rule) for sample in batch]))
-
-        rows: list[npt.NDArray[np.float32]] = []
-        for result in parallel.ordered(one, batches):
-            rows.append(result)
-            progress.advance(sum(map(len, rows)), len(samples))
-        return np.concatenate(rows)
-
-    def _run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        return self._head.logits(self._session.run(["features"], {"images": images})[0])
+        """Read photos and return their logits, float32 (N, C)."""
+        rows = []
+        for row in self._runner.rows(samples, lambda sample: pixels_of(sample, rule), "features"):
+            rows.append(row)
+            progress.advance(len(rows), len(samples))
+        return self._head.logits(np.stack(rows))
 
 
 def spread(samples: Sequence[Any], most: int) -> list[Any]:

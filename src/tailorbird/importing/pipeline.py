@@ -22,7 +22,7 @@ from tailorbird.files import sha256_file
 from tailorbird.images import ResizeRule, from_pil, resize
 from tailorbird.importing import preprocess as preparation
 from tailorbird.importing.classes import read_classes
-from tailorbird.importing.photos import Photos, Runner, read_photos, spread
+from tailorbird.importing.photos import ImportedNetwork, Photos, read_photos, spread
 from tailorbird.importing.result import ImportResult
 from tailorbird.metrics.calibration import softmax, temperature
 from tailorbird.metrics.scores import Scores, score
@@ -207,16 +207,16 @@ def make(
     with timer.measure("convert"):
         progress.stage("convert")
         trunk, head = keras_models.trunk(classifier, mode)
-        runner = Runner(trunk, head, str(output))
+        network = ImportedNetwork(trunk, head, str(output))
     with timer.measure("compare"):
         progress.stage("compare")
         images = _compared(photos, rule)
         theirs = keras_models.logits(classifier, images, mode)
-        agreement = _agreement(runner, images, theirs)
+        agreement = _agreement(network, images, theirs)
     scale, threshold, scores = 1.0, None, dict[str, Scores]()
     if photos is not None:
         with timer.measure("score"):
-            scale, threshold, scores = _score(runner, photos, classes, rule, precision, progress)
+            scale, threshold, scores = _score(network, photos, classes, rule, precision, progress)
             warnings += _unlucky(scores["test"])
         warnings += _unknown(photos)
     settings = {"preprocess": mode, "preprocess_reason": reason, "precision": precision}
@@ -290,10 +290,10 @@ def _compared(photos: Photos | None, rule: ResizeRule) -> npt.NDArray[np.uint8]:
 
 
 def _agreement(
-    runner: Runner, images: npt.NDArray[np.uint8], theirs: npt.NDArray[np.float64]
+    network: ImportedNetwork, images: npt.NDArray[np.uint8], theirs: npt.NDArray[np.float64]
 ) -> float:
     """The largest difference of a probability, before calibration. Raises TrainingError where it is too large."""
-    worst = float(np.abs(softmax(runner.logits(images)) - softmax(theirs)).max())
+    worst = float(np.abs(softmax(network.logits(images)) - softmax(theirs)).max())
     if not worst < AGREEMENT:
         raise TrainingError(
             f"the network in ONNX and Keras itself differ by up to {worst:.2g} in a probability, {AGREEMENT:g} is allowed; nothing was written"
@@ -302,7 +302,7 @@ def _agreement(
 
 
 def _score(
-    runner: Runner,
+    network: ImportedNetwork,
     photos: Photos,
     classes: tuple[str, ...],
     rule: ResizeRule,
@@ -313,7 +313,7 @@ def _score(
     parts = {"validation": photos.calibration, "test": photos.test}
     samples = [*photos.calibration, *photos.test]
     progress.stage("score", len(samples))
-    rows_of = runner.logits_of(samples, rule, progress)
+    rows_of = network.logits_of(samples, rule, progress)
     cut = len(photos.calibration)
     logits = {"validation": rows_of[:cut], "test": rows_of[cut:]}
     labels = {

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tailorbird.engines.keras import classifier as keras_models
 from tailorbird.errors import SettingsError
 from tailorbird.head.network import log_loss
-from tailorbird.importing.photos import Runner
+from tailorbird.importing.photos import ImportedNetwork
 from tailorbird.metrics.paired import mcnemar
 from tailorbird.progress import Progress
 
@@ -131,8 +131,10 @@ def try_all(
     total = len(keras_models.MODES) * len(images)
     progress.stage("preprocess", total)
     for number, mode in enumerate(keras_models.MODES):
-        runner = Runner(*keras_models.trunk(classifier, mode), f"the model with preprocess {mode}")
-        answers[mode] = runner.logits(images)
+        network = ImportedNetwork(
+            *keras_models.trunk(classifier, mode), f"the model with preprocess {mode}"
+        )
+        answers[mode] = network.logits(images)
         progress.advance((number + 1) * len(images), total)
     return answers
 

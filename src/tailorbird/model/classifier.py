@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -12,16 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tailorbird import onnx_files, parallel
+from tailorbird import onnx_files
 from tailorbird.errors import ImageError, ModelFileError, SettingsError
 from tailorbird.images import MAX_PIXELS, Pixels, decode, from_array, from_pil, resize
+from tailorbird.inference import CPU, Runner
 from tailorbird.model.file import info_from
 from tailorbird.rendering import notebook, overlays
 
 Source: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 """A photo: path, the file's bytes, a PIL image, or uint8 (H, W, 3) RGB."""
-
-BATCH = 8
 
 THUMBNAIL = 256
 """Pixels of the longer side of the photo a Prediction keeps to show with its heat maps."""
@@ -87,6 +85,15 @@ class Failure:
         return {"path": self.path, "error": str(self.error)}
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What is known of a photo beside its pixels: its path, its thumbnail, or why it failed."""
+
+    path: str | None
+    thumbnail: bytes | None = None
+    error: ImageError | None = None
+
+
 class Classifier:
     """An opened model file. Its methods may be called from several threads at once."""
 
@@ -100,9 +107,8 @@ class Classifier:
         proto = onnx_files.read_audited(self.path, ModelFileError)
         self.info = info_from(proto, str(self.path))
         self.has_heatmaps = any(output.name == "heatmaps" for output in proto.graph.output)
-        self._session = onnx_files.session(
-            proto.SerializeToString(), str(self.path), ModelFileError, threads=threads
-        )
+        device = replace(CPU, threads=threads)
+        self._runner = Runner(proto, str(self.path), ModelFileError, device=device)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -123,13 +129,17 @@ class Classifier:
         self, images: npt.NDArray[np.uint8], *, heatmaps: bool = False
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
         """One run on uint8 (N, S, S, 3), resized by the model's rule: float32 (N, C) and, if asked for, (N, T, h, w)."""
-        names = ["probabilities", "heatmaps"] if heatmaps else ["probabilities"]
-        outputs = self._session.run(names, {"images": images})
+        outputs = self._runner.run_batch(images, self._outputs(heatmaps))
         return outputs[0], outputs[1] if heatmaps else None
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 (N, S, S, 3), resized by the model's rule, to float32 (N, C)."""
-        return self.run(images)[0]
+        rows: npt.NDArray[np.float32] = self._runner.run(images, ["probabilities"])[0]
+        return rows
+
+    @staticmethod
+    def _outputs(heatmaps: bool) -> list[str]:
+        return ["probabilities", "heatmaps"] if heatmaps else ["probabilities"]
 
     # A str is both a Source and an iterable of str, which is the one overlap mypy sees; it is taken as a path.
     @overload
@@ -190,54 +200,47 @@ class Classifier:
         if heatmaps and not self.has_heatmaps:
             raise SettingsError(f"{self.path} has no heat maps: {self.why_no_heatmaps}")
 
-        def classify(batch: Sequence[Source]) -> list[Prediction | Failure]:
-            return self._classify(batch, top, heatmaps, max_pixels)
-
-        for results in parallel.ordered(classify, _batches(photos), workers=workers):
-            yield from results
-
-    def _classify(
-        self, batch: Sequence[Source], top: int, heatmaps: bool, max_pixels: int
-    ) -> list[Prediction | Failure]:
-        """Decode and run one small batch in the calling thread."""
-        results: list[Prediction | Failure | None] = []
-        pixels: list[Pixels] = []
-        thumbnails: list[bytes | None] = []
-        for source in batch:
+        def load(source: Source) -> tuple[_Source, Pixels | None]:
+            name = str(source) if isinstance(source, str | Path) else None
             try:
                 photo = _picture(source, self.info.resize.least_side, max_pixels)
-                pixels.append(resize(photo, self.info.resize))
+                pixels = resize(photo, self.info.resize)
                 small = overlays.jpeg(overlays.thumbnail(photo, THUMBNAIL)) if heatmaps else None
-                thumbnails.append(small)
-                results.append(None)
+                return _Source(name, thumbnail=small), pixels
             except ImageError as error:
-                results.append(Failure(_name(source), error))
-        if not pixels:
-            return [result for result in results if result is not None]
-        rows_of, maps_of = self.run(np.stack(pixels), heatmaps=heatmaps)
-        maps: Iterable[npt.NDArray[np.float32] | None] = (
-            [None] * len(pixels) if maps_of is None else maps_of
-        )
-        rows = iter(zip(rows_of, maps, thumbnails, strict=True))
-        return [
-            result if result is not None else self._prediction(_name(source), *next(rows), top=top)
-            for source, result in zip(batch, results, strict=True)
-        ]
+                return _Source(name, error=error), None
+
+        for source, row in self._runner.map(photos, load, self._outputs(heatmaps), workers=workers):
+            if row is None:
+                assert source.error is not None
+                yield Failure(source.path, source.error)
+            else:
+                yield self._prediction(source, row[0], row[1] if heatmaps else None, top=top)
 
     def _prediction(
         self,
-        path: str | None,
+        source: _Source,
         probabilities: npt.NDArray[np.float32],
         heatmaps: npt.NDArray[np.float32] | None,
-        thumbnail: bytes | None,
         *,
         top: int,
     ) -> Prediction:
+        if not np.isfinite(probabilities).all():
+            raise ModelFileError(
+                f"{self.path} gives probabilities that are not finite for "
+                f"{source.path or 'a photo'}; the model is damaged: train it again"
+            )
         order = np.argsort(-probabilities, kind="stable")[:top]
         ranked = tuple((self.classes[i], float(probabilities[i])) for i in order)
         label, probability = ranked[0]
         return Prediction(
-            path, label, probability, probability < self.info.threshold, ranked, heatmaps, thumbnail
+            path=source.path,
+            label=label,
+            probability=probability,
+            unsure=probability < self.info.threshold,
+            top=ranked,
+            heatmaps=heatmaps,
+            thumbnail=source.thumbnail,
         )
 
 
@@ -253,15 +256,3 @@ def _picture(source: Source, at_least: int, max_pixels: int) -> Image.Image:
     if isinstance(source, Image.Image):
         return from_pil(source)
     return decode(source, at_least=at_least, max_pixels=max_pixels).image
-
-
-def _name(source: Source) -> str | None:
-    return str(source) if isinstance(source, str | Path) else None
-
-
-def _batches(photos: Iterable[Source]) -> Iterator[Sequence[Source]]:
-    """Batches that start small, so that the first result, or the only one, comes at once."""
-    source, size = iter(photos), 1
-    while batch := list(islice(source, size)):
-        yield batch
-        size = BATCH

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import onnx_files, parallel
+from tailorbird import onnx_files
 from tailorbird.errors import ModelFileError, TrainingError
 from tailorbird.files import atomic_path
 from tailorbird.images import ResizeRule
+from tailorbird.inference import Runner
 from tailorbird.model.graph import TOP
 
 if TYPE_CHECKING:
@@ -231,23 +232,13 @@ def verify(
     """Open a model file as a user would, run it, and compare; the largest difference. Raises TrainingError or ModelFileError."""
     proto = onnx_files.read_audited(path, ModelFileError)
     info_from(proto, str(path))
-    session = onnx_files.session(
-        proto.SerializeToString(), str(path), ModelFileError, threads=parallel.cores()
-    )
-    names = [output.name for output in session.get_outputs()]
-    worst = 0.0
-    for start in range(0, len(images), 8):
-        results = dict(
-            zip(names, session.run(names, {"images": images[start : start + 8]}), strict=True)
+    runner = Runner(proto, str(path), ModelFileError)
+    results = dict(zip(runner.outputs, runner.run(images), strict=True))
+    if not all(np.isfinite(result).all() for result in results.values()):
+        raise TrainingError(
+            "the finished model gives values that are not finite; it was not written"
         )
-        if not all(np.isfinite(result).all() for result in results.values()):
-            raise TrainingError(
-                "the finished model gives values that are not finite; it was not written"
-            )
-        worst = max(
-            worst,
-            float(np.abs(results["probabilities"] - np.asarray(expected[start : start + 8])).max()),
-        )
+    worst = float(np.abs(results["probabilities"] - np.asarray(expected)).max())
     if worst >= AGREEMENT:
         raise TrainingError(
             f"the finished model's probabilities differ from the pipeline's by up to {worst:.2g}, {AGREEMENT:g} is allowed; it was not written"

@@ -9,19 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import onnx_files, parallel
 from tailorbird.dataset import Sample, pixels_of
 from tailorbird.errors import ModelFileError
 from tailorbird.head import Fit, Head, SearchResult
 from tailorbird.images import ResizeRule
+from tailorbird.inference import Runner
 from tailorbird.model.graph import Trunk, build
 
 if TYPE_CHECKING:
     from tailorbird.engines.finetune.results import Tuned
 
 Logits = npt.NDArray[np.floating[Any]]
-
-BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -69,14 +67,7 @@ def logits_of(trunk: Trunk, head: Head, samples: Sequence[Sample], rule: ResizeR
 
     The logits are those up to a constant a photo, which no probability depends on.
     """
-    session = onnx_files.session(
-        build(trunk, head, 1.0).SerializeToString(), "the trained network", ModelFileError
-    )
-
-    def one(batch: Sequence[Sample]) -> Logits:
-        images = np.stack([pixels_of(sample, rule) for sample in batch])
-        rows: Logits = session.run(["probabilities"], {"images": images})[0]
-        return np.log(np.maximum(rows, np.finfo(np.float32).tiny))
-
-    batches = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
-    return np.concatenate(list(parallel.ordered(one, batches, ahead=4)))
+    runner = Runner(build(trunk, head, 1.0), "the trained network", ModelFileError)
+    rows = runner.rows(samples, lambda sample: pixels_of(sample, rule), "probabilities")
+    logits: Logits = np.log(np.maximum(np.stack(list(rows)), np.finfo(np.float32).tiny))
+    return logits

@@ -18,9 +18,10 @@ from tailorbird.engines.protocol import TrainableNetwork, Training
 from tailorbird.engines.registry import scratch_network
 from tailorbird.files import write_bytes
 from tailorbird.head import SearchResult
+from tailorbird.inference import CPU
 from tailorbird.model.file import carried
 from tailorbird.progress import Progress
-from tailorbird.training.learned import BATCH, Learned, logits_of, search_settings
+from tailorbird.training.learned import Learned, logits_of, search_settings
 
 if TYPE_CHECKING:
     from tailorbird.engines.finetune.results import Tuned
@@ -127,7 +128,7 @@ def _learned(
     network.begin(Training(size=size, cut=0, regularisation=settings.regularisation))
     images = np.stack([pixels_of(parts["validation"][index], info.rule) for index in verified])
     expected = np.concatenate(
-        [network.logits(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+        [network.logits(images[i : i + CPU.batch]) for i in range(0, len(images), CPU.batch)]
     )
     return Learned(
         trunk=trunk,

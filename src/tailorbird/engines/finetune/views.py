@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import onnx_files, parallel
+from tailorbird import parallel
 from tailorbird.dataset import Sample, picture_of, pixels_of
 from tailorbird.engines.finetune.activation_cache import ActivationFile, clear, to_half
 from tailorbird.engines.finetune.plan import Stage
@@ -26,6 +26,7 @@ from tailorbird.engines.finite import listed, non_finite_weights
 from tailorbird.engines.protocol import TrainableNetwork
 from tailorbird.errors import BackboneError, TrainingError
 from tailorbird.images import Augmentation, Pixels, ResizeRule, view_random, warp
+from tailorbird.inference import Runner
 
 Rows = npt.NDArray[Any]
 """uint8 (B, S, S, 3) or float16 (B, ...)."""
@@ -185,7 +186,7 @@ class Inputs:
 
 
 class _Frozen:
-    """The frozen part as an ONNX Runtime session of one thread, run in several threads at once."""
+    """The frozen part of a network, run on one photo at a time from several threads at once."""
 
     def __init__(self, network: TrainableNetwork, stage: Stage) -> None:
         self._name = f"{network.name} below {stage.cut_name}"
@@ -196,7 +197,7 @@ class _Frozen:
                 f"the weights of {self._name} hold NaN or infinity in {listed(damaged)}; the file "
                 "is damaged: download or train the backbone again"
             )
-        self._session = onnx_files.session(model.SerializeToString(), self._name, BackboneError)
+        self._runner = Runner(model, self._name, BackboneError)
         self._lock = threading.Lock()
         self.runs = 0
         # Of one photo's row.
@@ -205,9 +206,9 @@ class _Frozen:
         ).shape
 
     def _run(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        result: npt.NDArray[np.float32] = self._session.run(
-            ["activations"], {"images": pixels[None]}
-        )[0][0]
+        result: npt.NDArray[np.float32] = self._runner.run_batch(pixels[None], ["activations"])[0][
+            0
+        ]
         return result
 
     def row(self, pixels: Pixels, photo: str) -> npt.NDArray[np.float16]:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tailorbird import onnx_files, parallel
+from tailorbird import onnx_files
 from tailorbird.engines.keras import backend, rebuilt
 from tailorbird.engines.keras.backbone import KerasBackbone
 from tailorbird.engines.keras.description import ENTRY
 from tailorbird.errors import ModelFileError, SettingsError, TrainingError
 from tailorbird.files import storage_error, write_bytes
 from tailorbird.head import Dense, Head
+from tailorbird.inference import Runner
 from tailorbird.model.file import AGREEMENT, ModelInfo, info_from
 from tailorbird.model.graph import PREFIX
 
@@ -163,10 +164,7 @@ def _difference(written: Path, proto: onnx.ModelProto, info: ModelInfo, name: st
     """The largest difference of a probability between the saved Keras file and the model file."""
     size = info.resize.size
     images = drawn(size)
-    session = onnx_files.session(
-        proto.SerializeToString(), name, ModelFileError, threads=parallel.cores()
-    )
-    expected = session.run(["probabilities"], {"images": images})[0]
+    expected = Runner(proto, name, ModelFileError).run(images, ["probabilities"])[0]
     loaded = backend.load().saving.load_model(written, compile=False, safe_mode=True)
     found = np.asarray(loaded.predict_on_batch(images))
     return float(np.abs(found - expected).max()) if np.isfinite(found).all() else float("inf")

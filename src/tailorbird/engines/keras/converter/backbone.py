@@ -14,6 +14,7 @@ from tailorbird.engines.keras import backend
 from tailorbird.engines.keras.converter.convert import PREPROCESS, Output, convert
 from tailorbird.engines.keras.converter.graph import flatten
 from tailorbird.errors import BackboneError
+from tailorbird.inference import Runner
 
 if TYPE_CHECKING:
     import onnx
@@ -91,9 +92,8 @@ def verify(
         raise BackboneError(
             f"the file made from {model.name} does not pass ONNX's checker: {problem}"
         ) from None
-    session = onnx_files.session(proto.SerializeToString(), model.name, BackboneError)
-    names = [value.name for value in proto.graph.output]
-    outputs = dict(zip(names, session.run(names, {"images": images}), strict=True))
+    runner = Runner(proto, model.name, BackboneError)
+    outputs = dict(zip(runner.outputs, runner.run(images), strict=True))
     keras = backend.load()
     expected = keras.ops.convert_to_numpy(model(pixels(images, preprocess), training=False))
     if not np.isfinite(expected).all():
