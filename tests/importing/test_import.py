@@ -968,19 +968,19 @@ def test_the_keras_description_of_a_backbone_stays_in_its_models(tmp_path: Path)
     path = save(lively(functional()), tmp_path / "model.keras")
     result = import_model(path, tmp_path / "model.onnx", classes=NAMES, preprocess="tf")
     classifier = keras_models.open_classifier(path)
-    trunk, head = keras_models.trunk(classifier, "tf")
+    backbone_graph, head = keras_models.backbone_graph(classifier, "tf")
     onnx_files.set_metadata(
-        trunk.proto, {"keras": '{"a": 1}', "name": "x", "tailorbird": "not ours"}
+        backbone_graph.proto, {"keras": '{"a": 1}', "name": "x", "tailorbird": "not ours"}
     )
     photos = pictures(2)
     expected = softmax(keras_models.logits(classifier, photos, "tf"))
     write(
         tmp_path / "b.onnx",
-        build(trunk, head, 1.0),
+        build(backbone_graph, head, 1.0),
         result.info,
         images=photos,
         expected=expected,
-        extra=carried(trunk.proto),
+        extra=carried(backbone_graph.proto),
     )
     kept = onnx_files.metadata(onnx.load(tmp_path / "b.onnx"))
     assert kept["keras"] == '{"a": 1}' and set(kept) == {"keras", "tailorbird"}
@@ -999,7 +999,7 @@ def test_the_network_below_the_head_can_be_had_again(
     _, classifier = imported(model, tmp_path)
     base, mode = rebuild(onnx.load(classifier.path), SIDE)
     opened = keras_models.classifier_of(model, "x")
-    _, head = keras_models.trunk(opened, "tf")
+    _, head = keras_models.backbone_graph(opened, "tf")
     photos = pixels_for(pictures(), mode)
     features = keras().ops.convert_to_numpy(base(photos, training=False))
     assert (
@@ -1010,8 +1010,8 @@ def test_the_network_below_the_head_can_be_had_again(
 
 def test_averaged_probabilities_are_taken_as_logarithms(tmp_path: Path) -> None:
     model = lively(averaged())
-    trunk, head = keras_models.trunk(keras_models.classifier_of(model, "x"), "tf")
-    (found,) = Runner(build(trunk, head, 2.0), "x", ModelFileError).run(pictures())
+    backbone_graph, head = keras_models.backbone_graph(keras_models.classifier_of(model, "x"), "tf")
+    (found,) = Runner(build(backbone_graph, head, 2.0), "x", ModelFileError).run(pictures())
     expected = np.sqrt(probabilities(model, pixels_for(pictures(), "tf")))
     assert np.abs(found - expected / expected.sum(axis=1, keepdims=True)).max() < 1e-5
 

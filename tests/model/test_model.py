@@ -30,7 +30,7 @@ from tailorbird.inference import Runner
 from tailorbird.metrics.calibration import softmax
 from tailorbird.model import Classifier, Failure, ModelInfo
 from tailorbird.model.file import KEY, write
-from tailorbird.model.graph import Trunk, build
+from tailorbird.model.graph import BackboneGraph, build
 
 CLASSES = ("disc", "box", "cross", "star")
 
@@ -143,7 +143,9 @@ def pooled(maps: np.ndarray, pooling: str) -> np.ndarray:
     return np.asarray(maps.max(axis=(2, 3)) if pooling == "max" else maps.mean(axis=(2, 3)))
 
 
-def trunk_of(backbone: Backbone, pooling: Literal["mean", "max", "flatten"]) -> Trunk:
+def backbone_graph_of(
+    backbone: Backbone, pooling: Literal["mean", "max", "flatten"]
+) -> BackboneGraph:
     """The map of `tiny` under another pooling."""
     proto = onnx.ModelProto()
     proto.CopyFrom(backbone.proto)
@@ -161,7 +163,7 @@ def trunk_of(backbone: Backbone, pooling: Literal["mean", "max", "flatten"]) -> 
     proto.graph.output.append(
         helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, ["N", width])
     )
-    return Trunk(proto, width, (6, 4, 4), pooling)
+    return BackboneGraph(proto, width, (6, 4, 4), pooling)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "flatten"])
@@ -169,9 +171,11 @@ def trunk_of(backbone: Backbone, pooling: Literal["mean", "max", "flatten"]) -> 
 def test_grad_cam_is_exact_behind_every_pooling(
     backbone: Backbone, pooling: Literal["mean", "max", "flatten"], inner: tuple[int, ...]
 ) -> None:
-    trunk, pixels = trunk_of(backbone, pooling), images()
-    layers = head((trunk.width, *inner, 4))
-    probabilities, heatmaps = run(build(trunk, layers, 1.7), pixels, "probabilities", "heatmaps")
+    backbone_graph, pixels = backbone_graph_of(backbone, pooling), images()
+    layers = head((backbone_graph.width, *inner, 4))
+    probabilities, heatmaps = run(
+        build(backbone_graph, layers, 1.7), pixels, "probabilities", "heatmaps"
+    )
     maps = run(backbone.proto, pixels, "feature_map")[0].astype(np.float64)
 
     def logits(values: np.ndarray) -> np.ndarray:
@@ -204,7 +208,7 @@ def test_positions_that_share_the_maximum_change_nothing(backbone: Backbone) -> 
     maps = run(backbone.proto, flat, "feature_map")[0]
     assert np.ptp(maps, axis=(2, 3)).max() < 1e-5 and maps.max() > 0
     layers = head((6, 4))
-    graph = build(trunk_of(backbone, "max"), layers, 1.0)
+    graph = build(backbone_graph_of(backbone, "max"), layers, 1.0)
     probabilities, found = run(graph, flat, "probabilities", "heatmaps")
     top = np.argsort(-probabilities[0])[:3]
     expected = np.maximum(
@@ -214,11 +218,11 @@ def test_positions_that_share_the_maximum_change_nothing(backbone: Backbone) -> 
 
 
 def test_a_trunk_says_what_does_not_fit(backbone: Backbone) -> None:
-    assert Trunk.of(backbone) == Trunk(backbone.proto, 6, (6, 4, 4), "mean")
+    assert BackboneGraph.of(backbone) == BackboneGraph(backbone.proto, 6, (6, 4, 4), "mean")
     with pytest.raises(ValueError, match="one says that there is no map"):
-        Trunk(backbone.proto, 6, None, "max")
+        BackboneGraph(backbone.proto, 6, None, "max")
     with pytest.raises(ValueError, match=r"flatten of a map \(6, 4, 4\) gives 96 features, not 6"):
-        Trunk(backbone.proto, 6, (6, 4, 4), "flatten")
+        BackboneGraph(backbone.proto, 6, (6, 4, 4), "flatten")
 
 
 Write = Callable[..., Path]

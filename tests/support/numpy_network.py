@@ -25,7 +25,7 @@ from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.protocol import Arrays, Cut, Regularisation, Step, Training
 from tailorbird.head import Dense, Head
 from tailorbird.head.network import cross_entropy
-from tailorbird.model.graph import Trunk
+from tailorbird.model.graph import BackboneGraph
 from tailorbird.progress import NoProgress
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class NumpyNetwork:
     def backbone(self, size: int) -> onnx.ModelProto:
         return self._graph(size, 2, "features")
 
-    def trunk(self, size: int) -> Trunk:
-        return Trunk(self.backbone(size), WIDTH, None, "none")
+    def backbone_graph(self, size: int) -> BackboneGraph:
+        return BackboneGraph(self.backbone(size), WIDTH, None, "none")
 
     def frozen_part(self, size: int, cut: int) -> onnx.ModelProto:
         self.frozen_parts += 1

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.head import Head
-from tailorbird.model.graph import Trunk
+from tailorbird.model.graph import BackboneGraph
 
 if TYPE_CHECKING:
     import onnx
@@ -104,7 +104,7 @@ class TrainableNetwork(Protocol):
     def frozen_part(self, size: int, cut: int) -> onnx.ModelProto:
         """What lies below a cut: input `images` uint8 (N, S, S, 3), output `activations` float32 (N, ...). Not for cut 0."""
 
-    def trunk(self, size: int) -> Trunk:
+    def backbone_graph(self, size: int) -> BackboneGraph:
         """The base with its weights of now as what a model file's head sits on, with a feature map wherever heat maps can be made."""
 
     def attach(

@@ -17,7 +17,7 @@ from tailorbird.errors import BackboneError, DatasetError
 from tailorbird.head import Head
 from tailorbird.images import ResizeRule
 from tailorbird.inference import Runner
-from tailorbird.model.graph import Trunk
+from tailorbird.model.graph import BackboneGraph
 from tailorbird.progress import Progress
 
 _UNUSABLE: Final = frozenset({"unreadable", "unsupported", "too-large", "outside-link"})
@@ -133,9 +133,9 @@ def _halved(entries: Sequence[tuple[Sample, int]], seed: int) -> list[tuple[Samp
 class ImportedNetwork:
     """The imported network, opened to run on photos."""
 
-    def __init__(self, trunk: Trunk, head: Head, name: str) -> None:
+    def __init__(self, backbone_graph: BackboneGraph, head: Head, name: str) -> None:
         """Open the network. Raises BackboneError."""
-        self._runner = Runner(trunk.proto, name, BackboneError)
+        self._runner = Runner(backbone_graph.proto, name, BackboneError)
         self._head = head
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

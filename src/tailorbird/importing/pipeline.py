@@ -28,7 +28,7 @@ from tailorbird.metrics.calibration import softmax, temperature
 from tailorbird.metrics.scores import Scores, score
 from tailorbird.metrics.thresholds import Threshold, choose_threshold
 from tailorbird.model.file import AGREEMENT, ModelInfo, carried, write
-from tailorbird.model.graph import Trunk, build
+from tailorbird.model.graph import BackboneGraph, build
 from tailorbird.progress import NoProgress, Progress, StageTimer
 
 VERIFIED: Final = 32
@@ -206,8 +206,8 @@ def make(
         warnings.append(comparison.warning)
     with timer.measure("convert"):
         progress.stage("convert")
-        trunk, head = keras_models.trunk(classifier, mode)
-        network = ImportedNetwork(trunk, head, str(output))
+        backbone_graph, head = keras_models.backbone_graph(classifier, mode)
+        network = ImportedNetwork(backbone_graph, head, str(output))
     with timer.measure("compare"):
         progress.stage("compare")
         images = _compared(photos, rule)
@@ -221,24 +221,33 @@ def make(
         warnings += _unknown(photos)
     settings = {"preprocess": mode, "preprocess_reason": reason, "precision": precision}
     info = _info(
-        classifier, trunk, classes, origin, settings, scale, threshold, scores, photos, seed
+        classifier,
+        backbone_graph,
+        classes,
+        origin,
+        settings,
+        scale,
+        threshold,
+        scores,
+        photos,
+        seed,
     )
     with timer.measure("write"):
         progress.stage("write")
         write(
             output,
-            build(trunk, head, scale),
+            build(backbone_graph, head, scale),
             info,
             images=images,
             expected=softmax(theirs / scale),
-            extra=carried(trunk.proto),
+            extra=carried(backbone_graph.proto),
         )
     return ImportResult(
         model=output,
         info=info,
         preprocess=mode,
         preprocess_reason=reason,
-        heatmaps=trunk.feature_map is not None,
+        heatmaps=backbone_graph.feature_map is not None,
         agreement=agreement,
         compared=len(images),
         validation=scores.get("validation"),
@@ -378,7 +387,7 @@ def _unknown(photos: Photos) -> list[str]:
 
 def _info(
     classifier: keras_models.Classifier,
-    trunk: Trunk,
+    backbone_graph: BackboneGraph,
     classes: tuple[str, ...],
     origin: dict[str, Any],
     settings: dict[str, Any],
@@ -398,19 +407,23 @@ def _info(
         backbone={
             "name": classifier.model.name,
             "input_size": classifier.size,
-            "features": trunk.width,
-            "grid": list(trunk.feature_map[1:]) if trunk.feature_map else None,
+            "features": backbone_graph.width,
+            "grid": list(backbone_graph.feature_map[1:]) if backbone_graph.feature_map else None,
             "licence": "not stated",
             "source": "not stated",
             "trained_on": "not stated",
-            "pooling": trunk.pooling,
+            "pooling": backbone_graph.pooling,
             **origin,
         },
         settings={
             "imported": origin.get("source", "not stated"),
             "calibrated": photos is not None,
             **settings,
-            **({"no_heatmaps": classifier.structure.why} if trunk.feature_map is None else {}),
+            **(
+                {"no_heatmaps": classifier.structure.why}
+                if backbone_graph.feature_map is None
+                else {}
+            ),
         },
         seed=seed,
         data={

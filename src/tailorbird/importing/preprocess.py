@@ -132,7 +132,7 @@ def try_all(
     progress.stage("preprocess", total)
     for number, mode in enumerate(keras_models.MODES):
         network = ImportedNetwork(
-            *keras_models.trunk(classifier, mode), f"the model with preprocess {mode}"
+            *keras_models.backbone_graph(classifier, mode), f"the model with preprocess {mode}"
         )
         answers[mode] = network.logits(images)
         progress.advance((number + 1) * len(images), total)

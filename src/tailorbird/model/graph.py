@@ -3,7 +3,7 @@
     input   images         uint8    (N, S, S, 3)   RGB, 0 to 255
     output  probabilities  float32  (N, C)         rows sum to 1, calibrated
     output  heatmaps       float32  (N, T, h, w)   Grad-CAM of the T = min(3, C) most probable classes, most probable first;
-                                                   0 or more; only where the trunk has a feature map
+                                                   0 or more; only where the backbone graph has a feature map
 
 Grad-CAM (Selvaraju et al., ICCV 2017) weighs the feature map A by the gradient of a class's logit and keeps what is
 positive: relu(sum_k alpha_k A_k), alpha_k = mean over the h w positions of d logit / d A_k. With g = d logit / d features, which
@@ -69,8 +69,8 @@ class _Builder:
 
 
 @dataclass(frozen=True)
-class Trunk:
-    """What a head sits on, as a graph.
+class BackboneGraph:
+    """Backbone graph with its feature-map shape and pooling.
 
     proto: input `images` uint8 (N, S, S, 3); output `features` float32 (N, width) and, where feature_map is not None, `feature_map`
     float32 (N, K, h, w). feature_map: its (K, h, w). pooling: how the features come from the map: their mean or max over the
@@ -97,7 +97,7 @@ class Trunk:
                 )
 
     @classmethod
-    def of(cls, backbone: Backbone) -> Trunk:
+    def of(cls, backbone: Backbone) -> BackboneGraph:
         """A backbone, whose features are the mean of its feature map where it has one."""
         width, grid = backbone.info.width, backbone.info.grid
         if grid is None:
@@ -105,17 +105,17 @@ class Trunk:
         return cls(backbone.proto, width, (width, *grid), "mean")
 
 
-def build(backbone: Backbone | Trunk, head: Head, temperature: float) -> onnx.ModelProto:
-    """Join a backbone, or a trunk, and a head trained on its features into the model's graph, without metadata.
+def build(backbone: Backbone | BackboneGraph, head: Head, temperature: float) -> onnx.ModelProto:
+    """Join a backbone, or a backbone graph, and a head trained on its features into the model's graph, without metadata.
 
     temperature: the logits are divided by it before the softmax. The result passes the ONNX checker.
     """
     import onnx
     from onnx import TensorProto, helper
 
-    trunk = backbone if isinstance(backbone, Trunk) else Trunk.of(backbone)
+    backbone_graph = backbone if isinstance(backbone, BackboneGraph) else BackboneGraph.of(backbone)
     model = onnx.ModelProto()
-    model.CopyFrom(trunk.proto)
+    model.CopyFrom(backbone_graph.proto)
     add = _Builder()
     classes = head.layers[-1].weight.shape[1]
 
@@ -135,9 +135,9 @@ def build(backbone: Backbone | Trunk, head: Head, temperature: float) -> onnx.Mo
     model.graph.output.append(
         helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", classes])
     )
-    if trunk.feature_map:
-        _grad_cam(add, head, hidden, classes, trunk)
-        shape: list[str | int | None] = ["N", min(TOP, classes), *trunk.feature_map[1:]]
+    if backbone_graph.feature_map:
+        _grad_cam(add, head, hidden, classes, backbone_graph)
+        shape: list[str | int | None] = ["N", min(TOP, classes), *backbone_graph.feature_map[1:]]
         model.graph.output.append(
             helper.make_tensor_value_info("heatmaps", TensorProto.FLOAT, shape)
         )
@@ -149,16 +149,18 @@ def build(backbone: Backbone | Trunk, head: Head, temperature: float) -> onnx.Mo
     return model
 
 
-def _grad_cam(add: _Builder, head: Head, hidden: list[str], classes: int, trunk: Trunk) -> None:
+def _grad_cam(
+    add: _Builder, head: Head, hidden: list[str], classes: int, backbone_graph: BackboneGraph
+) -> None:
     """Append the heat maps of the most probable classes, from the logits' gradients by the features."""
     from onnx import TensorProto
 
-    assert trunk.feature_map is not None
-    channels, *grid = trunk.feature_map
+    assert backbone_graph.feature_map is not None
+    channels, *grid = backbone_graph.feature_map
     positions = grid[0] * grid[1]
     weights = [f"{PREFIX}weight{number}" for number in range(len(head.layers))]
     share = 1.0 / positions
-    if trunk.pooling == "flatten":
+    if backbone_graph.pooling == "flatten":
         first = head.layers[0].weight.reshape(positions, channels, -1)
         weights[0] = add.constant(
             "weight0_mean", first.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -14,7 +14,7 @@ from tailorbird.errors import ModelFileError
 from tailorbird.head import Fit, Head, SearchResult
 from tailorbird.images import ResizeRule
 from tailorbird.inference import Runner
-from tailorbird.model.graph import Trunk, build
+from tailorbird.model.graph import BackboneGraph, build
 
 if TYPE_CHECKING:
     from tailorbird.engines.finetune.results import Tuned
@@ -32,7 +32,7 @@ class Learned:
     extra: further metadata entries of the file.
     """
 
-    trunk: Trunk
+    backbone_graph: BackboneGraph
     head: Head
     about: dict[str, Any]
     rule: ResizeRule
@@ -62,12 +62,14 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def logits_of(trunk: Trunk, head: Head, samples: Sequence[Sample], rule: ResizeRule) -> Logits:
-    """What a trunk and a head say of photos, float32 (N, C), run as the model file will be: on all cores, nothing kept on disk.
+def logits_of(
+    backbone_graph: BackboneGraph, head: Head, samples: Sequence[Sample], rule: ResizeRule
+) -> Logits:
+    """What a backbone graph and a head say of photos, float32 (N, C), run as the model file will be: on all cores, nothing kept on disk.
 
     The logits are those up to a constant a photo, which no probability depends on.
     """
-    runner = Runner(build(trunk, head, 1.0), "the trained network", ModelFileError)
+    runner = Runner(build(backbone_graph, head, 1.0), "the trained network", ModelFileError)
     rows = runner.rows(samples, lambda sample: pixels_of(sample, rule), "probabilities")
     logits: Logits = np.log(np.maximum(np.stack(list(rows)), np.finfo(np.float32).tiny))
     return logits

@@ -29,7 +29,7 @@ from tailorbird.metrics.calibration import softmax, temperature
 from tailorbird.metrics.scores import Answers, score
 from tailorbird.metrics.thresholds import choose_threshold
 from tailorbird.model.file import ModelInfo, carried, write
-from tailorbird.model.graph import Trunk, build
+from tailorbird.model.graph import BackboneGraph, build
 from tailorbird.progress import NoProgress, Progress, StageTimer
 from tailorbird.report import Format, attempt, report_path
 from tailorbird.training import tuning
@@ -208,7 +208,7 @@ def train(
     )
     with timer.measure("write"):
         progress.stage("write")
-        graph = build(learned.trunk, learned.head, scale)
+        graph = build(learned.backbone_graph, learned.head, scale)
         images = np.stack(
             [pixels_of(parts["validation"][index], learned.rule) for index in verified]
         )
@@ -319,7 +319,7 @@ def _frozen(
         best = found.best
         final = refit_head(found, *known, classes=classes, seed=seed) if refit else best.head
     learned = Learned(
-        trunk=Trunk.of(backbone),
+        backbone_graph=BackboneGraph.of(backbone),
         head=final,
         about=backbone.info.as_dict(),
         rule=backbone.info.rule,

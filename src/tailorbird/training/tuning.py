@@ -119,7 +119,7 @@ def _learned(
 ) -> Learned:
     """Export the best weights, and let the framework itself say what the file will be verified against."""
     size = tuned.best.size
-    trunk, head = network.trunk(size), network.head()
+    backbone_graph, head = network.backbone_graph(size), network.head()
     # Opened from a file as any backbone is, so that it is checked and its content has a hash.
     path = run_folder(output) / TUNED
     write_bytes(path, network.backbone(size).SerializeToString())
@@ -131,16 +131,16 @@ def _learned(
         [network.logits(images[i : i + CPU.batch]) for i in range(0, len(images), CPU.batch)]
     )
     return Learned(
-        trunk=trunk,
+        backbone_graph=backbone_graph,
         head=head,
         about={**info.as_dict(), **about},
         rule=info.rule,
-        validation=logits_of(trunk, head, parts["validation"], info.rule),
-        test=logits_of(trunk, head, parts["test"], info.rule),
+        validation=logits_of(backbone_graph, head, parts["validation"], info.rule),
+        test=logits_of(backbone_graph, head, parts["test"], info.rule),
         verified=verified,
         expected=expected,
         settings={**searched, "finetune": {"settings": settings.as_dict(), **tuned.as_dict()}},
-        extra=carried(trunk.proto),
+        extra=carried(backbone_graph.proto),
         tuned=tuned,
     )
 

@@ -56,7 +56,7 @@ def written(path: Path, proto: onnx.ModelProto, head: Head, size: int = SIZE) ->
     )
     images = photos(4, size)
     expected = softmax(head.logits(run(proto, images)) / TEMPERATURE)
-    graph = build(rebuilt.trunk(proto), head, TEMPERATURE)
+    graph = build(rebuilt.backbone_graph(proto), head, TEMPERATURE)
     write(path, graph, info, images=images, expected=expected, extra=carried(proto))
     return path
 

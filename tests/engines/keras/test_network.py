@@ -467,9 +467,13 @@ def test_the_cnn_trains_from_scratch_and_explains_itself() -> None:
     np.testing.assert_allclose(
         softmax(made.head().logits(run(written, pictures))), answers, atol=EXACT
     )
-    trunk = rebuilt.trunk(written)
-    assert (trunk.pooling, trunk.feature_map, trunk.width) == ("flatten", (32, 7, 7), 32 * 49)
-    model = build(trunk, made.head(), 1.0)
+    backbone_graph = rebuilt.backbone_graph(written)
+    assert (backbone_graph.pooling, backbone_graph.feature_map, backbone_graph.width) == (
+        "flatten",
+        (32, 7, 7),
+        32 * 49,
+    )
+    model = build(backbone_graph, made.head(), 1.0)
     np.testing.assert_allclose(run(model, pictures, "probabilities"), answers, atol=EXACT)
     maps = run(model, pictures, "heatmaps")
     assert maps.shape == (12, 2, 7, 7) and maps.max() > 0
@@ -480,8 +484,8 @@ def test_the_cnn_trains_from_scratch_and_explains_itself() -> None:
 
 
 def test_trunks_of_other_bases(proto: onnx.ModelProto) -> None:
-    trunk = rebuilt.trunk(proto)
-    assert (trunk.pooling, trunk.feature_map) == ("mean", (12, 8, 8))
+    backbone_graph = rebuilt.backbone_graph(proto)
+    assert (backbone_graph.pooling, backbone_graph.feature_map) == ("mean", (12, 8, 8))
 
 
 def test_what_the_backend_computes_on() -> None:

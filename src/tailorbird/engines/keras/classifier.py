@@ -1,4 +1,4 @@
-"""A classifier made in Keras, as what a tailorbird model file is built from: a trunk, a head, and what Keras itself answers.
+"""A classifier made in Keras, as what a tailorbird model file is built from: a backbone graph, a head, and what Keras itself answers.
 
 Shapes: N photos, S the side of the square input in pixels, C classes. Photos are uint8 (N, S, S, 3) RGB.
 """
@@ -24,7 +24,7 @@ from tailorbird.errors import BackboneError, ModelFileError, SettingsError
 from tailorbird.head import Dense, Head
 from tailorbird.images import ResizeRule
 from tailorbird.metrics.calibration import PROBABILITY_FLOOR
-from tailorbird.model.graph import Trunk
+from tailorbird.model.graph import BackboneGraph
 
 if TYPE_CHECKING:
     import onnx
@@ -186,8 +186,8 @@ def base(graph: Graph) -> tuple[str, str] | None:
     return None
 
 
-def trunk(classifier: Classifier, mode: str) -> tuple[Trunk, Head]:
-    """The network below the head as a trunk, and the head that gives logits (N, C) for its features.
+def backbone_graph(classifier: Classifier, mode: str) -> tuple[BackboneGraph, Head]:
+    """The network below the head as a backbone graph, and the head that gives logits (N, C) for its features.
 
     mode: one of MODES. A sigmoid over one output z becomes the logits (-z / 2, z / 2), whose softmax it is, so that each of the two classes
     has heat maps. The proto's metadata describe the network below the head as `description.rebuild` wants it, where Keras can write it down.
@@ -217,14 +217,14 @@ def trunk(classifier: Classifier, mode: str) -> tuple[Trunk, Head]:
         if _gives_probabilities(classifier):
             _take_logarithm(proto, classifier.structure.outputs)
             width = classifier.classes
-            return Trunk(proto, width, None, "none"), _identity(width)
+            return BackboneGraph(proto, width, None, "none"), _identity(width)
         head = _identity(width)
     if classifier.structure.outputs == 1:
         head = _two_sided(head)
     if "feature_map" not in outputs:
-        return Trunk(proto, width, None, "none"), head
+        return BackboneGraph(proto, width, None, "none"), head
     channels, height, breadth = outputs["feature_map"]
-    return Trunk(proto, width, (channels, height, breadth), structure.pooling), head
+    return BackboneGraph(proto, width, (channels, height, breadth), structure.pooling), head
 
 
 def _base(classifier: Classifier) -> Any:
@@ -341,7 +341,7 @@ def logits(
 ) -> npt.NDArray[np.float64]:
     """Logits (N, C) as the Keras model itself computes them: its last activation left away.
 
-    Of one output z they are (-z / 2, z / 2). Where only probabilities are known, their logarithms, as in `trunk`.
+    Of one output z they are (-z / 2, z / 2). Where only probabilities are known, their logarithms, as in `backbone_graph`.
     """
     structure = classifier.structure
     node = structure.activation

@@ -19,7 +19,7 @@ from tailorbird.engines.keras.backbone import KerasBackbone, read, write
 from tailorbird.engines.protocol import Arrays, Cut, Regularisation, Step, Training
 from tailorbird.errors import SettingsError
 from tailorbird.head import Head
-from tailorbird.model.graph import Trunk
+from tailorbird.model.graph import BackboneGraph
 
 if TYPE_CHECKING:
     import onnx
@@ -82,9 +82,9 @@ class KerasNetwork:
             self._at(size), rebuilt.about(self._proto, tuned=bool(self._trained))
         )
 
-    def trunk(self, size: int) -> Trunk:
+    def backbone_graph(self, size: int) -> BackboneGraph:
         """The base with its weights of now as what a model file's head sits on, with a feature map where heat maps can be made."""
-        return rebuilt.trunk(self.backbone(size))
+        return rebuilt.backbone_graph(self.backbone(size))
 
     def frozen_part(self, size: int, cut: int) -> onnx.ModelProto:
         """What lies below a cut: input `images` uint8 (N, S, S, 3), output `activations` float32 (N, ...), channels last."""

@@ -13,7 +13,7 @@ from tailorbird.engines.keras.converter.backbone import export
 from tailorbird.engines.keras.converter.convert import Output, convert
 from tailorbird.engines.keras.converter.graph import flatten
 from tailorbird.errors import BackboneError
-from tailorbird.model.graph import Trunk
+from tailorbird.model.graph import BackboneGraph
 
 if TYPE_CHECKING:
     import onnx
@@ -64,7 +64,7 @@ def below(base: KerasBackbone, key: str) -> onnx.ModelProto:
     )
 
 
-def trunk(proto: onnx.ModelProto) -> Trunk:
+def backbone_graph(proto: onnx.ModelProto) -> BackboneGraph:
     """What `model.graph.build` joins with a head, for a backbone of this engine: heat maps also where a map is flattened.
 
     Raises BackboneError when the file did not come from the Keras engine.
@@ -73,10 +73,10 @@ def trunk(proto: onnx.ModelProto) -> Trunk:
     last = made.graph.nodes[-1]
     under = last.inputs[0]
     if last.kind not in ("GlobalAveragePooling2D", "Flatten") or len(under.shape) != 4:
-        return Trunk(proto, made.width, None, "none")
+        return BackboneGraph(proto, made.width, None, "none")
     height, width, channels = (int(side or 0) for side in under.shape[1:])
     if last.kind == "GlobalAveragePooling2D":
-        return Trunk(proto, made.width, (channels, height, width), "mean")
+        return BackboneGraph(proto, made.width, (channels, height, width), "mean")
     outputs = {
         "features": Output(made.output.key),
         "feature_map": Output(under.key, "channels_first"),
@@ -85,7 +85,7 @@ def trunk(proto: onnx.ModelProto) -> Trunk:
         made.graph, outputs, preprocess=made.preprocess, size=made.size, weights=made.model.weights
     )
     onnx_files.set_metadata(with_map, onnx_files.metadata(proto))
-    return Trunk(with_map, made.width, (channels, height, width), "flatten")
+    return BackboneGraph(with_map, made.width, (channels, height, width), "flatten")
 
 
 def about(proto: onnx.ModelProto, *, tuned: bool) -> dict[str, str]:
