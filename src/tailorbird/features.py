@@ -10,7 +10,7 @@ import contextlib
 import json
 import shutil
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -229,29 +229,6 @@ def clear_cache(*, backbones: bool = False) -> int:
             raise StorageError(f"{entry.path} could not be deleted: {error.strerror}") from error
         freed += entry.bytes
     return freed
-
-
-def matrices_of(
-    backbone: Backbone,
-    embedder: Embedder,
-    parts: Mapping[str, Sequence[Sample]],
-    views: int,
-    progress: Progress,
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Features of each split, float32 (V, N, K): V views of training photos, one of the others."""
-    digests = {
-        name: [bytes.fromhex(sample.digest) for sample in part] for name, part in parts.items()
-    }
-    result = {name: embedder.matrix(keys)[None] for name, keys in digests.items()}
-    if views > 1:
-        extra = []
-        for view in range(1, views):
-            augmented = Embedder(backbone, view=view)
-            embed(parts["train"], augmented, progress=progress, stage=f"view {view + 1}")
-            embedder.embedded += augmented.embedded
-            extra.append(augmented.matrix(digests["train"])[None])
-        result["train"] = np.concatenate([result["train"], *extra])
-    return result
 
 
 def expected_seconds(photos: int, backbone: Backbone, views: int) -> float:

@@ -58,13 +58,12 @@ from tailorbird.errors import (
 from tailorbird.explanation import explain
 from tailorbird.images import ResizeRule, resize
 from tailorbird.importing import import_application, import_model, read_classes
-from tailorbird.importing.photos import _halved, read_photos
+from tailorbird.importing.photos import halves, read_scoring_data
 from tailorbird.importing.preprocess import best, compare
 from tailorbird.inference import Runner
 from tailorbird.metrics.calibration import softmax
 from tailorbird.model import Classifier
 from tailorbird.model.graph import build
-from tailorbird.progress import NoProgress
 
 NAMES = ("ant", "bee", "cow", "dog", "eel")
 OTHER_BACKEND = os.environ.get("KERAS_BACKEND") == "jax"
@@ -886,7 +885,7 @@ def test_classes_in_the_wrong_order_and_photos_of_others(
 
 
 def _parts(folder: Path) -> tuple[int, int, str]:
-    found = read_photos(folder, LABELS, 0, NoProgress())
+    found = read_scoring_data(folder, LABELS, 0)
     return len(found.calibration), len(found.test), found.how
 
 
@@ -910,12 +909,12 @@ def test_halves_keep_copies_together_and_each_class_in_both(tmp_path: Path) -> N
     for number in range(4):
         copy = (tmp_path / "box" / f"box-{number:03}.jpg").read_bytes()
         (tmp_path / "box" / f"copy-{number}.jpg").write_bytes(copy)
-    found = read_photos(tmp_path, LABELS, 0, NoProgress())
+    found = read_scoring_data(tmp_path, LABELS, 0)
     digests = [{sample.digest for sample in part} for part in (found.calibration, found.test)]
     assert not digests[0] & digests[1] and sum(map(len, digests)) == 33
     for part in (found.calibration, found.test):
         assert all(5 <= sum(sample.label == label for sample in part) <= 6 for label in LABELS)
-    assert _halved([], 0) == []
+    assert halves([], 0) == []
 
 
 def test_a_network_that_onnx_computes_otherwise_is_not_written(

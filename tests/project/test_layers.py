@@ -38,6 +38,7 @@ LADDER = (
     "head",
     "model",
     "features",
+    "preparation",
     "label_errors",
     "review",
     "experiments",

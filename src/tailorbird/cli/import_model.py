@@ -79,7 +79,7 @@ def import_model(
             seed=seed,
             progress=progress,
         )
-    left_out = result.photos.left_out if result.photos else ()
+    left_out = result.photos.data.left_out if result.photos else ()
     for path, reason in left_out if verbose else left_out[:SHOWN]:
         output.say(f"left out: {path}: {reason}")
     if len(left_out) > SHOWN and not verbose:

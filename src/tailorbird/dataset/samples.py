@@ -32,6 +32,9 @@ KINDS: Final = (
 )
 """Every kind a finding can have. Programs read these; none is renamed without a new major version."""
 
+UNUSABLE: Final = frozenset({"unreadable", "unsupported", "too-large", "outside-link"})
+"""Kinds of findings whose files are not among the samples."""
+
 _BREAKING: Final = (
     "Cc",
     "Zl",

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tailorbird.backbone import Backbone, open_backbone
+from tailorbird.backbone import open_backbone
 from tailorbird.backbone.catalogue import SHIPPED
-from tailorbird.dataset import Dataset, Sample, clean, scan, split
-from tailorbird.errors import DatasetError, SettingsError
-from tailorbird.features import Embedder, embed
+from tailorbird.dataset import split
+from tailorbird.errors import SettingsError
+from tailorbird.features import Embedder
+from tailorbird.preparation import MOST_VIEWS, Steps, prepare_data
 from tailorbird.progress import Progress
-
-MOST_VIEWS = 32
 
 
 @dataclass(frozen=True)
@@ -85,56 +85,22 @@ def read_photos(
         raise SettingsError(f"views is {views}; it must be between 1 and {MOST_VIEWS}")
     if not 0 <= seed < 2**32:
         raise SettingsError(f"seed is {seed}; it must be between 0 and 4294967295")
-    opened = open_backbone(backbone)
-    embedder = Embedder(opened)
-    try:
-        scanned = scan(source, progress=progress, visitor=embedder)
-    finally:
-        embedder.flush()
-    samples, groups, classes, test_photos = _known(scanned, seed)
+    steps = Steps(partial(split, seed=seed))
+    data = prepare_data(source, Embedder(open_backbone(backbone)), steps, progress=progress)
+    kept = [
+        (sample, group)
+        for sample, group in zip(data.dataset.samples, data.dataset.groups, strict=True)
+        if sample.split != "test"
+    ]
+    samples = [sample for sample, _ in kept]
     return Photos(
         source=str(source),
         backbone=str(backbone),
-        classes=classes,
-        features=_features(samples, opened, embedder, views, progress),
-        labels=np.array([classes.index(sample.label) for sample in samples], np.int64),
-        groups=np.array(groups, np.int64),
+        classes=data.classes,
+        features=data.features(samples, views=views, progress=progress),
+        labels=data.numbers(samples),
+        groups=np.array([group for _, group in kept], np.int64),
         validation=np.array([sample.split == "validation" for sample in samples], np.bool_),
-        test_photos=test_photos,
+        test_photos=len(data.parts["test"]),
         seed=seed,
     )
-
-
-def _known(scanned: Dataset, seed: int) -> tuple[list[Sample], list[int], tuple[str, ...], int]:
-    """The samples of train and validation, their groups, their classes (those with a photo in train), and the size of test."""
-    dataset, _ = clean(split(scanned, seed=seed))
-    classes = tuple(sorted({sample.label for sample in dataset.samples if sample.split == "train"}))
-    if len(classes) < 2:
-        raise DatasetError(
-            f"photos to train on are left in {len(classes)} of {len(scanned.classes)} classes; an experiment needs at least two: "
-            "put the photos of each class into a folder of its own"
-        )
-    kept = [
-        (sample, group)
-        for sample, group in zip(dataset.samples, dataset.groups, strict=True)
-        if sample.split != "test" and sample.label in classes
-    ]
-    test_photos = sum(sample.split == "test" for sample in dataset.samples)
-    return [sample for sample, _ in kept], [group for _, group in kept], classes, test_photos
-
-
-def _features(
-    samples: list[Sample],
-    backbone: Backbone,
-    embedder: Embedder,
-    views: int,
-    progress: Progress | None,
-) -> NDArray[np.float32]:
-    """Float32 (V, N, K)."""
-    digests = [bytes.fromhex(sample.digest) for sample in samples]
-    matrices = [embedder.matrix(digests)]
-    for view in range(1, views):
-        augmented = Embedder(backbone, view=view)
-        embed(samples, augmented, progress=progress, stage=f"view {view + 1}")
-        matrices.append(augmented.matrix(digests))
-    return np.stack(matrices)

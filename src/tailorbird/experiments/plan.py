@@ -10,9 +10,10 @@ from dataclasses import fields
 from typing import Any, Literal
 
 from tailorbird.errors import SettingsError
-from tailorbird.experiments.photos import MOST_VIEWS, Photos
+from tailorbird.experiments.photos import Photos
 from tailorbird.head import HeadSettings
 from tailorbird.head.search import plan_trials
+from tailorbird.preparation import MOST_VIEWS
 
 Metric = Literal["accuracy", "log-loss"]
 

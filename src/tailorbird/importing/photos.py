@@ -1,4 +1,4 @@
-"""Labelled photos for a model that was trained elsewhere: which of them calibrate and which score, and the network's logits of them."""
+"""Labelled photos for an imported model: divided into calibration and test, and their logits."""
 
 from __future__ import annotations
 
@@ -6,128 +6,132 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.dataset import Dataset, Sample, clean, pixels_of, scan
+from tailorbird.dataset import Dataset, Sample, pixels_of
 from tailorbird.errors import BackboneError, DatasetError
 from tailorbird.head import Head
 from tailorbird.images import ResizeRule
 from tailorbird.inference import Runner
 from tailorbird.model.graph import BackboneGraph
+from tailorbird.preparation import PreparedData, Steps, prepare_data
 from tailorbird.progress import Progress
-
-_UNUSABLE: Final = frozenset({"unreadable", "unsupported", "too-large", "outside-link"})
 
 
 @dataclass(frozen=True)
-class Photos:
-    """Labelled photos. calibration, test: those that choose temperature and threshold, and those that score. how: in words.
+class ScoringData:
+    """Labelled photos for a model that is trained already.
 
-    unknown: labels the model does not have, with the number of their photos. left_out: (path, reason).
+    data: those of the split validation calibrate the model, those of test score it. how: where the
+    two come from. unknown: number of photos of each label that the model does not have.
     """
 
-    dataset: Dataset
-    calibration: tuple[Sample, ...]
-    test: tuple[Sample, ...]
+    data: PreparedData
     how: str
     unknown: dict[str, int]
-    left_out: tuple[tuple[str, str], ...]
+
+    @property
+    def calibration(self) -> tuple[Sample, ...]:
+        """The photos that choose temperature and threshold."""
+        return self.data.parts["validation"]
+
+    @property
+    def test(self) -> tuple[Sample, ...]:
+        """The photos that score the model."""
+        return self.data.parts["test"]
 
 
-def read_photos(
-    source: str | Path, classes: Sequence[str], seed: int, progress: Progress
-) -> Photos:
-    """Scan labelled photos and share them out.
+def read_scoring_data(
+    source: str | Path, classes: Sequence[str], seed: int, progress: Progress | None = None
+) -> ScoringData:
+    """Scan labelled photos and divide them into those that calibrate and those that score.
 
-    With the splits validation and test, the first calibrates and the second scores; with one of them, its halves do; photos in `train` may
-    be those the model was trained on and take no part while there are others. Without splits the halves of all photos do. Halves are
-    stratified by class, and photos that show the same picture stay together. Raises DatasetError.
+    With the splits validation and test, the first calibrates and the second scores; with one of
+    them, one half each. Photos in train may be those the model was trained on: they are not used
+    while there are others. Without splits all photos are halved. Halves are stratified by class,
+    and photos that show the same picture stay together.
+
+    Raises DatasetError.
     """
-    scanned = scan(source, progress=progress)
-    left_out = [
-        (path, finding.message)
-        for finding in scanned.findings
-        if finding.kind in _UNUSABLE
-        for path in finding.paths
-    ]
-    known = [
-        (sample, group)
-        for sample, group in zip(scanned.samples, scanned.groups, strict=True)
-        if sample.label in classes
-    ]
-    unknown = dict(
-        sorted(
-            Counter(
-                sample.label for sample in scanned.samples if sample.label not in classes
-            ).items()
-        )
-    )
+    steps = Steps(partial(_divide, seed=seed), tuple(classes))
+    data = prepare_data(source, steps=steps, progress=progress)
+    known = [sample for sample in data.scanned.samples if sample.label in classes]
     if not known:
         raise DatasetError(
-            f"{source} holds no photo of the model's classes: its labels are {_some(scanned.classes)}, the classes {_some(classes)}; "
-            "they are matched by name"
+            f"{source} has no photo of the model's classes: its labels are "
+            f"{_some(data.scanned.classes)}, the classes {_some(classes)}; they are matched by name"
         )
-    left_out += [
-        (sample.name, f"the model has no class {sample.label!r}")
-        for sample in scanned.samples
-        if sample.label in unknown
-    ]
-    splits = {sample.split for sample, _ in known}
+    for name, what in (("validation", "calibration"), ("test", "scoring")):
+        if not data.parts[name]:
+            raise DatasetError(
+                f"{source}: no photo is left for {what} out of {len(known):,} with known labels; "
+                "at least two different photos of a class are needed"
+            )
+    found = Counter(sample.label for sample in data.scanned.samples)
+    unknown = {label: count for label, count in sorted(found.items()) if label not in classes}
+    return ScoringData(data, _origin({sample.split for sample in known}), unknown)
+
+
+def _origin(splits: set[str | None]) -> str:
+    """Return in words where the photos that calibrate and those that score come from."""
     if splits >= {"validation", "test"}:
-        chosen, how = known, "calibrated on validation, scored on test"
-    else:
-        one = next((name for name in ("test", "validation") if name in splits), None)
-        chosen = _halved([entry for entry in known if one is None or entry[0].split == one], seed)
-        how = f"calibrated on one half of {one or 'the photos'}, scored on the other"
-        if splits == {"train"}:
-            how += "; the only split is train: if the model was trained on these photos, the scores say nothing about new ones"
-    kept = [(sample, group) for sample, group in chosen if sample.split in ("validation", "test")]
-    dataset = replace(
-        scanned,
+        return "calibrated on validation, scored on test"
+    how = f"calibrated on one half of {_only_split(splits) or 'the photos'}, scored on the other"
+    if splits == {"train"}:
+        how += (
+            "; the only split is train: if the model was trained on these photos, the scores say "
+            "nothing about new ones"
+        )
+    return how
+
+
+def _only_split(splits: set[str | None]) -> str | None:
+    """Return which split is halved where there is no second one; None: all photos are."""
+    return next((name for name in ("test", "validation") if name in splits), None)
+
+
+def _divide(dataset: Dataset, *, seed: int) -> Dataset:
+    """Return the photos that calibrate, as validation, and those that score, as test."""
+    entries = list(zip(dataset.samples, dataset.groups, strict=True))
+    splits = {sample.split for sample in dataset.samples}
+    if not splits >= {"validation", "test"}:
+        one = _only_split(splits)
+        entries = halves([entry for entry in entries if one in (None, entry[0].split)], seed)
+    kept = [(sample, group) for sample, group in entries if sample.split in ("validation", "test")]
+    return replace(
+        dataset,
         samples=tuple(sample for sample, _ in kept),
         groups=tuple(group for _, group in kept),
     )
-    cleaned, dropped = clean(dataset)
-    left_out += [(sample.name, reason) for sample, reason in dropped]
-    parts = {
-        name: tuple(sample for sample in cleaned.samples if sample.split == name)
-        for name in ("validation", "test")
-    }
-    for name, part in parts.items():
-        if not part:
-            raise DatasetError(
-                f"{source}: no photo is left for {'calibration' if name == 'validation' else 'scoring'} out of {len(known):,} with known labels; "
-                "at least two different photos of a class are needed"
-            )
-    return Photos(cleaned, parts["validation"], parts["test"], how, unknown, tuple(left_out))
 
 
 def _some(names: Sequence[str]) -> str:
+    """Return at most ten names as text."""
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def _halved(entries: Sequence[tuple[Sample, int]], seed: int) -> list[tuple[Sample, int]]:
-    """Each class's pictures dealt out to validation and test in turn, in the order of a hash of their content."""
+def halves(entries: Sequence[tuple[Sample, int]], seed: int) -> list[tuple[Sample, int]]:
+    """Deal the groups of each class out to test and validation, ordered by a hash of their content.
+
+    entries: photos with their groups; each is returned with its new split.
+    """
     members: dict[int, list[Sample]] = defaultdict(list)
     for sample, group in entries:
         members[group].append(sample)
     places: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for group, samples in members.items():
         first = min(samples, key=lambda sample: (sample.digest, sample.label))
-        places[first.label].append(
-            (hashlib.sha256(f"{seed}:{first.digest}".encode()).hexdigest(), group)
-        )
-    halves: dict[int, str] = {}
-    turn = 0  # goes on over the classes, so that classes of one photo do not all fall into the same half
-    for _, found in sorted(places.items()):
-        for _, group in sorted(found):
-            halves[group] = ("test", "validation")[turn % 2]
-            turn += 1
-    return [(replace(sample, split=halves[group]), group) for sample, group in entries]
+        place = hashlib.sha256(f"{seed}:{first.digest}".encode()).hexdigest()
+        places[first.label].append((place, group))
+    # One sequence over all classes: otherwise all classes of a single photo would be in test.
+    dealt = [group for _, found in sorted(places.items()) for _, group in sorted(found)]
+    split_of = {group: ("test", "validation")[turn % 2] for turn, group in enumerate(dealt)}
+    return [(replace(sample, split=split_of[group]), group) for sample, group in entries]
 
 
 class ImportedNetwork:

@@ -22,7 +22,7 @@ from tailorbird.files import sha256_file
 from tailorbird.images import ResizeRule, from_pil, resize
 from tailorbird.importing import preprocess as preparation
 from tailorbird.importing.classes import read_classes
-from tailorbird.importing.photos import ImportedNetwork, Photos, read_photos, spread
+from tailorbird.importing.photos import ImportedNetwork, ScoringData, read_scoring_data, spread
 from tailorbird.importing.result import ImportResult
 from tailorbird.metrics.calibration import softmax, temperature
 from tailorbird.metrics.scores import Scores, score
@@ -32,7 +32,7 @@ from tailorbird.model.graph import BackboneGraph, build
 from tailorbird.progress import NoProgress, Progress, StageTimer
 
 VERIFIED: Final = 32
-"""Photos on which the finished file is compared with Keras; where none are given, drawn ones."""
+"""ScoringData on which the finished file is compared with Keras; where none are given, drawn ones."""
 
 UNSCORED_THRESHOLD: Final = 0.5
 """Below this probability a model without photos to calibrate on says that it is unsure."""
@@ -59,7 +59,7 @@ def import_model(
         preprocess: how pixels were prepared in training, one of `preprocess.PREPROCESS`; by default what the model itself says, else
             what scores best.
         size: of the images in pixels, for a model that takes any.
-        validate: labelled photos as for `train`, to calibrate and score on; see `photos.read_photos`.
+        validate: labelled photos as for `train`, to calibrate and score on; see `photos.read_scoring_data`.
         precision: what the answers above the "unsure below" threshold should reach, 0.5 to 1.
         seed: of the halves that photos without splits are dealt into.
         progress: receives stages, steps, notes and metrics.
@@ -181,7 +181,7 @@ def make(
     photos = None
     if validate is not None:
         with timer.measure("scan"):
-            photos = read_photos(validate, classes, seed, progress)
+            photos = read_scoring_data(validate, classes, seed, progress)
     chosen = (preprocess, why) if preprocess and why else preparation.told(classifier, preprocess)
     if chosen is None and photos is None:
         raise SettingsError(
@@ -286,8 +286,8 @@ def _check_settings(output: Path, precision: float, seed: int) -> None:
         raise SettingsError("; ".join(problems))
 
 
-def _compared(photos: Photos | None, rule: ResizeRule) -> npt.NDArray[np.uint8]:
-    """Photos to compare with Keras on, uint8 (N, S, S, 3): real ones where there are any, else drawn clothes and noise."""
+def _compared(photos: ScoringData | None, rule: ResizeRule) -> npt.NDArray[np.uint8]:
+    """ScoringData to compare with Keras on, uint8 (N, S, S, 3): real ones where there are any, else drawn clothes and noise."""
     if photos is not None:
         return np.stack([pixels_of(one, rule) for one in spread(photos.calibration, VERIFIED)])
     drawn = [
@@ -312,7 +312,7 @@ def _agreement(
 
 def _score(
     network: ImportedNetwork,
-    photos: Photos,
+    photos: ScoringData,
     classes: tuple[str, ...],
     rule: ResizeRule,
     precision: float,
@@ -375,7 +375,7 @@ def _other_order(
     return [output[row] for row in range(len(counts))]
 
 
-def _unknown(photos: Photos) -> list[str]:
+def _unknown(photos: ScoringData) -> list[str]:
     if not photos.unknown:
         return []
     said = ", ".join(f"{label} ({count})" for label, count in list(photos.unknown.items())[:5])
@@ -394,7 +394,7 @@ def _info(
     scale: float,
     threshold: Threshold | None,
     scores: dict[str, Scores],
-    photos: Photos | None,
+    photos: ScoringData | None,
     seed: int,
 ) -> ModelInfo:
     packages = ("tailorbird", "onnxruntime", "onnx", "numpy", "pillow", "keras")
@@ -427,9 +427,9 @@ def _info(
         },
         seed=seed,
         data={
-            "fingerprint": photos.dataset.fingerprint,
-            "splits": photos.dataset.splits,
-            "left_out": len(photos.left_out),
+            "fingerprint": photos.data.dataset.fingerprint,
+            "splits": photos.data.dataset.splits,
+            "left_out": len(photos.data.left_out),
             "threshold_reached": threshold.reached,
         }
         if photos and threshold

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tailorbird.importing.photos import Photos
+from tailorbird.importing.photos import ScoringData
 from tailorbird.importing.preprocess import Comparison
 from tailorbird.metrics.scores import Scores
 from tailorbird.metrics.thresholds import Threshold
@@ -33,7 +33,7 @@ class ImportResult:
     validation: Scores | None
     test: Scores | None
     threshold: Threshold | None
-    photos: Photos | None = field(repr=False)
+    photos: ScoringData | None = field(repr=False)
     comparison: Comparison | None
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
@@ -64,7 +64,7 @@ class ImportResult:
             "unknown_labels": self.photos.unknown if self.photos else {},
             "left_out": [
                 {"path": path, "reason": reason}
-                for path, reason in (self.photos.left_out if self.photos else ())
+                for path, reason in (self.photos.data.left_out if self.photos else ())
             ],
             "warnings": list(self.warnings),
             "notes": list(self.notes),

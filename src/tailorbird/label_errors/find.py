@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from tailorbird.backbone import open_backbone
 from tailorbird.backbone.catalogue import SHIPPED
-from tailorbird.dataset import Dataset, Finding, Sample, scan
+from tailorbird.dataset import Dataset, Finding, Sample
 from tailorbird.errors import DatasetError, SettingsError
-from tailorbird.features import Embedder, embed
+from tailorbird.features import Embedder
 from tailorbird.label_errors import confident
 from tailorbird.label_errors.crossfit import out_of_fold
+from tailorbird.preparation import PreparedData, prepare_data
 from tailorbird.progress import Progress
 from tailorbird.rendering.contact_sheets import MOST_TILES, Tile
 
@@ -111,20 +112,21 @@ def suspects(
     if not 0 <= seed < 2**32:
         raise SettingsError(f"seed is {seed}; it must be between 0 and 4294967295")
     embedder = Embedder(open_backbone(backbone))
+    data = prepare_data(photos, embedder, progress=progress)
+    return judge_prepared(data, seed=seed, progress=progress)
 
-    if isinstance(photos, Dataset):
-        dataset = photos
-        _check(dataset)
-        embed(dataset.samples, embedder, progress=progress)
-    else:
-        try:
-            dataset = scan(photos, progress=progress, visitor=embedder)
-        finally:
-            embedder.flush()
-        _check(dataset)
-    features = embedder.matrix([bytes.fromhex(sample.digest) for sample in dataset.samples])
+
+def judge_prepared(
+    data: PreparedData, *, seed: int = 0, progress: Progress | None = None
+) -> Suspects:
+    """Judge the labels of prepared photos; see `suspects`."""
+    assert data.embedder is not None, "labels are judged by features"
     return judge(
-        dataset, features, backbone=embedder.backbone.info.name, seed=seed, progress=progress
+        data.dataset,
+        data.features(data.dataset.samples)[0],
+        backbone=data.embedder.backbone.info.name,
+        seed=seed,
+        progress=progress,
     )
 
 
@@ -136,21 +138,28 @@ def judge(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Suspects:
-    """Judge the labels of photos whose features are at hand.
+    """Judge the labels of photos by their features.
 
-    features: float32 (N, K), a row for each of `dataset.samples`, in that order. backbone: the name to remember.
+    Args:
+        dataset: the photos.
+        features: float32 (N, K), one row for each of `dataset.samples`, in that order.
+        backbone: name to report.
+        seed: of the folds and fits.
+        progress: receives the stage `labels`.
 
-    Raises DatasetError when there are fewer than two classes or every class is too small, SettingsError for another number of rows.
+    Raises:
+        DatasetError: there are fewer than two classes, or every class is too small.
+        SettingsError: the number of rows differs from the number of photos.
     """
     if len(features) != len(dataset.samples):
         raise SettingsError(
-            f"{len(dataset.samples)} photos need as many rows of features, not {len(features)}"
+            f"there are {len(features)} rows of features for {len(dataset.samples)} photos; "
+            "each photo needs one"
         )
     small = _check(dataset)
     classes = dataset.classes
     number = {label: i for i, label in enumerate(classes)}
     labels = np.array([number[sample.label] for sample in dataset.samples], np.int64)
-
     found = out_of_fold(
         features, labels, dataset.groups, classes=len(classes), seed=seed, progress=progress
     )

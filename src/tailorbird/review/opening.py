@@ -9,11 +9,11 @@ from tailorbird.backbone import open_backbone
 from tailorbird.backbone.catalogue import SHIPPED
 from tailorbird.dataset import Sample, printable
 from tailorbird.dataset.layout import find
-from tailorbird.dataset.scanner import scan_layout
 from tailorbird.dataset.table import Row, read_header, read_table
 from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.features import Embedder
-from tailorbird.label_errors import Suspect, suspects
+from tailorbird.label_errors import Suspect, judge_prepared
+from tailorbird.preparation import prepare_data
 from tailorbird.progress import Progress
 from tailorbird.review.items import make_items
 from tailorbird.review.manifest import HEADER, Manifest, Resumed, content_hash, fresh_rows, resume
@@ -62,19 +62,14 @@ def open_review(
     embedder = Embedder(open_backbone(backbone)) if find_suspects else None
 
     layout = find(source, as_before_review=former)
-    if progress is not None:
-        progress.stage("embed" if embedder else "scan", len(layout.entries))
-    try:
-        dataset = scan_layout(layout, source, progress=progress, visitor=embedder)
-    finally:
-        if embedder is not None:
-            embedder.flush()
+    data = prepare_data(layout, embedder, progress=progress)
+    dataset = data.dataset
     notes = []
     reported: Sequence[Suspect] = ()
     judged: dict[Sample, Suspect] = {}
     if find_suspects:
         try:
-            found = suspects(dataset, backbone=backbone, seed=seed, progress=progress)
+            found = judge_prepared(data, seed=seed, progress=progress)
             reported, judged = found.reported, {suspect.sample: suspect for suspect in found.ranked}
         except DatasetError as error:
             notes.append(f"no label could be judged: {error}")

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tailorbird.errors import SettingsError
-
-MOST_VIEWS = 32
+from tailorbird.preparation import MOST_VIEWS
 
 
 def check_settings(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any
@@ -15,33 +16,31 @@ import numpy.typing as npt
 
 from tailorbird.backbone import Backbone, open_backbone
 from tailorbird.backbone.catalogue import SHIPPED
-from tailorbird.corrections import Joined, join, read_labelled
-from tailorbird.dataset import Dataset, Sample, pixels_of, scan, write_manifest
+from tailorbird.corrections import read_labelled
+from tailorbird.dataset import pixels_of, split, write_manifest
 from tailorbird.dataset.layout import find
 from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
 from tailorbird.engines.registry import SCRATCH, open_network
 from tailorbird.errors import DatasetError
-from tailorbird.features import Embedder, expected_seconds, matrices_of
+from tailorbird.features import Embedder, expected_seconds
 from tailorbird.head import HeadSettings, search
 from tailorbird.head import refit as refit_head
-from tailorbird.label_errors import Suspects, judge
+from tailorbird.label_errors import Suspects, judge_prepared
 from tailorbird.metrics.calibration import softmax, temperature
 from tailorbird.metrics.scores import Answers, score
 from tailorbird.metrics.thresholds import choose_threshold
 from tailorbird.model.file import ModelInfo, carried, write
 from tailorbird.model.graph import BackboneGraph, build
+from tailorbird.preparation import PreparedData, Steps, prepare_data
 from tailorbird.progress import NoProgress, Progress, StageTimer
 from tailorbird.report import Format, attempt, report_path
 from tailorbird.training import tuning
 from tailorbird.training.checks import check_settings
 from tailorbird.training.learned import Learned, search_settings
-from tailorbird.training.preparing import LeftOut, prepare
 from tailorbird.training.result import TrainResult, content_of, trained_on
 
 VERIFIED_PHOTOS = 32
 """Validation photos the finished file is run on before it is kept."""
-
-Labels = dict[str, npt.NDArray[np.int64]]
 
 
 def train(
@@ -134,7 +133,9 @@ def train(
         progress.note(f"{files:,} files, {views} view{'s' * (views > 1)} each, {info.name} at {info.size} px: about {seconds:.0f} s; "
                      "photos seen before are quicker" + ("; then fine-tuning" if tunes else ""))  # fmt: skip
 
-    data = _photos(photos, embedder, answered, seed, timer, progress)
+    steps = Steps(partial(split, seed=seed), corrections=answered)
+    data = prepare_data(photos, embedder, steps, progress=progress, timer=timer)
+    _complete(data)
     if manifest is not None:
         write_manifest(data.dataset, manifest)
     parts, labels, classes = data.parts, data.labels, data.classes
@@ -234,7 +235,7 @@ def train(
     )
     if judge_labels and embedder is not None:
         with timer.measure("labels"):
-            judged = _judged(data.dataset, embedder, seed, progress)
+            judged = _judged(data, seed, progress)
         result = replace(result, suspects=judged, seconds=timer.total())
     if wanted is None:
         return result
@@ -244,61 +245,21 @@ def train(
     return replace(result, report=written, report_error=problem, seconds=timer.total())
 
 
-@dataclass(frozen=True)
-class _Photos:
-    """The photos by split, with labels int64 (N,) that count in `classes`."""
-
-    dataset: Dataset
-    parts: dict[str, list[Sample]]
-    labels: Labels
-    classes: tuple[str, ...]
-    left_out: tuple[LeftOut, ...]
-    joined: Joined | None
-
-
-def _photos(
-    photos: str | Path,
-    embedder: Embedder | None,
-    answered: Any,
-    seed: int,
-    timer: StageTimer,
-    progress: Progress,
-) -> _Photos:
-    """Scan, split and clean; the embedder sees each photo in the same pass."""
-    with timer.measure("scan"):
-        try:
-            scanned = scan(photos, progress=progress, visitor=embedder)
-        finally:
-            if embedder is not None:
-                embedder.flush()
-    with timer.measure("split"):
-        dataset, left_out = prepare(scanned, seed)
-    joined = None
-    if answered is not None:
-        with timer.measure("corrections"):
-            joined = join(dataset, answered, visitor=embedder, progress=progress)
-            if embedder is not None:
-                embedder.flush()
-        dataset, left_out = (
-            joined.dataset,
-            left_out + tuple(LeftOut(*entry) for entry in joined.left_out),
-        )
-    parts = {
-        name: [sample for sample in dataset.samples if sample.split == name]
-        for name in ("train", "validation", "test")
-    }
-    classes = tuple(sorted({sample.label for sample in parts["train"]}))
-    number = {label: index for index, label in enumerate(classes)}
-    labels = {
-        name: np.array([number[sample.label] for sample in part], np.int64)
-        for name, part in parts.items()
-    }
-    return _Photos(dataset, parts, labels, classes, left_out, joined)
+def _complete(data: PreparedData) -> None:
+    """Raise DatasetError where a split has no photo."""
+    for name in ("validation", "test"):
+        if not data.parts[name]:
+            counts = list(data.dataset.counts.items())[:10]
+            raise DatasetError(
+                f"no photo is left for {name}: each class needs at least three different photos, "
+                "one each for train, validation and test (copies of one picture count once); there "
+                f"are {', '.join(f'{label} {count}' for label, count in counts)}"
+            )
 
 
 def _frozen(
     embedder: Embedder,
-    data: _Photos,
+    data: PreparedData,
     views: int,
     fixed: Mapping[str, Any],
     refit: bool,
@@ -311,7 +272,10 @@ def _frozen(
     backbone: Backbone = embedder.backbone
     parts, labels, classes = data.parts, data.labels, len(data.classes)
     with timer.measure("embed"):
-        matrices = matrices_of(backbone, embedder, parts, views, progress)
+        matrices = {
+            name: data.features(part, views=views if name == "train" else 1, progress=progress)
+            for name, part in parts.items()
+        }
     held = matrices["validation"][0]
     with timer.measure("head"):
         known = (matrices["train"], labels["train"], held, labels["validation"])
@@ -335,18 +299,10 @@ def _frozen(
     return learned, matrices["train"][0]
 
 
-def _judged(dataset: Dataset, embedder: Embedder, seed: int, progress: Progress) -> Suspects | None:
-    """The labels of all splits, judged; None, with a note, where the classes are too small for it."""
-    features = embedder.matrix([bytes.fromhex(sample.digest) for sample in dataset.samples])
-    name = embedder.backbone.info.name
+def _judged(data: PreparedData, seed: int, progress: Progress) -> Suspects | None:
+    """Judge the labels of all splits; return None, with a note, where the classes are too small."""
     try:
-        return judge(
-            dataset,
-            features,
-            backbone=name,
-            seed=seed,
-            progress=progress,
-        )
+        return judge_prepared(data, seed=seed, progress=progress)
     except DatasetError as error:
         progress.note(f"labels were not judged: {error}")
         return None

@@ -16,9 +16,9 @@ from tailorbird.label_errors import Suspects
 from tailorbird.metrics.scores import Answers, Scores
 from tailorbird.metrics.thresholds import Threshold
 from tailorbird.model import ModelInfo
+from tailorbird.preparation import LeftOut
 from tailorbird.rendering.notebook import scores_html
 from tailorbird.report import Content
-from tailorbird.training.preparing import LeftOut
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def content_of(result: TrainResult) -> Content:
         scores={"test": result.test, "validation": result.validation},
         answers=result.answers["test"],
         dataset=result.dataset,
-        left_out=tuple((entry.path, entry.reason) for entry in result.left_out),
+        left_out=result.left_out,
         search=result.search,
         threshold=result.threshold,
         suspects=result.suspects,

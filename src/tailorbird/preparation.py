@@ -1,0 +1,219 @@
+"""Scan, split, clean and embed photos, once, for everything that trains on or examines them.
+
+Shapes: N photos, V views, K features, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.corrections import Joined, Labelled, join
+from tailorbird.dataset import SPLITS, UNUSABLE, Dataset, Sample, clean, scan
+from tailorbird.dataset.layout import Layout
+from tailorbird.dataset.scanner import scan_layout
+from tailorbird.errors import DatasetError
+from tailorbird.features import Embedder, embed
+from tailorbird.progress import NoProgress, Progress, StageTimer
+
+MOST_VIEWS = 32
+"""Maximum number of views of a photo: the photo itself and its augmented versions."""
+
+Splitter = Callable[[Dataset], Dataset]
+"""Gives every photo of a dataset a split."""
+
+
+class LeftOut(NamedTuple):
+    """A photo that is not used, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What happens to the scanned photos.
+
+    splitter: gives every photo a split; the splits are then cleaned of photos that would leak or
+        contradict each other. None: photos are neither split nor cleaned.
+    classes: the labels to use, in order; photos with another label are left out. None: all labels
+        that have a photo in train.
+    corrections: corrected photos that join the training photos.
+    """
+
+    splitter: Splitter | None = None
+    classes: tuple[str, ...] | None = None
+    corrections: Labelled | None = None
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Photos that can be trained on or examined.
+
+    dataset: the photos that are used. scanned: all usable photos and findings of the source.
+    classes: C labels, a label's position is its number. left_out: photos that are not used.
+    embedder: computes features; None where there is no backbone. joined: corrections used.
+    """
+
+    dataset: Dataset
+    scanned: Dataset
+    classes: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+    embedder: Embedder | None
+    joined: Joined | None = None
+
+    @cached_property
+    def parts(self) -> dict[str, tuple[Sample, ...]]:
+        """The photos of `train`, `validation` and `test`, each sorted by name."""
+        return {name: self.dataset.of(name) for name in SPLITS}
+
+    @cached_property
+    def labels(self) -> dict[str, npt.NDArray[np.int64]]:
+        """The class numbers of the photos of each split, int64 (N,)."""
+        return {name: self.numbers(part) for name, part in self.parts.items()}
+
+    def numbers(self, samples: Sequence[Sample]) -> npt.NDArray[np.int64]:
+        """Return the class numbers of photos, int64 (N,)."""
+        number = {label: index for index, label in enumerate(self.classes)}
+        return np.array([number[sample.label] for sample in samples], np.int64)
+
+    def features(
+        self, samples: Sequence[Sample], *, views: int = 1, progress: Progress | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return the features of photos, float32 (V, N, K); view 0 is the photo itself.
+
+        Augmented views that are not in the cache are computed now.
+
+        Raises:
+            ImageError: a photo changed since it was scanned.
+            StorageError: the cache cannot be written, or was cleared meanwhile.
+        """
+        assert self.embedder is not None, "there is no backbone"
+        digests = [bytes.fromhex(sample.digest) for sample in samples]
+        matrices = [self.embedder.matrix(digests)]
+        for view in range(1, views):
+            augmented = Embedder(self.embedder.backbone, view=view)
+            embed(samples, augmented, progress=progress, stage=f"view {view + 1}")
+            self.embedder.embedded += augmented.embedded
+            matrices.append(augmented.matrix(digests))
+        return np.stack(matrices)
+
+
+def prepare_data(
+    photos: str | Path | Layout | Dataset,
+    embedder: Embedder | None = None,
+    steps: Steps = Steps(),  # frozen
+    *,
+    progress: Progress | None = None,
+    timer: StageTimer | None = None,
+) -> PreparedData:
+    """Scan photos, computing their features in the same pass, and split and clean them.
+
+    Args:
+        photos: class folders, split/class folders, a CSV `path,label[,split]`, the files found in
+            one of these, or a dataset that is scanned already.
+        embedder: of the backbone and its view 0; None: no features are needed.
+        steps: what happens to the scanned photos.
+        progress: receives the stages `scan` or `embed`, and `corrections`.
+        timer: measures the stages `scan`, `split` and `corrections`.
+
+    Raises:
+        DatasetError: there is no usable photo, or fewer than two classes are left to train on.
+        ImageError: a photo changed since it was scanned.
+        StorageError: the disk is full or a folder cannot be written.
+    """
+    progress, timer = progress or NoProgress(), timer or StageTimer()
+    with timer.measure("scan"):
+        scanned = _scanned(photos, embedder, progress)
+    dataset, joined = scanned, None
+    left_out = [
+        LeftOut(path, finding.message)
+        for finding in scanned.findings
+        if finding.kind in UNUSABLE
+        for path in finding.paths
+    ]
+    left_out += [LeftOut(name, "excluded in a review") for name in scanned.excluded]
+    with timer.measure("split"):
+        if steps.classes is not None:
+            dataset, unknown = _only(dataset, steps.classes, "the model has no class {!r}")
+            left_out += unknown
+        if steps.splitter is not None:
+            if steps.classes is None:
+                _check_classes(scanned)
+            dataset, dropped = clean(steps.splitter(dataset))
+            left_out += [LeftOut(sample.name, reason) for sample, reason in dropped]
+            if steps.classes is None:
+                dataset, unlearned = _learnable(dataset, scanned)
+                left_out += unlearned
+    if steps.corrections is not None:
+        with timer.measure("corrections"):
+            try:
+                joined = join(dataset, steps.corrections, visitor=embedder, progress=progress)
+            finally:
+                if embedder is not None:
+                    embedder.flush()
+        dataset = joined.dataset
+        left_out += [LeftOut(*entry) for entry in joined.left_out]
+    classes = steps.classes or dataset.classes
+    return PreparedData(dataset, scanned, classes, tuple(left_out), embedder, joined)
+
+
+def _scanned(
+    photos: str | Path | Layout | Dataset, embedder: Embedder | None, progress: Progress
+) -> Dataset:
+    """Scan the photos unless that is done; compute the features that are not in the cache."""
+    if isinstance(photos, Dataset):
+        if embedder is not None:
+            embed(photos.samples, embedder, progress=progress)
+        return photos
+    try:
+        if isinstance(photos, Layout):
+            progress.stage("scan" if embedder is None else "embed", len(photos.entries))
+            return scan_layout(photos, photos.root, visitor=embedder, progress=progress)
+        return scan(photos, visitor=embedder, progress=progress)
+    finally:
+        if embedder is not None:
+            embedder.flush()
+
+
+def _check_classes(scanned: Dataset) -> None:
+    """Raise DatasetError where there is a single label."""
+    if len(scanned.classes) < 2:
+        raise DatasetError(
+            f"all usable photos have the single label {scanned.classes[0]!r}; at least two classes "
+            "are needed: put the photos of each class into a folder of its own"
+        )
+
+
+def _learnable(dataset: Dataset, scanned: Dataset) -> tuple[Dataset, list[LeftOut]]:
+    """Keep the classes that have a photo in train. Raises DatasetError for fewer than two."""
+    learned = tuple(sorted({sample.label for sample in dataset.of("train")}))
+    if len(learned) < 2:
+        raise DatasetError(
+            f"photos to train on are left in {len(learned)} of {len(scanned.classes)} classes; "
+            "at least two are needed"
+        )
+    return _only(dataset, learned, "class {!r} has no photo in train")
+
+
+def _only(dataset: Dataset, classes: Sequence[str], reason: str) -> tuple[Dataset, list[LeftOut]]:
+    """Keep the photos of these classes; `reason` is formatted with the label of each other photo."""
+    known = frozenset(classes)
+    kept = [i for i, sample in enumerate(dataset.samples) if sample.label in known]
+    left_out = [
+        LeftOut(sample.name, reason.format(sample.label))
+        for sample in dataset.samples
+        if sample.label not in known
+    ]
+    result = replace(
+        dataset,
+        samples=tuple(dataset.samples[i] for i in kept),
+        groups=tuple(dataset.groups[i] for i in kept),
+    )
+    return result, left_out
