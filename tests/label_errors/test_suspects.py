@@ -190,7 +190,7 @@ def test_judge_ranks_flipped_labels_first_and_says_so() -> None:
     assert [f.kind for f in again.dataset.findings] == kinds, "judging again replaces the findings"
     with pytest.raises(dataclasses.FrozenInstanceError):
         worst.rank = 2  # type: ignore[misc]
-    with pytest.raises(SettingsError, match="150 photos need as many rows of features, not 7"):
+    with pytest.raises(SettingsError, match="7 rows of features for 150 photos"):
         judge(result.dataset, features[:7])
 
 

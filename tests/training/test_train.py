@@ -140,7 +140,7 @@ def test_bad_files_are_named_and_the_rest_is_learned(
         (
             ("only",),
             9,
-            "all usable photos carry the single label 'only'; a classifier needs at least two classes",
+            "all usable photos have the single label 'only'; at least two classes are needed",
         ),
         (
             ("box", "disc"),
