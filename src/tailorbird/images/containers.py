@@ -374,7 +374,9 @@ def pnm(data: bytes) -> Container:
         values = values.astype(np.uint16).clip(max=most)
     white = most if most < 65535 else full_scale(int(values.max()), None)
     start = b"P%d %d %d 255\n" % (6 if kind in b"36" else 5, width, height)
-    return Container(start + scale_table(white)[values].tobytes(), size=(width, height), orientation=1)
+    return Container(
+        start + scale_table(white)[values].tobytes(), size=(width, height), orientation=1
+    )
 
 
 def _u32(data: bytes, at: int, order: str = "big") -> int:

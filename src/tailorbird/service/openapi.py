@@ -138,9 +138,7 @@ def _photos(settings: ServeSettings) -> Json:
                                 "required": ["photo"],
                                 "properties": {"photo": many},
                             },
-                            "encoding": {
-                                "photo": {"contentType": ", ".join(SERVED_MEDIA_TYPES)}
-                            },
+                            "encoding": {"photo": {"contentType": ", ".join(SERVED_MEDIA_TYPES)}},
                         },
                     },
                 },
