@@ -100,7 +100,10 @@ def test_size_sets_width_and_height() -> None:
     [
         (lambda: demo.draw("sock", 0), "label is 'sock'; it must be one of dress, hat"),
         (lambda: demo.draw("hat", -1), "seed is -1"),
-        (lambda: demo.draw("hat", 0, size=(20, 256)), "width is 20; it must be a whole number between 64 and 1024"),
+        (
+            lambda: demo.draw("hat", 0, size=(20, 256)),
+            "width is 20; it must be a whole number between 64 and 1024",
+        ),
         (lambda: demo.write(Path("nowhere"), per_class=0), "per_class is 0"),
         (lambda: demo.write(Path("nowhere"), seed=-2), "seed is -2"),
     ],
