@@ -20,6 +20,7 @@ from pathlib import Path
 
 import common
 import numpy as np
+import onnx
 
 BACKENDS = {"tensorflow": "tensorflow-cpu", "jax": "jax", "torch": "torch"}
 TARGET = 1e-3
@@ -48,7 +49,7 @@ def backends_of(python: Path) -> list[str]:
 
 def measure(source: Path, count: int) -> dict[str, float]:
     """In a process of its own, on the backend KERAS_BACKEND names: the largest differences."""
-    from tailorbird.engines.keras.network import open_network
+    from tailorbird.engines.keras.network import KerasNetwork
     from tailorbird.engines.keras.pull import pull
     from tailorbird.engines.protocol import Regularisation, Training
     from tailorbird.head import Dense, Head
@@ -61,7 +62,7 @@ def measure(source: Path, count: int) -> dict[str, float]:
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         file = pull("keras:MobileNetV2", weights=common.KERAS_WEIGHTS, folder=Path(folder))
-        network = open_network(file)
+        network = KerasNetwork(onnx.load(file))
         features = answers(file.read_bytes(), images)
     # Logits some units apart, as a trained head gives them.
     widths = [(features.shape[1], 64), (64, CLASSES)]

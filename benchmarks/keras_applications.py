@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from tailorbird.engines.keras import applications, backend, description
-from tailorbird.engines.keras.converter.backbone import AGREEMENT, export, photos, verify
+from tailorbird.engines.keras.converter.backbone import AGREEMENT, export, verify
+from tailorbird.rendering.probes import probe_images
 
 
 def shake(model: Any, seed: int = 0) -> None:
@@ -44,7 +45,7 @@ def check(name: str, size: int) -> tuple[float, bool, float]:
     shake(model)
     about = description.describe(application=name, preprocess=application.preprocess)
     proto = export(model, preprocess=application.preprocess, size=size, about=about)
-    gap = verify(proto, model, application.preprocess, photos(size, 2))
+    gap = verify(proto, model, application.preprocess, probe_images(size, 2))
     again, _ = description.rebuild(proto, size)
     pairs = zip(model.weights, again.weights, strict=True)
     equal = all(

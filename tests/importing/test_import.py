@@ -45,8 +45,10 @@ from tailorbird import images, onnx_files
 from tailorbird.demo import draw
 from tailorbird.engines.keras import classifier as keras_models
 from tailorbird.engines.keras import legacy_configs, model_files
-from tailorbird.engines.keras.converter.backbone import pixels as pixels_for
 from tailorbird.engines.keras.converter.graph import replay
+from tailorbird.engines.keras.recognition import PREPROCESS_NAMES
+from tailorbird.engines.preprocessing import PREPROCESS
+from tailorbird.engines.preprocessing import prepare as pixels_for
 from tailorbird.errors import (
     DatasetError,
     HubError,
@@ -114,7 +116,7 @@ def gradients(
 
 
 def reference_maps(
-    classifier: keras_models.Classifier, pixels: npt.NDArray[np.float32]
+    classifier: keras_models.KerasClassifier, pixels: npt.NDArray[np.float32]
 ) -> tuple[Any, Any]:
     """Grad-CAM of every class by differentiating the Keras layers themselves, without any of our formulas: (N, C, h, w), and logits."""
     structure, graph = classifier.structure, classifier.graph
@@ -229,7 +231,7 @@ def test_the_same_on_another_backend() -> None:
     assert "3 passed" in done.stdout
 
 
-@pytest.mark.parametrize("mode", keras_models.MODES)
+@pytest.mark.parametrize("mode", PREPROCESS)
 def test_pixels_are_prepared_as_keras_does(mode: str, tmp_path: Path) -> None:
     model = lively(functional())
     _, classifier = imported(model, tmp_path, preprocess=mode)
@@ -248,7 +250,7 @@ def test_pixels_are_prepared_as_keras_does(mode: str, tmp_path: Path) -> None:
 
 def test_the_names_of_applications_mean_what_keras_does() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3)).astype(np.float32)
-    for module, mode in keras_models.APPLICATIONS.items():
+    for module, mode in PREPROCESS_NAMES.items():
         expected = np.asarray(getattr(keras().applications, module).preprocess_input(pixels.copy()))
         assert np.allclose(pixels_for(pixels.astype(np.uint8), mode), expected, atol=1e-4), module
     modules = {
@@ -256,7 +258,7 @@ def test_the_names_of_applications_mean_what_keras_does() -> None:
         for name in dir(keras().applications)
         if hasattr(getattr(keras().applications, name), "preprocess_input")
     }
-    assert modules - {"imagenet_utils"} == set(keras_models.APPLICATIONS)
+    assert modules - {"imagenet_utils"} == set(PREPROCESS_NAMES)
 
 
 def test_a_model_of_keras_2_with_everything_keras_3_refuses(tmp_path: Path) -> None:
@@ -546,7 +548,7 @@ def test_models_that_are_no_classifiers_of_photos() -> None:
     )
     refused(
         _shaped((SIDE, SIDE, 3), 3, "sigmoid"),
-        "sigmoid over 3 outputs, so any number of its labels",
+        "sigmoid over 3 outputs, so several labels can be true",
     )
     refused(
         _shaped((SIDE, SIDE, 3), 1, "softmax"), "softmax over a single output, which is always 1"
@@ -561,13 +563,14 @@ def test_models_that_are_no_classifiers_of_photos() -> None:
     )
     one, other = keras().Input((SIDE, SIDE, 3)), keras().Input((SIDE, SIDE, 3))
     x = layers.Dense(3)(layers.GlobalAveragePooling2D()(layers.Add()([one, other])))
-    refused(keras().Model([one, other], x), "takes one image each")
+    refused(keras().Model([one, other], x), "a classifier of photos has one, ")
     pooled = layers.GlobalAveragePooling2D()(one)
     refused(keras().Model(one, [layers.Dense(3)(pooled), layers.Dense(2)(pooled)]), "has 2 outputs")
     refused(keras().Model(one, layers.Conv2D(3, 1)(one)), "made for another task")
     vector = keras().Input((7,))
     refused(
-        keras().Model(vector, layers.Dense(3)(vector)), "takes .None, 7.; a classifier of photos"
+        keras().Model(vector, layers.Dense(3)(vector)),
+        "has inputs of shape .None, 7.; a classifier of photos",
     )
 
     class Own(keras().Model):  # type: ignore[misc]
@@ -641,7 +644,7 @@ def test_settings_that_do_not_fit(tmp_path: Path) -> None:
         ),
         (
             {"preprocess": "tflite"},
-            "preprocess is 'tflite'; it must be one of tf, caffe, torch, unit, none, or the module",
+            "preprocess is 'tflite'; it must be one of tf, caffe, torch, unit, none, or the keras module",
         ),
         (
             {"preprocess": None},
@@ -678,7 +681,7 @@ def test_the_preprocessing_is_told_by_the_model(tmp_path: Path) -> None:
     assert result.preprocess == "none" and "scaled (Rescaling)" in result.preprocess_reason
     result, _ = imported(model, tmp_path, preprocess="unit")
     assert (
-        "prepares its pixels itself, in scaled (Rescaling), and preprocess unit comes before it"
+        "prepares its pixels itself, in scaled (Rescaling), after preprocess unit"
         in result.warnings[0]
     )
 
@@ -693,11 +696,8 @@ def test_bases_are_told_by_their_names_and_by_their_layers(name: str, module: st
     image = keras().Input((SIDE, SIDE, 3))
     inlined = function(weights=None, include_top=False, input_tensor=image)
     head = keras().layers.Dense(2)(keras().layers.GlobalAveragePooling2D()(inlined.output))
-    found = keras_models.base(keras_models.classifier_of(keras().Model(image, head), "x").graph)
-    assert (
-        found is not None
-        and keras_models.APPLICATIONS[found[0]] == keras_models.APPLICATIONS[module]
-    )
+    found = keras_models.classifier_of(keras().Model(image, head), "x").known_network()
+    assert found is not None and found.preprocess == PREPROCESS_NAMES[module]
     nested = keras().Sequential(
         [
             keras().Input((SIDE, SIDE, 3)),
@@ -706,8 +706,8 @@ def test_bases_are_told_by_their_names_and_by_their_layers(name: str, module: st
             keras().layers.Dense(2),
         ]
     )
-    told = keras_models.base(keras_models.classifier_of(nested, "x").graph)
-    assert told is not None and told[0] == module
+    told = keras_models.classifier_of(nested, "x").known_network()
+    assert told is not None and told.name == f"keras.applications.{module}"
 
 
 def test_networks_that_prepare_their_pixels_say_so() -> None:
@@ -716,9 +716,7 @@ def test_networks_that_prepare_their_pixels_say_so() -> None:
             weights=None, include_top=False, input_shape=(SIDE, SIDE, 3), pooling="avg"
         )
         model = keras().Sequential([keras().Input((SIDE, SIDE, 3)), base, keras().layers.Dense(2)])
-        assert "Rescaling" in (
-            keras_models.inside(keras_models.classifier_of(model, "x").graph) or ""
-        )
+        assert "Rescaling" in (keras_models.classifier_of(model, "x").own_preprocessing() or "")
 
 
 def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -921,12 +919,12 @@ def test_a_network_that_onnx_computes_otherwise_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(lively(functional()), tmp_path / "model.keras")
-    true = keras_models.logits
+    true = keras_models.KerasClassifier.logits
 
     def other(*arguments: Any) -> Any:
         return true(*arguments) * [1.05, 1, 1, 1, 1] + [0.1, 0, 0, 0, 0]
 
-    monkeypatch.setattr(keras_models, "logits", other)
+    monkeypatch.setattr(keras_models.KerasClassifier, "logits", other)
     with pytest.raises(
         TrainingError,
         match=r"the network in ONNX and Keras itself differ by up to .*nothing was written",
@@ -962,17 +960,18 @@ def test_a_model_that_was_not_scored_says_so_everywhere(
 
 
 def test_the_keras_description_of_a_backbone_stays_in_its_models(tmp_path: Path) -> None:
-    from tailorbird.model.file import carried, write
+    from tailorbird.engines.registry import carried
+    from tailorbird.model.file import write
 
     path = save(lively(functional()), tmp_path / "model.keras")
     result = import_model(path, tmp_path / "model.onnx", classes=NAMES, preprocess="tf")
     classifier = keras_models.open_classifier(path)
-    backbone_graph, head = keras_models.backbone_graph(classifier, "tf")
+    backbone_graph, head = classifier.backbone_graph("tf")
     onnx_files.set_metadata(
         backbone_graph.proto, {"keras": '{"a": 1}', "name": "x", "tailorbird": "not ours"}
     )
     photos = pictures(2)
-    expected = softmax(keras_models.logits(classifier, photos, "tf"))
+    expected = softmax(classifier.logits(photos, "tf"))
     write(
         tmp_path / "b.onnx",
         build(backbone_graph, head, 1.0),
@@ -998,7 +997,7 @@ def test_the_network_below_the_head_can_be_had_again(
     _, classifier = imported(model, tmp_path)
     base, mode = rebuild(onnx.load(classifier.path), SIDE)
     opened = keras_models.classifier_of(model, "x")
-    _, head = keras_models.backbone_graph(opened, "tf")
+    _, head = opened.backbone_graph("tf")
     photos = pixels_for(pictures(), mode)
     features = keras().ops.convert_to_numpy(base(photos, training=False))
     assert (
@@ -1009,7 +1008,7 @@ def test_the_network_below_the_head_can_be_had_again(
 
 def test_averaged_probabilities_are_taken_as_logarithms(tmp_path: Path) -> None:
     model = lively(averaged())
-    backbone_graph, head = keras_models.backbone_graph(keras_models.classifier_of(model, "x"), "tf")
+    backbone_graph, head = keras_models.classifier_of(model, "x").backbone_graph("tf")
     (found,) = Runner(build(backbone_graph, head, 2.0), "x", ModelFileError).run(pictures())
     expected = np.sqrt(probabilities(model, pixels_for(pictures(), "tf")))
     assert np.abs(found - expected / expected.sum(axis=1, keepdims=True)).max() < 1e-5

@@ -31,7 +31,6 @@ LADDER = (
     "inference",
     "rendering",
     "metrics",
-    "demo",
     "dataset",
     "corrections",
     "backbone",
@@ -50,6 +49,7 @@ LADDER = (
     "evaluation",
     "comparison",
     "service",
+    "demo",
     "cli",
     "__main__",
 )

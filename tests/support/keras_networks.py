@@ -9,9 +9,9 @@ import numpy.typing as npt
 import onnx
 
 from tailorbird.engines.keras import backend
-from tailorbird.engines.keras.converter.backbone import pixels
 from tailorbird.engines.keras.converter.convert import Output, convert
 from tailorbird.engines.keras.converter.graph import flatten
+from tailorbird.engines.preprocessing import prepare
 from tailorbird.errors import BackboneError
 from tailorbird.inference import Runner
 
@@ -64,7 +64,7 @@ def assert_agrees(
     """Convert a model, run it and Keras on the same pixels and compare; also that photos are independent of each other."""
     proto, photos = converted(model, size, preprocess), images(size)
     (found,) = run(proto, photos)
-    expected = numbers(model(pixels(photos, preprocess), training=False))
+    expected = numbers(model(prepare(photos, preprocess), training=False))
     assert found.shape == expected.shape
     scale = max(float(np.abs(expected).max()), 1e-3)
     assert expected.std() > 1e-6, "a constant says nothing"

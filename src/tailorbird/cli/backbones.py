@@ -125,29 +125,31 @@ def pull(
 ) -> None:
     """Bring a backbone from a hub or from Keras Applications, so that `train --backbone NAME` can use it."""
     from tailorbird.backbone import Backbone
+    from tailorbird.engines.registry import ENGINES, engine_for_reference
     from tailorbird.errors import SettingsError
 
-    if not (with_classes and reference.strip().lower().startswith("keras:")) and (
-        with_classes or classes or target
-    ):
+    engine = engine_for_reference(reference)
+    schemes = ", ".join(f"{name}:NAME" for name in ENGINES)
+    if not (with_classes and engine) and (with_classes or classes or target):
         raise SettingsError(
-            f"--with-classes is for keras:NAME, and --classes and --output go with it; they do nothing for {reference}"
+            f"--with-classes is for {schemes}, and --classes and --output require it; they do "
+            f"nothing for {reference}"
         )
-    if reference.strip().lower().startswith("keras:"):
+    if engine is not None:
         if file or revision:
             raise SettingsError(
-                f"--file and --revision are for hf:OWNER/REPO; {reference} takes --size and --weights"
+                f"--file and --revision are for hf:OWNER/REPO; {reference} takes --size and "
+                "--weights"
             )
         if with_classes:
             _with_classes(reference, target or Path("imagenet.onnx"), classes, weights, size, json)
             return
-        from tailorbird.engines.keras.pull import pull as fetch_keras
-
-        path = fetch_keras(reference, size=size, weights=weights, say=output.say)
+        with output.ProgressBar() as progress:
+            path = engine.pull(reference, size=size, weights=weights, progress=progress)
     else:
         if weights:
             raise SettingsError(
-                f"--weights is for keras:NAME; {reference} takes --size, --file and --revision"
+                f"--weights is for {schemes}; {reference} takes --size, --file and --revision"
             )
         from tailorbird.backbone.hub import pull as fetch
 

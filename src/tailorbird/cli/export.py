@@ -27,22 +27,9 @@ def export(
     debug: output.Debug = False,
 ) -> None:
     """Hand a model back to Keras: one .keras file with preprocessing, backbone, head and calibration, checked to predict the same."""
-    from tailorbird.errors import SettingsError
+    from tailorbird.engines.exporting import export_model
 
-    if to != "keras":
-        raise SettingsError(
-            f"--to is {to!r}; a model can be exported to keras (the model file itself is ONNX already)"
-        )
-    if target is None:
-        target = model.with_suffix(".keras")
-        if (
-            target.exists()
-        ):  # perhaps the notebook's own model, which the model file was imported from
-            raise SettingsError(f"{target} exists already; give the file to write: -o NAME.keras")
-    output.check_writable(target)
-    from tailorbird.engines.keras.export import to_keras
-
-    done = to_keras(model, target)
+    done = export_model(model, target, to=to)
     if json:
         output.print_json({"model": str(model), **done.as_dict()})
         return

@@ -1,8 +1,7 @@
-"""Draw sample pictures of ten classes of clothes, reproducible by seed, for the demo and the tests.
+"""A sample wardrobe to try things on: drawn pictures of ten classes of clothes, different for every seed.
 
-`outline` holds the geometry, `garments` the cut of each class, `fabric` colours, patterns and
-backdrops, `painting` renders parts with shading and shadows, `picture` composes one picture and
-`folder` writes a dataset of them.
+`outline`, `tops`, `bottoms` and `accessories` cut the garments, `materials` dyes and weaves, `scene` paints with light and
+shadow, `picture` puts one picture together, `folder` writes hundreds of them.
 """
 
 from tailorbird.demo.folder import write

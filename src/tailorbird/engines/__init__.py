@@ -1,5 +1,6 @@
-"""Engines: deep-learning frameworks that bring backbones and fine-tune them. The rest of tailorbird needs none of them.
+"""Engines: deep-learning frameworks that supply backbones and fine-tune them.
 
-`network` says what fine-tuning asks of a framework; the plan of stages, the schedules, the views, the checkpoints and the loop
-stand beside it, once for all frameworks. Each framework has a folder of its own, and only there is it imported.
+`protocol` states what an engine must provide, `registry` lists the engines; `finetune/` holds what
+is the same for all of them: stages, schedules, views, checkpoints and the loop. Each engine has its
+own folder, the only place that imports its framework.
 """

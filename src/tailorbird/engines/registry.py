@@ -1,64 +1,128 @@
-"""Which engine a backbone belongs to, and its network in that framework."""
+"""The engines, by name, and which one a file or reference belongs to.
+
+To add an engine: a folder with a module whose `ENGINE` satisfies `protocol.Engine`, and one line in
+ENGINES. Nothing here imports a framework.
+"""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird import onnx_files
-from tailorbird.errors import SettingsError
+from tailorbird.engines.protocol import Engine, TrainableNetwork
+from tailorbird.errors import ModelFileError, SettingsError
+from tailorbird.head import Head
 
 if TYPE_CHECKING:
     import onnx
 
-    from tailorbird.engines.protocol import TrainableNetwork
-    from tailorbird.head import Head
-
-ENGINES = ("keras",)
-"""Each has a folder here, and marks what it exports with a metadata entry of its name."""
+ENGINES = {"keras": "tailorbird.engines.keras.engine"}
+"""Modules by engine name; each has an `ENGINE`."""
 
 SCRATCH = "cnn"
-"""The name of a small network that an engine trains from random weights, in place of a backbone."""
+"""Name of the small network that an engine trains from random weights, given as a backbone."""
+
+_OTHER_FILES = {
+    ".onnx": "an ONNX file: a tailorbird model needs no import, and a backbone is used with "
+    "`train --backbone`",
+    ".pb": "a TensorFlow graph; import the Keras model it was made from, a .keras or .h5 file",
+    ".tflite": "a TensorFlow Lite model, which cannot be converted back; import the .keras or .h5 "
+    "file it was made from",
+    ".pt": "a PyTorch file; only Keras models can be imported",
+    ".pth": "a PyTorch file; only Keras models can be imported",
+    ".pkl": "a pickle, which can run any code when it is opened and is never read; save the model "
+    "in its framework's own format",
+}
+"""What files are, by suffix, that no engine recognises."""
 
 
-def engine_of(backbone: onnx.ModelProto) -> str | None:
-    """The engine that exported a backbone and can fine-tune it; None when none did."""
-    return next((name for name in ENGINES if name in onnx_files.metadata(backbone)), None)
+def engine(name: str) -> Engine:
+    """Return an engine by name. Raises SettingsError for an unknown one."""
+    if name not in ENGINES:
+        raise SettingsError(f"unknown engine {name!r}; available: {', '.join(ENGINES)}")
+    found: Engine = importlib.import_module(ENGINES[name]).ENGINE
+    return found
+
+
+def engines() -> Iterator[Engine]:
+    """Return all engines."""
+    return map(engine, ENGINES)
+
+
+def engine_of(proto: onnx.ModelProto) -> str | None:
+    """Return the name of the engine that wrote a backbone or the backbone of a model file."""
+    return next((name for name in ENGINES if name in onnx_files.metadata(proto)), None)
+
+
+def carried(backbone: onnx.ModelProto) -> dict[str, str]:
+    """Return the metadata entries that a model file keeps of its backbone: engines need them."""
+    return {key: value for key, value in onnx_files.metadata(backbone).items() if key in ENGINES}
+
+
+def engine_for_reference(reference: str) -> Engine | None:
+    """Return the engine of a reference such as `keras:Xception`; None for other references."""
+    scheme = reference.strip().partition(":")[0].lower()
+    return engine(scheme) if ":" in reference and scheme in ENGINES else None
+
+
+def engine_for_file(path: Path) -> Engine:
+    """Return the engine that can read a framework's model file. Raises ModelFileError."""
+    found = next((one for one in engines() if one.recognises(path)), None)
+    if found is not None:
+        return found
+    endings = ", ".join(f"{one.model_suffix} ({one.name})" for one in engines())
+    if not path.exists():
+        raise ModelFileError(f"{path} does not exist; give a model file such as {endings}")
+    try:
+        empty = path.is_file() and path.stat().st_size == 0
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}") from None
+    what = _OTHER_FILES.get(path.suffix.lower())
+    if empty or what is None:
+        kind = "empty" if empty else "not a model file of a known framework, or is damaged"
+        what = f"{kind}; valid: {endings}"
+    raise ModelFileError(f"{path} is {what}")
 
 
 def open_network(
-    backbone: onnx.ModelProto, path: Path, engine: str | None = None
+    backbone: onnx.ModelProto, path: Path, name: str | None = None
 ) -> TrainableNetwork:
-    """A backbone as a network that can be fine-tuned.
+    """Return a backbone as a network that can be fine-tuned.
 
-    path: for messages. engine: the one asked for; None takes the one that exported the file.
-    Raises SettingsError when no engine exported it or another did, MissingExtra when the framework is not installed.
+    Args:
+        backbone: content of the backbone file.
+        path: of the file, for messages.
+        name: the engine that must be used; None takes the one that wrote the file.
+
+    Raises:
+        SettingsError: unknown engine, or the file was not written by it.
+        BackboneError: the description in the file is damaged.
+        MissingExtra: the framework is not installed.
     """
-    made_by = engine_of(backbone)
-    if engine is not None and engine not in ENGINES:
-        raise SettingsError(f"engine is {engine!r}; there is: {', '.join(ENGINES)}")
-    if made_by is None or (engine is not None and engine != made_by):
-        asked = engine or ENGINES[0]
-        origin = (
-            f"was exported from {made_by}"
-            if made_by
-            else "holds no network that an engine could train"
-        )
+    author = engine_of(backbone)
+    wanted = engine(name) if name is not None else None
+    if author is None or (wanted is not None and wanted.name != author):
+        example = (wanted or next(engines())).example
+        origin = f"was exported from {author}" if author else "was not made by a training engine"
+        by = f" by {name}" if name else ""
         raise SettingsError(
-            f"{path.name} {origin}, so it cannot be fine-tuned{f' by {engine}' if engine else ''}; pull a backbone for it, for example "
-            f"`tailorbird backbones pull {asked}:MobileNetV2`, then train --finetune --backbone MobileNetV2"
+            f"{path.name} {origin}, so it cannot be fine-tuned{by}; pull a backbone that can, for "
+            f"example `tailorbird backbones pull {example}`, then use train --finetune "
+            f"--backbone {example.partition(':')[2]}"
         )
-    from tailorbird.engines.keras.network import open_network as open_keras
-
-    return open_keras(backbone)
+    return engine(author).open_network(backbone)
 
 
 def scratch_network(
-    engine: str | None, *, size: int, classes: int, seed: int
+    name: str | None, *, size: int, classes: int, seed: int
 ) -> tuple[TrainableNetwork, Head]:
-    """A small network with random weights, and its first head. size: of its square input in pixels. Raises SettingsError, MissingExtra."""
-    if engine not in (None, *ENGINES):
-        raise SettingsError(f"engine is {engine!r}; there is: {', '.join(ENGINES)}")
-    from tailorbird.engines.keras.scratch import scratch_network as make
+    """Return a small network with random weights and its head.
 
-    return make(classes, size=size, seed=seed)
+    name: of the engine; None takes the first. Raises SettingsError, MissingExtra.
+    """
+    return engine(name or next(iter(ENGINES))).scratch_network(
+        size=size, classes=classes, seed=seed
+    )

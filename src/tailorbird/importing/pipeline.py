@@ -13,13 +13,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import demo
 from tailorbird.dataset import pixels_of
-from tailorbird.engines.keras import classifier as keras_models
-from tailorbird.engines.keras import imagenet
+from tailorbird.engines.protocol import SourceClassifier
+from tailorbird.engines.registry import ENGINES, carried, engine_for_file, engine_for_reference
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.files import sha256_file
-from tailorbird.images import ResizeRule, from_pil, resize
+from tailorbird.images import ResizeRule
 from tailorbird.importing import preprocess as preparation
 from tailorbird.importing.classes import read_classes
 from tailorbird.importing.photos import ImportedNetwork, ScoringData, read_scoring_data, spread
@@ -27,9 +26,10 @@ from tailorbird.importing.result import ImportResult
 from tailorbird.metrics.calibration import softmax, temperature
 from tailorbird.metrics.scores import Scores, score
 from tailorbird.metrics.thresholds import Threshold, choose_threshold
-from tailorbird.model.file import AGREEMENT, ModelInfo, carried, write
+from tailorbird.model.file import AGREEMENT, ModelInfo, write
 from tailorbird.model.graph import BackboneGraph, build
 from tailorbird.progress import NoProgress, Progress, StageTimer
+from tailorbird.rendering.probes import probe_images
 
 VERIFIED: Final = 32
 """ScoringData on which the finished file is compared with Keras; where none are given, drawn ones."""
@@ -66,7 +66,7 @@ def import_model(
 
     Raises:
         SettingsError: an option that does not fit the model; a preprocess that is neither given nor can be told.
-        ModelFileError: the file is no Keras classifier of photos, damaged, or holds code; see `engines.keras.weights_files.load`.
+        ModelFileError: the file is no Keras classifier of photos, damaged, or holds code; see `engines.protocol.Engine.read_classifier`.
         BackboneError: a layer that has no translation into ONNX.
         DatasetError: no photo of the model's classes.
         TrainingError: the finished file disagreed with Keras; nothing is written then.
@@ -75,13 +75,14 @@ def import_model(
     output, source = Path(output), Path(source)
     _check_settings(output, precision, seed)
     names = read_classes(classes)
-    mode = preparation.mode_of(preprocess)
+    engine = engine_for_file(source)
+    mode = preparation.mode_of(preprocess, engine)
     timer = StageTimer()
     with timer.measure("open"):
         (progress or NoProgress()).stage("open")
-        classifier = keras_models.open_classifier(source, size)
+        classifier = engine.read_classifier(source, size)
     origin = {
-        "name": classifier.model.name,
+        "name": classifier.name,
         "sha256": sha256_file(source),
         "source": f"imported from {source.name}",
     }
@@ -123,33 +124,32 @@ def import_application(
     output, progress, timer = Path(output), progress or NoProgress(), StageTimer()
     _check_settings(output, 0.95, 0)
     file = Path(weights) if weights is not None else None
-    names = read_classes(imagenet.class_names() if classes is None else classes, unique=True)
+    engine = engine_for_reference(reference)
+    if engine is None:
+        raise SettingsError(
+            f"{reference!r} is not a reference to a published classifier; valid: "
+            f"{', '.join(f'{name}:NAME' for name in ENGINES)}"
+        )
+    found = engine.published_classes() if classes is None else classes
+    names = read_classes(found, unique=True)
     with timer.measure("open"):
-        model, application, side = imagenet.build(reference, size, file, progress.note)
-        classifier = keras_models.classifier_of(model, reference, side)
-    origin = {
-        "name": application.name,
-        "source": f"keras:{application.name}",
-        "weights": f"the file {file.name}" if file else "imagenet, as Keras downloads them",
-        "licence": application.licence if file is None else "not stated",
-        "trained_on": application.trained_on if file is None else "not stated",
-        **({"weights_sha256": sha256_file(file)} if file else {}),
-    }
-    why = f"what keras.applications says {application.name} needs"
+        published = engine.published_classifier(
+            reference, size=size, weights=file, progress=progress
+        )
     return make(
-        classifier,
+        published.classifier,
         output,
         names,
-        application.preprocess,
-        origin,
-        why=why,
+        published.preprocess,
+        dict(published.origin),
+        why=published.reason,
         progress=progress,
         timer=timer,
     )
 
 
 def make(
-    classifier: keras_models.Classifier,
+    classifier: SourceClassifier,
     output: Path,
     classes: tuple[str, ...],
     preprocess: str | None,
@@ -170,8 +170,8 @@ def make(
     if len(classes) != classifier.classes:
         what = (
             "one output, for two classes,"
-            if classifier.structure.outputs == 1
-            else f"{classifier.structure.outputs} outputs"
+            if classifier.outputs == 1
+            else f"{classifier.outputs} outputs"
         )
         raise SettingsError(
             f"the model has {what} but {len(classes)} classes are named ({', '.join(classes[:6])}{', ...' if len(classes) > 6 else ''}); name each "
@@ -206,12 +206,12 @@ def make(
         warnings.append(comparison.warning)
     with timer.measure("convert"):
         progress.stage("convert")
-        backbone_graph, head = keras_models.backbone_graph(classifier, mode)
+        backbone_graph, head = classifier.backbone_graph(mode)
         network = ImportedNetwork(backbone_graph, head, str(output))
     with timer.measure("compare"):
         progress.stage("compare")
         images = _compared(photos, rule)
-        theirs = keras_models.logits(classifier, images, mode)
+        theirs = classifier.logits(images, mode)
         agreement = _agreement(network, images, theirs)
     scale, threshold, scores = 1.0, None, dict[str, Scores]()
     if photos is not None:
@@ -256,13 +256,7 @@ def make(
         photos=photos,
         comparison=comparison,
         warnings=tuple(warnings),
-        notes=tuple(
-            [
-                f"written by Keras {classifier.keras_version}: {change}"
-                for change in classifier.changes
-            ]
-            + ([photos.how] if photos else [])
-        ),
+        notes=(*classifier.notes, *([photos.how] if photos else [])),
         seconds=timer.total(),
     )
 
@@ -290,12 +284,7 @@ def _compared(photos: ScoringData | None, rule: ResizeRule) -> npt.NDArray[np.ui
     """ScoringData to compare with Keras on, uint8 (N, S, S, 3): real ones where there are any, else drawn clothes and noise."""
     if photos is not None:
         return np.stack([pixels_of(one, rule) for one in spread(photos.calibration, VERIFIED)])
-    drawn = [
-        resize(from_pil(demo.draw(label, seed).image), rule)
-        for seed, label in enumerate(demo.CLASSES[:6])
-    ]
-    noise = np.random.default_rng(0).integers(0, 256, (4, rule.size, rule.size, 3), np.uint8)
-    return np.concatenate([np.stack(drawn), noise])
+    return probe_images(rule.size, 16)
 
 
 def _agreement(
@@ -386,7 +375,7 @@ def _unknown(photos: ScoringData) -> list[str]:
 
 
 def _info(
-    classifier: keras_models.Classifier,
+    classifier: SourceClassifier,
     backbone_graph: BackboneGraph,
     classes: tuple[str, ...],
     origin: dict[str, Any],
@@ -397,7 +386,7 @@ def _info(
     photos: ScoringData | None,
     seed: int,
 ) -> ModelInfo:
-    packages = ("tailorbird", "onnxruntime", "onnx", "numpy", "pillow", "keras")
+    packages = ("tailorbird", "onnxruntime", "onnx", "numpy", "pillow", *classifier.packages)
     return ModelInfo(
         classes=classes,
         resize=ResizeRule(classifier.size),
@@ -405,7 +394,7 @@ def _info(
         temperature=scale,
         scores={name: value.as_dict() for name, value in scores.items()},
         backbone={
-            "name": classifier.model.name,
+            "name": classifier.name,
             "input_size": classifier.size,
             "features": backbone_graph.width,
             "grid": list(backbone_graph.feature_map[1:]) if backbone_graph.feature_map else None,
@@ -420,7 +409,7 @@ def _info(
             "calibrated": photos is not None,
             **settings,
             **(
-                {"no_heatmaps": classifier.structure.why}
+                {"no_heatmaps": classifier.why_no_heatmaps}
                 if backbone_graph.feature_map is None
                 else {}
             ),

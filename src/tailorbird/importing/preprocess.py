@@ -12,15 +12,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.engines.keras import classifier as keras_models
+from tailorbird.engines.preprocessing import PREPROCESS
+from tailorbird.engines.protocol import Engine, SourceClassifier
 from tailorbird.errors import SettingsError
 from tailorbird.head.network import log_loss
 from tailorbird.importing.photos import ImportedNetwork
 from tailorbird.metrics.paired import mcnemar
 from tailorbird.progress import Progress
-
-PREPROCESS: Final = tuple(dict.fromkeys([*keras_models.MODES, *keras_models.APPLICATIONS]))
-"""What may be given as `preprocess`: a mode, or the module of keras.applications whose `preprocess_input` was used."""
 
 SAMPLED: Final = 200
 """Photos on which other ways to prepare the pixels are tried."""
@@ -76,63 +74,69 @@ class Comparison:
         }
 
 
-def mode_of(preprocess: str | None) -> str | None:
-    """The mode that a name of PREPROCESS means. Raises SettingsError."""
-    if preprocess is None or preprocess in keras_models.MODES:
+def mode_of(preprocess: str | None, engine: Engine) -> str | None:
+    """Return the key of PREPROCESS that a name of the engine's users stands for.
+
+    Raises SettingsError for an unknown name.
+    """
+    if preprocess is None or preprocess in PREPROCESS:
         return preprocess
-    if preprocess not in keras_models.APPLICATIONS:
+    if preprocess not in engine.preprocess_names:
         raise SettingsError(
-            f"preprocess is {preprocess!r}; it must be one of {', '.join(keras_models.MODES)}, or the module of keras.applications whose "
-            f"preprocess_input was used: {', '.join(keras_models.APPLICATIONS)}"
+            f"preprocess is {preprocess!r}; it must be one of {', '.join(PREPROCESS)}, or the "
+            f"{engine.name} module whose preprocess_input was used: "
+            f"{', '.join(engine.preprocess_names)}"
         )
-    return keras_models.APPLICATIONS[preprocess]
+    return engine.preprocess_names[preprocess]
 
 
-def told(classifier: keras_models.Classifier, given: str | None) -> tuple[str, str] | None:
-    """(mode, why): as given, else as the model itself says."""
+def told(classifier: SourceClassifier, given: str | None) -> tuple[str, str] | None:
+    """Return (preprocess, reason): as given, else as the model itself shows; None if unknown."""
     if given is not None:
         return given, "as given"
-    layer = keras_models.inside(classifier.graph)
+    layer = classifier.own_preprocessing()
     if layer is not None:
         return "none", f"the model prepares its pixels itself, in {layer}"
-    known = keras_models.base(classifier.graph)
+    known = classifier.known_network()
     if known is not None:
-        module, by = known
-        return keras_models.APPLICATIONS[
-            module
-        ], f"what keras.applications.{module}.preprocess_input does; the base is told by {by}"
+        reason = f"what {known.name}.preprocess_input does; recognised by {known.evidence}"
+        return known.preprocess, reason
     return None
 
 
-def doubts(classifier: keras_models.Classifier, given: str | None, mode: str) -> list[str]:
-    """What in the model speaks against the way that was given."""
+def doubts(classifier: SourceClassifier, given: str | None, mode: str) -> list[str]:
+    """Return what in the model contradicts the preprocessing that was given."""
     if given is None:
         return []
-    layer = keras_models.inside(classifier.graph)
-    if layer is not None and mode != "none":
+    layer = classifier.own_preprocessing()
+    if layer is not None:
+        if mode == "none":
+            return []
         return [
-            f"the model prepares its pixels itself, in {layer}, and preprocess {mode} comes before it; none would leave it to the model"
+            f"the model prepares its pixels itself, in {layer}, after preprocess {mode}; use none "
+            "to leave it to the model"
         ]
-    known = keras_models.base(classifier.graph)
-    if layer is None and known is not None and keras_models.APPLICATIONS[known[0]] != mode:
+    known = classifier.known_network()
+    if known is not None and known.preprocess != mode:
         return [
-            f"keras.applications.{known[0]}, by which the base is told ({known[1]}), goes with {keras_models.APPLICATIONS[known[0]]}, not {mode}"
+            f"{known.name}, recognised by {known.evidence}, goes with {known.preprocess}, not "
+            f"{mode}"
         ]
     return []
 
 
 def try_all(
-    classifier: keras_models.Classifier,
+    classifier: SourceClassifier,
     images: npt.NDArray[np.uint8],
     progress: Progress,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Logits of the same photos, uint8 (N, S, S, 3), prepared in each way."""
     answers = {}
-    total = len(keras_models.MODES) * len(images)
+    total = len(PREPROCESS) * len(images)
     progress.stage("preprocess", total)
-    for number, mode in enumerate(keras_models.MODES):
+    for number, mode in enumerate(PREPROCESS):
         network = ImportedNetwork(
-            *keras_models.backbone_graph(classifier, mode), f"the model with preprocess {mode}"
+            *classifier.backbone_graph(mode), f"the model with preprocess {mode}"
         )
         answers[mode] = network.logits(images)
         progress.advance((number + 1) * len(images), total)

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 KEY = "tailorbird"
 """The metadata entry that holds everything as one JSON object."""
 
-CARRIED = ("keras",)
-"""Metadata entries of a backbone that its models keep: descriptions an engine needs to make the network again."""
-
 FORMAT = 1
 """Raised when an older tailorbird could misread a file. Every number from 1 on stays readable."""
 
@@ -203,7 +200,7 @@ def write(
     """Write the model file, but only once the finished bytes, opened as a user would and run, agree with the pipeline.
 
     images: uint8 (M, S, S, 3), real validation photos. expected: the pipeline's probabilities for them, (M, C).
-    extra: further metadata entries beside `tailorbird`, such as `carried` gives.
+    extra: further metadata entries beside `tailorbird`, such as `engines.registry.carried` returns.
     Raises TrainingError when they disagree by AGREEMENT or more, StorageError when the file cannot be written. Either way
     `path` keeps what it held.
     """
@@ -217,11 +214,6 @@ def write(
     with atomic_path(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
         verify(temporary, images, expected)
-
-
-def carried(backbone: onnx.ModelProto) -> dict[str, str]:
-    """The metadata entries that a model made from this backbone keeps, for `write`."""
-    return {key: value for key, value in onnx_files.metadata(backbone).items() if key in CARRIED}
 
 
 def verify(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tailorbird.images import SERVED_MEDIA_TYPES
 from tailorbird.service.schemas import SCHEMAS
 from tailorbird.service.settings import ServeSettings
 
@@ -130,7 +129,9 @@ def _photos(settings: ServeSettings) -> Json:
                 "requestBody": {
                     "required": True,
                     "content": {
-                        **dict.fromkeys(SERVED_MEDIA_TYPES, binary),
+                        "image/jpeg": binary,
+                        "image/png": binary,
+                        "image/webp": binary,
                         "application/octet-stream": binary,
                         "multipart/form-data": {
                             "schema": {
@@ -138,7 +139,11 @@ def _photos(settings: ServeSettings) -> Json:
                                 "required": ["photo"],
                                 "properties": {"photo": many},
                             },
-                            "encoding": {"photo": {"contentType": ", ".join(SERVED_MEDIA_TYPES)}},
+                            "encoding": {
+                                "photo": {
+                                    "contentType": "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/avif"
+                                }
+                            },
                         },
                     },
                 },

@@ -20,7 +20,7 @@ from tailorbird.corrections import read_labelled
 from tailorbird.dataset import pixels_of, split, write_manifest
 from tailorbird.dataset.layout import find
 from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
-from tailorbird.engines.registry import SCRATCH, open_network
+from tailorbird.engines.registry import SCRATCH, carried, open_network
 from tailorbird.errors import DatasetError
 from tailorbird.features import Embedder, expected_seconds
 from tailorbird.head import HeadSettings, search
@@ -29,7 +29,7 @@ from tailorbird.label_errors import Suspects, judge_prepared
 from tailorbird.metrics.calibration import softmax, temperature
 from tailorbird.metrics.scores import Answers, score
 from tailorbird.metrics.thresholds import choose_threshold
-from tailorbird.model.file import ModelInfo, carried, write
+from tailorbird.model.file import ModelInfo, write
 from tailorbird.model.graph import BackboneGraph, build
 from tailorbird.preparation import PreparedData, Steps, prepare_data
 from tailorbird.progress import NoProgress, Progress, StageTimer

@@ -15,11 +15,10 @@ from tailorbird.dataset import Sample, pixels_of
 from tailorbird.engines.finetune.loop import discard, finetune
 from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
 from tailorbird.engines.protocol import TrainableNetwork, Training
-from tailorbird.engines.registry import scratch_network
+from tailorbird.engines.registry import carried, scratch_network
 from tailorbird.files import write_bytes
 from tailorbird.head import SearchResult
 from tailorbird.inference import CPU
-from tailorbird.model.file import carried
 from tailorbird.progress import Progress
 from tailorbird.training.learned import Learned, logits_of, search_settings
 

@@ -21,14 +21,16 @@ from support.documented_json import problems, schemas
 from support.jax_backend import jax_environment
 from support.keras_small import CLASSES, SIZE, photos, run, small_backbone, small_head, softmax
 from tailorbird.cli.app import app
+from tailorbird.engines import exporting
+from tailorbird.engines.exporting import export_model, head_in
 from tailorbird.engines.keras import backend, export, rebuilt, scratch
-from tailorbird.engines.keras.export import head_in, to_keras
-from tailorbird.engines.keras.network import open_network
+from tailorbird.engines.keras.network import KerasNetwork
 from tailorbird.engines.protocol import Regularisation, Training
+from tailorbird.engines.registry import carried
 from tailorbird.errors import ModelFileError, SettingsError, StorageFull, TrainingError
 from tailorbird.head import Head
 from tailorbird.images import ResizeRule
-from tailorbird.model.file import ModelInfo, carried, write
+from tailorbird.model.file import ModelInfo, write
 from tailorbird.model.graph import PREFIX, build
 
 keras = backend.load()
@@ -62,7 +64,7 @@ def written(path: Path, proto: onnx.ModelProto, head: Head, size: int = SIZE) ->
 
 
 def tuned(tmp_path: Path) -> Path:
-    made = open_network(small_backbone())
+    made = KerasNetwork(small_backbone())
     regularisation = Regularisation(batch_norm=True)
     made.attach(small_head(), regularisation, run(small_backbone(), photos(20)))
     made.begin(Training(size=SIZE, cut=0, regularisation=regularisation))
@@ -84,7 +86,7 @@ def frozen(tmp_path: Path) -> Path:
 def test_core_the_keras_file_answers_as_the_model_file_does(make: object, tmp_path: Path) -> None:
     model = make(tmp_path)  # type: ignore[operator]
     target = tmp_path / "back.keras"
-    done = to_keras(model, target)
+    done = export_model(model, target)
     size = 16 if make is from_scratch else SIZE
     assert (done.path, done.size, done.backend) == (target, size, keras.backend.backend())
     assert done.difference < 1e-5
@@ -109,7 +111,7 @@ def test_core_the_keras_file_answers_as_the_model_file_does(make: object, tmp_pa
 def test_the_keras_file_opens_without_tailorbird(tmp_path: Path) -> None:
     """In a process of its own, without a word of ours."""
     model = tuned(tmp_path)
-    to_keras(model, tmp_path / "back.keras")
+    export_model(model, tmp_path / "back.keras")
     images = photos(5, seed=2)
     np.save(tmp_path / "images.npy", images)
     code = (
@@ -160,18 +162,18 @@ def test_what_cannot_go_back_is_refused(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
-        ModelFileError, match=r"made from pocket \(source: .*did not come from Keras.*keras:NAME"
+        ModelFileError, match=r"made from pocket \(source: .*did not come from .*keras:MobileNetV2"
     ):
-        to_keras(trained, tmp_path / "x.keras")
+        export_model(trained, tmp_path / "x.keras")
     model = frozen(tmp_path)
     with pytest.raises(SettingsError, match=r"x\.h5 must end in \.keras.* -o x\.keras"):
-        to_keras(model, tmp_path / "x.h5")
+        export_model(model, tmp_path / "x.h5")
     done = CliRunner().invoke(app, ["export", str(model), "--to", "pytorch"])
-    assert isinstance(done.exception, SettingsError) and "can be exported to keras" in str(
-        done.exception
-    )
+    assert isinstance(
+        done.exception, SettingsError
+    ) and "unknown engine 'pytorch'; available: keras" in str(done.exception)
     with pytest.raises(ModelFileError, match="does not exist"):
-        to_keras(tmp_path / "no.onnx", tmp_path / "x.keras")
+        export_model(tmp_path / "no.onnx", tmp_path / "x.keras")
     # A file whose description and graph disagree is noticed, and what was there stays.
     (tmp_path / "x.keras").write_bytes(b"before")
     false = onnx.load(model)
@@ -183,10 +185,10 @@ def test_what_cannot_go_back_is_refused(
     bias.CopyFrom(numpy_helper.from_array(np.asarray(5, np.float32), bias.name))
     onnx.save(false, tmp_path / "false.onnx")
     with pytest.raises(TrainingError, match=r"differ from those of .* it was not written"):
-        to_keras(tmp_path / "false.onnx", tmp_path / "x.keras")
-    monkeypatch.setattr(export, "_difference", lambda *_: float("nan"))
+        export_model(tmp_path / "false.onnx", tmp_path / "x.keras")
+    monkeypatch.setattr(exporting, "_difference", lambda *_: float("nan"))
     with pytest.raises(TrainingError, match="it was not written"):
-        to_keras(model, tmp_path / "x.keras")
+        export_model(model, tmp_path / "x.keras")
     assert (tmp_path / "x.keras").read_bytes() == b"before"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "false.onnx",
@@ -201,7 +203,7 @@ def test_a_file_that_is_there_is_replaced_only_by_name(tmp_path: Path) -> None:
     theirs = tmp_path / "frozen.keras"
     theirs.write_bytes(b"of the notebook")
     done = CliRunner().invoke(app, ["export", str(model)])
-    assert isinstance(done.exception, SettingsError) and "frozen.keras exists already; give" in str(
+    assert isinstance(done.exception, SettingsError) and "frozen.keras exists already; name" in str(
         done.exception
     )
     assert theirs.read_bytes() == b"of the notebook"
@@ -215,20 +217,20 @@ def test_a_full_disk_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             raise OSError(errno.ENOSPC, "No space left on device")
 
     model = frozen(tmp_path)
-    monkeypatch.setattr(export, "_assemble", lambda *_: Full())
+    monkeypatch.setattr(export, "assemble", lambda *_, **__: Full())
     with pytest.raises(StorageFull, match="the disk is full"):
-        to_keras(model, tmp_path / "x.keras")
+        export_model(model, tmp_path / "x.keras")
     assert [path.name for path in tmp_path.iterdir()] == ["frozen.onnx"]
 
 
 def test_what_was_handed_back_can_be_imported_and_handed_back_again(tmp_path: Path) -> None:
     from tailorbird.importing import import_model
 
-    to_keras(frozen(tmp_path), tmp_path / "one.keras")
+    export_model(frozen(tmp_path), tmp_path / "one.keras")
     import_model(
         tmp_path / "one.keras", tmp_path / "two.onnx", classes=["class 0", "class 1", "class 2"]
     )
-    assert to_keras(tmp_path / "two.onnx", tmp_path / "two.keras").difference < 1e-5
+    assert export_model(tmp_path / "two.onnx", tmp_path / "two.keras").difference < 1e-5
 
 
 @pytest.mark.skipif(
@@ -241,7 +243,7 @@ def test_a_pulled_network_with_its_real_weights_goes_back(tmp_path: Path) -> Non
     file = pull("keras:MobileNetV2", size=96, weights=weights, folder=tmp_path)
     head = small_head((), width=1280)
     model = written(tmp_path / "mobile.onnx", onnx.load(file), head, 96)
-    assert to_keras(model, tmp_path / "mobile.keras").difference < 1e-4
+    assert export_model(model, tmp_path / "mobile.keras").difference < 1e-4
 
 
 @pytest.mark.skipif(JAX, reason="this is the other backend")

@@ -25,7 +25,7 @@ from support.keras_small import (
 )
 from tailorbird.engines.finite import non_finite
 from tailorbird.engines.keras import backend, devices, optimizers, rebuilt, scratch
-from tailorbird.engines.keras.network import KerasNetwork, open_network
+from tailorbird.engines.keras.network import KerasNetwork
 from tailorbird.engines.protocol import Regularisation, Training
 from tailorbird.errors import BackboneError, SettingsError
 from tailorbird.model.graph import build
@@ -54,7 +54,7 @@ def network(
     proto: onnx.ModelProto, training: Training | None = None, regularisation: Regularisation = PLAIN
 ) -> KerasNetwork:
     """Opened, with a head; and begun where a stage is given."""
-    made = open_network(proto)
+    made = KerasNetwork(proto)
     made.attach(small_head(), regularisation, run(proto, photos(40, seed=1)))
     if training is not None:
         made.begin(training)
@@ -97,7 +97,7 @@ def test_core_written_network_answers_as_keras_does(
     assert rebuilt.about(written, tuned=True)["trained_on"] == "chance, fine-tuned", "said once"
     assert metadata["pooling"] == "mean" and "keras" in metadata
     # What was written can be opened and trained again.
-    again = open_network(written)
+    again = KerasNetwork(written)
     again.attach(made.head(), PLAIN, run(written, images))
     again.begin(Training(size=SIZE, cut=0, regularisation=PLAIN))
     np.testing.assert_allclose(softmax(again.logits(images)), after, atol=EXACT)
@@ -246,12 +246,12 @@ def test_float16_is_trained_with_a_scaled_loss(
 
 
 def test_cuts_go_from_the_pixels_to_the_features(proto: onnx.ModelProto) -> None:
-    cuts = open_network(proto).cuts(SIZE)
+    cuts = KerasNetwork(proto).cuts(SIZE)
     assert [cut.name for cut in cuts] == ["images", "stem", "stem_relu", "sum", "wide", "features"]
     assert [cut.layers for cut in cuts] == [6, 5, 4, 2, 1, 0]
     assert [cut.values for cut in cuts] == [3 * 32 * 32, 8 * 256, 8 * 256, 8 * 256, 12 * 64, 12]
     assert cuts[0].parameters == 216 + 32 + 72 + 32 + (864 + 12) + 48
-    assert open_network(proto).cuts(64)[1].values == 4 * cuts[1].values
+    assert KerasNetwork(proto).cuts(64)[1].values == 4 * cuts[1].values
 
 
 def test_the_loss_is_the_smoothed_weighted_cross_entropy_and_the_count_is_exact(
@@ -381,7 +381,7 @@ def test_core_non_finite_values_are_in_the_state_after_a_step(
 
 
 def test_damaged_weights_are_not_converted(proto: onnx.ModelProto) -> None:
-    made = open_network(proto)
+    made = KerasNetwork(proto)
     made._base.model.layers[1].kernel.assign(np.full((3, 3, 3, 8), np.nan))
     with pytest.raises(BackboneError, match="holds NaN or infinity in 'keras/0000/stem/kernel'"):
         made.backbone(SIZE)
@@ -410,7 +410,7 @@ def test_stages_of_growing_size_carry_the_weights_on(
 def test_what_does_not_fit_is_refused_by_name(
     proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
 ) -> None:
-    made = open_network(proto)
+    made = KerasNetwork(proto)
     with pytest.raises(SettingsError, match="no head yet"):
         made.begin(Training(size=SIZE, cut=0))
     with pytest.raises(SettingsError, match="the head takes 5 features, small gives 12"):
@@ -446,7 +446,7 @@ def test_what_does_not_fit_is_refused_by_name(
     bare.CopyFrom(proto)
     del bare.metadata_props[:]
     with pytest.raises(BackboneError, match="not made by the Keras engine"):
-        open_network(bare)
+        KerasNetwork(bare)
 
 
 def test_the_cnn_trains_from_scratch_and_explains_itself() -> None:

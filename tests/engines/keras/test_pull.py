@@ -15,15 +15,18 @@ from typer.testing import CliRunner
 
 from support.data import CLOTHING, MOBILENET, SHARED, needs_shared
 from support.keras_networks import images, keras, numbers, shake
+from support.progress import RecordedProgress
 from tailorbird import onnx_files
 from tailorbird.backbone import Backbone, at_hand, find
 from tailorbird.backbone.catalogue import folder as catalogue_folder
 from tailorbird.cli.app import app
 from tailorbird.engines.keras import applications, description
-from tailorbird.engines.keras.converter.backbone import export, photos, pixels, verify
+from tailorbird.engines.keras.converter.backbone import export, verify
 from tailorbird.engines.keras.pull import pull
 from tailorbird.engines.keras.weights_files import load_file
+from tailorbird.engines.preprocessing import prepare
 from tailorbird.errors import BackboneError, HubError, SettingsError
+from tailorbird.rendering.probes import probe_images
 
 MOBILENET_WEIGHTS = SHARED / "weights" / "mobilenetv2_imagenet.weights.h5"
 SMALL = 40
@@ -115,7 +118,7 @@ def test_an_application_with_random_weights_agrees_and_can_be_had_again(name: st
     model = shake(applications.build(name, size))
     about = description.describe(application=name, preprocess=application.preprocess)
     proto = export(model, preprocess=application.preprocess, size=size, about=about)
-    assert verify(proto, model, application.preprocess, photos(size, 2)) < 1e-4
+    assert verify(proto, model, application.preprocess, probe_images(size, 2)) < 1e-4
     assert ("feature_map" in {value.name for value in proto.graph.output}) == (
         not name.startswith("ConvNeXt")
     )
@@ -132,21 +135,22 @@ def test_an_application_with_random_weights_agrees_and_can_be_had_again(name: st
 def test_pull_from_a_weights_file_and_again_from_the_catalogue(
     mobilenet: Any, weights_file: Path
 ) -> None:
-    said: list[str] = []
-    path = pull("keras:mobilenetv2", size=SMALL, weights=weights_file, say=said.append)
+    said = RecordedProgress()
+    path = pull("keras:mobilenetv2", size=SMALL, weights=weights_file, progress=said)
     assert (
         path
         == catalogue_folder() / f"MobileNetV2-{SMALL}.backbone.onnx"
         == find(f"MobileNetV2-{SMALL}")
     )
     assert (
-        any("loading mine.weights.h5" in line for line in said) and "agrees with Keras" in said[-1]
+        any("loading mine.weights.h5" in line for line in said.notes)
+        and "agrees with Keras" in said.notes[-1]
     )
     backbone = Backbone(path)
     assert (backbone.info.size, backbone.info.width, backbone.info.grid) == (SMALL, 1280, (2, 2))
     assert backbone.info.source == "keras:MobileNetV2" and "not stated" in backbone.info.licence
     assert [info.name for info in at_hand()] == ["pocket", f"MobileNetV2-{SMALL}"]
-    expected = numbers(mobilenet(pixels(images(SMALL), "tf"), training=False))
+    expected = numbers(mobilenet(prepare(images(SMALL), "tf"), training=False))
     np.testing.assert_allclose(
         backbone.features(images(SMALL)), expected, atol=1e-5 * np.abs(expected).max()
     )
@@ -162,8 +166,8 @@ def test_pull_from_a_weights_file_and_again_from_the_catalogue(
     before = path.stat().st_mtime_ns
     assert pull("keras:MobileNetV2", size=SMALL, weights=weights_file) == path
     assert (
-        pull("keras:MOBILENETV2", size=SMALL, say=said.append) == path
-        and "the file mine.weights.h5" in said[-1]
+        pull("keras:MOBILENETV2", size=SMALL, progress=said) == path
+        and "the file mine.weights.h5" in said.notes[-1]
     )
     assert path.stat().st_mtime_ns == before
     path.write_bytes(b"damaged")
@@ -244,12 +248,16 @@ def test_keras_own_download(
         Path(target).write_bytes(legacy.read_bytes())
 
     monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", serve)
-    said: list[str] = []
-    path = pull("keras:MobileNetV2", size=SMALL, say=said.append)
-    assert len(asked) == 1 and asked[0].endswith("_no_top.h5") and "Keras downloads them" in said[0]
+    said = RecordedProgress()
+    path = pull("keras:MobileNetV2", size=SMALL, progress=said)
+    assert (
+        len(asked) == 1
+        and asked[0].endswith("_no_top.h5")
+        and "Keras downloads them" in said.notes[0]
+    )
     info = Backbone(path).info
     assert (info.licence, info.trained_on) == ("Apache-2.0", "ImageNet-1k")
-    expected = numbers(mobilenet(pixels(images(SMALL), "tf"), training=False))
+    expected = numbers(mobilenet(prepare(images(SMALL), "tf"), training=False))
     np.testing.assert_allclose(
         Backbone(path).features(images(SMALL)), expected, atol=1e-5 * np.abs(expected).max()
     )
@@ -375,7 +383,7 @@ def test_networks_from_a_configuration_at_another_size() -> None:
         size=SMALL,
         about=description.describe(preprocess="none", model=model),
     )
-    verify(proto, model, "none", photos(SMALL, 2))
+    verify(proto, model, "none", probe_images(SMALL, 2))
     for size in (SMALL, 64):
         again, preprocess = description.rebuild(proto, size)
         assert preprocess == "none" and again.input_shape == (None, size, size, 3)
@@ -384,7 +392,10 @@ def test_networks_from_a_configuration_at_another_size() -> None:
             for a, b in zip(model.weights, again.weights, strict=True)
         )
         verify(
-            export(again, preprocess="none", size=size, about={}), again, "none", photos(size, 2)
+            export(again, preprocess="none", size=size, about={}),
+            again,
+            "none",
+            probe_images(size, 2),
         )
     flat = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(4)])
     proto = export(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tailorbird.engines.keras import backend
-from tailorbird.engines.keras.converter.convert import PREPROCESS
+from tailorbird.engines.preprocessing import PREPROCESS
 from tailorbird.errors import BackboneError, SettingsError
 
 USUAL_SIZE = 224

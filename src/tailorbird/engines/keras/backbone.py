@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.engines.keras import backend
-from tailorbird.engines.keras.converter.convert import PREPROCESS
 from tailorbird.engines.keras.converter.graph import Graph, Node, Tensor, cuts, needed, replay
+from tailorbird.engines.preprocessing import PREPROCESS
 from tailorbird.engines.protocol import Arrays, Cut
 from tailorbird.errors import SettingsError
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from tailorbird import onnx_files
 from tailorbird.engines.keras import applications, backend
-from tailorbird.engines.keras.converter.convert import PREPROCESS
 from tailorbird.engines.keras.converter.weights import read_weights
 from tailorbird.engines.keras.model_files import check_config
+from tailorbird.engines.preprocessing import PREPROCESS
 from tailorbird.errors import BackboneError, ModelFileError, SettingsError
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,14 +22,6 @@ from tailorbird.model.graph import BackboneGraph
 
 if TYPE_CHECKING:
     import onnx
-
-
-def open_network(backbone: onnx.ModelProto | str | Path) -> KerasNetwork:
-    """The Keras network a backbone file was made from, with the file's weights, ready to be fine-tuned.
-
-    Raises BackboneError when the file cannot be read or did not come from the Keras engine; MissingExtra.
-    """
-    return KerasNetwork(rebuilt.open_proto(backbone))
 
 
 CHUNK = 32

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from tailorbird.errors import ImageError, ImageTooLarge, UnsupportedImage
-from tailorbird.images import HEAD, identify
+from tailorbird.images import foreign_format
 
 RETRY_AFTER = 1
 """Seconds that a client should wait after a temporary refusal; the queue empties in less."""
+
+_NOT_PICTURES = frozenset(
+    {None, "text", "script", "XML", "HTML page", "ZIP archive", "gzip archive", "program"}
+)
 
 
 class Problem(Exception):
@@ -60,7 +64,6 @@ def of_image(error: ImageError, data: bytes) -> Problem:
     """
     if isinstance(error, ImageTooLarge):
         return Problem(413, "image-too-large", str(error))
-    row = identify(data[:HEAD])
-    if isinstance(error, UnsupportedImage) and row is not None and row.visual:
+    if isinstance(error, UnsupportedImage) and foreign_format(data[:4096]) not in _NOT_PICTURES:
         return Problem(415, "unsupported-format", str(error))
     return Problem(422, "unreadable-image", str(error))

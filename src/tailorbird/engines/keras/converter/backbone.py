@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import onnx_files
-from tailorbird.demo import CLASSES, draw
 from tailorbird.engines.keras import backend
-from tailorbird.engines.keras.converter.convert import PREPROCESS, Output, convert
+from tailorbird.engines.keras.converter.convert import Output, convert
 from tailorbird.engines.keras.converter.graph import flatten
+from tailorbird.engines.preprocessing import prepare
 from tailorbird.errors import BackboneError
 from tailorbird.inference import Runner
 
@@ -55,27 +55,6 @@ def export(model: Any, *, preprocess: str, size: int, about: Mapping[str, str]) 
     return proto
 
 
-def pixels(images: npt.NDArray[np.uint8], preprocess: str) -> npt.NDArray[np.float32]:
-    """What Keras' preprocess_input makes of RGB images uint8 (N, S, S, 3): float32 of the same shape."""
-    scale, offset, bgr = PREPROCESS[preprocess]
-    values = images[..., ::-1] if bgr else images
-    return values.astype(np.float32) * np.asarray(scale, np.float32) + np.asarray(
-        offset, np.float32
-    )
-
-
-def photos(size: int, count: int = 4) -> npt.NDArray[np.uint8]:
-    """Pictures of clothes to compare networks on, uint8 (count, S, S, 3), the same ones every time."""
-    from PIL import Image
-
-    drawn = [
-        draw(CLASSES[number % len(CLASSES)], number).image.convert("RGB") for number in range(count)
-    ]
-    return np.stack(
-        [np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)) for image in drawn]
-    )
-
-
 def verify(
     proto: onnx.ModelProto, model: Any, preprocess: str, images: npt.NDArray[np.uint8]
 ) -> float:
@@ -95,7 +74,7 @@ def verify(
     runner = Runner(proto, model.name, BackboneError)
     outputs = dict(zip(runner.outputs, runner.run(images), strict=True))
     keras = backend.load()
-    expected = keras.ops.convert_to_numpy(model(pixels(images, preprocess), training=False))
+    expected = keras.ops.convert_to_numpy(model(prepare(images, preprocess), training=False))
     if not np.isfinite(expected).all():
         raise BackboneError(
             f"{model.name} gives features that are not finite; the weights are damaged"

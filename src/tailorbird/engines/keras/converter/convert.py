@@ -17,30 +17,11 @@ from tailorbird.engines.keras import backend
 from tailorbird.engines.keras.converter import layers, operations
 from tailorbird.engines.keras.converter.graph import Graph, Node, Tensor, flatten, needed
 from tailorbird.engines.keras.converter.writer import IR_VERSION, OPSET, Value, Writer
+from tailorbird.engines.preprocessing import PREPROCESS
 from tailorbird.errors import BackboneError, SettingsError
 
 if TYPE_CHECKING:
     import onnx
-
-Preprocess = Literal["tf", "caffe", "torch", "unit", "none"]
-
-PREPROCESS: dict[str, tuple[tuple[float, ...], tuple[float, ...], bool]] = {
-    "tf": ((1 / 127.5,) * 3, (-1.0,) * 3, False),
-    "caffe": ((1.0,) * 3, (-103.939, -116.779, -123.68), True),
-    "torch": (
-        tuple(1 / 255 / deviation for deviation in (0.229, 0.224, 0.225)),
-        tuple(
-            -mean / deviation
-            for mean, deviation in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
-        ),
-        False,
-    ),
-    "unit": ((1 / 255,) * 3, (0.0,) * 3, False),
-    "none": ((1.0,) * 3, (0.0,) * 3, False),
-}
-"""What becomes of pixels 0 to 255 in front of the network: scale, then offset, for each channel; and whether RGB turns to BGR first.
-
-The modes of keras.applications.imagenet_utils.preprocess_input; `unit` is x / 255, `none` leaves 0 to 255 as float32."""
 
 _ONLY_TRAINING = {
     "BatchNormalization",

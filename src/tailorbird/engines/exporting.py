@@ -1,0 +1,168 @@
+"""Export a model file to the framework its backbone came from, checked to predict the same."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird import onnx_files
+from tailorbird.engines import registry
+from tailorbird.errors import ModelFileError, SettingsError, TrainingError
+from tailorbird.files import storage_error, write_bytes
+from tailorbird.head import Dense, Head
+from tailorbird.inference import Runner
+from tailorbird.model.file import AGREEMENT, info_from
+from tailorbird.model.graph import PREFIX
+from tailorbird.rendering.probes import probe_images
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A model file that was exported to a framework.
+
+    Attributes:
+        path: the written file.
+        classes: in the order of the probabilities.
+        size: S, the side of the input in pixels.
+        difference: the largest difference of a probability from the model file, on probe images.
+        backend: what the framework computed on.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    size: int
+    difference: float
+    backend: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields of `export --json`."""
+        return {
+            "output": str(self.path),
+            "classes": list(self.classes),
+            "input_size": self.size,
+            "difference": self.difference,
+            "backend": self.backend,
+            "bytes": self.path.stat().st_size,
+        }
+
+
+def export_model(
+    model_file: str | Path, output: str | Path | None = None, *, to: str | None = None
+) -> ExportedModel:
+    """Write a model file as a model of a framework that takes pixels and predicts the same.
+
+    The written file is opened again, and must agree with the model file to AGREEMENT before it is
+    moved to `output`.
+
+    Args:
+        model_file: the model file; its backbone must have come from the engine.
+        output: the file to write; by default beside the model file, where none exists yet.
+        to: name of the engine; None takes the one that the backbone came from.
+
+    Raises:
+        ModelFileError: the backbone did not come from the engine.
+        SettingsError: unknown engine, or a wrong or existing output name.
+        TrainingError: the two disagree.
+        StorageError, MissingExtra.
+    """
+    model_file = Path(model_file)
+    wanted = registry.engine(to) if to is not None else None
+    proto = onnx_files.read_audited(model_file, ModelFileError)
+    info = info_from(proto, str(model_file))
+    author = registry.engine_of(proto)
+    if author is None or (wanted is not None and author != wanted.name):
+        said = info.backbone
+        origin = f"{said.get('name', 'an unknown backbone')} (source: {said.get('source', '?')})"
+        example = (wanted or next(registry.engines())).example
+        raise ModelFileError(
+            f"{model_file} was made from {origin}, which did not come from "
+            f"{to or 'a training engine'}, or, imported, could not be described as a network of "
+            f"it; models trained on a backbone such as {example} can be exported"
+        )
+    engine = registry.engine(author)
+    path = _output(model_file, output, engine.model_suffix)
+    head, size = head_in(proto, str(model_file)), info.resize.size
+    # Written beside the output, so that a full disk is found before the output is touched.
+    with _temporary(path.absolute().parent) as folder:
+        written = folder / f"model{engine.model_suffix}"
+        try:
+            engine.save_model(proto, head, size=size, temperature=info.temperature, path=written)
+        except OSError as error:
+            raise storage_error(written, error) from error
+        images = probe_images(size)
+        found = engine.run_saved(written, images)
+        difference = _difference(found, proto, images, str(model_file))
+        if not difference < AGREEMENT:
+            raise TrainingError(
+                f"the exported model's probabilities differ from those of {model_file} by up to "
+                f"{difference:.2g}; at most {AGREEMENT:g} is allowed, so it was not written"
+            )
+        write_bytes(path, written.read_bytes())
+    return ExportedModel(path, info.classes, size, difference, engine.runtime())
+
+
+def _output(model_file: Path, output: str | Path | None, suffix: str) -> Path:
+    """Return the file to write. Raises SettingsError."""
+    if output is None:
+        path = model_file.with_suffix(suffix)
+        if path.exists():  # perhaps the model that this model file was imported from
+            raise SettingsError(f"{path} exists already; name the file to write: -o NAME{suffix}")
+        return path
+    path = Path(output)
+    if path.suffix != suffix:
+        raise SettingsError(f"{path} must end in {suffix}, for example -o {path.stem}{suffix}")
+    return path
+
+
+@contextmanager
+def _temporary(parent: Path) -> Iterator[Path]:
+    """Yield a temporary folder inside `parent`. Raises StorageError."""
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix=".tailorbird-", dir=parent)
+    except OSError as error:
+        raise storage_error(parent, error) from error
+    with made as folder:
+        yield Path(folder)
+
+
+def head_in(proto: onnx.ModelProto, name: str) -> Head:
+    """Return the head inside a model file's graph. Raises ModelFileError when it has none."""
+    from onnx import numpy_helper
+
+    tensors = {
+        tensor.name: tensor for tensor in proto.graph.initializer if tensor.name.startswith(PREFIX)
+    }
+    layers: list[Dense] = []
+    while {f"{PREFIX}weight{len(layers)}", f"{PREFIX}bias{len(layers)}"} <= set(tensors):
+        weight, bias = (
+            numpy_helper.to_array(tensors[f"{PREFIX}{kind}{len(layers)}"])
+            for kind in ("weight", "bias")
+        )
+        layers.append(Dense(np.asarray(weight, np.float32), np.asarray(bias, np.float32)))
+    if not layers:
+        raise ModelFileError(
+            f"{name} holds no head of dense layers; models made by `tailorbird train` do"
+        )
+    return Head(tuple(layers))
+
+
+def _difference(
+    found: npt.NDArray[np.float32],
+    proto: onnx.ModelProto,
+    images: npt.NDArray[np.uint8],
+    name: str,
+) -> float:
+    """Return the largest difference between probabilities and those of the model file."""
+    (expected,) = Runner(proto, name, ModelFileError).run(images, ["probabilities"])
+    return float(np.abs(found - expected).max()) if np.isfinite(found).all() else float("inf")
