@@ -12,8 +12,18 @@ from pathlib import Path
 import pytest
 
 from support.data import encoded, picture
-from tailorbird.dataset import Dataset, Finding, printable, scan, split, write_manifest
-from tailorbird.errors import DatasetError
+from tailorbird.dataset import (
+    Dataset,
+    DataSettings,
+    Finding,
+    folded_label,
+    printable,
+    scan,
+    similar_label,
+    split,
+    write_manifest,
+)
+from tailorbird.errors import DatasetError, SettingsError
 
 
 def put(path: Path, seed: int) -> Path:
@@ -232,7 +242,7 @@ def test_link_cycles_end(tmp_path: Path) -> None:
         for other in "abcdefgh":
             if other != letter:
                 (root / letter / other).symlink_to(root / other)
-    dataset = scan(root)
+    dataset = scan(root, data=DataSettings(split_names="none"))
     assert dataset.counts["a"] == 1
     assert len(dataset) == 8 * 8  # each folder itself, and once through each of the links to it
 
@@ -306,7 +316,7 @@ def test_csv_without_splits_and_with_other_columns(tmp_path: Path) -> None:
 
 def test_every_bad_row_is_reported_with_its_line(tmp_path: Path) -> None:
     put(tmp_path / "1.jpg", 1)
-    text = 'path,label,split\n1.jpg,a,train\n,a,train\n1.jpg,,test\n"x\ny",a,train\n1.jpg,a,dev\n1.jpg,a\n1.jpg,a\x07,\n'
+    text = 'path,label,split\n1.jpg,a,train\n,a,train\n1.jpg,,test\n"x\ny",a,train\n1.jpg,a,holdout\n1.jpg,a\n1.jpg,a\x07,\n'
     with pytest.raises(DatasetError) as caught:
         scan(table(tmp_path, text))
     message = str(caught.value)
@@ -314,7 +324,7 @@ def test_every_bad_row_is_reported_with_its_line(tmp_path: Path) -> None:
     for part in (
         "line 3: the path is empty",
         "line 4: the label is empty",
-        "line 7: the split is 'dev'; it must be",
+        "line 7: the split is 'holdout'; it must be",
         "line 8: 2 columns",
         "line 9: the label",
     ):
@@ -331,14 +341,13 @@ def test_many_bad_rows_are_counted(tmp_path: Path) -> None:
     [
         (b"", "no header"),
         (b"1.jpg,shirt\n", "no header with the columns path and label"),
-        (b"path;label\n1.jpg;a\n", "separated by semicolons"),
-        (b"path\tlabel\n", "separated by tabs"),
+        (b"path\tlabel\n", "a header and no rows"),
         (b"path,label,label\n", "once each"),
         (b"path,label\n", "a header and no rows"),
         ("path,label\n".encode("utf-16"), "UTF-16"),
         (b"path,label\n\0", "not a CSV file"),
         (b'path,label\n"a"b,c\n', "line 2: not CSV"),
-        (b"path,label\n" + b"x" * 200_000 + b",a\n", "not CSV: field larger"),
+        (b"path,label\n" + b"x" * 200_000 + b",a\n", "the path has 200,000 characters"),
         (b"path,label\n1.jpg,Gr\xfcn\n", "save the file as CSV UTF-8"),
     ],
 )
@@ -387,3 +396,201 @@ def test_manifest_without_splits_and_through_links(tmp_path: Path) -> None:
     again = scan(tmp_path / "out" / "list.csv")
     assert again.fingerprint == dataset.fingerprint == scan(root).fingerprint
     assert (tmp_path / "out" / "list.csv").read_bytes().startswith(b"path,label\r\n")
+
+
+SPLITS = {"train": {"a": 1, "b": 1}, "test": {"a": 1, "b": 1}}
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [("Training", "Testing"), ("train_set", "test_set"), ("TRAIN-DATA", "Test Images"),
+     ("trainset", "testset"), ("seg_train", "seg_test"), ("train2017", "test2017"),
+     ("my shop train", "my shop test"), ("shapes/train", "shapes/test"),
+     ("images/train", "images/test"), ("a wrapper/inside/Training", "a wrapper/inside/Testing"),
+     ("seg_train/seg_train", "seg_test/seg_test"), ("train/images", "test/images")],
+)  # fmt: skip
+def test_splits_under_the_names_that_people_use(tmp_path: Path, folders: tuple[str, str]) -> None:
+    names = [f"{folder}/{label}/{label}.jpg" for folder in folders for label in "ab"]
+    dataset = scan(put_all(tmp_path, names))
+    assert dataset.splits == SPLITS
+
+
+@pytest.mark.parametrize("validation", ["dev", "dev_set", "Validation", "valset"])
+def test_validation_under_the_names_that_people_use(tmp_path: Path, validation: str) -> None:
+    names = [f"{split}/{label}/1.jpg" for split in ("train", validation) for label in "ab"]
+    assert set(scan(put_all(tmp_path, names)).splits) == {"train", "validation"}
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "Testing")])
+def test_splits_inside_the_class_folders(tmp_path: Path, names: tuple[str, str]) -> None:
+    dataset = scan(put_all(tmp_path, [f"{c}/{name}/1.jpg" for c in "ab" for name in names]))
+    assert dataset.splits == SPLITS
+
+
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (["fold1/a/1.jpg", "fold1/b/1.jpg", "fold2/a/1.jpg", "fold2/b/1.jpg"], "fold1, fold2"),
+        (["a/part1/1.jpg", "a/part2/1.jpg", "b/part1/1.jpg", "b/part2/1.jpg"], "a, b"),
+        (["x/A/1.jpg", "x/B/1.jpg", "x/c/1.jpg", "y/a/1.jpg", "y/b/1.jpg"], "x, y"),
+    ],
+)
+def test_folders_that_look_like_splits_are_refused(
+    tmp_path: Path, names: list[str], folders: str
+) -> None:
+    put_all(tmp_path, names)
+    with pytest.raises(DatasetError, match=f"folders {folders} hold the same.*--split-names none"):
+        scan(tmp_path)
+    classes = scan(tmp_path, data=DataSettings(split_names="none")).classes
+    assert len(classes) == len(names) and all("/" in label for label in classes)
+
+
+def test_split_names_say_which_folders_are_splits(tmp_path: Path) -> None:
+    put_all(tmp_path / "1", [f"{fold}/{c}/1.jpg" for fold in ("fold1", "fold2") for c in "ab"])
+    data = DataSettings(split_names="fold1=train, Fold2=test")
+    assert scan(tmp_path / "1", data=data).splits == SPLITS
+    put_all(tmp_path / "2", [f"{c}/{part}/1.jpg" for part in ("p1", "p2") for c in "ab"])
+    data = DataSettings(split_names={"p1": "train", "p2": "test"})
+    assert scan(tmp_path / "2", data=data).splits == SPLITS
+    put_all(tmp_path / "3", [f"train/{c}/1.jpg" for c in "ab"] + ["test/a/1.jpg"])
+    none = scan(tmp_path / "3", data=DataSettings(split_names={}))
+    assert none.classes == ("test/a", "train/a", "train/b")
+    with pytest.raises(DatasetError, match=r"there is no folder fold3.*the folders are fold1"):
+        scan(tmp_path / "1", data=DataSettings(split_names="fold1=train,fold3=test"))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"split_names": "fold1"}, "'fold1' is not FOLDER=SPLIT"),
+        ({"split_names": "fold1=holdout"}, "'fold1' is mapped to 'holdout'; valid: train"),
+        ({"near_duplicates": "merge"}, "'merge'; valid: group, keep, drop"),
+        ({"group_by": "("}, "not a regular expression"),
+    ],
+)
+def test_data_settings_check_themselves(bad: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        DataSettings(**bad)  # type: ignore[arg-type]
+
+
+def test_nested_and_mixed_depth_classes_are_a_finding(tmp_path: Path) -> None:
+    root = put_all(
+        tmp_path, ["circle/1.jpg", "circle/New folder/2.jpg", "square/batch1/3.jpg", "ring/4.jpg"]
+    )
+    messages = [finding.message for finding in of_kind(scan(root), "nested-class")]
+    assert messages[0].startswith(
+        "circle/ holds photos and folders with photos: the classes are taken to be circle, "
+        "circle/New folder;"
+    )
+    assert messages[1] == (
+        "2 folders inside others are taken to be classes of their own: "
+        "circle/New folder, square/batch1"
+    )
+    wrapped = scan(put_all(tmp_path / "deep", ["set/a/1.jpg", "set/b/2.jpg"]))
+    assert wrapped.classes == ("a", "b")
+    assert "all photos lie in set/" in of_kind(wrapped, "nested-class")[0].message
+
+
+def test_classes_that_vanish_are_named(tmp_path: Path) -> None:
+    root = put_all(tmp_path, ["a/1.jpg", "b/2.jpg"])
+    (root / "empty").mkdir()
+    (root / "hidden only").mkdir()
+    (root / "hidden only" / ".DS_Store").write_bytes(b"x")
+    (root / "broken").mkdir()
+    (root / "broken" / "1.jpg").write_bytes(b"not a photo")
+    messages = [finding.message for finding in of_kind(scan(root), "missing-class")]
+    assert messages == [
+        "empty/ is empty: no class is made from it",
+        "hidden only/ is empty: no class is made from it",
+        "broken is left out as a class: none of its 1 files is a usable photo",
+    ]
+
+
+ALIKE = {
+    "circle": ("Circle", "upper and lower case"),
+    "two words": ("two  words", "spaces"),
+    "hidden": ("hid\u200bden", "invisible characters"),
+    "fullwidth": ("ｆullwidth", "spelling that looks the same"),
+}
+
+
+@pytest.mark.parametrize("label", ALIKE)
+def test_labels_that_look_alike_are_a_finding(tmp_path: Path, label: str) -> None:
+    other, how = ALIKE[label]
+    dataset = scan(put_all(tmp_path, [f"{label}/1.jpg", f"{other}/2.jpg", "else/3.jpg"]))
+    assert dataset.classes == tuple(sorted(("else", label, other)))
+    [finding] = of_kind(dataset, "similar-labels")
+    assert f"differ only in {how}" in finding.message
+    assert folded_label(label) == folded_label(other) != folded_label("else")
+    assert similar_label(label, dataset.classes) == other
+    write_manifest(dataset, tmp_path / "list.csv")
+    assert scan(tmp_path / "list.csv").fingerprint == dataset.fingerprint
+
+
+def test_folders_that_differ_in_outer_spaces_or_accents_are_one_class(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "Röcke") for form in ("NFC", "NFD"))
+    dataset = scan(
+        put_all(tmp_path, ["a /1.jpg", "a/2.jpg", f"{composed}/3.jpg", f"{decomposed}/4.jpg"])
+    )
+    assert dataset.counts == {"Röcke": 2, "a": 2}
+    messages = [finding.message for finding in of_kind(dataset, "similar-labels")]
+    assert "the folders 'a' and 'a ' are read as one class, a" in messages
+    assert any("'Ro\\u0308cke'" in message for message in messages)
+    write_manifest(dataset, tmp_path / "list.csv")
+    assert scan(tmp_path / "list.csv").fingerprint == dataset.fingerprint
+
+
+def test_links_that_lead_outside_are_read_where_wanted(tmp_path: Path) -> None:
+    blobs, photos = tmp_path / "blobs", tmp_path / "photos"
+    for number, name in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        (photos / name).mkdir(parents=True)
+        (photos / name / "x.jpg").symlink_to(put(blobs / f"{number}", number))
+    put_all(tmp_path / "nas", ["a/1.jpg", "b/2.jpg"])
+    (photos / "valid").symlink_to(tmp_path / "nas")
+    with pytest.raises(DatasetError, match=r"outside the dataset: skipped; --follow-links"):
+        scan(photos)
+    dataset = scan(photos, data=DataSettings(follow_links=True))
+    assert dataset.splits == {**SPLITS, "validation": {"a": 1, "b": 1}}
+    assert not of_kind(dataset, "outside-link")
+    (photos / "train" / "a" / "again").symlink_to(photos)
+    assert len(scan(photos, data=DataSettings(follow_links=True))) == len(dataset)
+
+
+def test_many_links_of_a_folder_are_one_finding(tmp_path: Path) -> None:
+    root = put_all(tmp_path / "set", ["a/1.jpg", "b/2.jpg"])
+    outside = put(tmp_path / "other.jpg", 9)
+    for number in range(20):
+        (root / "a" / f"link{number:02}.jpg").symlink_to(outside)
+    [finding] = of_kind(scan(root), "outside-link")
+    assert len(finding.paths) == 20
+    assert finding.message.startswith("20 links in a/ lead outside the dataset: skipped")
+
+
+def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    put_all(tmp_path, ["1.jpg", "2.jpg", "b/3.jpg"])
+    expected = {"1.jpg": ("a", None), "2.jpg": ("c d", None)}
+    for text in (
+        "sep=;\r\npath;label\r\n1.jpg;a\r\n2.jpg;c d\r\n",
+        '"sep=,"\npath,label\n1.jpg,a\n2.jpg,c d\n',
+        "path;label\n1.jpg;a\n2.jpg;c d\n",
+        "path\tlabel\n1.jpg\ta\n2.jpg\tc d\n",
+        "label, path\na, 1.jpg\nc d, 2.jpg\n",
+        f"path,label,notes\n1.jpg,a,{'x' * 200_000}\n2.jpg,c d,\n",
+    ):
+        assert labels(scan(table(tmp_path, text))) == expected
+    with pytest.raises(DatasetError, match="line 3: the label is empty"):
+        scan(table(tmp_path, "sep=,\npath,label\n1.jpg,\n"))
+
+
+def test_csv_paths_with_backslashes_and_home_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_all(tmp_path, ["b/3.jpg", "home/4.jpg"])
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    dataset = scan(table(tmp_path, "path,label\nb\\3.jpg,a\n~/4.jpg,b\n"))
+    assert dataset.counts == {"a": 1, "b": 1}
+
+
+def test_a_csv_whose_files_are_all_missing_names_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=f"relative paths are looked up in {tmp_path}"):
+        scan(table(tmp_path, "path,label\nphotos/1.jpg,a\n"))

@@ -369,12 +369,20 @@ def test_findings_about_classes(tmp_path: Path) -> None:
     dataset = scan(tmp_path)
     found = {(finding.kind, finding.message) for finding in dataset.findings}
     assert found == {
-        ("missing-class", "Shirt has no photo in test; shirt differs only in upper and lower case"),
         (
             "missing-class",
-            "shirt has no photo in train; Shirt differs only in upper and lower case",
+            "Shirt has no photo in test; 'shirt' differs only in upper and lower case",
         ),
-        ("small-class", "few has 5 photos in train; 10 are the least, 50 are recommended"),
+        (
+            "missing-class",
+            "shirt has no photo in train; 'Shirt' differs only in upper and lower case",
+        ),
+        (
+            "similar-labels",
+            "'Shirt' (12 photos) and 'shirt' (2 photos) differ only in upper and lower case: "
+            "they are different classes; rename them if they are one",
+        ),
+        ("small-class", "few has 5 photos in train; at least 10 are needed, 50 are recommended"),
         ("imbalance", "many has 60 photos, few 5: 12 times as many"),
     }
 
@@ -394,7 +402,7 @@ def test_the_records_refuse_nonsense() -> None:
         Sample(Path("a"), "a", None, "0", "a")
     with pytest.raises(ValueError, match="must be one of"):
         Finding("bug", (), "")
-    with pytest.raises(DatasetError, match="as many duplicate groups"):
+    with pytest.raises(DatasetError, match="as many groups"):
         Dataset(Path(), (Sample(Path("a"), "a", None, "0" * 64, "a"),), (), (0, 1))
     assert all(Finding(kind, (), "").as_dict()["kind"] == kind for kind in KINDS)
 

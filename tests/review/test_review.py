@@ -275,7 +275,7 @@ def test_a_table_with_a_misspelt_decision_is_refused(
     ):
         scan(table)
     table.write_text(table.read_text().replace("exlude", "Exclude").replace("Keep", "exclude"))
-    with pytest.raises(DatasetError, match="every one of its 2 photos is excluded"):
+    with pytest.raises(DatasetError, match="all of its 2 photos are excluded"):
         scan(table)
 
 

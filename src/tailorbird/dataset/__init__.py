@@ -1,24 +1,29 @@
-"""A folder or CSV in; samples, classes, splits, and what is wrong with them out."""
+"""Read a folder or CSV: samples, classes, splits, and findings about what is wrong with them."""
 
+from tailorbird.dataset.labels import folded_label, similar_label
 from tailorbird.dataset.reading import picture_of, pixels_of
 from tailorbird.dataset.samples import KINDS, SPLITS, UNUSABLE, Dataset, Finding, Sample, printable
 from tailorbird.dataset.scanner import Visitor, scan
+from tailorbird.dataset.settings import DataSettings
 from tailorbird.dataset.splits import clean, split
 from tailorbird.dataset.table import write_manifest
 
 __all__ = [
     "KINDS",
     "SPLITS",
+    "DataSettings",
     "UNUSABLE",
     "Dataset",
     "Finding",
     "Sample",
     "Visitor",
     "clean",
+    "folded_label",
     "picture_of",
     "pixels_of",
     "printable",
     "scan",
+    "similar_label",
     "split",
     "write_manifest",
 ]

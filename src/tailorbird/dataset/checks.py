@@ -1,9 +1,20 @@
-"""Findings about classes: missing from a split, too small, out of proportion."""
+"""Findings about a whole dataset: classes that are missing, too small, out of proportion, alike.
+
+To add one: a function from a Dataset to Findings, listed in `CHECKS`, and its kind in
+`samples.KINDS`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from tailorbird.dataset.labels import (
+    colliding_labels,
+    label_difference,
+    shown_label,
+    similar_label,
+)
 from tailorbird.dataset.samples import Dataset, Finding
 
 SMALL: Final = 10
@@ -13,58 +24,77 @@ RECOMMENDED: Final = 50
 """Training photos that are recommended for each class."""
 
 IMBALANCE: Final = 10.0
-"""Ratio of the largest to the smallest class from which a dataset is reported as out of proportion."""
+"""Ratio of the largest to the smallest class from which a dataset is reported as imbalanced."""
 
 
 def class_findings(dataset: Dataset) -> list[Finding]:
-    """The findings missing-class, small-class and imbalance of a dataset."""
-    splits = dataset.splits or {"": dataset.counts}
-    training = splits.get("train", splits.get("", {}))
-    findings = _missing(dataset.classes, splits)
-    for label, n in training.items():
+    """Return what every check in `CHECKS` finds."""
+    return [finding for check in CHECKS for finding in check(dataset)]
+
+
+def _training(dataset: Dataset) -> dict[str, int]:
+    return dataset.splits.get("train", {}) if dataset.splits else dataset.counts
+
+
+def missing_classes(dataset: Dataset) -> Iterator[Finding]:
+    """Yield a finding for each class that some split lacks."""
+    for label in dataset.classes:
+        lacking = [split for split, counts in dataset.splits.items() if label not in counts]
+        if lacking:
+            alike = similar_label(label, dataset.classes)
+            how = label_difference(label, alike) if alike else ""
+            hint = f"; {shown_label(alike)} differs only in {how}" if alike else ""
+            message = f"{label} has no photo in {' and '.join(lacking)}{hint}"
+            yield Finding("missing-class", (), message)
+
+
+def small_classes(dataset: Dataset) -> Iterator[Finding]:
+    """Yield a finding for each class with few training photos, and for a single class."""
+    where = " in train" if "train" in dataset.splits else ""
+    for label, n in _training(dataset).items():
         if n < SMALL:
             photos = "1 photo" if n == 1 else f"{n} photos"
-            where = " in train" if "train" in splits else ""
-            findings.append(
-                Finding(
-                    "small-class",
-                    (),
-                    f"{label} has {photos}{where}; {SMALL} are the least, {RECOMMENDED} are recommended",
-                )
+            message = (
+                f"{label} has {photos}{where}; at least {SMALL} are needed, "
+                f"{RECOMMENDED} are recommended"
             )
+            yield Finding("small-class", (), message)
     if len(dataset.classes) == 1:
-        findings.append(
-            Finding(
-                "small-class",
-                (),
-                f"there is one class, {dataset.classes[0]}; a classifier needs at least two",
-            )
-        )
+        message = f"there is one class, {dataset.classes[0]}; a classifier needs at least two"
+        yield Finding("small-class", (), message)
+
+
+def imbalance(dataset: Dataset) -> Iterator[Finding]:
+    """Yield a finding if the largest class is many times as large as the smallest."""
+    training = _training(dataset)
     if len(training) > 1:
-        largest, smallest = (
-            max(training, key=training.__getitem__),
-            min(training, key=training.__getitem__),
-        )
+        largest = max(training, key=training.__getitem__)
+        smallest = min(training, key=training.__getitem__)
         ratio = training[largest] / training[smallest]
         if ratio >= IMBALANCE:
-            message = f"{largest} has {training[largest]:,} photos, {smallest} {training[smallest]:,}: {ratio:.0f} times as many"
-            findings.append(Finding("imbalance", (), message))
-    return findings
+            message = (
+                f"{largest} has {training[largest]:,} photos, {smallest} {training[smallest]:,}: "
+                f"{ratio:.0f} times as many"
+            )
+            yield Finding("imbalance", (), message)
 
 
-def _missing(classes: tuple[str, ...], splits: dict[str, dict[str, int]]) -> list[Finding]:
-    """One finding for each class that some split lacks."""
-    folded: dict[str, list[str]] = {}
-    for label in classes:
-        folded.setdefault(label.casefold(), []).append(label)
-    findings = []
-    for label in classes:
-        lacking = [split for split, counts in splits.items() if label not in counts]
-        if not lacking:
-            continue
-        alike = [other for other in folded[label.casefold()] if other != label]
-        hint = f"; {', '.join(alike)} differs only in upper and lower case" if alike else ""
-        findings.append(
-            Finding("missing-class", (), f"{label} has no photo in {' and '.join(lacking)}{hint}")
+def similar_labels(dataset: Dataset) -> Iterator[Finding]:
+    """Yield a finding for each group of labels that people cannot tell apart."""
+    counts = dataset.counts
+    for alike in colliding_labels(dataset.classes):
+        shown = tuple(map(shown_label, alike))
+        parts = [f"{s} ({counts[a]:,} photos)" for s, a in zip(shown, alike, strict=True)]
+        message = (
+            f"{' and '.join(parts)} differ only in {label_difference(alike[0], alike[1])}: "
+            "they are different classes; rename them if they are one"
         )
-    return findings
+        yield Finding("similar-labels", shown, message)
+
+
+CHECKS: Final[tuple[Callable[[Dataset], Iterable[Finding]], ...]] = (
+    missing_classes,
+    small_classes,
+    imbalance,
+    similar_labels,
+)

@@ -1,123 +1,86 @@
-"""A folder or a CSV in, the files to read and their labels out. Nothing is opened here except the CSV."""
+"""Find the photos of a folder or CSV with their labels and splits; no photo is opened."""
 
 from __future__ import annotations
 
 import os
 import stat
-import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from tailorbird.dataset.labels import normal_label, shown_label
 from tailorbird.dataset.samples import Finding, printable
-from tailorbird.dataset.table import read_table
+from tailorbird.dataset.settings import DataSettings
+from tailorbird.dataset.split_folders import Arrangement, arrange
+from tailorbird.dataset.table import Row, read_table
+from tailorbird.dataset.walk import Tree, walk
 from tailorbird.errors import DatasetError
 from tailorbird.images import EXTENSIONS
 
-_SPLIT_NAMES: Final = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-_HIDDEN: Final = frozenset(
-    {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "icon\r"}
-)
 _DOCUMENT_NAMES: Final = (
-    "license",
-    "licence",
-    "copying",
-    "readme",
-    "notice",
-    "citation",
-    "authors",
-    "changelog",
+    "license", "licence", "copying", "readme", "notice", "citation", "authors", "changelog",
     "makefile",
-)
+)  # fmt: skip
 _DOCUMENT_SUFFIXES: Final = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *(
-            "md",
-            "rst",
-            "txt",
-            "json",
-            "jsonl",
-            "csv",
-            "tsv",
-            "xml",
-            "yaml",
-            "yml",
-            "toml",
-            "html",
-            "htm",
-            "pdf",
-            "bib",
-            "log",
-        ),
-        *(
-            "py",
-            "ipynb",
-            "sh",
-            "db",
-            "sqlite",
-            "onnx",
-            "zip",
-            "tar",
-            "gz",
-            "tgz",
-            "7z",
-            "rar",
-            "sha256",
-            "md5",
-        ),
-    )
-)
+    {
+        ".md", ".rst", ".txt", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".toml",
+        ".html", ".htm", ".pdf", ".bib", ".log", ".py", ".ipynb", ".sh", ".db", ".sqlite", ".onnx",
+        ".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".sha256", ".md5",
+    }
+)  # fmt: skip
 _VALID: Final = (
-    "valid is a folder with one folder of photos per class, such a folder in each of train/, validation/ and test/, "
-    "or a CSV file with the columns path,label or path,label,split"
+    "valid is a folder with one folder of photos per class, such a folder in each of train/, "
+    "validation/ and test/, or a CSV file with the columns path,label or path,label,split"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file to read. name: relative to the root, `/` between folders, as the operating system gave it."""
+    """One file to read.
+
+    name: relative to the root, `/` between folders, as the operating system gave it. group: photos
+    of the same group stay on one side of every split, None where nothing is said.
+    """
 
     path: Path
     name: str
     label: str
     split: str | None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a dataset, sorted by name, and what was wrong on the way to them."""
+    """The files of a dataset, sorted by name, and what was wrong on the way to them.
+
+    excluded: names of the files that a review left out. data: the settings it was found with.
+    """
 
     root: Path
     entries: tuple[Entry, ...]
     findings: tuple[Finding, ...]
     excluded: tuple[str, ...] = ()
-    """Names of the files a review left out."""
+    data: DataSettings = field(default_factory=DataSettings)
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A file on disk; parts: the names of the folders between the root and it, then its own."""
+def find(
+    source: str | Path,
+    *,
+    data: DataSettings | None = None,
+    as_before_review: bool = False,
+) -> Layout:
+    """List the photos of a folder or CSV, with their labels and splits.
 
-    path: str
-    parts: tuple[str, ...]
+    Rows of a CSV that a review excluded are left out, unless `as_before_review`: then nothing is
+    left out and every label is the original one.
 
-
-def find(source: str | Path, *, as_before_review: bool = False) -> Layout:
-    """The photos of a folder or a CSV, with their labels and splits.
-
-    Rows of a CSV that a review excluded are left out. as_before_review: nothing is left out and every label is what it was.
-
-    Raises DatasetError when `source` does not exist, is neither a folder nor a CSV, or holds no labelled file.
+    Raises:
+        DatasetError: `source` does not exist, is neither a folder nor a CSV, holds no labelled
+            file, or holds folders that look like splits under unknown names.
     """
-    path = Path(source)
+    path, data = Path(source), data or DataSettings()
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -126,12 +89,13 @@ def find(source: str | Path, *, as_before_review: bool = False) -> Layout:
         reason = getattr(error, "strerror", None) or str(error)
         raise DatasetError(f"{_show(path)} cannot be opened: {reason}; {_VALID}") from None
     if stat.S_ISDIR(mode):
-        layout = _from_folder(path)
+        layout = _from_folder(path, data)
     elif stat.S_ISREG(mode):
         layout = _from_table(path, as_before_review)
     else:
         raise DatasetError(f"{_show(path)} is neither a folder nor a file; {_VALID}")
-    return replace(layout, entries=tuple(sorted(layout.entries, key=lambda entry: entry.name)))
+    entries = sorted(layout.entries, key=lambda entry: entry.name)
+    return replace(layout, entries=tuple(entries), data=data)
 
 
 def _from_table(path: Path, as_before_review: bool) -> Layout:
@@ -139,35 +103,38 @@ def _from_table(path: Path, as_before_review: bool) -> Layout:
     used = [row for row in rows if as_before_review or row.decision != "exclude"]
     if not used:
         raise DatasetError(
-            f"{_show(path)}: every one of its {len(rows):,} photos is excluded; keep some of them"
+            f"{_show(path)}: all of its {len(rows):,} photos are excluded; keep some of them"
         )
     entries = (
         Entry(
-            path.parent / row.path,
+            _located(path.parent, row),
             row.path,
             row.original if as_before_review else row.label,
             row.split,
+            row.group or None,
         )
         for row in used
     )
-    excluded = (
-        ()
-        if as_before_review
-        else (printable(row.path) for row in rows if row.decision == "exclude")
-    )
+    excluded = () if as_before_review else (printable(r.path) for r in rows if r.excluded)
     return Layout(path.parent, tuple(entries), (), tuple(sorted(excluded)))
+
+
+def _located(folder: Path, row: Row) -> Path:
+    r"""Return a row's file. `\` between folders and `~` for the home folder are understood."""
+    path = folder / row.path
+    if ("\\" in row.path or row.path.startswith("~")) and not path.exists():
+        other = Path(row.path.replace("\\", "/") if os.sep == "/" else row.path).expanduser()
+        if (folder / other).exists():
+            return folder / other
+    return path
 
 
 def _show(path: Path) -> str:
     return printable(str(path))
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _HIDDEN
-
-
 def _document(name: str) -> bool:
-    """A file that belongs beside a dataset's photos rather than among them, told by its name."""
+    """Whether a file, by its name, belongs beside a dataset's photos rather than among them."""
     name = name.lower()
     suffix = PurePosixPath(name).suffix
     return suffix in _DOCUMENT_SUFFIXES or (
@@ -175,50 +142,47 @@ def _document(name: str) -> bool:
     )
 
 
-def _from_folder(root: Path) -> Layout:
-    findings: list[Finding] = []
-    files = list(_walk(root, findings))
-    splits, leave_out_others = _split_folders(files)
+def _from_folder(root: Path, data: DataSettings) -> Layout:
+    tree = walk(root, follow_links=data.follow_links)
+    photos = [file.parts[:-1] for file in tree.files if not _document(file.parts[-1])]
+    arrangement = arrange(photos, data.splits)
     entries: list[Entry] = []
-    unlabelled: dict[str, list[str]] = {}
-    misplaced: dict[str, list[str]] = {}
-    for file in files:
-        *folders, name = file.parts
-        split = splits.get(folders[0]) if folders else None
-        if split is not None:
-            folders = folders[1:]
-        elif splits and folders and leave_out_others:
-            if not _document(name):
-                misplaced.setdefault(folders[0], []).append("/".join(file.parts))
-            continue
+    unlabelled: dict[str, list[str]] = defaultdict(list)
+    misplaced: dict[str, list[str]] = defaultdict(list)
+    written: dict[str, set[str]] = defaultdict(set)
+    for file in tree.files:
+        folders, split = arrangement.read(file.parts[:-1])
         if folders:
-            label = printable(unicodedata.normalize("NFC", "/".join(folders)))
-            entries.append(
-                Entry(
-                    Path(file.path),
-                    "/".join(file.parts),
-                    label,
-                    split or ("train" if splits else None),
-                )
-            )
-        elif not _document(name):
-            unlabelled.setdefault("/".join(file.parts[:-1]), []).append("/".join(file.parts))
+            label = _label("/".join(folders))
+            written[label].add("/".join(folders))
+            entries.append(Entry(Path(file.path), file.name, label, split))
+        elif not _document(file.parts[-1]):
+            place = unlabelled if folders is not None else misplaced
+            depth = None if folders is not None else len(arrangement.wrapper) + 1
+            place["/".join(file.parts[:-1][:depth])].append(file.name)
+    findings = [*tree.findings, *_placement_findings(unlabelled, misplaced)]
+    if not entries:
+        raise DatasetError(_nothing(root, tree, unlabelled, findings))
+    findings += _empty_findings(tree)
+    findings += _merged_findings(written)
+    findings += _class_folder_findings(arrangement, entries)
+    return Layout(root, tuple(entries), tuple(findings))
+
+
+def _label(name: str) -> str:
+    return normal_label(printable(name)) or printable(name)
+
+
+def _placement_findings(
+    unlabelled: Mapping[str, list[str]], misplaced: Mapping[str, list[str]]
+) -> Iterable[Finding]:
     for folder, names in sorted(unlabelled.items()):
         where = f"in {printable(folder)}/" if folder else "in the dataset's own folder"
-        findings.append(
-            _about(
-                names,
-                f"{_files(names)} directly {where}, and so without a label; move into a class folder",
-            )
-        )
+        message = f"{_files(names)} directly {where}, without a class; move into a class folder"
+        yield _about(names, message)
     for folder, names in sorted(misplaced.items()):
-        message = (
-            f"{_files(names)} in {printable(folder)}/, beside train/ rather than in it; left out"
-        )
-        findings.append(_about(names, message))
-    if not entries:
-        raise DatasetError(_nothing(root, files, unlabelled, findings))
-    return Layout(root, tuple(entries), tuple(findings))
+        where = f"in {printable(folder)}/, beside train/ rather than in it"
+        yield _about(names, f"{_files(names)} {where}; left out")
 
 
 def _files(names: list[str]) -> str:
@@ -229,10 +193,54 @@ def _about(names: Iterable[str], message: str) -> Finding:
     return Finding("unsupported", tuple(printable(name) for name in sorted(names)), message)
 
 
+def _merged_findings(written: Mapping[str, set[str]]) -> Iterable[Finding]:
+    for label, names in sorted(written.items()):
+        if len(names) > 1:
+            shown = tuple(map(shown_label, sorted(names)))
+            message = f"the folders {' and '.join(shown)} are read as one class, {label}"
+            yield Finding("similar-labels", shown, message)
+
+
+def _empty_findings(tree: Tree) -> Iterable[Finding]:
+    for folder in sorted(map(printable, tree.empty)):
+        yield Finding("missing-class", (folder,), f"{folder}/ is empty: no class is made from it")
+
+
+def _class_folder_findings(arrangement: Arrangement, entries: Iterable[Entry]) -> Iterable[Finding]:
+    """Yield what nested folders were taken to be: classes of their own, or wrappers."""
+    counts: dict[str, int] = defaultdict(int)
+    for entry in entries:
+        counts[entry.label] += 1
+    if arrangement.wrapper:
+        wrapper = printable("/".join(arrangement.wrapper))
+        message = f"all photos lie in {wrapper}/: the folders inside it are taken to be the dataset"
+        yield Finding("nested-class", (wrapper,), message)
+    below: dict[str, list[str]] = defaultdict(list)
+    for label in sorted(counts):
+        for parent in PurePosixPath(label).parents:
+            if str(parent) in counts:
+                below[str(parent)].append(label)
+    for label, inner in sorted(below.items()):
+        message = (
+            f"{label}/ holds photos and folders with photos: the classes are taken to be {label}, "
+            f"{', '.join(inner[:4])}{' ...' if len(inner) > 4 else ''}; "
+            "move the photos into one folder if they are one class"
+        )
+        yield Finding("nested-class", (label, *inner), message)
+    nested = sorted(label for label in counts if "/" in label)
+    if nested:
+        names = f"{', '.join(nested[:4])}{' ...' if len(nested) > 4 else ''}"
+        folders = "1 folder inside another is" if len(nested) == 1 else (
+            f"{len(nested)} folders inside others are"
+        )  # fmt: skip
+        message = f"{folders} taken to be classes of their own: {names}"
+        yield Finding("nested-class", tuple(nested), message)
+
+
 def _nothing(
-    root: Path, files: list[_File], unlabelled: dict[str, list[str]], findings: list[Finding]
+    root: Path, tree: Tree, unlabelled: Mapping[str, list[str]], findings: list[Finding]
 ) -> str:
-    """Why a folder holds no labelled file."""
+    """Return why a folder holds no labelled file."""
     if unlabelled:
         where = ", ".join(
             printable(folder) + "/" if folder else "the folder itself"
@@ -244,95 +252,5 @@ def _nothing(
         )
     if findings:
         return f"{_show(root)} holds nothing to learn from: {findings[0].message}; {_VALID}"
-    return (
-        f"{_show(root)} holds no photos"
-        + (" (only documents)" if files else "; it is empty")
-        + f"; {_VALID}"
-    )
-
-
-def _split_folders(files: list[_File]) -> tuple[dict[str, str], bool]:
-    """Which top folders are splits, {folder: split}, and whether photos in the other top folders are left out.
-
-    A folder called train, val, valid, validation or test is a split when class folders lie in it. So that trains and buses
-    can be told apart, it is a class where ordinary class folders lie beside it, unless they too say that splits are meant:
-    there is a training and another split, or the same class names occur inside it and beside it.
-    """
-    inside: dict[str, set[str]] = {}
-    for file in files:
-        if len(file.parts) > 1 and not _document(file.parts[-1]):
-            inside.setdefault(file.parts[0], set()).update(
-                file.parts[1:2] if len(file.parts) > 2 else ()
-            )
-    named = {
-        folder: _SPLIT_NAMES[folder.lower()] for folder in inside if folder.lower() in _SPLIT_NAMES
-    }
-    real = {folder: split for folder, split in named.items() if inside[folder]}
-    others = {folder for folder in inside if folder not in named}
-    if not others:
-        return named, False
-    has_train = "train" in real.values()
-    if has_train and len(set(real.values())) > 1:
-        return named, True
-    if any(inside[folder] & others for folder in real):
-        return real, has_train
-    return {}, False
-
-
-def _walk(root: Path, findings: list[Finding]) -> Iterator[_File]:
-    """Every file below `root` that is not hidden, links resolved once.
-
-    A link to a folder is followed unless it was met inside a folder that was itself reached through a link, or leads to a
-    folder it lies in: so there is no cycle, and a folder with many links costs no more than their number.
-    """
-    real_root = os.path.realpath(root)
-    stack: list[tuple[str, tuple[str, ...], bool]] = [(os.fspath(root), (), False)]
-    while stack:
-        folder, parts, linked = stack.pop()
-        try:
-            with os.scandir(folder) as found:
-                children = sorted(found, key=lambda child: child.name)
-        except OSError as error:
-            if not parts:
-                raise DatasetError(
-                    f"{_show(root)} cannot be read: {error.strerror}; allow this user to list the folder"
-                ) from None
-            name = printable("/".join(parts))
-            findings.append(
-                Finding(
-                    "unreadable", (name,), f"the folder {name} cannot be read: {error.strerror}"
-                )
-            )
-            continue
-        for child in children:
-            if _hidden(child.name):
-                continue
-            here = (*parts, child.name)
-            is_link = child.is_symlink()
-            if is_link:
-                target = os.path.realpath(child.path)
-                if target != real_root and not target.startswith(real_root.rstrip(os.sep) + os.sep):
-                    name = printable("/".join(here))
-                    findings.append(
-                        Finding(
-                            "outside-link",
-                            (name,),
-                            f"{name} is a link that leads outside the dataset; skipped",
-                        )
-                    )
-                    continue
-            try:
-                is_folder = child.is_dir()
-            except OSError:
-                is_folder = False  # a link to itself; reading it says so
-            if not is_folder:
-                yield _File(child.path, here)
-            elif not is_link:
-                stack.append((child.path, here, linked))
-            elif not linked and not _within(os.path.realpath(folder), target):
-                stack.append((child.path, here, True))
-
-
-def _within(path: str, folder: str) -> bool:
-    """Whether `path` is `folder` or lies below it; both resolved."""
-    return PurePosixPath(path).is_relative_to(folder)
+    reason = " (only documents)" if tree.files else "; it is empty"
+    return f"{_show(root)} holds no photos{reason}; {_VALID}"

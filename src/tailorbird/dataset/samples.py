@@ -29,25 +29,29 @@ KINDS: Final = (
     "imbalance",
     "outside-link",
     "suspect-label",
+    "nested-class",
+    "similar-labels",
+    "one-scene",
+    "almost-black",
 )
-"""Every kind a finding can have. Programs read these; none is renamed without a new major version."""
+"""Every kind a finding can have. Programs read these; none is renamed without a new major version.
+
+To add a kind: one name here and one function in `checks.CHECKS`.
+"""
 
 UNUSABLE: Final = frozenset({"unreadable", "unsupported", "too-large", "outside-link"})
 """Kinds of findings whose files are not among the samples."""
 
-_BREAKING: Final = (
-    "Cc",
-    "Zl",
-    "Zp",
-)  # Unicode's categories of control characters, line and paragraph separators
+_BREAKING: Final = ("Cc", "Zl", "Zp")
+"""Unicode's categories of control characters, line and paragraph separators."""
 
 
 def printable(text: str) -> str:
-    r"""A file name as text that every terminal and JSON writer accepts.
+    r"""Return a file name as text that every terminal and JSON writer accepts.
 
-    Bytes that are not UTF-8 (surrogate escapes in Python) become `\xNN`, control characters and line separators become
-    escapes such as `\n`; the rest stays as it is. The result is for people and programs to read; only for an ordinary
-    name is it also a path that can be opened.
+    Bytes that are not UTF-8 (surrogate escapes in Python) become `\xNN`, control characters and line
+    separators become escapes such as `\n`; the rest stays. The result is for people and programs to
+    read; only for an ordinary name is it also a path that can be opened.
     """
     if text.isprintable():
         return text
@@ -62,9 +66,10 @@ def printable(text: str) -> str:
 class Sample:
     """One usable photo.
 
-    path: where it is. label: its class, such as `shoes/boots`. split: `train`, `validation`, `test`, or None where the
-    source names no splits. digest: SHA-256 of the file, 64 hexadecimal digits. name: the path relative to the dataset, as
-    shown to people (see `printable`).
+    path: of the file. label: its class, such as `shoes/boots`. split: `train`, `validation`,
+    `test`, or None where the source names no splits. digest: SHA-256 of the file, 64 hexadecimal
+    digits. name: the path relative to the dataset, as shown to people (see `printable`). group:
+    name of the item, patient or video it shows, where the source or `DataSettings.group_by` says.
     """
 
     path: Path
@@ -72,6 +77,7 @@ class Sample:
     split: str | None
     digest: str
     name: str
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if self.split is not None and self.split not in SPLITS:
@@ -86,7 +92,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong with a dataset. paths: names relative to the dataset, safe to print; may be empty."""
+    """Something wrong with a dataset.
+
+    paths: names relative to the dataset, safe to print; may be empty.
+    """
 
     kind: str
     paths: tuple[str, ...]
@@ -99,12 +108,12 @@ class Finding:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """The finding as `scan --json` writes it."""
+        """Return the finding as in `scan --json`."""
         return {"kind": self.kind, "paths": list(self.paths), "message": self.message}
 
 
 def count(samples: Iterable[Sample]) -> dict[str, int]:
-    """How many samples each class has, classes sorted by name."""
+    """Return the number of samples of each class, classes sorted by name."""
     return dict(sorted(Counter(sample.label for sample in samples).items()))
 
 
@@ -112,9 +121,13 @@ def count(samples: Iterable[Sample]) -> dict[str, int]:
 class Dataset:
     """Usable photos, their classes, and what is wrong with the source.
 
-    root: the folder that `Sample.name` is relative to. samples: sorted by name. groups: one integer per sample; samples
-    that show the same picture (identical or nearly identical) share it. excluded: names of photos that a review left out of
-    the source, which are not among the samples. Either every sample has a split or none has.
+    root: the folder that `Sample.name` is relative to. samples: sorted by name; either every sample
+    has a split or none has. groups: one integer per sample; samples with the same stay on one side
+    of every split and fold, because they show the same picture or the same item. excluded: names of
+    photos that a review left out of the source, which are not among the samples. one_scene: classes
+    whose photos are so alike that nearly all are in one group, with nothing in their names to tell
+    them apart: they cannot be split. pictures: one integer per sample; samples with the same show
+    the same picture; by default the groups.
     """
 
     root: Path
@@ -122,13 +135,17 @@ class Dataset:
     findings: tuple[Finding, ...] = ()
     groups: tuple[int, ...] = ()
     excluded: tuple[str, ...] = ()
+    one_scene: tuple[str, ...] = ()
+    pictures: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.groups and self.samples:
             object.__setattr__(self, "groups", tuple(range(len(self.samples))))
+        if len(self.pictures) != len(self.samples):
+            object.__setattr__(self, "pictures", self.groups)
         if len(self.groups) != len(self.samples):
             raise DatasetError(
-                f"{len(self.samples)} samples need as many duplicate groups, not {len(self.groups)}"
+                f"{len(self.samples)} samples need as many groups, not {len(self.groups)}"
             )
 
     def __len__(self) -> int:
@@ -136,29 +153,29 @@ class Dataset:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The labels of all samples, each once, sorted."""
+        """Labels of all samples, each once, sorted."""
         return tuple(sorted({sample.label for sample in self.samples}))
 
     @property
     def counts(self) -> dict[str, int]:
-        """Samples in each class over all splits."""
+        """Number of samples of each class over all splits."""
         return count(self.samples)
 
     @property
     def splits(self) -> dict[str, dict[str, int]]:
-        """For each split there is, the samples in each class; empty where no split is named."""
+        """Number of samples of each class in each split; empty where no split is named."""
         present = {sample.split for sample in self.samples}
         return {name: count(self.of(name)) for name in SPLITS if name in present}
 
     def of(self, split: str | None) -> tuple[Sample, ...]:
-        """The samples of one split, sorted by name."""
+        """Return the samples of one split, sorted by name."""
         return tuple(sample for sample in self.samples if sample.split == split)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the sorted (digest, label, split) of every sample: 64 hexadecimal digits.
 
-        It depends on the photos and what is said about them, not on where they lie or what they are called.
+        It depends on the photos, their labels and splits, not on their folders and file names.
         """
         rows = sorted(
             f"{sample.digest}\t{sample.label}\t{sample.split or ''}\n" for sample in self.samples
@@ -166,7 +183,7 @@ class Dataset:
         return hashlib.sha256("".join(rows).encode()).hexdigest()
 
     def as_dict(self) -> dict[str, Any]:
-        """What `scan --json` writes: images, classes, splits, findings, excluded; every string is valid UTF-8."""
+        """Return what `scan --json` writes; every string is valid UTF-8."""
         return {
             "images": len(self.samples),
             "classes": self.counts,

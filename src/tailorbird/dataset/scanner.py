@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -15,10 +17,12 @@ from PIL import Image
 
 from tailorbird import images, parallel
 from tailorbird.dataset.checks import class_findings
-from tailorbird.dataset.duplicates.groups import duplicate_findings, duplicate_groups
+from tailorbird.dataset.duplicates.groups import duplicate_groups
 from tailorbird.dataset.facts import FACTS, facts, open_facts, remember
+from tailorbird.dataset.grouping import group_samples
 from tailorbird.dataset.layout import Entry, Layout, find
 from tailorbird.dataset.samples import Dataset, Finding, Sample, printable
+from tailorbird.dataset.settings import DataSettings
 from tailorbird.errors import DatasetError, ImageError
 from tailorbird.progress import NoProgress, Progress
 
@@ -45,21 +49,27 @@ class Visitor(Protocol):
 def scan(
     source: str | Path,
     *,
+    data: DataSettings | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
     visitor: Visitor | None = None,
     store: bool = True,
 ) -> Dataset:
-    """Read a folder or CSV and say what is in it and what is wrong with it.
+    """Read a folder or CSV and report what is in it and what is wrong with it.
 
-    workers: threads that read and decode; None uses every core. progress: receives the stage
-    `scan`, or `embed` with a visitor, and its files.
-    visitor: is shown the decoded photos it wants; what it raises stops the scan and is raised here. store: remember what
-    was computed in the cache folder, so that a second scan only reads and hashes.
+    Args:
+        source: a folder of class folders, or a CSV.
+        data: how it is read.
+        workers: threads that read and decode; None uses every core.
+        progress: receives the stage `scan`, or `embed` with a visitor, and its files.
+        visitor: is shown the decoded photos it wants; what it raises stops the scan.
+        store: remember what was computed in the cache folder, so that a second scan only reads
+            and hashes.
 
-    Raises DatasetError when there is no such source, or not one photo in it can be used.
+    Raises:
+        DatasetError: there is no such source, or not one photo in it can be used.
     """
-    layout = find(source)
+    layout = find(source, data=data)
     if progress is not None:
         progress.stage("scan" if visitor is None else "embed", len(layout.entries))
     return scan_layout(
@@ -76,28 +86,64 @@ def scan_layout(
     visitor: Visitor | None = None,
     store: bool = True,
 ) -> Dataset:
-    """What `scan` does with the files it found; `source` is what to call them when not one is usable."""
+    """Scan the files of a layout; `source` names them in the error when not one is usable."""
     reading = _Reading(layout.entries, visitor, store)
     reading.run(workers or parallel.cores(), progress or NoProgress())
     findings = [*layout.findings, *reading.findings()]
-    samples = tuple(
+    samples = _samples(layout, reading)
+    if not samples:
+        raise DatasetError(_nothing_usable(source, layout, findings))
+    known = reading.facts if reading.usable.all() else reading.facts[reading.usable]
+    pictures = duplicate_groups(samples, known, workers=workers or parallel.cores(), store=store)
+    vanished = _vanished(layout, samples)
+    grouped = group_samples(samples, pictures.tolist(), layout.data)
+    dataset = Dataset(
+        layout.root,
+        grouped.samples,
+        (),
+        grouped.groups,
+        layout.excluded,
+        grouped.one_scene,
+        grouped.pictures,
+    )
+    findings += [*grouped.findings, *vanished, *class_findings(dataset)]
+    return replace(dataset, findings=tuple(findings))
+
+
+def _samples(layout: Layout, reading: _Reading) -> tuple[Sample, ...]:
+    pattern = re.compile(layout.data.group_by) if layout.data.group_by else None
+    return tuple(
         Sample(
             entry.path,
             entry.label,
             entry.split,
             reading.digests[i].tobytes().hex(),
             printable(entry.name),
+            entry.group or (_matched(pattern, printable(entry.name)) if pattern else None),
         )
         for i, entry in enumerate(layout.entries)
         if reading.usable[i]
     )
-    if not samples:
-        raise DatasetError(_nothing_usable(source, layout, findings))
-    known = reading.facts if reading.usable.all() else reading.facts[reading.usable]
-    groups = duplicate_groups(samples, known, workers=workers or parallel.cores(), store=store)
-    dataset = Dataset(layout.root, samples, (), tuple(groups.tolist()))
-    findings += [*duplicate_findings(dataset), *class_findings(dataset)]
-    return Dataset(dataset.root, samples, tuple(findings), dataset.groups, layout.excluded)
+
+
+def _matched(pattern: re.Pattern[str], name: str) -> str | None:
+    """Return what the pattern's first group, or else the whole of it, matches in a name."""
+    match = pattern.search(name)
+    return None if match is None else match[1] if pattern.groups else match[0]
+
+
+def _vanished(layout: Layout, samples: Sequence[Sample]) -> list[Finding]:
+    """Return a finding for each class of which no file can be used."""
+    known = {sample.label for sample in samples}
+    lost = Counter(entry.label for entry in layout.entries if entry.label not in known)
+    return [
+        Finding(
+            "missing-class",
+            (),
+            f"{label} is left out as a class: none of its {count:,} files is a usable photo",
+        )
+        for label, count in sorted(lost.items())
+    ]
 
 
 def _nothing_usable(source: str | Path, layout: Layout, findings: list[Finding]) -> str:
@@ -107,7 +153,15 @@ def _nothing_usable(source: str | Path, layout: Layout, findings: list[Finding])
         f"\n  {', '.join(finding.paths[:1])}: {finding.message}" for finding in findings[:3]
     )
     shown = printable(str(source))
-    return f"not one of the {len(layout.entries):,} files in {shown} is a usable photo ({counts}); for example:{examples}"
+    searched = (
+        f"; relative paths are looked up in {printable(str(layout.root.resolve()))}"
+        if Path(source).is_file()
+        else ""
+    )
+    return (
+        f"not one of the {len(layout.entries):,} files in {shown} is a usable photo ({counts})"
+        f"{searched}; for example:{examples}"
+    )
 
 
 class _Reading:

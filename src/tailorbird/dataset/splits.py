@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from tailorbird.dataset.grouping import CHOICES
 from tailorbird.dataset.samples import SPLITS, Dataset, Sample
 from tailorbird.errors import DatasetError, SettingsError
 
@@ -53,6 +54,8 @@ def split(
         for name, f in zip(("validation", "test"), fractions, strict=True)
         if name not in present
     }
+    if missing and dataset.one_scene:
+        raise DatasetError(one_scene_problem(dataset))
     assigned: dict[int, str] = {}
     for places in _places(dataset, seed).values():
         assigned.update(_assign(places, missing))
@@ -63,6 +66,16 @@ def split(
         for sample, group in zip(dataset.samples, dataset.groups, strict=True)
     )
     return replace(dataset, samples=samples)
+
+
+def one_scene_problem(dataset: Dataset) -> str:
+    """Return why the classes in `dataset.one_scene` cannot be divided, and what to do."""
+    labels = ", ".join(dataset.one_scene[:4]) + (" ..." if len(dataset.one_scene) > 4 else "")
+    return (
+        f"the photos of {labels} cannot be divided into train, validation and test: nearly all are "
+        f"nearly identical, as from a fixed camera, and their names give no order. {CHOICES}; "
+        "or put them into split folders"
+    )
 
 
 def _with_split(sample: Sample, name: str) -> Sample:
@@ -148,6 +161,7 @@ def clean(dataset: Dataset) -> tuple[Dataset, tuple[tuple[Sample, str], ...]]:
         dataset,
         samples=tuple(dataset.samples[i] for i in kept),
         groups=tuple(dataset.groups[i] for i in kept),
+        pictures=tuple(dataset.pictures[i] for i in kept),
     )
     return result, tuple(left_out)
 
@@ -166,6 +180,11 @@ def _leak(sample: Sample, group: int, held: dict[str, dict[int, list[Sample]]]) 
     )
     for name in later:
         for other in held[name].get(group, ()):
-            how = "identical" if other.digest == sample.digest else "nearly identical"
-            return f"{how} to {other.name}, which is in {name}"
+            if other.digest == sample.digest:
+                how = "identical to"
+            elif sample.group is not None and sample.group == other.group:
+                how = f"in the same group ({sample.group}) as"
+            else:
+                how = "nearly identical to"
+            return f"{how} {other.name}, which is in {name}"
     return None

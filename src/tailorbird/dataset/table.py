@@ -1,33 +1,46 @@
-"""The CSV form of a dataset: `path,label[,split]`, read and written; and a review's decisions in it, `decision,was`."""
+"""Read and write a dataset as a CSV: `path,label[,split][,group]`, and a review's `decision,was`."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-import unicodedata
+import re
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from tailorbird.dataset.labels import normal_label
 from tailorbird.dataset.samples import SPLITS, Dataset, Sample, printable
+from tailorbird.dataset.split_folders import SPLIT_WORDS
 from tailorbird.errors import DatasetError
 from tailorbird.files import write_bytes
 
-_ALIASES: Final = {"val": "validation", "valid": "validation"}
+if TYPE_CHECKING:
+    from _csv import Reader
+
 _SHOWN: Final = 20
+_SEPARATORS: Final = (",", ";", "\t")
+_COLUMNS: Final = ("path", "label", "split", "group", "decision", "was")
+_LONGEST_PATH: Final = 4096
+_LONGEST_LABEL: Final = 500
+_FIELD_LIMIT = threading.Lock()
+"""Held while the csv module's limit of a field's length, which is global, is raised."""
 _VALID: Final = "valid is a UTF-8 CSV whose first line is path,label or path,label,split"
 
 DECISIONS: Final = ("keep", "relabel", "exclude")
-"""What a person can decide about a photo; empty where nothing was decided."""
+"""Decisions a person can make about a photo; empty where none was made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: path relative to the CSV's folder, or absolute.
+    """One row.
 
-    decision: of a review, one of DECISIONS or empty. was: the label before it was relabelled, empty where it was not.
+    path: relative to the CSV's folder, or absolute. decision: of a review, one of DECISIONS or
+    empty. was: the label before it was relabelled, else empty. group: photos of one item, patient
+    or video, which stay on one side of every split; else empty.
     """
 
     path: str
@@ -35,42 +48,39 @@ class Row:
     split: str | None
     decision: str = ""
     was: str = ""
+    group: str = ""
 
     @property
     def original(self) -> str:
-        """The label before anybody decided anything."""
+        """The label before any decision."""
         return self.was or self.label
+
+    @property
+    def excluded(self) -> bool:
+        """Whether a review excluded the photo."""
+        return self.decision == "exclude"
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a CSV file, those that were excluded in a review among them.
+    """Read the rows of a CSV file, those that a review excluded among them.
 
-    Paths may hold bytes that are not UTF-8 (they are file names); labels may not. Where some rows name a split and others
-    leave it empty, the others are training rows. The columns `split`, `decision` and `was` may be absent; columns with other
-    names are ignored. Raises DatasetError, which lists every bad row with its line number.
+    Separators are commas, or semicolons or tabs as spreadsheets write them; Excel's first line
+    `sep=;` and spaces after the separators are understood. Paths may hold bytes that are not UTF-8
+    (they are file names); labels may not. Where some rows name a split and others leave it empty,
+    the others are training rows. All columns but path and label may be absent; unknown columns are
+    ignored.
+
+    Raises:
+        DatasetError: lists every bad row with its line number.
     """
     shown = printable(str(path))
     text = _text(path, shown)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [cell.strip().lower() for cell in next(reader, [])]
-        columns = _columns(header, shown)
-        rows: list[Row] = []
-        problems: list[str] = []
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            row = _row(cells, len(header), columns)
-            if isinstance(row, Row):
-                rows.append(row)
-            else:
-                problems.append(f"line {reader.line_num}: {row}")
-    except csv.Error as error:
-        raise DatasetError(f"{shown}, line {reader.line_num}: not CSV: {error}; {_VALID}") from None
-    if problems:
-        more = f"\n  and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
-        lines = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
-        raise DatasetError(f"{shown} has {len(problems):,} bad rows:{lines}{more}")
+    with _FIELD_LIMIT:
+        limit = csv.field_size_limit(len(text) + 1)
+        try:
+            rows = _rows(text, shown)
+        finally:
+            csv.field_size_limit(limit)
     if not rows:
         raise DatasetError(f"{shown} has a header and no rows; {_VALID}, then one line per photo")
     if any(row.split for row in rows):
@@ -78,13 +88,62 @@ def read_table(path: Path) -> list[Row]:
     return rows
 
 
-def read_header(path: Path) -> list[str]:
-    """The names of a CSV file's columns, lower case; empty for what is no CSV file. Raises DatasetError where it cannot be read."""
+def _rows(text: str, shown: str) -> list[Row]:
+    reader, first = _reader(text)
+    rows: list[Row] = []
+    problems: list[str] = []
     try:
-        return [
-            cell.strip().lower()
-            for cell in next(csv.reader(io.StringIO(_text(path, str(path)), newline="")), [])
-        ]
+        header = [cell.strip().lower() for cell in next(reader, [])]
+        columns = _columns(header, shown)
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            row = _row(cells, len(header), columns)
+            if isinstance(row, Row):
+                rows.append(row)
+            else:
+                problems.append(f"line {first + reader.line_num}: {row}")
+    except csv.Error as error:
+        line = first + reader.line_num
+        raise DatasetError(f"{shown}, line {line}: not CSV: {error}; {_VALID}") from None
+    if problems:
+        more = f"\n  and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
+        lines = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
+        raise DatasetError(f"{shown} has {len(problems):,} bad rows:{lines}{more}")
+    return rows
+
+
+def _reader(text: str) -> tuple[Reader, int]:
+    """Return a CSV reader of the table and how many lines were skipped before its header."""
+    told = re.match(r"\s*\"?sep=(.)\"?[ \t]*(?:\r\n|\r|\n)", text, re.IGNORECASE)
+    body = text[told.end() :] if told else text
+    first, _, rest = body.partition("\n")
+    separator = told[1] if told else ","
+    if not told and not _known(first, ","):
+        separator = next((one for one in _SEPARATORS if _known(first, one)), ",")
+    spaces = any(
+        re.search(f"{re.escape(separator)} ", line) for line in (first, rest.partition("\n")[0])
+    )
+    reader = csv.reader(
+        io.StringIO(body, newline=""), delimiter=separator, strict=True, skipinitialspace=spaces
+    )
+    return reader, 1 if told else 0
+
+
+def _known(line: str, separator: str) -> bool:
+    cells = [cell.strip().strip('"').lower() for cell in line.split(separator)]
+    return "path" in cells and "label" in cells
+
+
+def read_header(path: Path) -> list[str]:
+    """Return the column names of a CSV file, lower case; empty for a file that is not CSV.
+
+    Raises:
+        DatasetError: the file cannot be read.
+    """
+    try:
+        reader, _ = _reader(_text(path, str(path)))
+        return [cell.strip().lower() for cell in next(reader, [])]
     except csv.Error:
         return []
 
@@ -104,72 +163,89 @@ def _text(path: Path, shown: str) -> str:
 
 
 def _columns(header: list[str], shown: str) -> dict[str, int]:
-    """Where each known column is. Raises DatasetError unless path and label are there once each."""
-    names = ("path", "label", "split", "decision", "was")
-    columns = {name: header.index(name) for name in names if header.count(name) == 1}
-    if "path" in columns and "label" in columns and all(header.count(name) < 2 for name in names):
+    """Return where each known column is.
+
+    Raises:
+        DatasetError: path and label are not there once each.
+    """
+    columns = {name: header.index(name) for name in _COLUMNS if header.count(name) == 1}
+    if {"path", "label"} <= set(columns) and all(header.count(name) < 2 for name in _COLUMNS):
         return columns
     first = printable(",".join(header))[:80]
-    hint = ""
-    for separator, word in ((";", "semicolons"), ("\t", "tabs")):
-        if separator in ",".join(header):
-            hint = f"; it seems to be separated by {word}: save it with commas"
     raise DatasetError(
-        f"{shown} has no header with the columns path and label once each (its first line is {first!r}){hint}; {_VALID}"
+        f"{shown} has no header with the columns path and label once each "
+        f"(its first line is {first!r}); {_VALID}"
     )
 
 
 def _row(cells: list[str], width: int, columns: dict[str, int]) -> Row | str:
-    """One row, or what is wrong with it."""
+    """Return one row, or what is wrong with it."""
     if len(cells) != width:
-        return f"{len(cells)} columns where the header has {width}; put quotes around a value that holds a comma"
-    path, split, decision = (
-        cells[columns[name]] if name in columns else "" for name in ("path", "split", "decision")
-    )
-    label, was = (
-        unicodedata.normalize("NFC", cells[columns[name]].strip()) if name in columns else ""
-        for name in ("label", "was")
-    )
-    split = _ALIASES.get(split.strip().lower(), split.strip().lower())
-    decision = decision.strip().lower()
+        return (
+            f"{len(cells)} columns where the header has {width}; "
+            "put quotes around a value that holds a comma"
+        )
+    cell = {name: cells[columns[name]] if name in columns else "" for name in _COLUMNS}
+    label, was = normal_label(cell["label"]), normal_label(cell["was"])
+    split = cell["split"].strip().lower()
+    split = SPLIT_WORDS.get(split, split)
+    decision = cell["decision"].strip().lower()
     problems = []
-    if not path.strip():
+    if not cell["path"].strip():
         problems.append("the path is empty")
+    elif len(cell["path"]) > _LONGEST_PATH:
+        problems.append(
+            f"the path has {len(cell['path']):,} characters; valid: up to {_LONGEST_PATH:,}"
+        )
     if not label:
         problems.append("the label is empty")
+    elif len(label) > _LONGEST_LABEL:
+        problems.append(f"the label has {len(label):,} characters; valid: up to {_LONGEST_LABEL}")
     elif printable(label + was) != label + was:
         problems.append(
             f"the label {printable(label)!r} is not plain UTF-8 text; save the file as CSV UTF-8"
         )
     if split and split not in SPLITS:
         problems.append(
-            f"the split is {printable(split)!r}; it must be train, validation (val, valid), test or empty"
+            f"the split is {printable(split)!r}; "
+            "it must be train, validation (val, valid, dev), test or empty"
         )
     if decision and decision not in DECISIONS:
         problems.append(
             f"the decision is {printable(decision)!r}; it must be {', '.join(DECISIONS)} or empty"
         )
-    return "; ".join(problems) or Row(path, label, split or None, decision, was)
+    group = cell["group"].strip()
+    row = Row(cell["path"], label, split or None, decision, was, group)
+    return "; ".join(problems) or row
 
 
 def write_manifest(dataset: Dataset, path: str | Path) -> None:
-    """Write `path,label[,split]`, one row per sample, atomically; `scan` of that file gives the same dataset back.
+    """Write `path,label[,split][,group]`, one row per sample; `scan` of it gives the same dataset.
 
-    Paths are relative to the manifest's folder where the system can express that (on Windows not across drives); quoting
-    is RFC 4180's. Names that are not UTF-8 are written as their own bytes. Raises StorageError.
+    Paths are relative to the manifest's folder where the system can express that (on Windows not
+    across drives); quoting follows RFC 4180. Names that are not UTF-8 are written as their own
+    bytes. The file is written whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
     """
-    with_split = any(sample.split for sample in dataset.samples)
+    columns = ["path", "label"]
+    columns += [
+        name for name in ("split", "group") if any(getattr(s, name) for s in dataset.samples)
+    ]
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(["path", "label", "split"] if with_split else ["path", "label"])
+    writer.writerow(columns)
     for sample, name in zip(dataset.samples, names_from(path, dataset.samples), strict=True):
-        writer.writerow([name, sample.label, *([sample.split or ""] if with_split else [])])
+        writer.writerow([name, *(getattr(sample, column) or "" for column in columns[1:])])
     write_bytes(path, out.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def names_from(table: str | Path, samples: Iterable[Sample]) -> list[str]:
-    """The samples' paths as a table at `table` names them: relative to its folder, `/` between folders, absolute where that
-    cannot be said."""
+    """Return the samples' paths as a table at `table` names them.
+
+    Relative to the table's folder, `/` between folders; absolute where that is not possible.
+    """
     folder = Path(table).parent.resolve()
     resolved: dict[Path, Path] = {}
     names = []

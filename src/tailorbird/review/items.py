@@ -51,7 +51,7 @@ def make_items(
         for suspect in reported
     ]
     groups = []
-    for alike in same_pictures(dataset):
+    for alike in same_pictures(dataset.pictures):
         samples = [dataset.samples[i] for i in alike]
         findings = group_findings(samples)
         kinds = tuple(finding.kind for finding in findings)

@@ -27,7 +27,7 @@ from tailorbird.dataset.duplicates.similarity import (
     sketches_agree,
 )
 from tailorbird.dataset.facts import open_verdicts, remember
-from tailorbird.dataset.samples import SPLITS, Dataset, Finding, Sample
+from tailorbird.dataset.samples import SPLITS, Finding, Sample
 from tailorbird.errors import ImageError
 
 RADIUS: Final = 14
@@ -239,19 +239,19 @@ class _Judge:
             return None  # gone or changed since it was scanned
 
 
-def same_pictures(dataset: Dataset) -> list[list[int]]:
-    """The groups of two and more samples that show the same picture, as their indices, in the order of the samples."""
+def same_pictures(pictures: Sequence[int]) -> list[list[int]]:
+    """Return the groups of two and more samples with the same picture, as sample numbers."""
     members: dict[int, list[int]] = defaultdict(list)
-    for i, group in enumerate(dataset.groups):
-        members[group].append(i)
+    for i, picture in enumerate(pictures):
+        members[picture].append(i)
     return [alike for alike in members.values() if len(alike) > 1]
 
 
 def group_findings(alike: Sequence[Sample]) -> list[Finding]:
-    """What is wrong with samples that show the same picture, under its most serious kind.
+    """Return what is wrong with samples that show the same picture, under its most serious kind.
 
-    conflicting-label and leak are both serious: a group that is both is reported under both. The rest is duplicate where
-    all files are identical, else near-duplicate.
+    conflicting-label and leak are both serious: a group that is both is reported under both. The
+    rest is duplicate where all files are identical, else near-duplicate.
     """
     paths = tuple(sample.name for sample in alike)
     identical = len({sample.digest for sample in alike}) == 1
@@ -270,11 +270,11 @@ def group_findings(alike: Sequence[Sample]) -> list[Finding]:
     return found
 
 
-def duplicate_findings(dataset: Dataset) -> list[Finding]:
-    """The findings of each group of samples that show the same picture, the most serious kinds first."""
+def picture_findings(samples: Sequence[Sample], pictures: Sequence[int]) -> list[Finding]:
+    """Return the findings of each picture that several samples show, most serious kinds first."""
     found = [
         finding
-        for alike in same_pictures(dataset)
-        for finding in group_findings([dataset.samples[i] for i in alike])
+        for alike in same_pictures(pictures)
+        for finding in group_findings([samples[i] for i in alike])
     ]
     return sorted(found, key=lambda finding: GROUP_KINDS.index(finding.kind))

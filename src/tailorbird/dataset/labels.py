@@ -1,0 +1,69 @@
+"""Class labels: their normal form, and labels that differ only in how they are written."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+
+def normal_label(text: str) -> str:
+    """Return a label in Unicode's composed form (NFC), without spaces around it."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def folded_label(text: str) -> str:
+    """Return the form that two labels share if people cannot tell them apart.
+
+    Upper and lower case, composed and decomposed characters, full-width forms, invisible characters
+    (zero-width spaces, direction marks) and the number and kind of spaces make no difference.
+    """
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    return "/".join(" ".join(part.split()) for part in text.split("/"))
+
+
+def label_difference(a: str, b: str) -> str:
+    """Return how two labels with the same folded form differ, in words for a message."""
+    if a.casefold() == b.casefold():
+        return "upper and lower case"
+    if "".join(a.split()) == "".join(b.split()):
+        return "spaces"
+    if _visible(a) == _visible(b):
+        return "invisible characters"
+    if unicodedata.normalize("NFC", a) == unicodedata.normalize("NFC", b):
+        return "the Unicode form of accents"
+    return "spelling that looks the same"
+
+
+def _visible(text: str) -> str:
+    return "".join(c for c in text if unicodedata.category(c) != "Cf")
+
+
+def colliding_labels(labels: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return the groups of two and more labels whose folded forms are equal, sorted."""
+    folded: dict[str, set[str]] = {}
+    for label in labels:
+        folded.setdefault(folded_label(label), set()).add(label)
+    return sorted(tuple(sorted(alike)) for alike in folded.values() if len(alike) > 1)
+
+
+def similar_label(label: str, known: Iterable[str]) -> str | None:
+    """Return the known label that differs from `label` only in how it is written, or None."""
+    folded = folded_label(label)
+    return next((one for one in known if one != label and folded_label(one) == folded), None)
+
+
+def shown_label(label: str) -> str:
+    """Return a label in quotes, with invisible and combining characters and odd spaces escaped.
+
+    For messages about labels that look alike; safe to print.
+    """
+    escaped = "".join(
+        f"\\u{ord(c):04x}" if _escaped(c) else c
+        for c in label.encode("utf-8", "backslashreplace").decode()
+    )
+    return f"'{escaped}'"
+
+
+def _escaped(c: str) -> bool:
+    return unicodedata.category(c) in ("Cf", "Cc", "Mn") or (c.isspace() and c != " ")
