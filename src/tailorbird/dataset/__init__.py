@@ -11,8 +11,8 @@ from tailorbird.dataset.table import write_manifest
 __all__ = [
     "KINDS",
     "SPLITS",
-    "DataSettings",
     "UNUSABLE",
+    "DataSettings",
     "Dataset",
     "Finding",
     "Sample",
