@@ -147,7 +147,7 @@ def test_predict_survives_bad_files_and_exits_3(trained: Path, tmp_path: Path) -
     for name in bad:
         assert set(found[name]) == {"path", "error"} and name in done.stderr
     assert (
-        "the cap is 89,478,485" in found["bomb.png"]["error"]
+        "a side may have at most 65,535" in found["bomb.png"]["error"]
         and "0 bytes" in found["empty.jpg"]["error"]
     )
     assert (

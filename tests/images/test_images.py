@@ -127,10 +127,16 @@ def bomb(width: int = 100_000, height: int = 100_000) -> bytes:
     )
 
 
-@pytest.mark.parametrize("side", [100_000, 12_000, 9_500])
+@pytest.mark.parametrize("side", [60_000, 12_000, 9_500])
 def test_a_bomb_is_refused_by_its_header(side: int) -> None:
     with pytest.raises(ImageTooLarge, match="the cap is 89,478,485"):
         decode(bomb(side, side))
+
+
+@pytest.mark.parametrize("size", [(1, 49_000_000), (70_000, 10)])
+def test_a_side_is_capped_like_the_area(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageTooLarge, match="a side may have at most 65,535"):
+        decode(bomb(*size))
 
 
 def test_the_cap_is_the_callers() -> None:
@@ -148,8 +154,8 @@ def test_empty_and_not_an_image() -> None:
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG is not accepted.*export it as PNG"),
         (b'<?xml version="1.0"?>\n<svg/>', "SVG is not accepted"),
         (b"%PDF-1.7 ...", "PDF is not accepted"),
-        (b"II*\0" + bytes(40), "TIFF is not accepted"),
-        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC is not accepted.*export it as JPEG"),
+        (b"8BPS" + bytes(40), r"Photoshop \(PSD\) is not accepted.*export it as PNG"),
+        (b"\0\0\0\x18ftypmif1" + bytes(40), "HEIF is not accepted.*export it as JPEG"),
         (b"<!doctype html><html>", "HTML page is not accepted.*download the photo itself"),
         (b"just words", "text is not accepted; accepted are JPEG, PNG"),
         (b"PK\3\4" + bytes(40), "ZIP archive is not accepted"),
@@ -292,7 +298,7 @@ def repeated_scans(times: int, size: tuple[int, int] = (600, 600)) -> bytes:
 
 def test_a_jpeg_of_too_many_scans_is_refused_at_once() -> None:
     assert images.decode(repeated_scans(50)).image.size == (600, 600)
-    bomb = repeated_scans(100_000)
+    bomb = repeated_scans(9_000)
     start = time.perf_counter()
     with pytest.raises(
         ImageTooLarge,

@@ -86,7 +86,7 @@ def samples() -> dict[str, bytes]:
     grey16 = Image.fromarray(np.random.default_rng(0).integers(0, 65536, (20, 20), dtype=np.uint16))
     exif = Image.Exif()
     exif[0x0112] = 6
-    found = {kind: encoded(image, kind) for kind in images.ACCEPTED}
+    found = {kind: encoded(image, kind) for kind in images.SERVED}
     found |= {
         "progressive": encoded(image, "JPEG", progressive=True),
         "cmyk": encoded(image.convert("CMYK"), "JPEG"),

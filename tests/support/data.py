@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from tailorbird.images import FORMATS
+
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 MOBILENET = SHARED / "weights" / "mobilenetv2_imagenet.backbone.onnx"
 CLOTHING = SHARED / "data" / "clothing-dataset-small"
@@ -43,8 +45,12 @@ def picture(label: str, seed: int, size: tuple[int, int] = (96, 80)) -> Image.Im
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    """The bytes of a picture in a format of `images.FORMATS`, or one that only Pillow knows."""
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    row = next((row for row in FORMATS if row.name == kind), None)
+    if row is not None and row.prepare is not None:
+        row.prepare()
+    image.save(buffer, row.pillow if row is not None and row.pillow else kind, **options)
     return buffer.getvalue()
 
 

@@ -9,24 +9,16 @@ from typing import Final
 from tailorbird.errors import StorageError, UnsupportedImage
 from tailorbird.files import atomic_path, sync_folder
 from tailorbird.files.atomic import storage_error
+from tailorbird.images import FORMATS, HEAD, identify
 
-_SIGNATURES: Final = (
-    (0, b"\xff\xd8\xff", "jpg"),
-    (0, b"\x89PNG\r\n\x1a\n", "png"),
-    (8, b"WEBP", "webp"),
-    (0, b"GIF8", "gif"),
-    (0, b"BM", "bmp"),
-    (4, b"ftypavif", "avif"),
-    (4, b"ftypavis", "avif"),
-)
-SUFFIXES: Final = tuple(dict.fromkeys(suffix for _, _, suffix in _SIGNATURES))
+SUFFIXES: Final = tuple(row.suffixes[0].removeprefix(".") for row in FORMATS if row.suffixes)
 
 
 def suffix(data: bytes) -> str:
-    """jpg, png, webp, gif, bmp or avif, told from a photo's first bytes. Raises UnsupportedImage."""
-    for offset, signature, name in _SIGNATURES:
-        if data[offset : offset + len(signature)] == signature:
-            return name
+    """Return the file name ending of a photo's format, without its dot. Raises UnsupportedImage."""
+    row = identify(data[:HEAD])
+    if row is not None and row.suffixes:
+        return row.suffixes[0].removeprefix(".")
     raise UnsupportedImage(
         f"a photo to keep must be one of {', '.join(SUFFIXES)}; its content is none of these"
     )

@@ -1,7 +1,8 @@
-"""A sample wardrobe to try things on: drawn pictures of ten classes of clothes, different for every seed.
+"""Draw sample pictures of ten classes of clothes, reproducible by seed, for the demo and the tests.
 
-`outline`, `tops`, `bottoms` and `accessories` cut the garments, `materials` dyes and weaves, `scene` paints with light and
-shadow, `picture` puts one picture together, `folder` writes hundreds of them.
+`outline` holds the geometry, `garments` the cut of each class, `fabric` colours, patterns and
+backdrops, `painting` renders parts with shading and shadows, `picture` composes one picture and
+`folder` writes a dataset of them.
 """
 
 from tailorbird.demo.folder import write

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tailorbird.images import SERVED_MEDIA_TYPES
 from tailorbird.service.schemas import SCHEMAS
 from tailorbird.service.settings import ServeSettings
 
@@ -129,9 +130,7 @@ def _photos(settings: ServeSettings) -> Json:
                 "requestBody": {
                     "required": True,
                     "content": {
-                        "image/jpeg": binary,
-                        "image/png": binary,
-                        "image/webp": binary,
+                        **dict.fromkeys(SERVED_MEDIA_TYPES, binary),
                         "application/octet-stream": binary,
                         "multipart/form-data": {
                             "schema": {
@@ -139,11 +138,7 @@ def _photos(settings: ServeSettings) -> Json:
                                 "required": ["photo"],
                                 "properties": {"photo": many},
                             },
-                            "encoding": {
-                                "photo": {
-                                    "contentType": "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/avif"
-                                }
-                            },
+                            "encoding": {"photo": {"contentType": ", ".join(SERVED_MEDIA_TYPES)}},
                         },
                     },
                 },

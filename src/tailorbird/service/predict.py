@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 
 from tailorbird import images
 from tailorbird.errors import ImageError, ModelFileError
-from tailorbird.images import ACCEPTED, Pixels
+from tailorbird.images import SERVED, Pixels
 from tailorbird.model.file import FORMAT
 from tailorbird.service import receipts
 from tailorbird.service.batching import Answer
@@ -69,7 +69,10 @@ async def _answer(
 
     def decode() -> tuple[Pixels, str]:
         digest = hashlib.sha256(upload.data).hexdigest() if state.corrections else ""
-        return images.load(upload.data, served.rule, max_pixels=state.settings.max_pixels), digest
+        pixels = images.load(
+            upload.data, served.rule, max_pixels=state.settings.max_pixels, accepted=SERVED
+        )
+        return pixels, digest
 
     try:
         pixels, digest = await state.batcher.decode(decode, deadline)
@@ -155,7 +158,7 @@ async def model(request: Request) -> JSONResponse:
                 "pixels": settings.max_pixels,
                 "photos": settings.max_photos,
             },
-            "accepts": list(ACCEPTED),
+            "accepts": list(SERVED),
         }
     )
 

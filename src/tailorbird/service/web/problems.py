@@ -5,14 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tailorbird.errors import ImageError, ImageTooLarge, UnsupportedImage
-from tailorbird.images import foreign_format
+from tailorbird.images import HEAD, identify
 
 RETRY_AFTER = 1
 """Seconds that a client should wait after a temporary refusal; the queue empties in less."""
-
-_NOT_PICTURES = frozenset(
-    {None, "text", "script", "XML", "HTML page", "ZIP archive", "gzip archive", "program"}
-)
 
 
 class Problem(Exception):
@@ -64,6 +60,7 @@ def of_image(error: ImageError, data: bytes) -> Problem:
     """
     if isinstance(error, ImageTooLarge):
         return Problem(413, "image-too-large", str(error))
-    if isinstance(error, UnsupportedImage) and foreign_format(data[:4096]) not in _NOT_PICTURES:
+    row = identify(data[:HEAD])
+    if isinstance(error, UnsupportedImage) and row is not None and row.visual:
         return Problem(415, "unsupported-format", str(error))
     return Problem(422, "unreadable-image", str(error))

@@ -1,0 +1,58 @@
+"""Bytes or a path in, RGB pixels out: formats, decoding, THE resize rule and augmented views.
+
+Everything outside this package imports these names from here.
+"""
+
+from tailorbird.images.augmentation import Augmentation, view_random, warp
+from tailorbird.images.conversion import almost_black
+from tailorbird.images.decoding import (
+    MAX_PIXELS,
+    MAX_SIDE,
+    MOST_BYTES,
+    Photo,
+    decode,
+    from_array,
+    from_pil,
+    load,
+    read_bytes,
+)
+from tailorbird.images.formats import (
+    ACCEPTED,
+    EXTENSIONS,
+    FORMATS,
+    HEAD,
+    SERVED,
+    SERVED_MEDIA_TYPES,
+    Format,
+    identify,
+    starts_like_a_photo,
+)
+from tailorbird.images.resizing import Pixels, ResizeRule, resize
+
+__all__ = [
+    "ACCEPTED",
+    "EXTENSIONS",
+    "FORMATS",
+    "HEAD",
+    "MAX_PIXELS",
+    "MAX_SIDE",
+    "MOST_BYTES",
+    "SERVED",
+    "SERVED_MEDIA_TYPES",
+    "Augmentation",
+    "Format",
+    "Photo",
+    "Pixels",
+    "ResizeRule",
+    "almost_black",
+    "decode",
+    "from_array",
+    "from_pil",
+    "identify",
+    "load",
+    "read_bytes",
+    "resize",
+    "starts_like_a_photo",
+    "view_random",
+    "warp",
+]

@@ -1,0 +1,98 @@
+"""Augmented views: one seeded affine map and a change of brightness for each view of a photo."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from tailorbird.errors import SettingsError
+from tailorbird.images.resizing import Pixels, ResizeRule
+
+_MOST: Final = {"zoom": 0.9, "rotation": 180, "shear": 60, "shift": 0.9, "brightness": 0.9}
+"""Beyond these a photo may be black, empty or turned over more than once."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The range each augmented view is drawn from; every number is the largest change either way.
+
+    zoom: scale factor 1 - zoom to 1 + zoom, 0 to 0.9. rotation: degrees, 0 to 180. shear: degrees, 0 to 60. shift: fraction of
+    the side, 0 to 0.9. brightness: factor 1 - brightness to 1 + brightness, 0 to 0.9. flip: mirrored left to right with
+    probability one half. Raises SettingsError.
+    """
+
+    flip: bool = True
+    zoom: float = 0.15
+    rotation: float = 10.0
+    shear: float = 8.0
+    shift: float = 0.06
+    brightness: float = 0.15
+
+    def __post_init__(self) -> None:
+        """Raise one SettingsError that names every range that cannot be."""
+        problems = [
+            f"{name} is {value!r}, but must be 0 to {most:g}"
+            for name, most in _MOST.items()
+            if not isinstance(value := getattr(self, name), int | float) or not 0 <= value <= most
+        ]
+        if problems:
+            raise SettingsError("photos cannot be augmented so: " + "; ".join(problems))
+
+    @property
+    def key(self) -> str:
+        """A short name that changes with any of the ranges."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
+
+
+def view_random(digest: bytes, view: int) -> np.random.Generator:
+    """The random numbers of one view of one photo: they depend on its content and the view's number, on nothing else."""
+    seed = hashlib.sha256(digest + b"view" + str(view).encode()).digest()[:16]
+    return np.random.default_rng(int.from_bytes(seed, "big"))
+
+
+def warp(
+    image: Image.Image, rule: ResizeRule, augmentation: Augmentation, random: np.random.Generator
+) -> Pixels:
+    """One augmented view, uint8 (size, size, 3): flip, zoom, rotation, shear and shift as a single affine map, then brightness.
+
+    The picture is first shrunk to the sharpness the view can show, because an affine map samples points and would alias.
+    Corners that would lie outside the picture repeat its border colours.
+    """
+    size = rule.size
+    a = augmentation
+    side = math.ceil(size * (1 + a.zoom))
+    source = image.resize((side, side), Image.Resampling.BILINEAR)
+
+    flip = -1.0 if a.flip and random.random() < 0.5 else 1.0
+    scale = math.exp(random.uniform(math.log(1 - a.zoom), math.log(1 + a.zoom)))
+    angle, shear = (math.radians(random.uniform(-limit, limit)) for limit in (a.rotation, a.shear))
+    shift_x, shift_y = (random.uniform(-a.shift, a.shift) * side for _ in range(2))
+    brightness = random.uniform(1 - a.brightness, 1 + a.brightness)
+
+    # Pillow wants the map from output to input: input = M (output - centre) + centre + shift.
+    to_input = side / size / scale
+    cos, sin = math.cos(angle), math.sin(angle)
+    rotate = np.array([[cos, -sin], [sin, cos]])
+    skew = np.array([[1.0, math.tan(shear)], [0.0, 1.0]])
+    matrix = rotate @ skew @ np.diag([flip, 1.0]) * to_input
+    reach = np.abs(matrix).sum(axis=1) * size / 2 + np.abs([shift_x, shift_y]) - side / 2
+    margin = max(
+        side * 3 // 8, math.ceil(reach.max()) + 1
+    )  # the first is further than the default ranges can reach
+    padded = Image.fromarray(
+        np.pad(np.asarray(source), ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    )
+    centre_in = np.array([side / 2 + margin + shift_x, side / 2 + margin + shift_y])
+    offset = centre_in - matrix @ np.array([size / 2, size / 2])
+    coefficients = (matrix[0, 0], matrix[0, 1], offset[0], matrix[1, 0], matrix[1, 1], offset[1])
+    warped = padded.transform(
+        (size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
+    )
+    return np.asarray(
+        warped.point([min(255, round(value * brightness)) for value in range(256)] * 3)
+    )
