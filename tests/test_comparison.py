@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from scipy.stats import binomtest
 
-from cli.test_cli import lines, run
+from support.cli import lines, run
 from support.data import draw_dataset, encoded, picture
 from tailorbird.comparison import Comparison, compare, tiles
 from tailorbird.errors import DatasetError, ModelFileError, SettingsError

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from backbone.test_contract import tiny
+from support.tiny_backbone import tiny
 from tailorbird.errors import BackboneError
 from tailorbird.inference import CPU, Runner, map_batches
 

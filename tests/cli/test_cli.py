@@ -13,35 +13,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from images.test_images import bomb
+from support.cli import lines, run
 from support.data import MakeDataset, draw_dataset, encoded, picture
+from support.hostile_images import bomb
 from tailorbird.cli.predict import formula_safe
-
-
-def run(
-    *arguments: object, stdin: bytes | None = None, code: int | None = 0
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tailorbird", *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        timeout=120,
-    )
-    text = subprocess.CompletedProcess(
-        done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
-    )
-    if code is not None:
-        assert text.returncode == code, f"{text.stdout}\n{text.stderr}"
-    assert "Traceback" not in text.stderr
-    return text
-
-
-def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_train_json_and_what_programs_read(shapes: Path, tmp_path: Path) -> None:

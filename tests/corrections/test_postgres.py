@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from corrections.test_corrections import add, photo
+from support.answers import add, photo
 from support.postgres_server import PASSWORD, PostgresServer
 from tailorbird.corrections import export, labelled, open_existing, open_store
 from tailorbird.errors import SettingsError, StorageError, StorageFull

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 import tailorbird
-from cli.test_cli import run
+from support.cli import run
 from support.data import MakeDataset, draw_dataset, encoded, picture
 from tailorbird import onnx_files
 from tailorbird.corrections import Corrections, Joined, export, join, labelled, open_store

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from cli.test_cli import lines, run
+from support.cli import lines, run
 from support.data import CLOTHING, needs_shared
 from support.experiment_data import blobs
 from tailorbird.errors import SettingsError

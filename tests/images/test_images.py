@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 from PIL import Image
 
 from support.data import encoded, picture
+from support.hostile_images import bomb, repeated_scans
 from tailorbird import images
 from tailorbird.errors import (
     ImageTooLarge,
@@ -110,21 +109,6 @@ def test_16_bit_grey_is_scaled_not_clipped() -> None:
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(4, 0)
     found = np.asarray(decode(encoded(Image.fromarray(ramp), "PNG")).image)[0, :, 0]
     assert np.abs(found.astype(int) - np.arange(256)).max() <= 1
-
-
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def bomb(width: int = 100_000, height: int = 100_000) -> bytes:
-    """A PNG of a few bytes whose header announces width x height pixels."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + _png_chunk(b"IHDR", header)
-        + _png_chunk(b"IDAT", zlib.compress(b"\0" * 100))
-        + _png_chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize("side", [60_000, 12_000, 9_500])
@@ -287,13 +271,6 @@ def test_a_cut_jpeg_stream_object_is_left_alone() -> None:
     # Bytes after the end of a JPEG (a phone's depth map, a video) are not damage.
     data = encoded(picture("disc", 1)) + b"trailing bytes" * 100
     assert decode(io.BytesIO(data).getvalue()).image.size == (96, 80)
-
-
-def repeated_scans(times: int, size: tuple[int, int] = (600, 600)) -> bytes:
-    """A progressive JPEG whose last scan, 14 bytes, is there many times: a small file that takes a decoder as many passes."""
-    data = encoded(Image.new("RGB", size, (200, 30, 60)), "JPEG", progressive=True)
-    last = data[data.rfind(b"\xff\xda") : -2]
-    return data[:-2] + last * times + data[-2:]
 
 
 def test_a_jpeg_of_too_many_scans_is_refused_at_once() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cli.test_cli import lines, run
+from support.cli import lines, run
 from support.data import CLOTHING, MOBILENET, MakeDataset, draw_dataset, needs_shared, picture
 from support.progress import RecordedProgress
 from tailorbird import label_errors

@@ -13,8 +13,8 @@ import pytest
 from onnx import helper
 from PIL import Image
 
-from backbone.test_contract import tiny
 from support.data import encoded, picture
+from support.tiny_backbone import tiny
 from tailorbird import onnx_files
 from tailorbird.backbone import Backbone
 from tailorbird.errors import (

@@ -20,8 +20,8 @@ import onnx
 import pytest
 from PIL import Image
 
-from backbone.test_contract import tiny
 from support.data import draw_dataset, encoded, picture
+from support.tiny_backbone import tiny
 from tailorbird import evaluation, images
 from tailorbird.errors import SettingsError
 from tailorbird.evaluation import evaluate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
@@ -18,10 +17,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cli.test_cli import run
-from images.test_images import bomb
+from support.cli import run
 from support.data import MakeDataset, draw_dataset, encoded, picture
-from support.reviewing import CONFLICT, COPIES, Page, draw_wrong, reviewing, shown, wait_for
+from support.hostile_images import bomb
+from support.reviewing import (
+    CONFLICT,
+    COPIES,
+    Page,
+    decisions,
+    draw_wrong,
+    reviewing,
+    rows,
+    shown,
+    wait_for,
+)
 from tailorbird import scan
 from tailorbird.cli.results import print_result
 from tailorbird.dataset.table import Row
@@ -30,20 +39,6 @@ from tailorbird.files import write_bytes
 from tailorbird.review import ChangedMeanwhile, Choice, Review, default_manifest, open_review
 from tailorbird.review import manifest as manifests
 from tailorbird.training import train
-
-
-def rows(path: Path) -> dict[str, dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["path"]: row for row in csv.DictReader(file)}
-
-
-def decisions(path: Path) -> dict[str, tuple[str, str, str]]:
-    """What a manifest says of the photos somebody decided about: decision, label, what it was."""
-    return {
-        name: (row["decision"], row["label"], row["was"])
-        for name, row in rows(path).items()
-        if row["decision"]
-    }
 
 
 def opened(photos: Path, output: Path | None = None) -> Review:

@@ -12,10 +12,17 @@ import pytest
 from playwright.sync_api import Browser, Locator, expect
 from playwright.sync_api import Page as Tab
 
-from review.test_review import decisions
-from service.test_page import violations
-from support.browser import Watch, browser  # noqa: F401  (fixture)
-from support.reviewing import CONFLICT, COPIES, FLIPPED, Page, draw_wrong, reviewing, shown
+from support.browser import Watch, browser, violations  # noqa: F401  (fixture)
+from support.reviewing import (
+    CONFLICT,
+    COPIES,
+    FLIPPED,
+    Page,
+    decisions,
+    draw_wrong,
+    reviewing,
+    shown,
+)
 from tailorbird import scan
 from tailorbird.dataset import Dataset
 from tailorbird.dataset.table import Row

@@ -15,6 +15,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from support.data import encoded, picture
+from support.hostile_images import png_header
 from support.server import Server, serve, with_classes
 from tailorbird.model import Classifier
 
@@ -182,23 +183,6 @@ def test_a_bad_photo_among_several_fails_in_its_place(server: Server) -> None:
     assert all_bad.status_code == 200 and all(
         "error" in result for result in all_bad.json()["results"]
     )
-
-
-def png_header(width: int, height: int) -> bytes:
-    """The first bytes of a PNG that says it is this large."""
-    import struct
-    import zlib
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
-    data = zlib.compress(bytes(1000))
-    body = (
-        struct.pack(">I", len(data))
-        + b"IDAT"
-        + data
-        + struct.pack(">I", zlib.crc32(b"IDAT" + data))
-    )
-    return b"\x89PNG\r\n\x1a\n" + chunk + body
 
 
 def test_the_model_says_what_it_is(server: Server, classifier: Classifier, trained: Path) -> None:

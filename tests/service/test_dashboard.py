@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from service.test_page import refuse, violations
-from support.browser import OpenPage, browser, open_page, server  # noqa: F401  (fixtures)
+from support.browser import OpenPage, browser, open_page, refuse, server, violations  # noqa: F401  (fixtures)
 from support.data import encoded, picture
 from support.serving import Server
 

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.test_api import png_header
 from support.data import encoded, picture
+from support.hostile_images import png_header
 from support.server import Server, eventually, load, rest, serve, serve_with, status
 from tailorbird.service.web.middleware import security_headers
 
@@ -110,7 +110,7 @@ def test_a_pixel_bomb_is_refused_by_its_header(server: Server) -> None:
 
 
 def test_a_jpeg_of_endless_scans_is_refused_too(server: Server) -> None:
-    from images.test_images import repeated_scans
+    from support.hostile_images import repeated_scans
 
     refusal(server.predict(repeated_scans(50_000)), 413, "image-too-large", "scans")
 

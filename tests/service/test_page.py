@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Error, FilePayload, Locator, Page, Route, expect
 
-from support.browser import OpenPage, browser, open_page, server  # noqa: F401  (fixtures)
+from support.browser import OpenPage, browser, open_page, refuse, server, violations  # noqa: F401  (fixtures)
 from support.data import encoded, picture
 from support.serving import Server, serving
 
@@ -44,20 +43,6 @@ def answered(page: Page, name: str = "box.jpg") -> Locator:
     found = card(page, name)
     expect(found).to_have_attribute("data-state", re.compile("^(sure|unsure)$"))
     return found
-
-
-def refuse(
-    page: Page, path: str, status: int, code: str, message: str, *, times: int = 1, **headers: str
-) -> None:
-    """The next requests to `path` are refused, as the server would refuse them; those after go on to it."""
-    body = {"error": {"status": status, "code": code, "message": message, "request_id": "r"}}
-    page.route(
-        f"**{path}*",
-        lambda route: route.fulfill(
-            status=status, headers=headers, content_type="application/json", body=json.dumps(body)
-        ),
-        times=times,
-    )
 
 
 def changed(page: Page, path: str, change: dict[str, Any]) -> None:
@@ -751,20 +736,6 @@ def test_narrow_screens_need_no_sideways_scrolling(
             .filter(each => each.checkVisibility()).filter(each => each.getBoundingClientRect().height < 43.9).map(each => each.outerHTML)"""
     )
     assert not small, "a finger needs 44 pixels"
-
-
-def violations(page: Page) -> list[str]:
-    found = Axe().run(
-        page,
-        options={
-            "resultTypes": ["violations"],
-            "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
-        },
-    )
-    return [
-        f"{each['id']}: {[node['target'] for node in each['nodes']]} {each['help']}"
-        for each in found.response["violations"]
-    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -155,3 +157,31 @@ def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
         context.close()
         assert not watch.errors, "\n".join(watch.errors)
         assert not watch.elsewhere, "\n".join(watch.elsewhere)
+
+
+def refuse(
+    page: Page, path: str, status: int, code: str, message: str, *, times: int = 1, **headers: str
+) -> None:
+    """The next requests to `path` are refused, as the server would refuse them; those after go on to it."""
+    body = {"error": {"status": status, "code": code, "message": message, "request_id": "r"}}
+    page.route(
+        f"**{path}*",
+        lambda route: route.fulfill(
+            status=status, headers=headers, content_type="application/json", body=json.dumps(body)
+        ),
+        times=times,
+    )
+
+
+def violations(page: Page) -> list[str]:
+    found = Axe().run(
+        page,
+        options={
+            "resultTypes": ["violations"],
+            "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+        },
+    )
+    return [
+        f"{each['id']}: {[node['target'] for node in each['nodes']]} {each['help']}"
+        for each in found.response["violations"]
+    ]

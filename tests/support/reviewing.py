@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import http.client
 import json
 import os
@@ -164,3 +165,17 @@ def wait_for(condition: Any, seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come true in time"
         time.sleep(0.02)
+
+
+def rows(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["path"]: row for row in csv.DictReader(file)}
+
+
+def decisions(path: Path) -> dict[str, tuple[str, str, str]]:
+    """What a manifest says of the photos somebody decided about: decision, label, what it was."""
+    return {
+        name: (row["decision"], row["label"], row["was"])
+        for name, row in rows(path).items()
+        if row["decision"]
+    }
