@@ -258,7 +258,7 @@ def test_the_command_overwrites_no_photo(trained: Path, tmp_path: Path) -> None:
     before = photo.read_bytes()
     run(trained, tmp_path / "x.jpg", photo, "-o", tmp_path, "-q")
     assert photo.read_bytes() == before and (tmp_path / "x-2.explained.png").exists()
-    assert "is the photo itself" in run(trained, photo, "-o", photo, code=2).stderr
+    assert "would overwrite the input" in run(trained, photo, "-o", photo, code=2).stderr
     assert photo.read_bytes() == before
     done = run(trained, tmp_path / "x.jpg", photo, "-o", tmp_path / "one.png", code=2)
     assert "one file for 2 photos" in done.stderr

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tailorbird import parallel
-from tailorbird.dataset import SPLITS, printable
+from tailorbird.dataset import SPLITS, listed_photos, printable
 from tailorbird.dataset.layout import Entry, Layout, find
 from tailorbird.errors import DatasetError, ImageError, SettingsError
 from tailorbird.images import read_bytes
@@ -22,6 +22,7 @@ from tailorbird.model import Classifier, Failure, Prediction
 from tailorbird.progress import NoProgress, Progress
 from tailorbird.rendering.notebook import scores_html
 from tailorbird.report import Content, Format, attempt, report_path
+from tailorbird.validation import Problems
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,10 @@ def evaluate(
     """
     classifier = model if isinstance(model, Classifier) else Classifier(model)
     wanted = report_path(classifier.path, report, report_format, "evaluation")
+    # Whether the report can be written is found out at the end: it must not cost the scores.
+    with Problems() as problems:
+        read = {"dataset": photos, "model": classifier.path}
+        problems.overlaps({"report": wanted}, inputs=read, photos=listed_photos(photos))
     layout, chosen, entries = entries_to_score(photos, split)
     number = {label: i for i, label in enumerate(classifier.classes)}
     left_out = [(path, finding.message) for finding in layout.findings for path in finding.paths]

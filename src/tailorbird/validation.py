@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
@@ -130,27 +131,40 @@ class Problems:
 
         Args:
             files: the outputs by what they are, such as {"model": path}; None: not written.
+            inputs, photos: see `overlaps`.
+            make_folders: the writer creates missing folders, so that an existing one above will do.
+        """
+        for what, path in _given(files).items():
+            if problem := _unwritable(path, make_folders):
+                self.add(f"the {what} {_shown(path)} {problem}")
+        self.overlaps(files, inputs=inputs, photos=photos)
+
+    def overlaps(
+        self,
+        files: Mapping[str, PathLike | None],
+        *,
+        inputs: Mapping[str, PathLike | None] | None = None,
+        photos: Iterable[PathLike] = (),
+    ) -> None:
+        """Require that no output is one of the inputs, a photo among them, or another output.
+
+        Args:
+            files: the outputs by what they are; None: not written.
             inputs: files and folders that are read, by what they are. Inside a folder of photos an
                 output must not be, or later be taken for, a photo. None: not read. Names that are
                 no existing file or folder (of a backbone, of a server's database) are ignored.
             photos: further files that are read, such as those a CSV lists. It is iterated only
                 if an output exists already.
-            make_folders: the writer creates missing folders, so that an existing one above will do.
         """
-        given = {what: Path(path) for what, path in files.items() if path is not None}
-        read = {what: Path(path) for what, path in (inputs or {}).items() if path is not None}
+        given, read = _given(files), _given(inputs or {})
         for what, path in given.items():
-            problem = _unwritable(path, make_folders) or _overwrites(path, read)
-            if problem:
+            if problem := _overwrites(path, read):
                 self.add(f"the {what} {_shown(path)} {problem}")
-        whats = list(given)
-        for number, what in enumerate(whats):
-            for other in whats[:number]:
-                if same_file(given[what], given[other]):
-                    self.add(
-                        f"the {other} and the {what} are both {_shown(given[what])}; "
-                        "give each its own name"
-                    )
+        for (one, path), (other, second) in combinations(given.items(), 2):
+            if same_file(path, second):
+                self.add(
+                    f"the {one} and the {other} are both {_shown(path)}; give each its own name"
+                )
         self._photos(given, photos)
 
     def _photos(self, outputs: Mapping[str, Path], photos: Iterable[PathLike]) -> None:
@@ -169,6 +183,10 @@ class Problems:
                     f"the {what} {_shown(outputs[what])} would overwrite a photo that is read; "
                     "give another name"
                 )
+
+
+def _given(files: Mapping[str, PathLike | None]) -> dict[str, Path]:
+    return {what: Path(path) for what, path in files.items() if path is not None}
 
 
 def check_writable(path: PathLike) -> None:
@@ -225,7 +243,7 @@ def _overwrites(path: Path, inputs: Mapping[str, Path]) -> str | None:
 
 def _inside(path: Path, folder: Path) -> bool:
     """Return whether `path` lies below `folder`, links resolved; False if that is no folder."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112  # Path.is_dir raises for a name that is too long
         return False
     parents = Path(os.path.realpath(path)).parents
     return any(same_file(parent, folder) for parent in parents if parent.exists())

@@ -652,7 +652,7 @@ def test_settings_that_do_not_fit(tmp_path: Path) -> None:
         ),
         ({"precision": 0.2}, "precision is 0.2"),
         ({"seed": -1}, "seed is -1"),
-        ({"output": tmp_path / "model.h5"}, "ends in .onnx"),
+        ({"output": tmp_path / "model.h5"}, r"must end in \.onnx"),
         ({"output": tmp_path / "no" / "model.onnx"}, "cannot be written"),
     ):
         arguments = {"output": tmp_path / "model.onnx", **good, **changes}

@@ -175,7 +175,7 @@ def test_wrong_settings_are_reported_together_before_anything_runs(
         train(shapes, tmp_path / "model.txt", views=0, precision=2, seed=-1)
     for words in (
         "must end in .onnx",
-        "views is 0; it must be between 1 and 32",
+        "views is 0; it must be a whole number between 1 and 32",
         "precision is 2",
         "seed is -1",
     ):

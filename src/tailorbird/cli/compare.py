@@ -49,6 +49,7 @@ def compare(
     Exits 3 when photos had to be left out.
     """
     from tailorbird import comparison
+    from tailorbird.dataset import check_outputs
     from tailorbird.errors import SettingsError
     from tailorbird.rendering import contact_sheets
 
@@ -56,6 +57,11 @@ def compare(
         raise SettingsError(f"--csv is {csv_file.name!r}; give the name of a .csv file")
     if contact_sheet is not None:
         contact_sheets.check_name(contact_sheet)
+    check_outputs(
+        photos,
+        {"CSV": csv_file, "contact sheet": contact_sheet},
+        inputs={"model A": a, "model B": b},
+    )
     with output.ProgressBar() as progress:
         result = comparison.compare(a, b, photos, split=split, progress=progress)
     for path, reason in result.left_out if verbose else result.left_out[:SHOWN]:

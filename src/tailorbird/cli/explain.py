@@ -58,6 +58,7 @@ def explain(
     from tailorbird.errors import SettingsError
     from tailorbird.explanation import explain_many
     from tailorbird.model import Failure
+    from tailorbird.validation import Problems
 
     found = list(sources(photos))
     if target.suffix.lower() == ".png" and not target.is_dir():
@@ -72,6 +73,12 @@ def explain(
         )
     else:
         folder, fixed = target, None
+    with Problems() as problems:
+        # A picture's name follows from its photo's; only that it is a picture counts here.
+        picture = folder / (fixed or "photo.explained.png")
+        read: dict[str, str | Path | None] = {"model": model}
+        read |= {f"input {name}": name for name in photos if name != "-"}
+        problems.overlaps({"picture": picture}, inputs=read)
     originals = {Path(photo).resolve() for photo in found if isinstance(photo, str | Path)}
     names = _Names(folder, originals)
     failures = 0
@@ -86,7 +93,7 @@ def explain(
                 if json:
                     output.print_json(_readable(result.as_dict()))
             else:
-                picture = names.given(fixed) if fixed else names.of(result.path)
+                picture = folder / fixed if fixed else names.of(result.path)
                 _write(result, picture, json=json)
             if len(found) > 1:
                 progress.advance(done, len(found))
@@ -123,14 +130,6 @@ class _Names:
                 self._used.add(name.casefold())
                 return self._folder / name
             number += 1
-
-    def given(self, name: str) -> Path:
-        """The name the user chose. Raises SettingsError when it is the photo's own."""
-        from tailorbird.errors import SettingsError
-
-        if (self._folder / name).resolve() in self._originals:
-            raise SettingsError(f"{self._folder / name} is the photo itself; give another name")
-        return self._folder / name
 
 
 def _write(result: Explanation, picture: Path, *, json: bool) -> None:

@@ -58,6 +58,7 @@ def find_lr(
 
     if picture is not None:
         pictures.check_name(picture)
+    experiments.check_outputs(photos, backbone, {"picture": picture})
     fixed: dict[str, Any] = {"inner": inner_sizes(inner), "dropout": dropout, "l2": l2}
     fixed |= {"batch_size": batch_size} if batch_size != 128 else {}
     fixed |= {"batch_norm": True} if batch_norm else {}

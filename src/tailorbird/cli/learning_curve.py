@@ -61,6 +61,7 @@ def learning_curve(
 
     if picture is not None:
         pictures.check_name(picture)
+    experiments.check_outputs(photos, backbone, {"picture": picture})
     fixed: dict[str, Any] = {
         "inner": inner_sizes(inner),
         "dropout": dropout,

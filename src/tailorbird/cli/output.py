@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -268,14 +267,3 @@ class ProgressBar:
         label = _LABELS.get(self._stage, self._stage)
         self._task = self._bars.add_task(label, total=total, speed="", timed=True)
         self._bars.start()
-
-
-def check_writable(path: Path) -> None:
-    """Raise SettingsError, before the work begins, where a file cannot be written."""
-    from tailorbird.errors import SettingsError
-
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise SettingsError(
-            f"{path} cannot be written: it must be a file in a folder that exists and may be written to"
-        )

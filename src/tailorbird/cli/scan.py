@@ -59,7 +59,13 @@ def scan(
     Exits 0 when nothing was found and 3 when something was.
     """
     from tailorbird import dataset as library
+    from tailorbird.backbone import find
 
+    library.check_outputs(
+        photos,
+        {"manifest": manifest, "contact sheet": contact_sheet},
+        inputs={"backbone": find(backbone) if backbone else None},
+    )
     judged = None
     if suspects:
         judged = _judge(photos, backbone, contact_sheet, seed)

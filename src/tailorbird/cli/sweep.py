@@ -161,8 +161,7 @@ def sweep(
     alternatives = {name: values for name, values in given.items() if values is not None}
     if picture is not None:
         pictures.check_name(picture)
-    if csv is not None:
-        output.check_writable(csv)
+    experiments.check_outputs(photos, backbone, {"picture": picture, "CSV": csv})
     board = Board()
     progress = output.ProgressBar()
     try:

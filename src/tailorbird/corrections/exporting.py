@@ -16,6 +16,7 @@ from tailorbird.corrections.photos import kept_photos
 from tailorbird.corrections.store import Corrections, Row
 from tailorbird.errors import SettingsError
 from tailorbird.files import atomic_path
+from tailorbird.validation import Problems
 
 COLUMNS: Final = (
     "path", "label", "predicted", "probability", "right", "created", "model", "model_sha256", "sha256", "receipt", "newest", "id",
@@ -60,6 +61,9 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
     kind = output.suffix.lower()
     if kind not in (".csv", ".json"):
         raise SettingsError(f"the output is {output.name!r}; its name must end in .csv or .json")
+    with Problems() as problems:
+        read = {"database": store.path, "folder of kept photos": store.photos}
+        problems.outputs({"output": output}, inputs=read, make_folders=True)
     # A log of answers can be written without knowing where the photos are, a training set cannot.
     found = Labelled((), (), 0, 0) if everything and store.photos is None else labelled(store)
     folder = output.parent.resolve()

@@ -155,6 +155,8 @@ class Corrections:
     def __init__(self, engine: Engine, location: Location, photos: Path | None) -> None:
         self.photos = photos
         """The folder of kept photos, or None."""
+        self.path = location.path
+        """The SQLite file, None for a server's database."""
         self.shown = location.shown
         """What to call the database in a message: without a password."""
         self._engine = engine

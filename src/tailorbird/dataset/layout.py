@@ -63,6 +63,8 @@ class Layout:
     findings: tuple[Finding, ...]
     excluded: tuple[str, ...] = ()
     data: DataSettings = field(default_factory=DataSettings)
+    table: Path | None = None
+    """The CSV the files are listed in."""
 
 
 def find(
@@ -116,7 +118,7 @@ def _from_table(path: Path, as_before_review: bool) -> Layout:
         for row in used
     )
     excluded = () if as_before_review else (printable(r.path) for r in rows if r.excluded)
-    return Layout(path.parent, tuple(entries), (), tuple(sorted(excluded)))
+    return Layout(path.parent, tuple(entries), (), tuple(sorted(excluded)), table=path)
 
 
 def _located(folder: Path, row: Row) -> Path:

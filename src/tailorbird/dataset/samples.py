@@ -127,7 +127,7 @@ class Dataset:
     photos that a review left out of the source, which are not among the samples. one_scene: classes
     whose photos are so alike that nearly all are in one group, with nothing in their names to tell
     them apart: they cannot be split. pictures: one integer per sample; samples with the same show
-    the same picture; by default the groups.
+    the same picture; by default the groups. table: the CSV that listed them, if one did.
     """
 
     root: Path
@@ -137,6 +137,7 @@ class Dataset:
     excluded: tuple[str, ...] = ()
     one_scene: tuple[str, ...] = ()
     pictures: tuple[int, ...] = ()
+    table: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.groups and self.samples:

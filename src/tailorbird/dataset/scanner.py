@@ -107,7 +107,7 @@ def scan_layout(
         grouped.pictures,
     )
     findings += [*grouped.findings, *vanished, *class_findings(dataset)]
-    return replace(dataset, findings=tuple(findings))
+    return replace(dataset, findings=tuple(findings), table=layout.table)
 
 
 def _samples(layout: Layout, reading: _Reading) -> tuple[Sample, ...]:

@@ -17,6 +17,7 @@ from tailorbird.dataset.samples import SPLITS, Dataset, Sample, printable
 from tailorbird.dataset.split_folders import SPLIT_WORDS
 from tailorbird.errors import DatasetError
 from tailorbird.files import write_bytes
+from tailorbird.validation import Problems
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -227,8 +228,15 @@ def write_manifest(dataset: Dataset, path: str | Path) -> None:
     bytes. The file is written whole or not at all.
 
     Raises:
+        SettingsError: it would overwrite a photo or the CSV the samples were read from.
         StorageError: it cannot be written.
     """
+    with Problems() as problems:
+        problems.overlaps(
+            {"manifest": path},
+            inputs={"dataset": dataset.table or dataset.root},
+            photos=(sample.path for sample in dataset.samples),
+        )
     columns = ["path", "label"]
     columns += [
         name for name in ("split", "group") if any(getattr(s, name) for s in dataset.samples)

@@ -21,6 +21,7 @@ from tailorbird.inference import Runner
 from tailorbird.model.file import AGREEMENT, info_from
 from tailorbird.model.graph import PREFIX
 from tailorbird.rendering.probes import probe_images
+from tailorbird.validation import Problems
 
 if TYPE_CHECKING:
     import onnx
@@ -76,6 +77,8 @@ def export_model(
         StorageError, MissingExtra.
     """
     model_file = Path(model_file)
+    with Problems() as problems:
+        problems.outputs({"file": output}, inputs={"model": model_file}, make_folders=True)
     wanted = registry.engine(to) if to is not None else None
     proto = onnx_files.read_audited(model_file, ModelFileError)
     info = info_from(proto, str(model_file))

@@ -2,7 +2,7 @@
 
 from tailorbird.experiments.comparison import Comparison
 from tailorbird.experiments.curve import ClassGain, CurvePoint, LearningCurve, learning_curve
-from tailorbird.experiments.photos import Photos, read_photos
+from tailorbird.experiments.photos import Photos, check_outputs, read_photos
 from tailorbird.experiments.power_law import Extrapolation, PowerLaw
 from tailorbird.experiments.range_test import RateFinding, find_learning_rate
 from tailorbird.experiments.results import Factor, SettingScore, SweepResult
@@ -24,6 +24,7 @@ __all__ = [
     "SettingScore",
     "Standing",
     "SweepResult",
+    "check_outputs",
     "find_learning_rate",
     "learning_curve",
     "read_photos",

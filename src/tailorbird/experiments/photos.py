@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tailorbird.backbone import open_backbone
+from tailorbird.backbone import find, open_backbone
 from tailorbird.backbone.catalogue import SHIPPED
+from tailorbird.dataset import check_outputs as check_dataset_outputs
 from tailorbird.dataset import split
 from tailorbird.errors import SettingsError
 from tailorbird.features import Embedder
 from tailorbird.preparation import MOST_VIEWS, Steps, prepare_data
 from tailorbird.progress import Progress
+from tailorbird.validation import PathLike
 
 
 @dataclass(frozen=True)
@@ -104,3 +107,10 @@ def read_photos(
         test_photos=len(data.parts["test"]),
         seed=seed,
     )
+
+
+def check_outputs(
+    source: PathLike, backbone: str | Path, files: Mapping[str, PathLike | None]
+) -> None:
+    """Raise SettingsError unless each output can be written and is no input of an experiment."""
+    check_dataset_outputs(source, files, inputs={"backbone": find(backbone)})

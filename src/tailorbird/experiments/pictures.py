@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import io
 import math
-import os
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -59,11 +58,6 @@ def check_name(path: str | Path) -> Path:
     if path.suffix.lower() not in KINDS:
         raise SettingsError(
             f"the picture is {path.name!r}; its name must end in {', '.join(KINDS[:-1])} or {KINDS[-1]}"
-        )
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise SettingsError(
-            f"the picture {path} cannot be written: it must be a file in a folder that exists and may be written to"
         )
     return path
 

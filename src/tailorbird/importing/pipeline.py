@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.dataset import pixels_of
+from tailorbird.dataset import listed_photos, pixels_of
 from tailorbird.engines.protocol import SourceClassifier
 from tailorbird.engines.registry import ENGINES, carried, engine_for_file, engine_for_reference
 from tailorbird.errors import SettingsError, TrainingError
@@ -30,6 +29,7 @@ from tailorbird.model.file import AGREEMENT, ModelInfo, write
 from tailorbird.model.graph import BackboneGraph, build
 from tailorbird.progress import NoProgress, Progress, StageTimer
 from tailorbird.rendering.probes import probe_images
+from tailorbird.validation import Problems
 
 VERIFIED: Final = 32
 """ScoringData on which the finished file is compared with Keras; where none are given, drawn ones."""
@@ -73,7 +73,12 @@ def import_model(
         MissingExtra, StorageError.
     """
     output, source = Path(output), Path(source)
-    _check_settings(output, precision, seed)
+    read = {
+        "Keras model": source,
+        "classes": classes if isinstance(classes, str | Path) else None,
+        "dataset": validate,
+    }
+    _check_settings(output, precision, seed, read)
     names = read_classes(classes)
     engine = engine_for_file(source)
     mode = preparation.mode_of(preprocess, engine)
@@ -122,8 +127,9 @@ def import_application(
     Raises as `import_model`, and HubError when a download fails.
     """
     output, progress, timer = Path(output), progress or NoProgress(), StageTimer()
-    _check_settings(output, 0.95, 0)
     file = Path(weights) if weights is not None else None
+    read = {"weights": file, "classes": classes if isinstance(classes, str | Path) else None}
+    _check_settings(output, 0.95, 0, read)
     engine = engine_for_reference(reference)
     if engine is None:
         raise SettingsError(
@@ -261,23 +267,19 @@ def make(
     )
 
 
-def _check_settings(output: Path, precision: float, seed: int) -> None:
-    problems = []
-    if output.suffix != ".onnx" or output.is_dir():
-        problems.append(
-            f"the model file is {str(output)!r}; give the name of a file that ends in .onnx"
+def _check_settings(
+    output: Path, precision: float, seed: int, inputs: Mapping[str, str | Path | None]
+) -> None:
+    """Raise one SettingsError for invalid options and an output that is one of the inputs."""
+    with Problems() as problems:
+        problems.ending("model file", output, ".onnx")
+        problems.outputs(
+            {"model file": output},
+            inputs=inputs,
+            photos=listed_photos(inputs.get("dataset") or ""),
         )
-    parent = output.absolute().parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        problems.append(
-            f"{output} cannot be written: {parent} is not a folder this user may write to"
-        )
-    if not 0.5 <= precision <= 1:
-        problems.append(f"precision is {precision}; it must be between 0.5 and 1")
-    if not 0 <= seed < 2**32:
-        problems.append(f"seed is {seed}; it must be between 0 and 4294967295")
-    if problems:
-        raise SettingsError("; ".join(problems))
+        problems.number("precision", precision, 0.5, 1)
+        problems.seed(seed)
 
 
 def _compared(photos: ScoringData | None, rule: ResizeRule) -> npt.NDArray[np.uint8]:

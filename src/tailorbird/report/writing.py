@@ -15,6 +15,7 @@ from tailorbird.metrics.scores import Scores
 from tailorbird.model.file import info_from
 from tailorbird.report.content import Content
 from tailorbird.report.numbers import numbers
+from tailorbird.validation import Problems
 
 Format: TypeAlias = Literal["html", "markdown", "json"]
 """A page with pictures, a model card, or the numbers."""
@@ -67,7 +68,13 @@ def render(content: Content, format: Format) -> str:
 
 
 def write(content: Content, path: str | Path, format: Format) -> None:
-    """Write a report whole or not at all, as UTF-8. Raises StorageError."""
+    """Write a report as UTF-8, whole or not at all.
+
+    Raises SettingsError for a path that would overwrite the model or a photo, StorageError.
+    """
+    with Problems() as problems:
+        photos = content.answers.paths if content.answers is not None else ()
+        problems.overlaps({"report": path}, inputs={"model": content.model}, photos=photos)
     write_bytes(path, render(content, format).encode("utf-8", "backslashreplace"))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tailorbird.backbone import open_backbone
 from tailorbird.backbone.catalogue import SHIPPED
-from tailorbird.dataset import Sample, printable
+from tailorbird.dataset import Sample, listed_photos, printable
 from tailorbird.dataset.layout import find
 from tailorbird.dataset.table import Row, read_header, read_table
 from tailorbird.errors import DatasetError, SettingsError
@@ -18,6 +18,7 @@ from tailorbird.progress import Progress
 from tailorbird.review.items import make_items
 from tailorbird.review.manifest import HEADER, Manifest, Resumed, content_hash, fresh_rows, resume
 from tailorbird.review.session import Review
+from tailorbird.validation import Problems, same_file
 
 NAMED = 3
 """Photos that a note names; it counts the rest."""
@@ -58,6 +59,12 @@ def open_review(
     source = Path(photos)
     former = is_review(source)
     target = Path(manifest) if manifest is not None else default_manifest(source)
+    with Problems() as problems:
+        # A review's own manifest is rewritten in place, and so may be read and written at once.
+        read = None if former and same_file(source, target) else source
+        problems.overlaps(
+            {"manifest": target}, inputs={"dataset": read}, photos=listed_photos(source)
+        )
     before, seen = _former(source if former else None, target)
     embedder = Embedder(open_backbone(backbone)) if find_suspects else None
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tailorbird.errors import SettingsError
+from tailorbird.dataset import listed_photos
 from tailorbird.preparation import MOST_VIEWS
+from tailorbird.validation import Problems
 
 
 def check_settings(
     output: Path,
     others: Mapping[str, str | Path | None],
+    inputs: Mapping[str, str | Path | None],
     views: int,
     precision: float,
     seed: int,
@@ -27,7 +28,8 @@ def check_settings(
 ) -> None:
     """Raise one SettingsError that names everything wrong with these options.
 
-    others: further files to write, by what they are. without_features: there is no pretrained backbone. tunes: the network trains.
+    others: further files to write, by what they are. inputs: what is read, the `dataset` among it.
+    without_features: there is no pretrained backbone. tunes: the network trains.
     inner: the head's inner layers were chosen.
     """
     problems = []
@@ -55,32 +57,23 @@ def check_settings(
         problems.append(
             "views are for cached features; a network that trains from scratch sees a new view in every epoch"
         )
-    if output.suffix != ".onnx":
-        problems.append(f"the model file is {output.name!r}; its name must end in .onnx")
-    if output.is_dir():
-        problems.append(f"{output} is a folder; give the name of a file")
-    files = {
-        "model": output,
-        **{name: Path(path) for name, path in others.items() if path is not None},
-    }
-    for name, path in files.items():
-        parent = next(folder for folder in path.absolute().parents if folder.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            problems.append(
-                f"the {name} {path} cannot be written: {parent} is not a folder this user may write to"
+    files = {"model": output, **others}
+    with Problems() as found:
+        for problem in problems:
+            found.add(problem)
+        found.ending("model file", output, ".onnx")
+        found.ending("manifest", others.get("manifest"), ".csv")
+        report = others.get("report")
+        if report is not None and Path(report).suffix.lower() in (".onnx", ".csv"):
+            found.add(
+                f"the report is {str(report)!r}; give the name of a file such as shop.report.html"
             )
-    manifest, report = files.get("manifest"), files.get("report")
-    if manifest is not None and (manifest.suffix.lower() != ".csv" or manifest.is_dir()):
-        problems.append(f"the manifest is {str(manifest)!r}; give the name of a .csv file")
-    if report is not None and (report.is_dir() or report.suffix.lower() in (".onnx", ".csv")):
-        problems.append(
-            f"the report is {str(report)!r}; give the name of a file such as shop.report.html"
+        found.outputs(
+            files,
+            inputs=inputs,
+            photos=listed_photos(inputs["dataset"] or ""),
+            make_folders=True,
         )
-    if not 1 <= views <= MOST_VIEWS:
-        problems.append(f"views is {views}; it must be between 1 and {MOST_VIEWS}")
-    if not 0.5 <= precision <= 1:
-        problems.append(f"precision is {precision}; it must be between 0.5 and 1")
-    if not 0 <= seed < 2**32:
-        problems.append(f"seed is {seed}; it must be between 0 and 4294967295")
-    if problems:
-        raise SettingsError("; ".join(problems))
+        found.whole("views", views, 1, MOST_VIEWS)
+        found.number("precision", precision, 0.5, 1)
+        found.seed(seed)

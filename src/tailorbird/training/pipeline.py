@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 from tailorbird.backbone import Backbone, open_backbone
 from tailorbird.backbone.catalogue import SHIPPED
+from tailorbird.backbone.catalogue import find as find_backbone
 from tailorbird.corrections import read_labelled
+from tailorbird.corrections.database import locate
 from tailorbird.dataset import pixels_of, split, write_manifest
 from tailorbird.dataset.layout import find
 from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
@@ -104,6 +106,12 @@ def train(
     check_settings(
         output,
         {"manifest": manifest, "report": wanted},
+        {
+            "dataset": photos,
+            "backbone": None if scratch else find_backbone(backbone),
+            "corrections": locate(str(corrections)).path if corrections else None,
+            "folder of kept photos": corrections_photos,
+        },
         views,
         precision,
         seed,
