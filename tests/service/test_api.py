@@ -15,7 +15,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from support.data import encoded, picture
-from support.hostile_images import png_header
+from support.hostile_images import bomb
 from support.server import Server, serve, with_classes
 from tailorbird.model import Classifier
 
@@ -166,7 +166,7 @@ def test_a_bad_photo_among_several_fails_in_its_place(server: Server) -> None:
         ("photo", ("cut.jpg", PHOTOS[1][:300])),
         ("photo", ("drawing.svg", svg)),
         ("photo", ("empty.jpg", b"")),
-        ("photo", ("bomb.png", png_header(20_000, 20_000))),
+        ("photo", ("bomb.png", bomb(20_000, 20_000))),
         ("photo", ("also good.jpg", PHOTOS[2])),
     ]
     said = server.post("/v1/predict", files=files)

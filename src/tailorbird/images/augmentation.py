@@ -14,16 +14,21 @@ from tailorbird.errors import SettingsError
 from tailorbird.images.resizing import Pixels, ResizeRule
 
 _MOST: Final = {"zoom": 0.9, "rotation": 180, "shear": 60, "shift": 0.9, "brightness": 0.9}
-"""Beyond these a photo may be black, empty or turned over more than once."""
+"""Largest values: beyond them a photo may be black, empty or turned over more than once."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The range each augmented view is drawn from; every number is the largest change either way.
+    """The range that each augmented view is drawn from.
 
-    zoom: scale factor 1 - zoom to 1 + zoom, 0 to 0.9. rotation: degrees, 0 to 180. shear: degrees, 0 to 60. shift: fraction of
-    the side, 0 to 0.9. brightness: factor 1 - brightness to 1 + brightness, 0 to 0.9. flip: mirrored left to right with
-    probability one half. Raises SettingsError.
+    flip: mirror left to right with probability one half.
+    zoom: scale by a factor between 1 - zoom and 1 + zoom; 0 to 0.9.
+    rotation: largest angle in degrees, either way; 0 to 180.
+    shear: largest angle in degrees, either way; 0 to 60.
+    shift: largest shift as a fraction of the side, either way; 0 to 0.9.
+    brightness: multiply by a factor between 1 - brightness and 1 + brightness; 0 to 0.9.
+
+    Raises SettingsError that names every value outside its range.
     """
 
     flip: bool = True
@@ -34,14 +39,13 @@ class Augmentation:
     brightness: float = 0.15
 
     def __post_init__(self) -> None:
-        """Raise one SettingsError that names every range that cannot be."""
         problems = [
-            f"{name} is {value!r}, but must be 0 to {most:g}"
+            f"{name} is {value!r}; it must be between 0 and {most:g}"
             for name, most in _MOST.items()
             if not isinstance(value := getattr(self, name), int | float) or not 0 <= value <= most
         ]
         if problems:
-            raise SettingsError("photos cannot be augmented so: " + "; ".join(problems))
+            raise SettingsError("invalid augmentation: " + "; ".join(problems))
 
     @property
     def key(self) -> str:
@@ -50,7 +54,10 @@ class Augmentation:
 
 
 def view_random(digest: bytes, view: int) -> np.random.Generator:
-    """The random numbers of one view of one photo: they depend on its content and the view's number, on nothing else."""
+    """Return the random generator of one view of one photo.
+
+    It depends on the photo's SHA-256 (`digest`) and the number of the view, on nothing else.
+    """
     seed = hashlib.sha256(digest + b"view" + str(view).encode()).digest()[:16]
     return np.random.default_rng(int.from_bytes(seed, "big"))
 
@@ -58,10 +65,11 @@ def view_random(digest: bytes, view: int) -> np.random.Generator:
 def warp(
     image: Image.Image, rule: ResizeRule, augmentation: Augmentation, random: np.random.Generator
 ) -> Pixels:
-    """One augmented view, uint8 (size, size, 3): flip, zoom, rotation, shear and shift as a single affine map, then brightness.
+    """Return one augmented view, uint8 (size, size, 3).
 
-    The picture is first shrunk to the sharpness the view can show, because an affine map samples points and would alias.
-    Corners that would lie outside the picture repeat its border colours.
+    Flip, zoom, rotation, shear and shift are a single affine map; brightness follows. The picture is
+    first shrunk to the sharpness that the view can show, because an affine map samples points and
+    would alias. Corners that would lie outside the picture repeat its border colours.
     """
     size = rule.size
     a = augmentation
@@ -74,16 +82,15 @@ def warp(
     shift_x, shift_y = (random.uniform(-a.shift, a.shift) * side for _ in range(2))
     brightness = random.uniform(1 - a.brightness, 1 + a.brightness)
 
-    # Pillow wants the map from output to input: input = M (output - centre) + centre + shift.
+    # Pillow takes the map from output to input: input = M (output - centre) + centre + shift.
     to_input = side / size / scale
     cos, sin = math.cos(angle), math.sin(angle)
     rotate = np.array([[cos, -sin], [sin, cos]])
     skew = np.array([[1.0, math.tan(shear)], [0.0, 1.0]])
     matrix = rotate @ skew @ np.diag([flip, 1.0]) * to_input
     reach = np.abs(matrix).sum(axis=1) * size / 2 + np.abs([shift_x, shift_y]) - side / 2
-    margin = max(
-        side * 3 // 8, math.ceil(reach.max()) + 1
-    )  # the first is further than the default ranges can reach
+    # 3/8 of the side is further than the default ranges can reach.
+    margin = max(side * 3 // 8, math.ceil(reach.max()) + 1)
     padded = Image.fromarray(
         np.pad(np.asarray(source), ((margin, margin), (margin, margin), (0, 0)), mode="edge")
     )

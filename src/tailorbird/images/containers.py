@@ -21,7 +21,9 @@ from tailorbird.errors import ImageTooLarge, UnreadableImage
 from tailorbird.images.conversion import full_scale, scale_table
 
 MOST_PARTS: Final = 100_000
-"""Chunks or blocks a file may have: 100,000 of PNG's usual 8 KiB are 800 MB."""
+"""Chunks, blocks or boxes a file may have: 100,000 of PNG's usual 8 KiB are 800 MB."""
+
+_BYTES_PER_CHUNK: Final = 256  # of a PNG at least, on average, beyond the first thousand chunks
 
 MOST_TAGS: Final = 1_000
 """Tags of a TIFF picture. Cameras and scanners write fewer than 100."""
@@ -106,10 +108,11 @@ def png(data: bytes) -> Container:
             keyword, _, text = body[:_MOST_PROFILE].partition(b"\0")
             texts.setdefault(keyword, kind + text)
         elif kind in (b"PLTE", b"IDAT", b"IEND"):
+            if kind == b"IDAT" and not _intact(data, start, end):  # Pillow does not look
+                raise UnreadableImage("the file is truncated or damaged: a checksum is wrong")
             kept.append((start, end))
         elif kind not in seen and (
-            kind == b"IHDR"
-            or (kind in _PNG_READ and zlib.crc32(data[start + 4 : end - 4]) == _u32(data, end - 4))
+            kind == b"IHDR" or (kind in _PNG_READ and _intact(data, start, end))
         ):
             seen[kind] = body
             if kind in (b"IHDR", b"tRNS"):
@@ -132,8 +135,8 @@ _PNG_READ: Final = (b"IHDR", b"tRNS", b"sBIT", b"eXIf", *_PNG_TEXT)
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield kind, start and end of each chunk; the last one may end beyond the file."""
-    start = 8
-    for _ in range(MOST_PARTS):
+    start, most = 8, min(MOST_PARTS, 1_000 + len(data) // _BYTES_PER_CHUNK)
+    for _ in range(most):
         if start + 8 > len(data):
             return
         kind, end = data[start + 4 : start + 8], start + 12 + _u32(data, start)
@@ -141,7 +144,12 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         if kind == b"IEND":
             return
         start = end
-    raise ImageTooLarge(f"more than {MOST_PARTS:,} chunks; save the photo again")
+    raise ImageTooLarge(f"more than {most:,} chunks in {len(data):,} bytes; save the photo again")
+
+
+def _intact(data: bytes, start: int, end: int) -> bool:
+    """Whether a chunk of a PNG is there to its end and has the right checksum."""
+    return zlib.crc32(memoryview(data)[start + 4 : end - 4]) == _u32(data, end - 4)
 
 
 def _text(chunk: bytes) -> bytes:

@@ -201,12 +201,15 @@ def _load(
     row: Format, found: Container, at_least: int | None, cap: int
 ) -> tuple[Image.Image, int, int]:
     """Return the decoded picture, and its width and height before decoding at a fraction."""
-    _check_size(row, found.size or (1, 1), SCALED_PIXELS * cap if found.one_scan else cap)
+    most = cap * (SCALED_PIXELS if found.one_scan else 1)
+    several_scans = row.pillow == "JPEG" and not found.one_scan
+    hint = " or save it again, not as a progressive JPEG" if several_scans else ""
+    _check_size(row, found.size or (1, 1), most, hint)
     if found.tile_pixels > cap:
         raise ImageTooLarge(f"tiles of {found.tile_pixels:,} pixels; the cap is {cap:,}")
     image = _open(row, found.data)
     width, height = image.size
-    _check_size(row, image.size, SCALED_PIXELS * cap if found.one_scan else cap)
+    _check_size(row, image.size, most)
     if not found.complete:
         return _without_end(row, found, at_least, cap), width, height
     return _decoded(row, found, image, at_least, cap), width, height
@@ -222,7 +225,7 @@ def _open(row: Format, data: bytes) -> ImageFile.ImageFile:
     return Image.open(io.BytesIO(data), formats=(row.pillow,))
 
 
-def _check_size(row: Format, size: tuple[int, int], cap: int) -> None:
+def _check_size(row: Format, size: tuple[int, int], cap: int, hint: str = "") -> None:
     width, height = size
     if width < 1 or height < 1:
         raise UnreadableImage(f"the file is damaged: it has {width} x {height} pixels")
@@ -232,7 +235,7 @@ def _check_size(row: Format, size: tuple[int, int], cap: int) -> None:
         why = f" for {row.name}" if row.pixel_cost > 1 else ""
         raise ImageTooLarge(
             f"{width} x {height} pixels are {width * height:,}; the cap{why} is {cap:,}; "
-            "shrink the photo"
+            f"shrink the photo{hint}"
         )
 
 

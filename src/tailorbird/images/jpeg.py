@@ -74,6 +74,8 @@ def jpeg(data: bytes) -> Container:
     complete = data[end - 2 : end] == b"\xff\xd9"
     if not complete and not (one_scan or _all_coefficients(scans, components)):
         raise UnreadableImage("the file is truncated: its last scans are missing")
+    if not complete:
+        end = len(data.rstrip(b"\xff"))  # half of the end marker, or of a stuffed byte
     kept.append((first_scan, end))
     return Container(
         joined(data, kept),
