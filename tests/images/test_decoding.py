@@ -170,7 +170,7 @@ def test_an_orientation_is_applied_by_decoders_of_other_formats(kind: str) -> No
     stored = upright.transpose(Image.Transpose.ROTATE_90)
     found = decode(encoded(stored, kind, exif=exif.tobytes())).image
     assert found.size == upright.size
-    assert np.abs(np.asarray(found, int) - np.asarray(upright, int)).mean() < 6
+    assert np.abs(np.asarray(found, int) - np.asarray(upright, int)).mean() < 9
 
 
 @pytest.mark.parametrize(
