@@ -209,7 +209,7 @@ def test_photos_of_several_pictures_give_the_first() -> None:
 def test_a_jpeg_that_lacks_only_its_end_marker_is_read(
     options: dict[str, object], size: tuple[int, int], at_least: int | None
 ) -> None:
-    data = encoded(picture("cross", 5, size), **options)
+    data = encoded(picture("cross", 5, size), "JPEG", **options)
     whole = decode(data, at_least=at_least).image
     for short in (data[:-1], data[:-2]):
         assert decode(short, at_least=at_least).image.tobytes() == whole.tobytes()
