@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Literal
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_info
 
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.head import EpochLog, Fit, HeadSettings, fit
+from tailorbird.head.fit import Run, one_blas_thread, prepare, start_run, train_epoch
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -50,8 +55,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
 def test_settings_report_every_problem_at_once() -> None:
     with pytest.raises(SettingsError) as raised:
         HeadSettings(
-            inner=(0,), dropout=1.0, learning_rate=0.0, epochs=0, batch_size=-1, l2=float("nan"), batch_norm=1,  # type: ignore[arg-type]
-            label_smoothing=-0.1, class_weight="even", schedule="step", patience=0, views=0,  # type: ignore[arg-type]
+            inner=(0,), dropout=1.0, learning_rate=0.0, epochs=0, batch_size=-1, l2=float("nan"),
+            batch_norm=1, label_smoothing=-0.1,  # type: ignore[arg-type]
+            class_weight="even", schedule="step", patience=0, views=0,  # type: ignore[arg-type]
         )  # fmt: skip
     for name in HeadSettings.__dataclass_fields__:
         assert f"{name} is " in str(raised.value)
@@ -87,10 +93,47 @@ def test_the_learning_rate_follows_the_schedule() -> None:
 def test_a_non_finite_loss_is_named_with_epoch_and_step() -> None:
     with pytest.raises(TrainingError, match=r"epoch 1, step 2.*learning rate"):
         train(HeadSettings(inner=(4,), learning_rate=1e30, batch_size=100))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", ["training", "validation"])
+def test_features_that_are_not_finite_are_refused_before_training(value: float, place: str) -> None:
     features, labels = blobs(40)
-    features[3, 2] = np.nan
-    with pytest.raises(TrainingError, match=r"epoch 1, step 1.*features"):
-        fit(features[None], labels, features, labels, classes=3, settings=HeadSettings(), seed=0)
+    damaged = features.copy()
+    damaged[3, 2] = value
+    training, validation = (damaged, features) if place == "training" else (features, damaged)
+    with pytest.raises(TrainingError, match=f"^1 {place} features are infinite or not a number"):
+        fit(training[None], labels, validation, labels, classes=3, settings=HeadSettings(), seed=0)
+
+
+def test_weights_that_are_not_finite_are_found_whatever_the_loss() -> None:
+    """On some processors max(NaN, 0) is 0: a damaged hidden unit then leaves the loss finite."""
+    features, labels = blobs(40)
+    data = prepare(features[None], labels, features, labels, 3)
+    run = start_run(data, HeadSettings(inner=(4,)), (0, 0))
+
+    def lossless(run: Run, inputs: object, labels: object) -> tuple[float, int]:
+        run.network.layers[0].weight[0, 0] = np.nan
+        return 1.25, 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["tailorbird.head.fit"], "train_step", lossless)
+        with pytest.raises(TrainingError, match="weights are not finite in epoch 1"):
+            train_epoch(run, data, 1)
+
+
+def test_one_blas_thread_holds_until_the_last_user_leaves() -> None:
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    before = threads()
+    first, second = one_blas_thread(), one_blas_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert threads() == {1}
+    second.__exit__(None, None, None)
+    assert threads() == before
 
 
 def test_arrays_that_do_not_fit_are_refused_together() -> None:
@@ -126,8 +169,8 @@ def test_class_weights_find_the_rare_class() -> None:
     labels = (np.arange(600) % 20 == 0).astype(np.int64)
     features = (generator.standard_normal((600, 4)) + 1.2 * labels[:, None]).astype(np.float32)
 
-    def recall(class_weight: object) -> float:
-        settings = HeadSettings(learning_rate=0.01, class_weight=class_weight)  # type: ignore[arg-type]
+    def recall(class_weight: Literal["balanced"] | None) -> float:
+        settings = HeadSettings(learning_rate=0.01, class_weight=class_weight)
         result = fit(
             features[None, :300],
             labels[:300],
@@ -143,12 +186,14 @@ def test_class_weights_find_the_rare_class() -> None:
 
 
 @pytest.mark.parametrize("class_weight", ["balanced", None])
-def test_classes_absent_from_training_or_validation_do_no_harm(class_weight: object) -> None:
+def test_classes_absent_from_training_or_validation_do_no_harm(
+    class_weight: Literal["balanced"] | None,
+) -> None:
     features, labels = blobs(120)
     held = labels != 1
     result = fit(
         features[None, held], labels[held], features[~held], labels[~held],
-        classes=4, settings=HeadSettings(class_weight=class_weight), seed=0,  # type: ignore[arg-type]
+        classes=4, settings=HeadSettings(class_weight=class_weight), seed=0,
     )  # fmt: skip
     assert np.isfinite(result.validation_loss)
     assert result.head.logits(features).shape == (120, 4)

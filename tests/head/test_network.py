@@ -76,7 +76,8 @@ def test_the_exported_head_has_the_validation_scores_of_its_best_epoch() -> None
     raw = ((centres[labels] + generator.standard_normal((300, 10))) * 4 + 20).astype(np.float32)
     result = fit(
         raw[None, :200], labels[:200], raw[200:], labels[200:],
-        classes=3, settings=HeadSettings(inner=(16,), batch_norm=True, dropout=0.2, epochs=8), seed=0,
+        classes=3, seed=0,
+        settings=HeadSettings(inner=(16,), batch_norm=True, dropout=0.2, epochs=8),
     )  # fmt: skip
     logits = result.head.logits(raw[200:])
     assert net.log_loss(logits, labels[200:]) == pytest.approx(result.validation_loss, abs=1e-5)

@@ -66,7 +66,7 @@ def check_alternatives(
             try:
                 HeadSettings(**{name: value})
             except SettingsError as error:
-                problems.append(str(error).removeprefix("the head cannot be trained so: "))
+                problems.append(str(error).removeprefix("invalid head settings: "))
     if any(isinstance(count, int) and count > MOST_VIEWS for count in checked.get("views", ())):
         problems.append(f"views is {max(checked['views'])}, but must be at most {MOST_VIEWS}")
     if problems:

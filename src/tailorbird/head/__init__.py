@@ -1,4 +1,4 @@
-"""The head: dense layers trained on cached, frozen features."""
+"""Train the head: dense layers on cached features of a frozen backbone."""
 
 from tailorbird.head.fit import EpochLog, Fit, HeadSettings, fit
 from tailorbird.head.network import Dense, Head

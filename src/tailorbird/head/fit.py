@@ -1,14 +1,16 @@
-"""One training run of the head: settings, then fit, epoch and step.
+"""Train one head: settings, fit, epoch and step.
 
-Shapes as in `network`; V views of the same N samples come as features (V, N, K), the plain one first.
+Shapes as in `network`; V views of the same N samples are features (V, N, K), the plain view first.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,35 +25,38 @@ from tailorbird.head.network import Floats, Head, Labels, Network
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """Everything that shapes one training run, apart from the data and the seed."""
+    """Hyperparameters of one training run."""
 
     inner: tuple[int, ...] = ()
-    """Widths of the inner ReLU layers, nearest the features first; () is logistic regression."""
+    """Widths of the hidden ReLU layers, nearest the features first; () is logistic regression."""
     dropout: float = 0.0
-    """Probability in [0, 1) of dropping an input of each dense layer but the first; of the only one without inner."""
+    """Dropout rate in [0, 1) before each dense layer but the first, or before the only one."""
     learning_rate: float = 1e-3
-    """Adam's step size at the start, > 0."""
+    """Adam's initial learning rate, > 0."""
     epochs: int = 30
-    """The most passes over the training samples; early stopping may end sooner."""
+    """Maximum number of epochs; early stopping may end sooner."""
     batch_size: int = 128
     l2: float = 1e-2
-    """Adds l2 / 2 * (sum of squared weights, on scaled features) to the loss; scikit-learn's 1 / (C * samples)."""
+    """Weight decay: adds l2 / 2 * (sum of squared weights, on scaled features) to the loss.
+
+    It is scikit-learn's 1 / (C * samples).
+    """
     batch_norm: bool = False
     label_smoothing: float = 0.0
-    """Share of the target spread over all classes, in [0, 1)."""
+    """Label smoothing in [0, 1): share of the target that is spread over all classes."""
     class_weight: Literal["balanced"] | None = None
-    """`balanced` weighs a class by N / (classes present * its count)."""
+    """`balanced` weights a class by N / (classes present * its count)."""
     schedule: Literal["cosine", "constant"] = "cosine"
     patience: int = 5
-    """Stop after this many epochs in a row without a lower validation loss."""
+    """Epochs without a lower validation loss after which training stops."""
     views: int = 1
-    """How many of the cached views to train on; 1 is the plain one."""
+    """Number of cached views to train on; 1 is the plain view."""
 
     def __post_init__(self) -> None:
         """Raise one SettingsError that names every problem."""
         problems = _problems(self)
         if problems:
-            raise SettingsError("the head cannot be trained so: " + "; ".join(problems))
+            raise SettingsError("invalid head settings: " + "; ".join(problems))
 
 
 def _problems(settings: HeadSettings) -> list[str]:
@@ -60,7 +65,7 @@ def _problems(settings: HeadSettings) -> list[str]:
     def need(name: str, valid: str, check: Callable[[object], bool]) -> None:
         value = getattr(settings, name)
         if not check(value):
-            problems.append(f"{name} is {value!r}, but must be {valid}")
+            problems.append(f"{name} is {value!r}, must be {valid}")
 
     def whole(value: object) -> bool:
         return (
@@ -94,9 +99,10 @@ def _problems(settings: HeadSettings) -> list[str]:
 
 @dataclass(frozen=True)
 class EpochLog:
-    """One epoch. Losses are mean log-losses in nats; `loss` also has smoothing, class weights and L2 in it.
+    """One epoch. Losses are mean log-losses in nats.
 
-    Training loss and accuracy are running means over the epoch, as the weights moved, with dropout on.
+    `loss` includes label smoothing, class weights and L2. Training loss and accuracy are means over
+    the epoch while the weights change, with dropout.
     """
 
     epoch: int
@@ -109,7 +115,10 @@ class EpochLog:
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained head: the weights of the epoch with the lowest validation loss. `best_epoch` counts from 1."""
+    """A trained head with the weights of its epoch of lowest validation loss.
+
+    best_epoch counts from 1.
+    """
 
     head: Head
     settings: HeadSettings
@@ -122,7 +131,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Data:
-    """Checked data, scaled as `(raw - mean) * scale`, shared by all the fits of a search."""
+    """Checked data, scaled as `(raw - mean) * scale`, shared by all fits of a search."""
 
     features: Floats
     labels: Labels
@@ -140,8 +149,20 @@ def prepare(
     validation_labels: Labels,
     classes: int,
 ) -> Data:
-    """Check the arrays of `fit` and scale them by the mean and deviation of the plain training view, the one served."""
+    """Check the arrays of `fit` and scale them by mean and deviation of the plain training view.
+
+    Raises:
+        SettingsError: arrays do not fit each other.
+        TrainingError: a feature is infinite or not a number.
+    """
     _check(features, labels, validation_features, validation_labels, classes)
+    for name, values in (("training", features), ("validation", validation_features)):
+        bad = values.size - int(np.count_nonzero(np.isfinite(values)))
+        if bad:
+            raise TrainingError(
+                f"{bad:,} {name} features are infinite or not a number: the backbone or its cache "
+                "is damaged; clear the cache (tailorbird cache clear) or use another backbone"
+            )
     mean = features[0].mean(axis=0, dtype=np.float64).astype(np.float32)
     centred = np.subtract(features, mean, dtype=np.float32)
     variance = np.einsum("nk,nk->k", centred[0], centred[0], dtype=np.float64) / len(labels)
@@ -159,11 +180,11 @@ def prepare(
 
 
 def _pareto_scale(mean: Floats, deviation: Floats) -> Floats:
-    """Factors (K,), proportional to 1 / sqrt(deviation), that make the mean variance of the columns 1.
+    """Return factors (K,) proportional to 1 / sqrt(deviation) that make the mean variance 1.
 
-    Pareto scaling (van den Berg et al. 2006) leaves rarely firing, noisy columns smaller than the others; dividing by
-    all of the deviation would make them equals. A column that never varied in training tells nothing: its factor, and
-    so its exported weight, is zero, whatever serving sees.
+    Pareto scaling (van den Berg et al. 2006) leaves noisy columns that rarely fire smaller than the
+    others; standardisation would make them equal. A column that is constant in training gets the
+    factor 0, and so a zero weight in the exported head.
     """
     varied = deviation > 1e-6 * np.maximum(np.abs(mean), 1e-6)
     if not varied.any():
@@ -184,21 +205,24 @@ def _check(
         problems.append(f"a classifier needs at least 2 classes, not {classes}")
     if features.ndim != 3 or 0 in features.shape:
         problems.append(
-            f"training features must be (views, samples, features) and not empty, not {features.shape}"
+            "training features must have the shape (views, samples, features), none of them 0, "
+            f"not {features.shape}"
         )
     elif labels.shape != features.shape[1:2]:
         problems.append(f"{features.shape[1]} training samples have labels of shape {labels.shape}")
     if len(validation_features) == 0:
         problems.append(
-            "the validation set is empty: it decides when to stop, so give it at least one photo a class"
+            "the validation set is empty: early stopping needs it, at least one photo per class"
         )
     elif validation_features.ndim != 2 or validation_features.shape[1:] != features.shape[2:]:
         problems.append(
-            f"validation features {validation_features.shape} do not match training's {features.shape}"
+            f"validation features have shape {validation_features.shape}, "
+            f"training features {features.shape}"
         )
     elif validation_labels.shape != validation_features.shape[:1]:
         problems.append(
-            f"{len(validation_features)} validation samples have labels of shape {validation_labels.shape}"
+            f"{len(validation_features)} validation samples have labels of shape "
+            f"{validation_labels.shape}"
         )
     for name, values in (("training", labels), ("validation", validation_labels)):
         if values.size and not 0 <= int(values.min()) <= int(values.max()) < classes:
@@ -233,22 +257,56 @@ def fit(
         on_epoch: called after each epoch.
 
     Raises:
-        SettingsError: arrays that do not fit each other, no validation samples, or more views asked for than given.
-        TrainingError: the loss became infinite or not a number.
+        SettingsError: arrays do not fit each other, there are no validation samples, or fewer views
+            than the settings ask for.
+        TrainingError: a feature, a weight or the loss is infinite or not a number.
     """
     data = prepare(features, labels, validation_features, validation_labels, classes)
     with one_blas_thread():
         return fit_prepared(data, settings, (seed, 0), on_epoch)
 
 
-def one_blas_thread() -> threadpool_limits:
-    """Sums split over several threads round differently, so BLAS gets one; searches use the cores side by side."""
-    return threadpool_limits(1, user_api="blas")
+class _BlasLimit:
+    """Keep BLAS on one thread while any thread of this process is inside `one_blas_thread`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limit: threadpool_limits | None = None
+
+    def enter(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._limit is None:
+                self._limit = threadpool_limits(1, user_api="blas")
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._limit is not None:
+                self._limit.restore_original_limits()
+                self._limit = None
+
+
+_LIMIT = _BlasLimit()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Limit BLAS to one thread: sums that are divided among threads round differently.
+
+    Searches use the cores side by side instead. May be nested and used from several threads.
+    """
+    _LIMIT.enter()
+    try:
+        yield
+    finally:
+        _LIMIT.leave()
 
 
 @dataclass
 class Run:
-    """What changes while a head trains."""
+    """State of a training run."""
 
     settings: HeadSettings
     network: Network
@@ -270,7 +328,10 @@ def fit_prepared(
     seed: tuple[int, int],
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> Fit:
-    """`fit` on prepared data, under the caller's limit of BLAS threads; the seed is (seed, number of the trial)."""
+    """Run `fit` on prepared data, inside the caller's `one_blas_thread`.
+
+    seed: (seed, number of the trial).
+    """
     started = time.perf_counter()
     run = start_run(data, settings, seed)
     best, best_loss, best_epoch = run.network.like(), math.inf, 0
@@ -296,13 +357,17 @@ def fit_prepared(
 
 
 def start_run(data: Data, settings: HeadSettings, seed: tuple[int, int]) -> Run:
-    """A network with its first weights and all that training it needs. Raises SettingsError for views that were not cached."""
+    """Return an initialised network with its optimiser state.
+
+    Raises:
+        SettingsError: a negative seed, or more views than are cached.
+    """
     views, samples, width = data.features.shape
     if min(seed) < 0:
         raise SettingsError(f"seed is {seed[0]}, but must be at least 0")
     if settings.views > views:
         raise SettingsError(
-            f"views is {settings.views}, but only {views} were cached; lower it or embed more views"
+            f"views is {settings.views}, but only {views} are cached; lower it or compute more"
         )
     generator = np.random.default_rng(seed)
     network = net.initialise(
@@ -323,21 +388,28 @@ def start_run(data: Data, settings: HeadSettings, seed: tuple[int, int]) -> Run:
 
 
 def _balanced(labels: Labels, classes: int) -> Floats:
-    """Weights float32 (C,) with mean 1 over the samples; 0 for a class without samples."""
+    """Return class weights float32 (C,) with mean 1 over the samples; 0 without samples."""
     counts = np.bincount(labels, minlength=classes)
     weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return np.where(counts, weights, 0).astype(np.float32)
 
 
 def batches(samples: int, batch_size: int) -> list[slice]:
-    """Batches of nearly equal size: a leftover of one or two would give a wild step, or a batch norm of nothing."""
+    """Return batches of nearly equal size.
+
+    A last batch of one or two samples would make a noisy step, and batch norm undefined.
+    """
     count = math.ceil(samples / batch_size)
     edges = [round(index * samples / count) for index in range(count + 1)]
     return [slice(low, high) for low, high in itertools.pairwise(edges)]
 
 
 def train_epoch(run: Run, data: Data, number: int) -> EpochLog:
-    """Every sample once, in a new order and each from one of its views by chance; then the validation scores."""
+    """Train on every sample once, shuffled, each in a random view; then score validation.
+
+    Raises:
+        TrainingError: the loss or a weight is infinite or not a number.
+    """
     views, samples, width = data.features.shape
     rows = data.features.reshape(views * samples, width)
     order = run.generator.permutation(samples)
@@ -351,9 +423,12 @@ def train_epoch(run: Run, data: Data, number: int) -> EpochLog:
         np.take(rows, picked[part], axis=0, out=inputs, mode="clip")
         batch_loss, batch_correct = train_step(run, inputs, data.labels[order[part]])
         if not math.isfinite(batch_loss):
-            raise TrainingError(_non_finite(batch_loss, number, step, run.settings, data))
+            raise TrainingError(_diverged(f"loss became {batch_loss}", number, step, run.settings))
         loss += batch_loss * len(inputs)
         correct += batch_correct
+    # Not left to the loss: max(x, 0) of a NaN is 0 on some processors, and hides it.
+    if not np.isfinite(run.network.flat).all():
+        raise TrainingError(_diverged("weights are not finite", number, step, run.settings))
     logits = net.forward(run.network, data.validation_features)
     return EpochLog(
         epoch=number,
@@ -366,9 +441,9 @@ def train_epoch(run: Run, data: Data, number: int) -> EpochLog:
 
 
 def train_step(run: Run, inputs: Floats, labels: Labels) -> tuple[float, int]:
-    """One batch (B, K), (B,): forward, backward, Adam. Returns its loss and how many it got right."""
+    """Train on one batch (B, K), (B,); return its loss and its number of correct predictions."""
     settings = run.settings
-    # Overflow is found by the check of the loss, which can say when it happened; NumPy's warning cannot.
+    # `train_epoch` finds overflow and knows the step; NumPy's warning does not.
     with np.errstate(over="ignore", invalid="ignore"):
         logits, tape = net.forward_training(
             run.network, inputs, dropout=settings.dropout, generator=run.generator
@@ -383,14 +458,20 @@ def train_step(run: Run, inputs: Floats, labels: Labels) -> tuple[float, int]:
 
 
 def _learning_rate(run: Run) -> float:
-    """Cosine without restarts (Loshchilov and Hutter 2017), from the full rate at step 0 to zero after the last."""
+    """Return the rate of the next step: constant, or a cosine that ends at zero.
+
+    Loshchilov and Hutter 2017, without restarts.
+    """
     if run.settings.schedule == "constant":
         return run.settings.learning_rate
     return 0.5 * run.settings.learning_rate * (1 + math.cos(math.pi * run.steps / run.total_steps))
 
 
 def _adam(run: Run, *, first: float = 0.9, second: float = 0.999, epsilon: float = 1e-8) -> None:
-    """Kingma and Ba 2015, algorithm 1, in place, with both bias corrections moved into the step size and epsilon."""
+    """Update the weights by Adam (Kingma and Ba 2015, algorithm 1) in place.
+
+    Both bias corrections are moved into the step size and epsilon.
+    """
     rate = _learning_rate(run)
     run.steps += 1
     gradient, scratch = run.gradient.flat, run.scratch
@@ -409,8 +490,8 @@ def _adam(run: Run, *, first: float = 0.9, second: float = 0.999, epsilon: float
     np.subtract(run.network.flat, scratch, out=run.network.flat)
 
 
-def _non_finite(loss: float, epoch: int, step: int, settings: HeadSettings, data: Data) -> str:
-    message = f"the training loss became {loss} in epoch {epoch}, step {step}"
-    if not (np.isfinite(data.features).all()):
-        return f"{message}: the features hold infinite or missing values, so the backbone or its cache is at fault"
-    return f"{message}: the learning rate {settings.learning_rate:g} is too high for this data; try a tenth of it"
+def _diverged(what: str, epoch: int, step: int, settings: HeadSettings) -> str:
+    return (
+        f"the training {what} in epoch {epoch}, step {step}: the learning rate "
+        f"{settings.learning_rate:g} is too high for this data; try a tenth of it"
+    )

@@ -1,12 +1,12 @@
-"""The dense stack that sits on frozen features: parameters, forward, loss, backward, and what is exported.
+"""The head's network: parameters, forward pass, loss, backward pass, and the exported form.
 
-Shapes, once: N samples, B of them in a batch, K features, C classes, P parameters in all. Features are float32 (N, K),
-labels int64 (N,) in 0..C-1, logits (N, C). Training runs in the dtype of the parameters, float32 in use, float64 in
-the tests that check the gradients.
+Shapes: N samples, B in a batch, K features, C classes, P parameters in all. Features are float32
+(N, K), labels int64 (N,) in 0..C-1, logits (N, C). Training runs in the dtype of the parameters:
+float32, or float64 in the tests that check the gradients.
 
-    features -> standardise -> [dense -> (batch norm) -> ReLU -> dropout] x inner layers -> dense -> logits
+    features -> scale -> [dense -> (batch norm) -> ReLU -> dropout] x inner -> dense -> logits
 
-Without an inner layer the dropout falls on the standardised features, the input of the only dense layer.
+Without an inner layer, dropout is applied to the scaled features, the input of the only layer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ BATCH_NORM_MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Dense:
-    """One exported layer, `inputs @ weight + bias`: weight float32 (inputs, outputs), bias float32 (outputs,)."""
+    """One exported layer, `inputs @ weight + bias`.
+
+    weight: float32 (inputs, outputs). bias: float32 (outputs,).
+    """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
@@ -38,13 +41,14 @@ class Dense:
         """Refuse arrays that do not fit each other."""
         if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[1:]:
             raise ValueError(
-                f"a dense layer needs weight (I, O) and bias (O,), not {self.weight.shape}, {self.bias.shape}"
+                "a dense layer needs weight (I, O) and bias (O,), "
+                f"not {self.weight.shape}, {self.bias.shape}"
             )
 
 
 @dataclass(frozen=True)
 class Head:
-    """The finished head: dense layers with ReLU between them. Standardisation and batch norm are folded in."""
+    """The exported head: dense layers with ReLU between them; scaling and batch norm folded in."""
 
     layers: tuple[Dense, ...]
 
@@ -53,11 +57,11 @@ class Head:
         for before, after in itertools.pairwise(self.layers):
             if before.weight.shape[1] != after.weight.shape[0]:
                 raise ValueError(
-                    f"layers do not fit: {before.weight.shape} feeds {after.weight.shape}"
+                    f"layers do not fit: {before.weight.shape} before {after.weight.shape}"
                 )
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Raw features float32 (N, K), as the backbone gives them -> logits float32 (N, C)."""
+        """Return logits float32 (N, C) for unscaled features of the backbone, float32 (N, K)."""
         hidden = features
         for layer in self.layers[:-1]:
             hidden = np.maximum(hidden @ layer.weight + layer.bias, 0)
@@ -66,10 +70,11 @@ class Head:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer in training; its arrays are views into the flat buffers of `Network`, or of a gradient of that shape.
+    """A layer in training; its arrays are views of the flat buffers of a `Network`.
 
-    With batch norm the output is `scale * normalised(inputs @ weight) + bias`: the bias is batch norm's shift, and the
-    dense layer needs none of its own. The running statistics are (outputs,) and empty without batch norm.
+    With batch norm the output is `scale * normalised(inputs @ weight) + bias`: the bias is batch
+    norm's shift, and the dense layer has none of its own. The running statistics are (outputs,),
+    and empty without batch norm.
     """
 
     weight: Floats
@@ -81,14 +86,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Network:
-    """All parameters in one vector (P,), so that an optimiser step or a checkpoint is one array operation."""
+    """All parameters in one vector (P,): an optimiser step is one array operation."""
 
     flat: Floats
     running: Floats
     layers: tuple[Layer, ...]
 
     def like(self) -> Network:
-        """The same layout on new zeroed buffers, for gradients and checkpoints."""
+        """Return the same layout on new zeroed buffers, for gradients and checkpoints."""
         return _lay_out(
             self.shapes,
             np.zeros_like(self.flat),
@@ -114,9 +119,10 @@ def initialise(
     generator: np.random.Generator,
     dtype: type[np.floating] = np.float32,
 ) -> Network:
-    """Weights for layers of `sizes` (K, inner..., C): He et al. 2015 for the ReLU layers, zeros for the last.
+    """Return a network of layers of `sizes` (K, inner..., C).
 
-    A zero last layer starts every class at the same probability, so the first steps learn rather than undo chance.
+    ReLU layers are initialised as in He et al. 2015. The last layer is zero: every class starts
+    with the same probability.
     """
     shapes = list(itertools.pairwise(sizes))
     normed = batch_norm and len(shapes) > 1
@@ -161,7 +167,7 @@ def _lay_out(
 
 @dataclass(frozen=True)
 class Tape:
-    """What the backward pass needs from one layer's forward pass; arrays are (B, width)."""
+    """Values of one layer's forward pass that the backward pass needs; arrays are (B, width)."""
 
     inputs: Floats
     mask: Floats | None = None
@@ -173,8 +179,8 @@ class Tape:
 def dropout_mask(
     shape: tuple[int, int], rate: float, dtype: np.dtype, generator: np.random.Generator
 ) -> Floats:
-    """0 with probability `rate`, else 1 / (1 - rate), so that the expected value of what passes is unchanged."""
-    # Sixteen random bits an entry are a quarter of the work of a float64 each, and fine enough for a rate.
+    """Return an inverted dropout mask: 0 with probability `rate`, else 1 / (1 - rate)."""
+    # 16 random bits per entry cost a quarter of a float64, and are fine enough for a rate.
     bits = generator.integers(0, 65536, size=shape, dtype=np.uint16)
     return np.multiply(bits >= round(rate * 65536), 1.0 / (1.0 - rate), dtype=dtype)
 
@@ -186,7 +192,7 @@ def forward_training(
     dropout: float = 0.0,
     generator: np.random.Generator | None = None,
 ) -> tuple[Floats, list[Tape]]:
-    """Standardised features (B, K) -> logits (B, C) and the tape; moves batch norm's running statistics."""
+    """Return logits (B, C) of scaled features (B, K) and the tape; update running statistics."""
     tape: list[Tape] = []
     hidden = inputs
     last = len(network.layers) - 1
@@ -210,7 +216,10 @@ def forward_training(
 
 
 def _batch_normalise(layer: Layer, values: Floats) -> tuple[Floats, Floats]:
-    """Ioffe and Szegedy 2015: (B, width) -> columns with mean 0 and variance 1, and the deviations (width,)."""
+    """Return columns (B, width) with mean 0 and variance 1, and their deviations (width,).
+
+    Ioffe and Szegedy 2015.
+    """
     mean, variance = values.mean(axis=0), values.var(axis=0)
     for running, batch in ((layer.running_mean, mean), (layer.running_variance, variance)):
         running *= BATCH_NORM_MOMENTUM
@@ -220,7 +229,7 @@ def _batch_normalise(layer: Layer, values: Floats) -> tuple[Floats, Floats]:
 
 
 def forward(network: Network, inputs: Floats) -> Floats:
-    """Standardised features (N, K) -> logits (N, C) as in use: no dropout, running statistics."""
+    """Return logits (N, C) of scaled features (N, K) in inference mode: running statistics."""
     hidden = inputs
     for layer in network.layers[:-1]:
         hidden = hidden @ layer.weight
@@ -233,7 +242,7 @@ def forward(network: Network, inputs: Floats) -> Floats:
 
 
 def log_softmax(logits: Floats) -> Floats:
-    """(N, C) -> natural logarithms of the probabilities, same shape."""
+    """Return the natural logarithms of the probabilities (N, C)."""
     shifted: Floats = logits - logits.max(axis=1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return shifted
@@ -242,9 +251,10 @@ def log_softmax(logits: Floats) -> Floats:
 def cross_entropy(
     logits: Floats, labels: Labels, *, smoothing: float, weights: Floats | None
 ) -> tuple[float, Floats]:
-    """Batch mean of weight(label) * cross-entropy with smoothed targets, and its gradient (B, C) in the logits.
+    """Return the mean weighted cross-entropy of a batch and its gradient (B, C) in the logits.
 
-    Targets are (1 - smoothing) * one-hot + smoothing / C (Szegedy et al. 2016); weights are one a class (C,).
+    Targets are (1 - smoothing) * one-hot + smoothing / C (Szegedy et al. 2016). weights: of the
+    classes (C,).
     """
     rows = np.arange(len(labels))
     log_probabilities = log_softmax(logits)
@@ -264,7 +274,7 @@ def cross_entropy(
 def backward(
     network: Network, tape: Sequence[Tape], logits_gradient: Floats, gradient: Network
 ) -> None:
-    """Fill `gradient` (of `network.like()`) with the derivatives of the loss, without the L2 term."""
+    """Write the derivatives of the loss, without L2, into `gradient` (of `network.like()`)."""
     upstream = logits_gradient
     for index in range(len(network.layers) - 1, -1, -1):
         layer, entry, target = network.layers[index], tape[index], gradient.layers[index]
@@ -283,7 +293,7 @@ def backward(
 def _batch_norm_backward(
     scale: Floats, scale_gradient: Floats, entry: Tape, upstream: Floats
 ) -> Floats:
-    """Gradient in the values before normalisation (B, width); Ioffe and Szegedy 2015, section 3."""
+    """Return the gradient before normalisation (B, width); Ioffe and Szegedy 2015, section 3."""
     assert entry.normalised is not None and entry.deviation is not None
     np.sum(upstream * entry.normalised, axis=0, out=scale_gradient)
     inward = upstream * scale
@@ -292,7 +302,7 @@ def _batch_norm_backward(
 
 
 def add_l2(network: Network, gradient: Network, strength: float) -> float:
-    """Add the gradient of strength / 2 * sum(weight^2), biases left alone, and return that penalty."""
+    """Add the gradient of strength / 2 * sum(weight^2), without biases; return that penalty."""
     penalty = 0.0
     for layer, target in zip(network.layers, gradient.layers, strict=True):
         np.add(target.weight, strength * layer.weight, out=target.weight)
@@ -307,7 +317,7 @@ def log_loss(logits: Floats, labels: Labels) -> float:
 
 
 def fold(network: Network, mean: Floats, scale: Floats) -> Head:
-    """The network with standardisation `(features - mean) * scale` and batch norm written into its weights."""
+    """Fold the scaling `(features - mean) * scale` and batch norm into the weights."""
     layers = []
     for index, layer in enumerate(network.layers):
         weight, bias = layer.weight.astype(np.float64), layer.bias.astype(np.float64)
@@ -324,9 +334,9 @@ def fold(network: Network, mean: Floats, scale: Floats) -> Head:
 
 
 def blend(heads: Sequence[Head]) -> Head:
-    """One head whose logits are the mean of those of `heads`, each of one or two layers: an ensemble at no extra depth.
+    """Return one head whose logits are the mean of those of `heads`, each of one or two layers.
 
-    Inner layers stand side by side. A head without one passes through ReLU unharmed as z = relu(z) - relu(-z).
+    Inner layers are concatenated. A head without one passes ReLU as z = relu(z) - relu(-z).
     """
     if all(len(head.layers) == 1 for head in heads):
         return Head((_mean([head.layers[0] for head in heads]),))

@@ -1,4 +1,4 @@
-"""After the choice is made: the chosen fits once more, on training and validation samples together."""
+"""Train a search's chosen heads once more, on training and validation samples together."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def refit(
     classes: int,
     seed: int,
 ) -> Head:
-    """Train the members of a search's winner on everything, each for as many epochs as served it best before.
+    """Train the members of a search's best head on all samples, each for its best number of epochs.
 
-    Arrays as in `search`; a validation sample stands in for its own augmented views. No score of the result is known here:
-    validation is now training data, so only a test set can tell.
+    Arrays as in `search`; a validation sample stands in for its own augmented views. The result has
+    no validation score, since validation is training data now.
     """
     views = len(features)
     everything = np.concatenate(

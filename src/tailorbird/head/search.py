@@ -1,4 +1,4 @@
-"""Choosing the head: a small search by validation log-loss, and a blend of the best where the shape is left open."""
+"""Search the head's settings by validation log-loss; average the best if `inner` is not fixed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ from tailorbird.head.fit import (
 from tailorbird.head.network import Labels, blend, log_loss
 from tailorbird.progress import NoProgress, Progress
 
-# Chosen by cross-validation on photos of clothes, rubbish and hand signs, with two backbones. Widest first, so that no
-# core is left alone with a long fit at the end.
 CANDIDATES: tuple[Mapping[str, object], ...] = (
     {"inner": (256,), "dropout": 0.5, "learning_rate": 2e-3, "l2": 3e-3},
     {"inner": (256,), "dropout": 0.2, "learning_rate": 2e-3, "l2": 1e-2},
@@ -34,17 +32,29 @@ CANDIDATES: tuple[Mapping[str, object], ...] = (
     {"inner": (), "dropout": 0.0, "learning_rate": 3e-3, "l2": 1e-2},
     {"inner": (), "dropout": 0.0, "learning_rate": 1e-2, "l2": 3e-3},
 )
-# How long a candidate trains is set in steps, since a small set gives few of them an epoch.
+"""The settings that are tried.
+
+Chosen by cross-validation on photos of clothes, waste and hand signs with two backbones. The widest
+come first, so that no core is left with a long fit at the end.
+"""
+
 STEPS = 300
+"""Steps a candidate trains for; an epoch of a small set has few of them."""
+
 FEWEST_EPOCHS = 8
-# More samples than this and candidates are compared on a part; the winners are then trained on everything.
 SEARCH_SAMPLES = 6000
+"""Most samples candidates are compared on; the best are then trained on all."""
+
 BLENDED = 3
+"""Heads that are averaged where `inner` is not fixed."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration of a search: its settings and validation scores, or why it failed (the scores are then NaN)."""
+    """One configuration of a search: its settings and validation scores.
+
+    failure: why it failed; its scores are NaN then.
+    """
 
     settings: HeadSettings
     validation_loss: float
@@ -56,10 +66,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The winner, trained on every sample, and all trials in the order they were planned.
+    """The best head, trained on every sample, and all trials in the order of the plan.
 
-    Where `inner` was left open, the head of `best` may be a blend: `members` lists the fits whose mean logits it
-    gives, best first; `best.settings` and `best.history` are those of the first.
+    Where `inner` is not fixed, the head of `best` may average several: `members` lists the fits
+    whose mean logits it gives, best first; `best.settings` and `best.history` are the first's.
     """
 
     best: Fit
@@ -76,10 +86,11 @@ def search(
     classes: int,
     fixed: Mapping[str, object] | None = None,
     seed: int,
-    workers: int | None = None,
     progress: Progress | None = None,
 ) -> SearchResult:
-    """Choose and train a head. Searched are inner, dropout, learning_rate, l2 and, with several views given, views.
+    """Choose and train a head, on all cores.
+
+    Searched are inner, dropout, learning_rate, l2 and, where there are several views, views.
 
     Args:
         features: float32 (V, N, K), the plain view first.
@@ -87,9 +98,8 @@ def search(
         validation_features: float32 (M, K), M at least 1.
         validation_labels: int64 (M,).
         classes: at least 2.
-        fixed: fields of HeadSettings that are not to be searched, for example {"inner": (100,), "dropout": 0.2}.
-        seed: at least 0; the result has the same bits whatever the number of workers.
-        workers: configurations trained at the same time; by default one a core.
+        fixed: fields of HeadSettings that are not searched, such as {"inner": (100,)}.
+        seed: at least 0; the result has the same bits on any number of cores.
         progress: receives the stage `head` and its fits.
 
     Raises:
@@ -98,7 +108,7 @@ def search(
     """
     fixed = dict(fixed or {})
     progress = progress or NoProgress()
-    _check(fixed, workers)
+    _check(fixed)
     data = prepare(features, labels, validation_features, validation_labels, classes)
     plan = plan_trials(fixed, views=len(features), samples=min(len(labels), SEARCH_SAMPLES))
     part = _subsample(data, SEARCH_SAMPLES, seed) if len(plan) > 1 else data
@@ -112,7 +122,7 @@ def search(
 
     jobs = [(settings, number) for number, settings in enumerate(plan)]
     with one_blas_thread():
-        outcomes = _train(part, jobs, seed, workers, report)
+        outcomes = _train(part, jobs, seed, report)
         order = _best_first(outcomes)[:blended]
         winners = [
             outcome
@@ -121,29 +131,29 @@ def search(
         ]
         if refits:
             again = [(_timed(plan[number], fixed, len(labels)), number) for number in order]
-            winners = _fits(
-                _train(data, again, seed, workers, lambda done: report(len(plan) + done))
-            )
+            winners = _fits(_train(data, again, seed, lambda done: report(len(plan) + done)))
         best, members = _blend(winners, validation_features, data.validation_labels)
     return SearchResult(best, members, tuple(map(_trial, plan, outcomes)))
 
 
-def _check(fixed: Mapping[str, object], workers: int | None) -> None:
+def _check(fixed: Mapping[str, object]) -> None:
     known = [field.name for field in fields(HeadSettings)]
     unknown = sorted(set(fixed) - set(known))
     if unknown:
         raise SettingsError(
-            f"the head has no setting {', '.join(unknown)}; it has {', '.join(known)}"
+            f"unknown head settings {', '.join(unknown)}; valid: {', '.join(known)}"
         )
-    if workers is not None and workers < 1:
-        raise SettingsError(f"workers is {workers}, but must be at least 1")
-    HeadSettings(**fixed)  # type: ignore[arg-type]  # it checks the types itself
+    _settings(fixed)
+
+
+def _settings(values: Mapping[str, object]) -> HeadSettings:
+    return HeadSettings(**values)  # type: ignore[arg-type]  # it checks the types itself
 
 
 def plan_trials(fixed: Mapping[str, object], *, views: int, samples: int) -> list[HeadSettings]:
-    """The configurations a search would train, without repeats."""
+    """Return the configurations a search would train, without repeats."""
     plan = [
-        _timed(HeadSettings(**{**candidate, "views": count, **fixed}), fixed, samples)  # type: ignore[arg-type]
+        _timed(_settings({**candidate, "views": count, **fixed}), fixed, samples)
         for count in sorted({1, views})
         for candidate in CANDIDATES
     ]
@@ -151,7 +161,7 @@ def plan_trials(fixed: Mapping[str, object], *, views: int, samples: int) -> lis
 
 
 def _timed(settings: HeadSettings, fixed: Mapping[str, object], samples: int) -> HeadSettings:
-    """Epochs for about STEPS steps, and patience in proportion, where the user has not fixed them."""
+    """Set epochs for about STEPS steps, and patience in proportion, unless they are fixed."""
     epochs = max(FEWEST_EPOCHS, math.ceil(STEPS / len(batches(samples, settings.batch_size))))
     epochs = settings.epochs if "epochs" in fixed else epochs
     patience = settings.patience if "patience" in fixed else max(4, epochs // 4)
@@ -159,7 +169,7 @@ def _timed(settings: HeadSettings, fixed: Mapping[str, object], samples: int) ->
 
 
 def _subsample(data: Data, limit: int, seed: int) -> Data:
-    """At most about `limit` training samples, each class by its share and with at least one."""
+    """Return about `limit` training samples at most, stratified, each class with at least one."""
     if len(data.labels) <= limit:
         return data
     share = limit / len(data.labels)
@@ -173,10 +183,9 @@ def _train(
     data: Data,
     jobs: Sequence[tuple[HeadSettings, int]],
     seed: int,
-    workers: int | None,
     report: Callable[[int], None],
 ) -> list[Fit | TrainingError]:
-    """Fit each (settings, number) on a thread of its own; NumPy gives up the interpreter's lock in matrix products."""
+    """Fit each (settings, number) on a thread; NumPy's products release the global lock."""
 
     def one(job: tuple[HeadSettings, int]) -> Fit | TrainingError:
         settings, number = job
@@ -186,7 +195,7 @@ def _train(
             return error
 
     outcomes = []
-    with ThreadPoolExecutor(workers or parallel.cores()) as pool:
+    with ThreadPoolExecutor(parallel.cores()) as pool:
         for outcome in pool.map(one, jobs):
             outcomes.append(outcome)
             report(len(outcomes))
@@ -197,7 +206,7 @@ def _fits(outcomes: Sequence[Fit | TrainingError]) -> list[Fit]:
     fits = [outcome for outcome in outcomes if isinstance(outcome, Fit)]
     if not fits:
         raise TrainingError(
-            f"every configuration of the head failed ({len(outcomes)} tried); the first: {outcomes[0]}"
+            f"all {len(outcomes)} head configurations failed; the first: {outcomes[0]}"
         )
     return sorted(fits, key=lambda result: result.validation_loss)
 
@@ -217,7 +226,7 @@ def _best_first(outcomes: Sequence[Fit | TrainingError]) -> list[int]:
 def _blend(
     fits: Sequence[Fit], validation_features: NDArray[np.float32], validation_labels: Labels
 ) -> tuple[Fit, tuple[Fit, ...]]:
-    """The blend of `fits` if it beats the first of them on validation, else that first one alone."""
+    """Return the average of `fits` if it beats the first on validation, else the first alone."""
     best = fits[0]
     if len(fits) > 1:
         head = blend([result.head for result in fits])
