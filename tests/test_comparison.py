@@ -274,6 +274,7 @@ def with_size(model: Path, output: Path, size: int) -> Path:
         if entry.key == "tailorbird":
             about = json.loads(entry.value)
             about["resize"]["size"] = size
+            del about["self_test"]
             entry.value = json.dumps(about)
     onnx.save(proto, output)
     return output

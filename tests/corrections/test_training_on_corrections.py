@@ -20,7 +20,7 @@ from tailorbird import onnx_files
 from tailorbird.corrections import Corrections, Joined, export, join, labelled, open_store
 from tailorbird.dataset import Dataset, clean, scan, split
 from tailorbird.errors import SettingsError
-from tailorbird.model.file import KEY
+from tailorbird.model.metadata import KEY
 from tailorbird.training import train
 
 QUICK = {"inner": (), "epochs": 15}

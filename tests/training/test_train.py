@@ -30,7 +30,7 @@ from tailorbird.errors import DatasetError, SettingsError, TrainingError
 from tailorbird.evaluation import evaluate
 from tailorbird.features import open_store
 from tailorbird.model import Classifier
-from tailorbird.model.file import KEY
+from tailorbird.model.metadata import KEY
 from tailorbird.training import train
 
 QUICK = {"inner": (), "epochs": 15}

@@ -18,8 +18,9 @@ from tailorbird.errors import ModelFileError, SettingsError, TrainingError
 from tailorbird.files import storage_error, write_bytes
 from tailorbird.head import Dense, Head
 from tailorbird.inference import Runner
-from tailorbird.model.file import AGREEMENT, info_from
+from tailorbird.model.file import AGREEMENT
 from tailorbird.model.graph import PREFIX
+from tailorbird.model.metadata import info_from
 from tailorbird.rendering.probes import probe_images
 from tailorbird.validation import Problems
 

@@ -25,8 +25,9 @@ from tailorbird.importing.result import ImportResult
 from tailorbird.metrics.calibration import softmax, temperature
 from tailorbird.metrics.scores import Scores, score
 from tailorbird.metrics.thresholds import Threshold, choose_threshold
-from tailorbird.model.file import AGREEMENT, ModelInfo, write
+from tailorbird.model.file import AGREEMENT, write
 from tailorbird.model.graph import BackboneGraph, build
+from tailorbird.model.metadata import ModelInfo
 from tailorbird.progress import NoProgress, Progress, StageTimer
 from tailorbird.rendering.probes import probe_images
 from tailorbird.validation import Problems

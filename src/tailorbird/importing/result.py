@@ -10,7 +10,7 @@ from tailorbird.importing.photos import ScoringData
 from tailorbird.importing.preprocess import Comparison
 from tailorbird.metrics.scores import Scores
 from tailorbird.metrics.thresholds import Threshold
-from tailorbird.model.file import ModelInfo
+from tailorbird.model.metadata import ModelInfo
 from tailorbird.rendering.notebook import scores_html
 
 

@@ -195,6 +195,10 @@ class Scores:
             raise ValueError("not valid scores: a value is not finite")
         if scores.n < 1:
             raise ValueError(f"not valid scores: n is {scores.n}, must be at least 1")
+        shares = [scores.accuracy, *scores.interval, scores.coverage, scores.sure_accuracy]
+        shares += [getattr(scores, name) for name, one in MEASURES.items() if one.form == "share"]
+        if not all(0 <= share <= 1 for share in shares if share is not None):
+            raise ValueError("not valid scores: a share is not from 0 to 1")
         sides = {len(scores.classes)}
         sides |= {len(rows) for rows in (scores.per_class, scores.confusion) if rows}
         if len(sides | set(map(len, scores.confusion))) != 1:
@@ -240,9 +244,21 @@ def _read(stored: Mapping[str, Any]) -> Scores:
             )
             for row in stored.get("per_class", ())
         ),
-        confusion=tuple(tuple(map(int, row)) for row in stored.get("confusion", ())),
+        confusion=_confusion(stored),
         **{name: None if stored.get(name) is None else float(stored[name]) for name in _OPTIONAL},
     )
+
+
+def _confusion(stored: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """Read the rows of the confusion matrix, or [label, predicted, count] of its cells."""
+    if "confusion_cells" not in stored:
+        return tuple(tuple(map(int, row)) for row in stored.get("confusion", ()))
+    table = np.asarray(stored["confusion_cells"], np.int64).reshape(-1, 3)
+    if table.size and table.min() < 0:
+        raise ValueError("a cell of the confusion matrix is negative")
+    counts = np.zeros((len(stored["classes"]), len(stored["classes"])), np.int64)
+    counts[table[:, 0], table[:, 1]] = table[:, 2]
+    return tuple(map(tuple, counts.tolist()))
 
 
 def confusion_counts(labels: Labels, predicted: Labels, classes: int) -> npt.NDArray[np.int64]:

@@ -15,11 +15,14 @@ from tailorbird import onnx_files
 from tailorbird.errors import ImageError, ModelFileError, SettingsError
 from tailorbird.images import MAX_PIXELS, Pixels, decode, from_array, from_pil, resize
 from tailorbird.inference import CPU, Runner
-from tailorbird.model.file import info_from
+from tailorbird.model.metadata import info_from, probe_image
 from tailorbird.rendering import notebook, overlays
 
 Source: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 """A photo: path, the file's bytes, a PIL image, or uint8 (H, W, 3) RGB."""
+
+SELF_TEST_TOLERANCE = 0.02
+"""Allowed difference of a probability: quantised models round differently on other processors."""
 
 THUMBNAIL = 256
 """Pixels of the longer side of the photo a Prediction keeps to show with its heat maps."""
@@ -109,6 +112,20 @@ class Classifier:
         self.has_heatmaps = any(output.name == "heatmaps" for output in proto.graph.output)
         device = replace(CPU, threads=threads)
         self._runner = Runner(proto, str(self.path), ModelFileError, device=device)
+        self._self_test()
+
+    def _self_test(self) -> None:
+        """Run the probe image on this device. Raises ModelFileError if the answer differs."""
+        if not self.info.self_test:  # a file written before there were self-tests
+            return
+        found = self.run(probe_image(self.info.resize.size))[0][0]
+        gap = float(np.abs(found - np.array(self.info.self_test)).max())
+        if not gap <= SELF_TEST_TOLERANCE:
+            raise ModelFileError(
+                f"{self.path} fails its self-test on the device {self._runner.device.name}: "
+                f"a probability of the probe image differs by {gap:.2g}, "
+                f"{SELF_TEST_TOLERANCE:g} is allowed; the file or the ONNX Runtime is damaged"
+            )
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from pathlib import Path
@@ -12,7 +11,7 @@ from tailorbird import onnx_files
 from tailorbird.errors import ModelFileError, SettingsError, TailorbirdError
 from tailorbird.files import write_bytes
 from tailorbird.metrics.scores import Scores
-from tailorbird.model.file import info_from
+from tailorbird.model.metadata import info_from
 from tailorbird.report.content import Content
 from tailorbird.report.numbers import numbers
 from tailorbird.validation import Problems
@@ -48,8 +47,8 @@ def describe(model: str | Path) -> Content:
     info = info_from(proto, str(model))
     scores: dict[str, Scores] = {}
     for name in ("test", "validation"):
-        with contextlib.suppress(ValueError):  # then the report says that there are none
-            scores[name] = Scores.from_dict(info.scores.get(name, {}))
+        if name in info.scores:
+            scores[name] = Scores.from_dict(info.scores[name])
     return Content(kind="model", model=Path(model), info=info, headline="test", scores=scores)
 
 

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from tailorbird import images
 from tailorbird.errors import ImageError, ModelFileError
 from tailorbird.images import SERVED, Pixels
-from tailorbird.model.file import FORMAT
+from tailorbird.model.metadata import FORMAT
 from tailorbird.service import receipts
 from tailorbird.service.batching import Answer
 from tailorbird.service.served import Served

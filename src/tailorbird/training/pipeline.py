@@ -31,8 +31,9 @@ from tailorbird.label_errors import Suspects, judge_prepared
 from tailorbird.metrics.calibration import softmax, temperature
 from tailorbird.metrics.scores import Answers, score
 from tailorbird.metrics.thresholds import choose_threshold
-from tailorbird.model.file import ModelInfo, write
+from tailorbird.model.file import write
 from tailorbird.model.graph import BackboneGraph, build
+from tailorbird.model.metadata import ModelInfo
 from tailorbird.preparation import PreparedData, Steps, prepare_data
 from tailorbird.progress import NoProgress, Progress, StageTimer
 from tailorbird.report import Format, attempt, report_path

@@ -30,8 +30,9 @@ from tailorbird.engines.registry import carried
 from tailorbird.errors import ModelFileError, SettingsError, StorageFull, TrainingError
 from tailorbird.head import Head
 from tailorbird.images import ResizeRule
-from tailorbird.model.file import ModelInfo, write
+from tailorbird.model.file import write
 from tailorbird.model.graph import PREFIX, build
+from tailorbird.model.metadata import ModelInfo
 
 keras = backend.load()
 JAX = keras.backend.backend() == "jax"
