@@ -1,10 +1,11 @@
-"""tailorbird: from a folder of labelled photos to a tested, explained, portable image classifier.
+"""tailorbird: from a folder of labelled photos to a tested, portable image classifier.
 
     import tailorbird
     result = tailorbird.train("photos/", "shop.onnx")
     tailorbird.load("shop.onnx").predict("new.jpg")
 
-Everything public is listed here; names are imported when first used, so that `import tailorbird` costs nothing.
+`__all__` lists the public names. They are imported on first use, so that `import tailorbird` is
+fast.
 """
 
 from importlib import import_module

@@ -1,43 +1,44 @@
-"""Every error tailorbird raises on purpose.
+"""The exceptions that tailorbird raises on purpose.
 
     TailorbirdError
-    ├── InputError            what was given cannot be used; the command line exits 2
+    ├── InputError            the input is invalid; the command line exits 2
     │   ├── ImageError        one photo cannot be used
-    │   │   ├── UnsupportedImage   a format that is not accepted (SVG, TIFF, HEIC, PDF, text, ...)
-    │   │   ├── UnreadableImage    an accepted format, but empty, truncated or damaged; or no permission
-    │   │   ├── ImageTooLarge      more pixels than the cap, known from the header alone
-    │   │   └── NotExplained       no heat map of the class asked for: it is not among the photo's most probable ones
-    │   ├── DatasetError      a folder or CSV that holds nothing to learn from
-    │   ├── BackboneError     an ONNX file that does not keep the backbone's contract
-    │   ├── ModelFileError    a model file that is damaged, unsafe or of an unknown format
-    │   └── SettingsError     an option outside its valid range
-    └── RunError              the input was fine, the run was not; the command line exits 1
+    │   │   ├── UnsupportedImage   the format is not accepted (SVG, PDF, text, ...)
+    │   │   ├── UnreadableImage    an accepted format, but empty, damaged or not permitted
+    │   │   ├── ImageTooLarge      the header announces more pixels than allowed
+    │   │   └── NotExplained       the requested class has no heat map
+    │   ├── DatasetError      a folder or CSV holds nothing to learn from
+    │   ├── BackboneError     an ONNX file does not satisfy the backbone contract
+    │   ├── ModelFileError    a model file is damaged, unsafe or of an unknown format
+    │   └── SettingsError     an option is outside its valid range
+    └── RunError              the input was valid, the run failed; the command line exits 1
         ├── StorageError      a file could not be written, a database could not be reached
         │   └── StorageFull        the disk, or the database's disk, is full
         ├── HubError          a download failed
-        ├── TrainingError     the loss became non-finite, the finished file disagreed with the pipeline
+        ├── TrainingError     the loss became non-finite, or the written model disagreed
         └── MissingExtra      an optional dependency is not installed
 
-A message says what was wrong, with which value, what would be valid, and the likely fix. This module imports nothing.
+A message states what was wrong, with which value, what is valid, and what to do. This module
+imports nothing.
 """
 
 from __future__ import annotations
 
 
 class TailorbirdError(Exception):
-    """Base of every error raised on purpose. `exit_code` is what the command line exits with."""
+    """Base of all exceptions raised on purpose. `exit_code` is the command line's exit code."""
 
     exit_code = 1
 
 
 class InputError(TailorbirdError):
-    """What was given cannot be used."""
+    """The input is invalid."""
 
     exit_code = 2
 
 
 class ImageError(InputError):
-    """One photo cannot be used. `kind` is the finding's kind in `scan --json`."""
+    """One photo cannot be used. `kind` is the kind of the finding in `scan --json`."""
 
     kind = "unreadable"
 
@@ -49,37 +50,37 @@ class UnsupportedImage(ImageError):
 
 
 class UnreadableImage(ImageError):
-    """The format is accepted, but the file is empty, truncated, damaged or not permitted to be read."""
+    """The format is accepted, but the file is empty, damaged or may not be read by this user."""
 
 
 class ImageTooLarge(ImageError):
-    """The header announces more pixels than the cap."""
+    """The header announces more pixels than allowed."""
 
     kind = "too-large"
 
 
 class NotExplained(ImageError):
-    """The class asked for is not among the photo's three most probable ones, the only ones a model file gives heat maps of."""
+    """The requested class has no heat map: it is not among the three most probable ones."""
 
 
 class DatasetError(InputError):
-    """A folder or CSV that holds nothing to learn from."""
+    """A folder or CSV holds nothing to learn from."""
 
 
 class BackboneError(InputError):
-    """An ONNX file that does not keep the backbone's contract."""
+    """An ONNX file does not satisfy the backbone contract."""
 
 
 class ModelFileError(InputError):
-    """A model file that is damaged, unsafe or of an unknown format."""
+    """A model file is damaged, unsafe or of an unknown format."""
 
 
 class SettingsError(InputError):
-    """An option outside its valid range. Several problems found together are reported together."""
+    """Options are invalid. Problems that are found together are reported together."""
 
 
 class RunError(TailorbirdError):
-    """The input was fine, the run was not."""
+    """The input was valid, but the run failed."""
 
 
 class StorageError(RunError):
@@ -87,7 +88,7 @@ class StorageError(RunError):
 
 
 class StorageFull(StorageError):
-    """The disk, a quota or the database's own disk is full. Nothing that was stored before is lost."""
+    """The disk, a quota or the database's disk is full. Nothing stored before is lost."""
 
 
 class HubError(RunError):
@@ -95,7 +96,7 @@ class HubError(RunError):
 
 
 class TrainingError(RunError):
-    """The loss became non-finite, or the finished model file disagreed with the pipeline that made it."""
+    """The loss became non-finite, or the written model file disagreed with the pipeline."""
 
 
 class MissingExtra(RunError):

@@ -1,4 +1,4 @@
-"""Files that survive a crash: atomic writes, hashing, the cache folder and the chunked row store."""
+"""Atomic writes, hashing, locks, the cache folder and the chunked row store."""
 
 from tailorbird.files.atomic import (
     atomic_path,

@@ -1,4 +1,7 @@
-"""Write beside, flush to the disk, rename: a reader sees the old file or the new one, never a half."""
+"""Write files atomically: write a temporary file, flush it to disk, rename it.
+
+Readers see the old file or the new one, never a part.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pathlib import Path
 
 from tailorbird.errors import StorageError, StorageFull
 
-# A process number means something on one host only, and folders are shared between hosts and containers.
+# Process ids are valid on one host only, but hosts and containers may share a folder.
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _TEMPORARY = re.compile(rf"\.tailorbird-{_HOST}-(\d+)-[0-9a-f]{{8}}\.tmp$")
 
@@ -25,12 +28,12 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        return True  # it exists and belongs to somebody else
+        return True  # it exists and belongs to another user
     return True
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of processes that were killed while they wrote into `folder`."""
+    """Delete temporary files of processes that were killed while writing into `folder`."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             found = _TEMPORARY.search(path.name)
@@ -39,28 +42,33 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """An operating-system error while writing `path`, in words that say what to do."""
+    """Return a StorageError for an OSError raised while writing `path`, with advice."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull(
-            f"the disk is full: {path} could not be written; free some space and run again, nothing else was lost"
+            f"the disk is full: {path} could not be written; free some space and run again, "
+            "nothing else was lost"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageError(
-            f"{path} could not be written: {error.strerror}; choose a folder this user may write to (TAILORBIRD_CACHE moves the cache)"
+            f"{path} could not be written: {error.strerror}; choose a folder this user may write "
+            "to (TAILORBIRD_CACHE moves the cache)"
         )
     return StorageError(f"{path} could not be written: {error.strerror or error}")
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what was written there replaces `path` when the block ends well, and goes when it does not.
+    """Yield a temporary path beside `path` that replaces `path` at the end of the block.
 
-    Raises StorageError when the disk is full or the folder cannot be written.
+    If the block raises, the temporary file is deleted and `path` is left as it was.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written to.
     """
-    target = Path(os.path.realpath(path))  # what a link points to is written, the link stays
+    target = Path(os.path.realpath(path))  # a link stays; its target is written
     if target.exists() and not target.is_file():
         raise StorageError(f"{path} is not a file that can be replaced; give the name of a file")
-    # The temporary name is short whatever the target's is: a 255-byte name must work too.
+    # The temporary name has a fixed length, so that a name of 255 bytes works as well.
     temporary = target.parent / f".tailorbird-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +86,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename itself survive a power cut, where the system allows opening a folder (Windows does not)."""
+    """Flush a folder to disk, so that a rename in it survives a power cut; no-op on Windows."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -99,6 +107,6 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def sha256_file(path: str | Path) -> str:
-    """The SHA-256 of a file as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

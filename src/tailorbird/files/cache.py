@@ -1,4 +1,4 @@
-"""Where cached files live."""
+"""Location of the cache folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The cache folder: the environment variable TAILORBIRD_CACHE, else the operating system's place for caches."""
+    """Return the cache folder: TAILORBIRD_CACHE, else the system's folder for caches."""
     chosen = os.environ.get("TAILORBIRD_CACHE")
     if chosen:
         return Path(chosen)

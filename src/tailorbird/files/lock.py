@@ -1,10 +1,8 @@
-"""One process at a time in a folder."""
+"""A lock that lets one process at a time work in a folder."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,33 +12,25 @@ from tailorbird.files.atomic import storage_error
 
 @contextlib.contextmanager
 def exclusive(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file `path` during the block; the system frees it when the process ends, however it ends.
+    """Hold the lock file `path` during the block.
 
-    Raises StorageError with the message `busy` when another holds it, and where the file cannot be made.
+    The operating system releases the lock when the process ends, however it ends.
+
+    Raises:
+        StorageError: with the message `busy` if the lock is held already, by another process or by
+            this one; or because the file cannot be created.
     """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        lock.acquire()
+    except Timeout:
+        raise StorageError(busy) from None
     except OSError as error:
         raise storage_error(path, error) from error
     try:
-        try:
-            _lock(handle)
-        except OSError:
-            raise StorageError(busy) from None
         yield
     finally:
-        os.close(handle)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(handle: int) -> None:
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(handle: int) -> None:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.release()

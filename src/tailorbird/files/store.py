@@ -1,13 +1,14 @@
-"""Rows on disk under 32-byte keys, in checksummed chunk files.
+"""Store rows on disk under 32-byte keys, in checksummed chunk files.
 
-A chunk is written once and never changed: killing the process loses at most the rows not yet written; two processes write
-two chunks; a chunk that fails its checksum is deleted and its rows count as missing. A chunk's name is its checksum, so
-the same rows written twice are one file.
+A chunk is written once and never changed. If the process is killed, at most the rows not yet
+written are lost. Two processes write two chunks. A chunk that fails its checksum is deleted, and
+its rows count as missing. The name of a chunk is its checksum, so that rows written twice are one
+file.
 
     bytes 0-7     b"TBROWS1\\n"
     bytes 8-11    rows in this chunk, little-endian
     bytes 12-15   bytes in one row, little-endian
-    bytes 16-47   SHA-256 of everything behind it
+    bytes 16-47   SHA-256 of everything after it
     then          the keys (32 bytes each), then the rows
 """
 
@@ -39,20 +40,24 @@ MOST_ROWS = 65_536
 
 
 class RowStore:
-    """Rows of one dtype and length under 32-byte keys. Safe for several threads and several processes."""
+    """Rows of one dtype and length under 32-byte keys; safe for several threads and processes."""
 
     def __init__(
         self, folder: Path, *, dtype: npt.DTypeLike, width: int, about: dict[str, Any] | None = None
     ) -> None:
         """Open the store in `folder`, which need not exist yet.
 
-        width: values in one row. about: what the store holds, kept in about.json for people.
+        Args:
+            folder: where the chunks are.
+            dtype: of the values.
+            width: number of values in one row.
+            about: description of the content, written to about.json for people.
         """
         self.folder = folder
         self.dtype = np.dtype(dtype)
         self.width = width
         self.damaged = 0
-        """Chunks that failed their checksum since this object was made."""
+        """Number of chunks that failed their checksum since this object was created."""
         self._about = about
         self._row_bytes = self.dtype.itemsize * width
         self._lock = threading.Lock()
@@ -67,7 +72,7 @@ class RowStore:
         return key in self._where
 
     def refresh(self) -> None:
-        """Take in the chunks that were written since (by other processes too), checking each one's checksum."""
+        """Index the chunks written since, by other processes too, after checking each checksum."""
         try:
             names = sorted(
                 entry.name for entry in os.scandir(self.folder) if entry.name.endswith(".rows")
@@ -76,7 +81,8 @@ class RowStore:
             return
         except OSError as error:
             raise StorageError(
-                f"the cache folder {self.folder} cannot be read: {error.strerror}; set TAILORBIRD_CACHE to another"
+                f"the cache folder {self.folder} cannot be read: {error.strerror}; set "
+                "TAILORBIRD_CACHE to another folder"
             ) from error
         for name in names:
             if name in self._seen:
@@ -94,11 +100,11 @@ class RowStore:
                     )
 
     def _checked(self, path: Path) -> memoryview | None:
-        """A chunk's keys and rows, or None (and the file deleted) when it is damaged."""
+        """Return the keys and rows of a chunk, or delete the file and return None if damaged."""
         try:
             data = path.read_bytes()
         except OSError:
-            return None  # gone, or not ours to read: its rows count as missing
+            return None  # deleted or not permitted: its rows count as missing
         if len(data) >= _HEADER.size:
             magic, rows, row_bytes, digest = _HEADER.unpack_from(data)
             payload = memoryview(data)[_HEADER.size :]
@@ -110,13 +116,13 @@ class RowStore:
             ):
                 return payload
         self.damaged += 1
-        log.warning("%s is damaged and was removed; what it held is computed again", path)
+        log.warning("%s is damaged and was removed; its content is computed again", path)
         with contextlib.suppress(OSError):
             path.unlink()
         return None
 
     def put(self, keys: Sequence[bytes], rows: npt.NDArray[Any]) -> None:
-        """Write one chunk: N keys and an array (N, width). Raises StorageError when the disk is full."""
+        """Write one chunk: N keys and an array (N, width). Raises StorageError if the disk is full."""
         if not len(keys):
             return
         rows = np.ascontiguousarray(rows, dtype=self.dtype).reshape(len(keys), self.width)
@@ -137,9 +143,10 @@ class RowStore:
                 self._where.setdefault(key, (path, row))
 
     def get(self, keys: Iterable[bytes]) -> npt.NDArray[Any]:
-        """The rows of `keys`, an array (N, width) in their order. Raises KeyError for a key that is not there.
+        """Return the rows of `keys` in their order, an array (N, width).
 
-        A chunk that vanished or was damaged since it was opened also counts as not there.
+        Raises:
+            KeyError: a key is missing, or its chunk was deleted or damaged since it was indexed.
         """
         wanted = list(keys)
         result = np.empty((len(wanted), self.width), self.dtype)
