@@ -23,7 +23,7 @@ def test_the_lock_is_held_by_one_block_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "lock"
     with (
         exclusive(path, "first"),
-        pytest.raises(StorageError, match="^somebody else$"),
+        pytest.raises(StorageError, match=r"^somebody else$"),
         exclusive(path, "somebody else"),
     ):
         pass

@@ -122,7 +122,7 @@ class RowStore:
         return None
 
     def put(self, keys: Sequence[bytes], rows: npt.NDArray[Any]) -> None:
-        """Write one chunk: N keys and an array (N, width). Raises StorageError if the disk is full."""
+        """Write one chunk: N keys and an array (N, width). Raises StorageError if it cannot."""
         if not len(keys):
             return
         rows = np.ascontiguousarray(rows, dtype=self.dtype).reshape(len(keys), self.width)
