@@ -20,13 +20,14 @@ from PIL import Image
 
 from tailorbird.dataset import Sample, scan
 from tailorbird.engines.finetune.loop import finetune
-from tailorbird.engines.finetune.results import Tuned
+from tailorbird.engines.finetune.results import FinetuneResult
 from tailorbird.engines.finetune.settings import FinetuneSettings
+from tailorbird.engines.finetune.task import FinetuneTask
 from tailorbird.engines.protocol import Arrays, Cut, Regularisation, Step, Training
 from tailorbird.head import Dense, Head
 from tailorbird.head.network import cross_entropy
 from tailorbird.model.graph import BackboneGraph
-from tailorbird.progress import NoProgress
+from tailorbird.progress import NoProgress, Progress
 
 if TYPE_CHECKING:
     import onnx
@@ -290,12 +291,30 @@ class Task:
         self.features = np.zeros((len(self.parts["train"]), WIDTH), np.float32)
 
     def run(
+        self,
+        network: NumpyNetwork,
+        settings: FinetuneSettings,
+        folder: Path,
+        *,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> FinetuneResult:
+        return finetune(self.given(network, settings, folder, **options), progress=progress)
+
+    def given(
         self, network: NumpyNetwork, settings: FinetuneSettings, folder: Path, **options: Any
-    ) -> Tuned:
-        given = {"size": SIZE, "seed": 0, "features": self.features, "classes": CLASSES, **options}
-        return finetune(
-            network, self.parts, self.labels, self.head, settings, folder=folder, **given
-        )
+    ) -> FinetuneTask:
+        values = {
+            "parts": self.parts,
+            "labels": self.labels,
+            "head": self.head,
+            "size": SIZE,
+            "seed": 0,
+            "features": self.features,
+            "classes": CLASSES,
+            **options,
+        }
+        return FinetuneTask(network=network, settings=settings, folder=folder, **values)
 
 
 SETTINGS = FinetuneSettings(

@@ -9,7 +9,7 @@ from tailorbird.cli import output
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tailorbird.engines.finetune.results import Tuned
+    from tailorbird.engines.finetune.results import FinetuneResult
     from tailorbird.head import SearchResult
     from tailorbird.metrics.scores import Scores
     from tailorbird.training import TrainResult
@@ -76,28 +76,23 @@ def print_head(search: SearchResult, *, refit: bool) -> None:
     console.print(f"  chosen from {len(search.trials)} settings by validation log-loss{again}")
 
 
-def print_tuned(tuned: Tuned) -> None:
+def print_tuned(tuned: FinetuneResult) -> None:
     """The stages of fine-tuning, and what it gained on validation."""
     console = output.out()
     for number, stage in enumerate(tuned.stages, start=1):
         console.print(f"Stage {number}: {stage.sentence()}", markup=False, soft_wrap=True)
     best, start = tuned.best, tuned.start
-    where = (
-        f"stage {best.stage}, epoch {best.epoch}"
-        if best.stage
-        else "what it started from: training made nothing better"
-    )
     ended = {"finished": "", "early": "; stopped early", "budget": "; stopped by the budget"}[
         tuned.stopped
     ]
     again = (
-        f"; taken up again at stage {tuned.resumed_from[0]}, epoch {tuned.resumed_from[1]}"
+        f"; resumed at stage {tuned.resumed_from[0]}, epoch {tuned.resumed_from[1]}"
         if tuned.resumed_from
         else ""
     )
     console.print(
         f"  validation: log-loss {start.log_loss:.3f} -> {best.score.log_loss:.3f}, accuracy {output.percent(start.accuracy)} -> "
-        f"{output.percent(best.score.accuracy)}; kept {where}{ended}{again}",
+        f"{output.percent(best.score.accuracy)}; {best.sentence()}{ended}{again}",
         soft_wrap=True,
     )
 

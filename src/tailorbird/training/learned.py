@@ -17,7 +17,7 @@ from tailorbird.inference import Runner
 from tailorbird.model.graph import BackboneGraph, build
 
 if TYPE_CHECKING:
-    from tailorbird.engines.finetune.results import Tuned
+    from tailorbird.engines.finetune.results import FinetuneResult
 
 Logits = npt.NDArray[np.floating[Any]]
 
@@ -44,7 +44,7 @@ class Learned:
     extra: Mapping[str, str] = field(default_factory=dict)
     fit: Fit | None = None
     search: SearchResult | None = None
-    tuned: Tuned | None = None
+    tuned: FinetuneResult | None = None
 
 
 def search_settings(found: SearchResult) -> dict[str, Any]:

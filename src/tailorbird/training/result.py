@@ -10,7 +10,7 @@ from typing import Any
 
 from tailorbird.corrections import Joined
 from tailorbird.dataset import Dataset
-from tailorbird.engines.finetune.results import Tuned
+from tailorbird.engines.finetune.results import FinetuneResult
 from tailorbird.head import Fit, SearchResult
 from tailorbird.label_errors import Suspects
 from tailorbird.metrics.scores import Answers, Scores
@@ -43,7 +43,7 @@ class TrainResult:
     corrections: Joined | None = field(default=None)
     suspects: Suspects | None = field(default=None)
     """The labels, judged, where that was asked for."""
-    tuned: Tuned | None = field(default=None)
+    tuned: FinetuneResult | None = field(default=None)
     """How the network itself was trained, where it was."""
     report_error: str | None = field(default=None)
     """Why there is no report although one was wanted; the model is written and fine all the same."""

@@ -14,6 +14,7 @@ from tailorbird.backbone import Backbone
 from tailorbird.dataset import Sample, pixels_of
 from tailorbird.engines.finetune.loop import discard, finetune
 from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
+from tailorbird.engines.finetune.task import FinetuneTask
 from tailorbird.engines.protocol import TrainableNetwork, Training
 from tailorbird.engines.registry import carried, scratch_network
 from tailorbird.files import write_bytes
@@ -23,7 +24,7 @@ from tailorbird.progress import Progress
 from tailorbird.training.learned import Learned, logits_of, search_settings
 
 if TYPE_CHECKING:
-    from tailorbird.engines.finetune.results import Tuned
+    from tailorbird.engines.finetune.results import FinetuneResult
 
 TUNED = "tuned.backbone.onnx"
 
@@ -52,20 +53,20 @@ def tune(
     progress: Progress,
 ) -> Learned:
     """Fine-tune a pretrained network from the head found on its cached features. Raises what `finetune` raises."""
-    tuned = finetune(
+    task = FinetuneTask(
         network,
-        {name: parts[name] for name in ("train", "validation")},
-        {name: labels[name] for name in ("train", "validation")},
+        parts,
+        labels,
         found.best.head,
         settings,
         size=backbone.info.size,
         folder=run_folder(output),
         seed=seed,
-        features=features,
         classes=classes,
+        features=features,
         identity={"backbone": backbone.info.sha256, "framework": network.framework},
-        progress=progress,
     )
+    tuned = finetune(task, progress=progress)
     about = {"pretrained": {"name": backbone.info.name, "sha256": backbone.info.sha256}}
     learned = _learned(
         network, tuned, parts, output, settings, about, search_settings(found), verified
@@ -89,26 +90,25 @@ def train_from_scratch(
     (size,) = settings.sizes or FROM_SCRATCH.sizes or ()
     settings = replace(settings, sizes=(size,), unfreeze="all")
     network, head = scratch_network(engine, size=size, classes=classes, seed=seed)
-    tuned = finetune(
+    task = FinetuneTask(
         network,
-        {name: parts[name] for name in ("train", "validation")},
-        {name: labels[name] for name in ("train", "validation")},
+        parts,
+        labels,
         head,
         settings,
         size=size,
         folder=run_folder(output),
         seed=seed,
-        features=None,
         classes=classes,
         identity={"backbone": network.name, "framework": network.framework},
-        progress=progress,
     )
+    tuned = finetune(task, progress=progress)
     return _learned(network, tuned, parts, output, settings, {}, {}, verified)
 
 
 def _learned(
     network: TrainableNetwork,
-    tuned: Tuned,
+    tuned: FinetuneResult,
     parts: Parts,
     output: Path,
     settings: FinetuneSettings,

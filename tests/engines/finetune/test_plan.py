@@ -10,7 +10,7 @@ import pytest
 
 from support.numpy_network import NumpyNetwork
 from tailorbird.engines.finetune import schedules
-from tailorbird.engines.finetune.ema import Average
+from tailorbird.engines.finetune.ema import EMA
 from tailorbird.engines.finetune.plan import Stage, apportion, default_sizes, plan
 from tailorbird.engines.finetune.schedules import Plateau
 from tailorbird.engines.finetune.settings import FinetuneSettings
@@ -67,7 +67,7 @@ def test_photos_as_they_are_come_first_where_that_is_wanted() -> None:
         False,
         1,
         5,
-    ) and "photos as they are" in plain.sentence()
+    ) and "unaugmented photos" in plain.sentence()
     assert augmented.augmented and (augmented.cut, augmented.epochs) == (plain.cut, 5)
     assert len(stages(sizes=(160,), unfreeze="all", plain_first=True, augmentation=None)) == 1
 
@@ -165,7 +165,7 @@ def test_activations_are_kept_where_that_saves_runs_and_there_is_room() -> None:
     assert stage.views == 4 and stage.keep and stage.keep_validation
     row = 14 * 14 * 96 * 2
     assert stage.disk == row * (3000 * 4 + 300)
-    assert "what lies below runs once for 4 views of each photo" in stage.sentence()
+    assert "the layers below run once for 4 views of each photo" in stage.sentence()
     (full,) = stages(unfreeze=8, sizes=(224,), epochs=12, disk=stage.disk - 1)
     assert full.views == 4 and not full.keep and full.keep_validation, (
         "the disk decides what is kept, not what is trained on"
@@ -233,22 +233,22 @@ def test_a_plateau_lowers_the_rate() -> None:
     assert state.factor == schedules.PLATEAU_LEAST
 
 
-def test_the_average_is_that_of_the_formula() -> None:
+def test_ema_is_that_of_the_formula() -> None:
     random, decay = np.random.default_rng(0), 0.8
-    looks = [random.standard_normal(5).astype(np.float32) for _ in range(12)]
-    average = Average(decay)
-    for number, weights in enumerate(looks, start=1):
-        average.look({"w": weights, "n": np.array(number)})
+    updates = [random.standard_normal(5).astype(np.float32) for _ in range(12)]
+    average = EMA(decay)
+    for number, weights in enumerate(updates, start=1):
+        average.update({"w": weights, "n": np.array(number)})
         shares = decay ** np.arange(number - 1, -1, -1)
-        expected = (shares[:, None] * np.array(looks[:number])).sum(axis=0) / shares.sum()
+        expected = (shares[:, None] * np.array(updates[:number])).sum(axis=0) / shares.sum()
         assert (
             np.allclose(average.weights()["w"], expected, atol=1e-6)
             and average.weights()["w"].dtype == np.float32
         )
         assert average.weights()["n"] == number, "what is no float is as it was last"
         if number == 6:
-            other = Average(decay)
-            other.restore(average.looks, average.weights())
+            other = EMA(decay)
+            other.restore(average.updates, average.weights())
             average = other
 
 

@@ -37,7 +37,7 @@ from tailorbird.engines.finetune import loop as finetune
 from tailorbird.engines.finetune import views
 from tailorbird.engines.finetune.interrupts import Interrupt, deferred_interrupt
 from tailorbird.engines.finetune.loop import discard
-from tailorbird.engines.finetune.results import Tuned
+from tailorbird.engines.finetune.results import FinetuneResult
 from tailorbird.engines.finetune.run import Run
 from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.finetune.views import Inputs
@@ -51,17 +51,17 @@ STEPS = 6 * 4
 
 
 @pytest.fixture(scope="module")
-def whole(task: Task, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tuned, bytes]:
+def whole(task: Task, tmp_path_factory: pytest.TempPathFactory) -> tuple[FinetuneResult, bytes]:
     """What an uninterrupted run of `SETTINGS` comes to, and its weights."""
     network = NumpyNetwork()
     tuned = task.run(network, SETTINGS, tmp_path_factory.mktemp("whole"))
     return tuned, weights_of(network)
 
 
-def same(tuned: Tuned, other: Tuned) -> bool:
+def same(tuned: FinetuneResult, other: FinetuneResult) -> bool:
     """Whether two runs came to the same, apart from how long it took."""
 
-    def plain(result: Tuned) -> str:
+    def plain(result: FinetuneResult) -> str:
         history = [
             replace(epoch, seconds=0, images_per_second=None).as_dict() for epoch in result.history
         ]
@@ -128,7 +128,7 @@ def test_it_learns_and_says_what_it_did(task: Task, tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_and_another_does_not(
     task: Task,
     tmp_path: Path,
-    whole: tuple[Tuned, bytes],
+    whole: tuple[FinetuneResult, bytes],
 ) -> None:
     for seed in (0, 1):
         network = NumpyNetwork()
@@ -233,7 +233,7 @@ def test_killed_at_several_points_it_comes_to_the_same_weights(
     task: Task,
     photos: Path,
     tmp_path: Path,
-    whole: tuple[Tuned, bytes],
+    whole: tuple[FinetuneResult, bytes],
 ) -> None:
     folder = tmp_path / "run"
     program = [
@@ -263,7 +263,7 @@ def test_killed_at_several_points_it_comes_to_the_same_weights(
     steps_then_kill(6, 1e9)  # within the second, checkpoints at the ends of epochs only
     steps_then_kill(11, 0.05)
     done = subprocess.run([*program, "1e9"], stdout=subprocess.PIPE, text=True, check=True)
-    assert "goes on in stage " in done.stdout
+    assert "resuming at stage " in done.stdout
     assert done.stdout.split("weights ")[1].strip() == whole[1].hex()
 
 
@@ -271,15 +271,12 @@ def test_killed_at_several_points_it_comes_to_the_same_weights(
 def test_ctrl_c_saves_and_the_same_command_goes_on(
     task: Task,
     tmp_path: Path,
-    whole: tuple[Tuned, bytes],
+    whole: tuple[FinetuneResult, bytes],
     step: int,
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
     progress = interrupted(task, tmp_path, step)
-    assert (
-        progress.notes[-1]
-        == "fine-tuning was stopped, its state is saved: the same command goes on from there"
-    )
+    assert progress.notes[-1] == "fine-tuning was stopped; run the same command to resume"
     assert len(progress.told) == step and signal.getsignal(signal.SIGINT) is before
     network, second = NumpyNetwork(), Listener()
     tuned = task.run(network, SETTINGS, tmp_path, progress=second)
@@ -294,7 +291,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
 
 
 def test_ctrl_c_after_the_last_step_counts_too(
-    task: Task, tmp_path: Path, whole: tuple[Tuned, bytes]
+    task: Task, tmp_path: Path, whole: tuple[FinetuneResult, bytes]
 ) -> None:
     class Late(Listener):
         def note(self, text: str) -> None:
@@ -308,7 +305,9 @@ def test_ctrl_c_after_the_last_step_counts_too(
     assert same(task.run(network, SETTINGS, tmp_path), whole[0]) and network.steps == 0
 
 
-def test_stopped_again_and_again(task: Task, tmp_path: Path, whole: tuple[Tuned, bytes]) -> None:
+def test_stopped_again_and_again(
+    task: Task, tmp_path: Path, whole: tuple[FinetuneResult, bytes]
+) -> None:
     for _ in range(6):
         interrupted(task, tmp_path, 3)
     network = NumpyNetwork()
@@ -316,7 +315,7 @@ def test_stopped_again_and_again(task: Task, tmp_path: Path, whole: tuple[Tuned,
 
 
 def test_a_finished_run_is_not_done_again(
-    task: Task, tmp_path: Path, whole: tuple[Tuned, bytes]
+    task: Task, tmp_path: Path, whole: tuple[FinetuneResult, bytes]
 ) -> None:
     task.run(NumpyNetwork(), SETTINGS, tmp_path)
     assert not list(tmp_path.glob("*.f16"))
@@ -334,7 +333,7 @@ def test_the_second_ctrl_c_does_not_wait() -> None:
 
 
 def test_outside_the_main_thread_signals_are_left_alone(task: Task, tmp_path: Path) -> None:
-    results: list[Tuned] = []
+    results: list[FinetuneResult] = []
     thread = threading.Thread(
         target=lambda: results.append(
             task.run(NumpyNetwork(), replace(SETTINGS, epochs=1), tmp_path)
@@ -461,14 +460,14 @@ def test_non_finite_values_are_found_whatever_the_processor_makes_of_them(
 def test_non_finite_activations_name_the_photo(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, calls = views._Frozen._run, []
+    run, calls = views.FrozenPart._run, []
 
     def overflowing(frozen: Any, pixels: Pixels) -> npt.NDArray[np.float32]:
         calls.append(1)
         values = run(frozen, pixels)
         return np.full_like(values, np.inf) if len(calls) == 60 else values
 
-    monkeypatch.setattr(views._Frozen, "_run", overflowing)
+    monkeypatch.setattr(views.FrozenPart, "_run", overflowing)
     with pytest.raises(
         TrainingError,
         match=r"the activations of .*\.png hold NaN or infinity, computed by grid below tint",
@@ -483,10 +482,7 @@ def test_damaged_weights_are_found_before_training(task: Task, tmp_path: Path) -
         task.run(network, SETTINGS, tmp_path)
     bad = Dense(np.full((WIDTH, CLASSES), np.inf, np.float32), np.zeros(CLASSES, np.float32))
     with pytest.raises(SettingsError, match="the head holds NaN or infinity in 'layer 0'"):
-        finetune.finetune(
-            NumpyNetwork(), task.parts, task.labels, Head((bad,)), SETTINGS,
-            size=SIZE, folder=tmp_path, seed=0, features=None, classes=CLASSES,
-        )  # fmt: skip
+        task.run(NumpyNetwork(), SETTINGS, tmp_path, head=Head((bad,)))
 
 
 def test_answers_that_are_not_finite(task: Task, tmp_path: Path) -> None:
@@ -495,7 +491,8 @@ def test_answers_that_are_not_finite(task: Task, tmp_path: Path) -> None:
             return super().logits(inputs) * np.float32(np.nan if self.steps else 1)
 
     with pytest.raises(
-        TrainingError, match=r"the answers to the validation photos became .* in stage 1 of 2"
+        TrainingError,
+        match=r"the answers to the validation photos became NaN or infinite in stage 1 of 2",
     ):
         task.run(Broken(), SETTINGS, tmp_path)
 
@@ -504,7 +501,7 @@ def test_answers_that_are_not_finite(task: Task, tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_noticed(
     task: Task,
     tmp_path: Path,
-    whole: tuple[Tuned, bytes],
+    whole: tuple[FinetuneResult, bytes],
     what: str,
 ) -> None:
     interrupted(task, tmp_path, 6)
@@ -521,12 +518,9 @@ def test_a_damaged_checkpoint_is_noticed(
     network, progress = NumpyNetwork(), Listener()
     tuned = task.run(network, SETTINGS, tmp_path, progress=progress)
     if what == "best":  # both checkpoints rest on it
-        assert "are damaged; the run starts anew" in progress.text and tuned.resumed_from is None
+        assert "are damaged; starting a new run" in progress.text and tuned.resumed_from is None
     else:
-        assert (
-            f"damaged, and left aside: {newest.name}; the checkpoint before is used"
-            in progress.text
-        )
+        assert f"ignored damaged checkpoints: {newest.name}; using the one before" in progress.text
         assert tuned.resumed_from == (1, 1, 0)
     assert same(tuned, whole[0]) and weights_of(network) == whole[1]
 
@@ -540,7 +534,7 @@ def test_a_changed_command_starts_anew_and_says_so(task: Task, tmp_path: Path) -
     )  # fmt: skip
     assert tuned.resumed_from is None
     assert (
-        "held another run (backbone was None, is x; learning_rate was 0.05, is 0.04; plan); this one starts anew"
+        "held another run (backbone was None, is x; learning_rate was 0.05, is 0.04; plan); starting a new one"
         in progress.text
     )
 
@@ -574,7 +568,7 @@ def test_a_run_of_another_framework_is_kept(task: Task, tmp_path: Path) -> None:
     files = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(
         SettingsError,
-        match=r"begun with keras on torch, and keras on tensorflow cannot .*KERAS_BACKEND",
+        match=r"a run of keras on torch, which keras on tensorflow cannot resume.*KERAS_BACKEND",
     ):
         task.run(NumpyNetwork(), SETTINGS, tmp_path, identity={"framework": "keras on tensorflow"})
     assert sorted(path.name for path in tmp_path.iterdir()) == files
@@ -589,7 +583,7 @@ def test_a_run_of_another_framework_is_kept(task: Task, tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_last_checkpoint(
     task: Task,
     tmp_path: Path,
-    whole: tuple[Tuned, bytes],
+    whole: tuple[FinetuneResult, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     interrupted(task, tmp_path, 6)

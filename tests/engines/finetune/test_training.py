@@ -201,7 +201,7 @@ def test_a_stopped_run_goes_on_and_comes_to_the_same_model(
         env=environment,
         check=True,
     )
-    assert "goes on in stage 1" in done.stderr, done.stderr
+    assert "resuming at stage 1" in done.stderr, done.stderr
     whole, stopped = json.loads((left_alone / "whole.json").read_text()), json.loads(done.stdout)
     assert (
         stopped["finetune"]["resumed_from"] is not None
@@ -239,7 +239,7 @@ def test_the_whole_way_on_another_backend(
     ("options", "words"),
     [
         ({"refit": True}, "refit"),
-        ({"engine": "torch"}, "there is: keras"),
+        ({"engine": "torch"}, "available: keras"),
         ({"backbone": "pocket"}, "backbones pull keras:MobileNetV2"),
         ({"backbone": "cnn", "judge_labels": True}, "--suspects"),
         ({"backbone": "cnn", "views": 2}, "views"),

@@ -24,39 +24,17 @@ from tailorbird.engines.finetune.activation_cache import (
     kept_bytes,
     to_half,
 )
-from tailorbird.engines.finetune.plan import Stage, plan
 from tailorbird.engines.finetune.views import Inputs, order, shape_of_batches
 from tailorbird.errors import StorageError, StorageFull, UnreadableImage
-from tailorbird.images import Augmentation, ResizeRule, load
+from tailorbird.images import ResizeRule, load
 
 ONE = replace(SETTINGS, sizes=(SIZE,))
 
 
 def inputs(task: Task, folder: Path, *, number: int = 0, seed: int = 0, **options: Any) -> Inputs:
-    settings = replace(ONE, **options)
-    (stage,) = plan(NumpyNetwork(), settings, {"train": 60, "validation": 24}, size=SIZE)
-    return made(task, folder, stage, number=number, seed=seed, augmentation=settings.augmentation)
-
-
-def made(
-    task: Task,
-    folder: Path,
-    stage: Stage,
-    *,
-    number: int = 0,
-    seed: int = 0,
-    augmentation: Augmentation | None = None,
-) -> Inputs:
-    return Inputs(
-        NumpyNetwork(),
-        stage,
-        number,
-        task.parts,
-        folder=folder,
-        seed=seed,
-        augmentation=augmentation,
-        batch_size=15,
-    )
+    given = task.given(NumpyNetwork(), replace(ONE, **options), folder, seed=seed)
+    (stage,) = given.stages()
+    return Inputs(given, stage, number)
 
 
 def epoch(found: Inputs, number: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -160,7 +138,7 @@ def test_the_frozen_part_runs_once_a_view_not_once_an_epoch(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock, runs = threading.Lock(), Counter[tuple[str, bytes]]()
-    run = views._Frozen._run
+    run = views.FrozenPart._run
 
     def counting(frozen: Any, pixels: np.ndarray) -> np.ndarray:
         with lock:
@@ -170,7 +148,7 @@ def test_the_frozen_part_runs_once_a_view_not_once_an_epoch(
             ] += 1
         return run(frozen, pixels)
 
-    monkeypatch.setattr(views._Frozen, "_run", counting)
+    monkeypatch.setattr(views.FrozenPart, "_run", counting)
     folder = tmp_path / "run"
     tuned = task.run(NumpyNetwork(), replace(ONE, epochs=8), folder)
     assert tuned.stages[0].keep and tuned.stages[0].views == 2 and len(tuned.history) == 8
@@ -188,7 +166,7 @@ def test_kept_or_not_the_numbers_are_the_same(
 ) -> None:
     networks = []
     for disk in (planning.DISK_BYTES, 0):
-        monkeypatch.setattr("tailorbird.engines.finetune.run.DISK_BYTES", disk)
+        monkeypatch.setattr("tailorbird.engines.finetune.task.DISK_BYTES", disk)
         networks.append(NumpyNetwork())
         progress = Listener()
         tuned = task.run(networks[-1], ONE, tmp_path / str(disk), progress=progress)

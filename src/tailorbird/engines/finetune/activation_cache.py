@@ -1,4 +1,4 @@
-"""Activations of the frozen part, kept on disk as float16 rows: one file for each view."""
+"""Cache of the frozen part's activations on disk: float16 rows, one file per view."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ from tailorbird.files.atomic import storage_error
 Half = npt.NDArray[np.float16]
 
 LARGEST = float(np.finfo(np.float16).max)
-_THERE = 1 << 32
-"""Set in a row's mark when the row is written; below it lies the row's CRC-32."""
+SUFFIX = ".f16"
+_PRESENT = 1 << 32
+"""Set in a row's mark when the row is written; the bits below it hold the row's CRC-32."""
 
 
 def to_half(values: npt.NDArray[np.float32]) -> Half:
-    """float32 to float16, what is too large for it at its largest, 65504."""
+    """Convert float32 to float16, clipped to its range of +-65504."""
     return np.clip(values, -LARGEST, LARGEST).astype(np.float16)
 
 
 class ActivationFile:
-    """N rows of `values` float16, each there or not. Safe for several threads of one process.
+    """A file of rows of `values` float16 numbers, each present or not; safe for several threads.
 
-    The file is N marks (uint64), then the rows. A row counts when its mark holds its checksum, so a row half written when the
-    process or the machine went down counts as missing. Plain reads and writes, no mapping: a full disk is then an error and not
-    the end of the process.
+    The file holds one mark per row (uint64), then the rows. A row is present when its mark holds
+    its checksum, so a row that was half written when the process was killed counts as missing. It
+    is read and written, not mapped, so that a full disk raises an error instead of ending the
+    process.
     """
 
     def __init__(self, path: Path, rows: int, values: int) -> None:
+        """Open or create the file. Raises StorageError."""
         self.path = path
         self.rows = rows
         self.values = values
@@ -47,7 +50,7 @@ class ActivationFile:
             fresh = not path.exists()
             self._file: BinaryIO = path.open("w+b" if fresh else "r+b", buffering=0)
             marks = self._file.read(self._start)
-            if len(marks) != self._start:  # new, or cut off before it held anything
+            if len(marks) != self._start:  # new, or truncated before it held anything
                 self._file.truncate(0)
                 self._file.seek(0)
                 _write(self._file, bytes(self._start))
@@ -60,7 +63,7 @@ class ActivationFile:
         return bool(self._marks[row])
 
     def get(self, row: int) -> Half | None:
-        """One row, float16 (values,), or None when it is not there or damaged."""
+        """Return a row, float16 (values,), or None when it is missing or damaged."""
         mark = int(self._marks[row])
         if not mark:
             return None
@@ -72,15 +75,15 @@ class ActivationFile:
             raise StorageError(
                 f"{self.path} cannot be read: {error.strerror}; run the command again"
             ) from error
-        if mark != _THERE | zlib.crc32(data):
+        if mark != _PRESENT | zlib.crc32(data):
             self._marks[row] = 0
             return None
         return np.frombuffer(data, "<f2").astype(np.float16, copy=False)
 
     def put(self, row: int, values: Half) -> None:
-        """Keep one row, float16 (values,). Raises StorageFull when the disk is full."""
+        """Write a row, float16 (values,). Raises StorageFull when the disk is full."""
         data = np.ascontiguousarray(values, "<f2").tobytes()
-        mark = _THERE | zlib.crc32(data)
+        mark = _PRESENT | zlib.crc32(data)
         try:
             with self._lock:
                 self._file.seek(self._start + row * self._row_bytes)
@@ -92,32 +95,32 @@ class ActivationFile:
         self._marks[row] = mark
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         with contextlib.suppress(OSError):
             self._file.close()
 
 
 def _write(file: BinaryIO, data: bytes) -> None:
-    """All of `data`: an unbuffered file may take a part of it, on a disk that is nearly full."""
+    """Write all data; one call on an unbuffered file may write only a part of it."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
 
 
 def clear(folder: Path, keep: str = "") -> None:
-    """Delete kept activations whose file names do not start with `keep` (all of them without it)."""
+    """Delete cached activations, except files whose names start with `keep` (if not empty)."""
     with contextlib.suppress(FileNotFoundError):
         for entry in list(os.scandir(folder)):
-            if entry.name.endswith(".f16") and not (keep and entry.name.startswith(keep)):
+            if entry.name.endswith(SUFFIX) and not (keep and entry.name.startswith(keep)):
                 with contextlib.suppress(OSError):
                     Path(entry.path).unlink()
 
 
 def kept_bytes(folder: Path) -> int:
-    """Bytes that kept activations take now."""
+    """Return the size of the cached activations in bytes."""
     try:
         return sum(
-            entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith(".f16")
+            entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith(SUFFIX)
         )
     except OSError:
         return 0

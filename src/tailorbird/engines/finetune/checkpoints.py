@@ -1,13 +1,14 @@
-"""The state of a run on disk: killed at any moment, it goes on from the last checkpoint.
+"""Checkpoints of a run on disk: killed at any moment, it resumes from the last one.
 
     lock                  held by the process that works here
-    state-000012.json     the newest checkpoint: where the run is, and the names and SHA-256 of its arrays
-    state-000012.npz      the network's state and the averaged weights
-    state-000011.*        the one before, for when the newest is damaged
-    best-000009.npz       the best weights so far, or the stage's best, and their validation logits
-    *.f16                 activations of the frozen part (see activations)
+    state-000012.json     the newest checkpoint: position, names and SHA-256 of its arrays
+    state-000012.npz      the network's state and the EMA weights
+    state-000011.*        the one before, in case the newest is damaged
+    best-000009.npz       the best weights of the run or stage, and their validation logits
+    *.f16                 activations of the frozen part (see activation_cache)
 
-The JSON file is written last: a checkpoint without it never happened. Arrays are plain numbers, never pickles.
+The JSON file is written last: a checkpoint without it does not count. Arrays are plain numbers,
+never pickles.
 """
 
 from __future__ import annotations
@@ -28,28 +29,34 @@ from tailorbird.engines.finetune import activation_cache
 from tailorbird.engines.protocol import Arrays
 from tailorbird.files import atomic_path, sha256_file, write_text
 
-FORMAT = 1
+FORMAT = 2
+"""Raised whenever the content changes; checkpoints of other formats are not resumed."""
 KEPT = 2
-"""Checkpoints kept: the newest and the one before."""
+"""Number of checkpoints kept."""
 
 
 @dataclass(frozen=True)
 class ArraysFile:
-    """A written file of arrays: its name in the run folder and its SHA-256."""
+    """A written file of arrays: its name in the run folder, and its SHA-256."""
 
     name: str
     sha256: str
 
     def as_dict(self) -> dict[str, str]:
-        """As a checkpoint's JSON names it."""
+        """Return the fields for JSON."""
         return {"name": self.name, "sha256": self.sha256}
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint as read back: what `save` was given, and the arrays of the files it named.
+    """A checkpoint that was read.
 
-    damaged: names of newer checkpoints that could not be used.
+    Attributes:
+        about: position and results, as given to `save`.
+        state: the arrays given to `save`.
+        files: files of kept weights, by what they are.
+        kept: their arrays.
+        damaged: names of newer checkpoints that could not be read.
     """
 
     about: dict[str, Any]
@@ -60,7 +67,7 @@ class Saved:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder. Whoever uses them holds the folder's lock."""
+    """The checkpoints of a run folder; the user must hold the folder's lock."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,11 +76,11 @@ class Checkpoints:
         self._number = max(numbers, default=0)
 
     def _states(self) -> list[Path]:
-        """JSON files of checkpoints, newest first."""
+        """Return the JSON files of checkpoints, newest first."""
         return sorted(self.folder.glob("state-*.json"), reverse=True)
 
     def write_best(self, arrays: Mapping[str, npt.NDArray[Any]]) -> ArraysFile:
-        """Write weights worth keeping; they count from the next `save` on that names them. Raises StorageError."""
+        """Write weights to keep; the next `save` must name the file. Raises StorageError."""
         self._number += 1
         return self._write(f"best-{self._number:06}.npz", arrays)
 
@@ -83,9 +90,9 @@ class Checkpoints:
         state: Mapping[str, npt.NDArray[Any]],
         kept: Mapping[str, ArraysFile],
     ) -> None:
-        """Write a checkpoint; the last one stays until this one is complete. Raises StorageError.
+        """Write a checkpoint; the last one stays until this one is complete.
 
-        kept: files of weights that `write_best` made, by what they are.
+        kept: files that `write_best` returned, by what they are. Raises StorageError.
         """
         self._number += 1
         name = f"state-{self._number:06}"
@@ -98,7 +105,7 @@ class Checkpoints:
         self._tidy()
 
     def newest(self) -> Saved | None:
-        """The newest checkpoint that is whole, or None."""
+        """Return the newest complete checkpoint, or None."""
         damaged: list[str] = []
         for path in self._states():
             content = _content(path)
@@ -117,8 +124,8 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Delete every checkpoint and what the frozen part gave."""
-        # The JSON files first: what is left of a clearing that was cut short must not look like a checkpoint.
+        """Delete all checkpoints and cached activations."""
+        # JSON files first, so that an interrupted deletion leaves nothing like a checkpoint.
         for pattern in ("state-*.json", "state-*.npz", "best-*.npz"):
             for path in self.folder.glob(pattern):
                 with contextlib.suppress(FileNotFoundError):
@@ -131,8 +138,9 @@ class Checkpoints:
                 raise TypeError(f"{key} is an array of {value.dtype}; a checkpoint holds numbers")
         with atomic_path(self.folder / name) as temporary:
             with temporary.open("wb") as file:
-                # A prefix, because numpy.savez has parameters of its own that an array could be named like.
-                np.savez(file, **{f"array/{key}": value for key, value in arrays.items()})  # type: ignore[arg-type]
+                # Prefixed: an array could have the name of a parameter of numpy.savez.
+                named: dict[str, Any] = {f"array/{key}": value for key, value in arrays.items()}
+                np.savez(file, **named)
             digest = sha256_file(temporary)
         return ArraysFile(name, digest)
 
@@ -147,7 +155,7 @@ class Checkpoints:
             return None
 
     def _tidy(self) -> None:
-        """Delete what the newest checkpoints do not name."""
+        """Delete files that the newest checkpoints do not name."""
         states = self._states()
         named = {"lock"}
         for path in states[:KEPT]:
@@ -165,14 +173,12 @@ class Checkpoints:
 
 
 def _content(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint's JSON file says, None when it is damaged or of another format."""
+    """Return the content of a checkpoint's JSON file; None if damaged or of another format."""
     try:
         checked = json.loads(path.read_text(encoding="utf-8"))
         content = checked["content"]
-        if (
-            hashlib.sha256(json.dumps(content, allow_nan=False).encode()).hexdigest()
-            != checked["checksum"]
-        ):
+        text = json.dumps(content, allow_nan=False)
+        if hashlib.sha256(text.encode()).hexdigest() != checked["checksum"]:
             return None
         return content if content["format"] == FORMAT else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -180,7 +186,7 @@ def _content(path: Path) -> dict[str, Any] | None:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What changed between two fingerprints, in words; empty when they are the same."""
+    """Return the differences between two fingerprints in words; empty if they are equal."""
     found = []
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)

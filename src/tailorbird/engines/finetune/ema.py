@@ -1,4 +1,4 @@
-"""An average of the weights over the last steps: what is scored and kept is the average, what trains on is not."""
+"""Exponential moving average (EMA) of the weights; its weights are scored and kept."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ import numpy.typing as npt
 from tailorbird.engines.protocol import Arrays
 
 PERIOD = 10
-"""Steps from one look at the weights to the next: copying them each step would cost more than it tells."""
+"""Steps between updates: copying the weights at each step would cost more than it improves."""
 
 
-class Average:
-    """Exponential moving average a_t = sum of d^(t-i) w_i / sum of d^(t-i) over the looks i = 1..t, d the decay from look to look.
+class EMA:
+    """Bias-corrected exponential moving average of named arrays.
 
-    The division is Adam's correction of the start (Kingma and Ba 2015): the first looks count as a plain mean, and no weight from
-    before the stage stays in it. Arrays that are not of floats are taken as they are at the last look.
+    After t updates with decay d it is sum_i d^(t-i) w_i / sum_i d^(t-i). The division is Adam's
+    bias correction (Kingma and Ba 2015), so nothing of the weights before the stage remains.
+    Arrays that are not floating-point keep their last value.
     """
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
-        self.looks = 0
-        self._sums: Arrays = {}
+        self.updates = 0
+        self._means: Arrays = {}
 
-    def look(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Take in the weights of now. All looks must name the same arrays."""
-        self.looks += 1
-        share = (1 - self.decay) / (1 - self.decay**self.looks)
+    def update(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Update the average with the current weights; every update has the same names."""
+        self.updates += 1
+        share = (1 - self.decay) / (1 - self.decay**self.updates)
         for name, value in weights.items():
-            if self.looks == 1 or not np.issubdtype(value.dtype, np.floating):
-                self._sums[name] = value.copy()
+            if self.updates == 1 or not np.issubdtype(value.dtype, np.floating):
+                self._means[name] = value.copy()
             else:
-                mean = self._sums[name]
+                mean = self._means[name]
                 mean += (value - mean) * mean.dtype.type(share)
 
     def weights(self) -> Arrays:
-        """The average of now, in the weights' own types; empty before the first look."""
-        return self._sums
+        """Return the EMA weights in their own types; empty before the first update."""
+        return self._means
 
-    def restore(self, looks: int, weights: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Go on from what another process had."""
-        self.looks = looks
-        self._sums = {name: value.copy() for name, value in weights.items()}
+    def restore(self, updates: int, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Restore the state of another process."""
+        self.updates = updates
+        self._means = {name: value.copy() for name, value in weights.items()}

@@ -1,4 +1,4 @@
-"""Ctrl-C while a network trains: taken at a moment when what is in memory is whole and can be saved."""
+"""Handle Ctrl-C during training between two steps, when the state in memory can be saved."""
 
 from __future__ import annotations
 
@@ -20,24 +20,22 @@ class Interrupt:
         self.wanted = False
 
     def check(self) -> None:
-        """Raise StopRequested if so. Called where a run may stop."""
+        """Raise StopRequested if Ctrl-C was pressed. Called where a run can stop."""
         if self.wanted:
             raise StopRequested
 
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[Interrupt]:
-    """During the block the first Ctrl-C is remembered; the second has its usual effect, at once.
+    """Record the first Ctrl-C during the block; a second one has its usual effect at once.
 
-    In a thread other than the main one nothing changes: signals do not arrive there.
+    In threads other than the main one, which receive no signals, nothing changes.
     """
     interrupt = Interrupt()
     before = signal.getsignal(signal.SIGINT)
-    # A handler that is not Python's (None) could not be put back, and one that ignores Ctrl-C is meant.
-    if threading.current_thread() is not threading.main_thread() or before in (
-        None,
-        signal.SIG_IGN,
-    ):
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    # A handler that Python did not install (None) cannot be restored; SIG_IGN is intended.
+    if not in_main_thread or before in (None, signal.SIG_IGN):
         yield interrupt
         return
 

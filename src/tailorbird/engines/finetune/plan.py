@@ -1,7 +1,8 @@
-"""The stages of fine-tuning: small images first, then larger; the top of the base first, then lower layers, more slowly.
+"""The plan of a fine-tuning run: its stages.
 
-What lies below a stage's cut stays as it was pretrained. A later stage's cut never lies above an earlier one's, so what has
-been trained goes on training.
+Small images come first, then larger ones; the top of the backbone first, then lower layers, at
+lower learning rates. The layers below a stage's cut keep their pretrained weights. The cut of a
+later stage is never above that of an earlier one, so layers that have trained go on training.
 """
 
 from __future__ import annotations
@@ -11,39 +12,53 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tailorbird.engines.finetune.settings import FinetuneSettings
-from tailorbird.engines.protocol import Cut, TrainableNetwork, Training
+from tailorbird.engines.protocol import TrainableNetwork, Training
 from tailorbird.errors import SettingsError
 
 SMALLER = 0.7
-"""The first size as a share of the last, where none are given."""
+"""Default first size as a share of the last."""
 SIZE_STEP = 32
-"""Convolutional networks halve the side five times, and what divides by 32 halves without a remainder."""
+"""Convolutional networks halve the side five times; multiples of 32 leave no remainder."""
 TOP_SHARE = 0.7
-"""gradual: the first stage trains the fewest layers that hold this share of the base's parameters."""
+"""gradual: the first stage trains the fewest layers with this share of the parameters."""
 LOW_SHARE = 0.97
-"""gradual: the others train the fewest that hold this share. The first layers hold few parameters (edges and colours, which photos
-of any subject share) at the largest maps: to train them too takes two to four times as long."""
+"""gradual: later stages train the fewest layers with this share. The first layers hold few
+parameters (edges and colours, useful for photos of any subject) on the largest feature maps:
+training them too takes two to four times as long."""
 TOP_EPOCHS = 0.2
 LAST_EPOCHS = 0.5
-"""Shares of the epochs that the first stage of `gradual` and the last size get; the rest goes to the sizes between. The model is used
-at the last size: with 0.3 of the epochs there clothing photos were told apart no better than at the size before (validation)."""
+"""Shares of the epochs for the first stage of `gradual` and for the last size; the sizes between
+share the rest. The model is used at the last size: with 0.3 of the epochs there, clothing photos
+were recognised no better than at the size before (on validation photos)."""
 LARGER_RATE = 0.5
-"""Each larger size starts with this share of the learning rate before it."""
+"""Factor on the learning rate at each larger size."""
 VALUE_BYTES = 2
-"""Activations are kept as float16."""
+"""Activations are cached as float16."""
 DISK_BYTES = 8 * 2**30
-"""The most that kept activations take; never more than half of what is free either."""
+"""Maximum size of the activation cache; never more than half of the free disk either."""
 
 
 @dataclass(frozen=True)
 class Stage:
     """One stage of a plan.
 
-    size: side in pixels. cut: index into the network's cuts at this size. layers of all_layers of the base train.
-    epochs: the most passes over the photos. learning_rate: the head's at the start. base_rate, depth_decay: as in `Training`.
-    augmented: whether training photos are.
-    views: different views of a training photo. keep, keep_validation: whether the frozen part's activations are kept on disk, so
-    that it runs once a view and not once an epoch. disk: bytes that takes. work: what the stage costs, on a scale of its own.
+    Attributes:
+        size: S in pixels.
+        cut: index into the network's cuts at this size.
+        cut_name: its name.
+        layers: number of backbone layers that train.
+        all_layers: number of backbone layers with weights.
+        epochs: maximum number of passes over the training photos.
+        learning_rate: the head's initial one.
+        base_rate: as in `Training`.
+        depth_decay: as in `Training`.
+        augmented: whether the training photos are augmented.
+        views: different views of each training photo.
+        keep: whether the frozen part's activations of training photos are cached on disk, so that
+            it runs once per view and not once per epoch.
+        keep_validation: the same for validation photos.
+        disk: size of the cache in bytes.
+        work: cost of the stage, relative to other stages.
     """
 
     size: int
@@ -65,7 +80,7 @@ class Stage:
     def training(
         self, settings: FinetuneSettings, seed: int, class_weights: tuple[float, ...] | None
     ) -> Training:
-        """What the network is told when the stage begins."""
+        """Return the settings with which the network begins the stage."""
         return Training(
             size=self.size,
             cut=self.cut,
@@ -80,33 +95,46 @@ class Stage:
         )
 
     def sentence(self) -> str:
-        """The stage for people."""
+        """Return the stage as a sentence."""
         if self.layers == 0:
             what = "the head alone"
         elif self.cut == 0:
             what = f"all {self.all_layers} layers and the head"
         else:
-            what = f"the top {self.layers} of {self.all_layers} layers (above {self.cut_name}) and the head"
+            top = f"the top {self.layers} of {self.all_layers} layers"
+            what = f"{top} (above {self.cut_name}) and the head"
         below = self.learning_rate * self.base_rate
         rates = f"learning rate {self.learning_rate:.2g}"
         if self.layers:
-            rates += f", {below:.2g} in the base" + (
-                f" falling to {below * self.depth_decay:.2g}" if self.depth_decay < 1 else ""
-            )
-        photos = "" if self.augmented else ", photos as they are"
-        text = (
-            f"{self.size} px, {what}, {self.epochs} epoch{'s' * (self.epochs > 1)}{photos}, {rates}"
-        )
+            rates += f", {below:.2g} in the backbone"
+            if self.depth_decay < 1:
+                rates += f" falling to {below * self.depth_decay:.2g}"
+        photos = "" if self.augmented else ", unaugmented photos"
+        epochs = f"{self.epochs} epoch{'s' * (self.epochs > 1)}"
+        text = f"{self.size} px, {what}, {epochs}{photos}, {rates}"
         if self.keep:
             times = f"{self.views} views" if self.views > 1 else "one view"
-            text += f"; what lies below runs once for {times} of each photo ({self.disk / 2**20:,.0f} MiB on disk)"
+            text += (
+                f"; the layers below run once for {times} of each photo "
+                f"({self.disk / 2**20:,.0f} MiB on disk)"
+            )
         elif self.cut and self.views < self.epochs:
-            text += "; the disk has no room for what lies below, so it runs in every epoch"
+            text += "; the disk has no room for their activations: the layers below run each epoch"
         return text
 
     def as_dict(self) -> dict[str, Any]:
-        """For a model file's metadata."""
+        """Return the fields for a model file's metadata."""
         return {**asdict(self), "sentence": self.sentence()}
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A stage before its epochs and learning rate are known: size, cut, share of the epochs."""
+
+    size: int
+    cut: int
+    share: float
+    augmented: bool
 
 
 def plan(
@@ -117,58 +145,71 @@ def plan(
     size: int,
     disk: int = DISK_BYTES,
 ) -> tuple[Stage, ...]:
-    """The stages of a run.
+    """Return the stages of a run.
 
-    photos: how many there are to train and for validation, by the names `train` and `validation`. size: the backbone's own, in
-    pixels. disk: bytes that kept activations may take; it decides whether they are kept, not what is trained on.
-    Raises SettingsError for sizes the network does not have.
+    Args:
+        network: to be fine-tuned.
+        settings: of the run.
+        photos: number of photos under `train` and `validation`.
+        size: the backbone's own input size in pixels.
+        disk: maximum size of the activation cache in bytes. It decides what is cached, not what is
+            trained on.
+
+    Raises SettingsError for sizes that the network cannot have.
     """
-    sizes = settings.sizes or _possible(network, default_sizes(size))
-    if settings.unfreeze == "gradual":
-        kinds = [(sizes[0], TOP_SHARE, TOP_EPOCHS)]
-        between = (1 - TOP_EPOCHS - LAST_EPOCHS) / max(1, len(sizes) - 1)
-        kinds += [(side, LOW_SHARE, between) for side in sizes[:-1]]
-        kinds.append((sizes[-1], LOW_SHARE, LAST_EPOCHS if len(sizes) > 1 else 1 - TOP_EPOCHS))
-    else:
-        between = (1 - LAST_EPOCHS) / max(1, len(sizes) - 1)
-        kinds = [(side, 0.0, between) for side in sizes[:-1]] + [(sizes[-1], 0.0, LAST_EPOCHS)]
-    chosen = [
-        (side, _choose(network, side, settings, share), weight) for side, share, weight in kinds
-    ]
-    if (
-        len(chosen) > 1 and chosen[0][:2] == chosen[1][:2]
-    ):  # no cut between the top and the rest: one stage
-        chosen[:2] = [(*chosen[1][:2], chosen[0][2] + chosen[1][2])]
+    drafts = _drafts(network, settings, settings.sizes or _possible(network, default_sizes(size)))
+    epochs = apportion(settings.epochs, [draft.share for draft in drafts])
     stages: list[Stage] = []
-    plain = settings.plain_first and settings.augmentation is not None
-    if plain:
-        weights = sum(weight for _, _, weight in chosen)
-        chosen.insert(0, (*chosen[0][:2], weights))
-    epochs = apportion(settings.epochs, [weight for _, _, weight in chosen])
-    rate, before, layers = settings.learning_rate, chosen[0][0], 0
-    for number, ((side, cut, _), count) in enumerate(zip(chosen, epochs, strict=True)):
+    rate, before, layers = settings.learning_rate, drafts[0].size, 0
+    for draft, count in zip(drafts, epochs, strict=True):
         if not count:
             continue
-        if stages and side > before:
+        if stages and draft.size > before:
             rate *= LARGER_RATE
-        cuts = network.cuts(side)
-        layers, before = max(layers, cuts[cut].layers), side
-        lowest = max(i for i, place in enumerate(cuts) if i == 0 or place.layers >= layers)
-        augmented = settings.augmentation is not None and not (plain and number == 0)
-        stages.append(
-            _stage(network, settings, photos, side, lowest, count, rate, disk, augmented=augmented)
-        )
+        cuts = network.cuts(draft.size)
+        layers, before = max(layers, cuts[draft.cut].layers), draft.size
+        lowest = max(i for i, cut in enumerate(cuts) if i == 0 or cut.layers >= layers)
+        found = _Draft(draft.size, lowest, draft.share, draft.augmented)
+        stages.append(_stage(network, settings, photos, found, epochs=count, rate=rate, disk=disk))
     return tuple(stages)
 
 
+def _drafts(
+    network: TrainableNetwork, settings: FinetuneSettings, sizes: tuple[int, ...]
+) -> list[_Draft]:
+    """Return sizes, cuts and shares of the epochs of all stages."""
+    augmented = settings.augmentation is not None
+    gradual = settings.unfreeze == "gradual"
+    share = LOW_SHARE if gradual else 0.0
+    spent = LAST_EPOCHS + TOP_EPOCHS * gradual
+    between = (1 - spent) / max(1, len(sizes) - 1)
+    last = LAST_EPOCHS if len(sizes) > 1 else 1 - TOP_EPOCHS * gradual
+    drafts = [
+        _Draft(size, _choose(network, size, settings, share), epochs, augmented)
+        for size, epochs in zip(sizes, [*[between] * (len(sizes) - 1), last], strict=True)
+    ]
+    if gradual:
+        first = drafts[0]
+        top = _choose(network, first.size, settings, TOP_SHARE)
+        if top == first.cut:  # no cut between the top and the rest: one stage
+            joined = first.share + TOP_EPOCHS
+            drafts[0] = _Draft(first.size, first.cut, joined, augmented)
+        else:
+            drafts.insert(0, _Draft(first.size, top, TOP_EPOCHS, augmented))
+    if settings.plain_first and augmented:
+        first = drafts[0]
+        drafts.insert(0, _Draft(first.size, first.cut, sum(d.share for d in drafts), False))
+    return drafts
+
+
 def default_sizes(size: int) -> tuple[int, ...]:
-    """A smaller size of whole 32s, then the backbone's own; its own alone where there is no smaller one."""
+    """Return a smaller size, a multiple of 32, if there is one, and the backbone's own."""
     smaller = max(SIZE_STEP, round(SMALLER * size / SIZE_STEP) * SIZE_STEP)
     return (smaller, size) if smaller < size else (size,)
 
 
 def _possible(network: TrainableNetwork, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """These sizes, or the last alone where the network is too deep for a smaller one: nobody asked for that."""
+    """Return default sizes, or only the last where the network is too deep for a smaller one."""
     try:
         for size in sizes[:-1]:
             network.cuts(size)
@@ -178,7 +219,10 @@ def _possible(network: TrainableNetwork, sizes: tuple[int, ...]) -> tuple[int, .
 
 
 def apportion(epochs: int, shares: Sequence[float]) -> list[int]:
-    """Whole epochs by shares, largest remainders first; where there are fewer epochs than stages the last stages get one each."""
+    """Return whole epochs by shares, by the largest-remainder method, at least one each.
+
+    With fewer epochs than shares, the last shares get one epoch each.
+    """
     if epochs <= len(shares):
         return [0] * (len(shares) - epochs) + [1] * epochs
     spare = epochs - len(shares)  # each has one already
@@ -192,65 +236,63 @@ def apportion(epochs: int, shares: Sequence[float]) -> list[int]:
 
 
 def _choose(network: TrainableNetwork, size: int, settings: FinetuneSettings, share: float) -> int:
-    """The highest cut with enough above it: a share of the parameters, or the layers asked for."""
+    """Return the highest cut with enough above it: a share of the parameters, or N layers."""
     cuts = network.cuts(size)
-    if settings.unfreeze == "all":
+    wanted = settings.unfreeze
+    if wanted == "all":
         return 0
-    if settings.unfreeze == "gradual":
-        return max(
-            i
-            for i, cut in enumerate(cuts)
-            if i == 0 or cut.parameters >= share * cuts[0].parameters
-        )
-    if settings.unfreeze > cuts[0].layers:
+    if wanted == "gradual":
+        least = share * cuts[0].parameters
+        return max(i for i, cut in enumerate(cuts) if i == 0 or cut.parameters >= least)
+    if wanted > cuts[0].layers:
         raise SettingsError(
-            f"unfreeze is {settings.unfreeze}, but {network.name} has {cuts[0].layers} layers with weights; "
+            f"unfreeze is {wanted}, but {network.name} has {cuts[0].layers} layers with weights; "
             "give a smaller number, or 'all'"
         )
-    return max(i for i, cut in enumerate(cuts) if i == 0 or cut.layers >= settings.unfreeze)
+    return max(i for i, cut in enumerate(cuts) if i == 0 or cut.layers >= wanted)
 
 
 def _stage(
     network: TrainableNetwork,
     settings: FinetuneSettings,
     photos: Mapping[str, int],
-    size: int,
-    number: int,
+    draft: _Draft,
+    *,
     epochs: int,
     rate: float,
     disk: int,
-    *,
-    augmented: bool,
 ) -> Stage:
-    cuts = network.cuts(size)
-    cut: Cut = cuts[number]
+    cuts = network.cuts(draft.size)
+    cut = cuts[draft.cut]
     views = epochs
-    if not augmented:
+    if not draft.augmented:
         views = 1
-    elif number > 0 and epochs >= 2 * settings.views:
+    elif draft.cut > 0 and epochs >= 2 * settings.views:
         views = settings.views
     row = cut.values * VALUE_BYTES
-    keep_validation = number > 0 and row * photos["validation"] <= disk
-    spare = disk - (row * photos["validation"] if keep_validation else 0)
-    keep = number > 0 and views < epochs and row * photos["train"] * views <= spare
+    train, validation = row * photos["train"] * views, row * photos["validation"]
+    keep_validation = draft.cut > 0 and validation <= disk
+    spare = disk - validation * keep_validation
+    keep = draft.cut > 0 and views < epochs and train <= spare
     depth = cut.layers / max(1, cuts[0].layers)
-    # Measured with MobileNetV2: the upper half costs a fifth of the whole; at the pixels the largest maps come on top.
-    work = 1.0 if number == 0 else 0.1 + 0.4 * depth**2
+    # Measured with MobileNetV2: the upper half costs a fifth of the whole; at the pixels the
+    # largest feature maps are added.
+    work = 1.0 if draft.cut == 0 else 0.1 + 0.4 * depth**2
     return Stage(
-        size=size,
-        cut=number,
+        size=draft.size,
+        cut=draft.cut,
         cut_name=cut.name,
         layers=cut.layers,
         all_layers=cuts[0].layers,
         epochs=epochs,
         learning_rate=rate,
         base_rate=settings.base_rate,
-        # A layer's rate is the same in every stage: the decay is spread over the whole base, and a stage has its share.
+        # A layer has the same rate in every stage: the decay spans the whole backbone.
         depth_decay=settings.depth_decay**depth,
-        augmented=augmented,
+        augmented=draft.augmented,
         views=views,
         keep=keep,
         keep_validation=keep_validation,
-        disk=row * (photos["train"] * views * keep + photos["validation"] * keep_validation),
-        work=work * epochs * size**2,
+        disk=train * keep + validation * keep_validation,
+        work=work * epochs * draft.size**2,
     )

@@ -1,4 +1,4 @@
-"""What a fine-tuning run reports: scores, epochs, the best weights' origin, the result."""
+"""Results of a fine-tuning run: scores, epochs, the best weights and where they come from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ Stopped = Literal["finished", "early", "budget"]
 
 @dataclass(frozen=True)
 class Score:
-    """On the validation photos. log_loss: nats, after fitting the one temperature (lower is better). accuracy: 0 to 1."""
+    """Scores on the validation photos.
+
+    Attributes:
+        log_loss: in nats, after fitting the temperature; lower is better.
+        accuracy: 0 to 1.
+        temperature: the fitted one.
+    """
 
     log_loss: float
     accuracy: float
@@ -25,7 +31,7 @@ class Score:
 
 
 def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Score:
-    """Score finite logits (M, C) by the labels (M,): calibrated first, because the finished model will be."""
+    """Score finite logits (M, C) against labels (M,), calibrated as the finished model will be."""
     scale = temperature(logits, labels)
     return Score(
         log_loss=log_loss(logits.astype(np.float64) / scale, labels),
@@ -36,10 +42,21 @@ def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Sco
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch. stage counts from 1; epoch too, and 0 is the score before a stage at a size not scored before.
+    """One epoch of a stage; both count from 1, and epoch 0 is the score before the stage.
 
-    loss and accuracy are running means over the training photos as the weights moved, with dropout and augmentation on, None for
-    epoch 0; learning_rate is the head's at the end. images_per_second is training's, seconds the epoch's with its validation.
+    Attributes:
+        stage: its number.
+        size: of the images in pixels.
+        cut: name of the layer below the trained part.
+        epoch: its number in the stage.
+        learning_rate: the head's, at the end.
+        loss: running mean over the training photos, with dropout and augmentation; None for 0.
+        accuracy: the same.
+        validation_log_loss: after calibration.
+        validation_accuracy: 0 to 1.
+        images_per_second: of training; None for epoch 0.
+        seconds: training and validation.
+        best: whether it was the best so far.
     """
 
     stage: int
@@ -54,30 +71,37 @@ class Epoch:
     images_per_second: float | None
     seconds: float
     best: bool
-    """Whether it was the best so far."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return asdict(self)
 
     def sentence(self, stages: int, epochs: int) -> str:
-        """The epoch for people."""
-        scored = f"validation log-loss {self.validation_log_loss:.3f}, accuracy {100 * self.validation_accuracy:.1f}%"
-        mark = ", the best so far" if self.best else ""
+        """Return the epoch as a sentence."""
+        scored = (
+            f"validation log-loss {self.validation_log_loss:.3f}, "
+            f"accuracy {100 * self.validation_accuracy:.1f}%{', the best so far' * self.best}"
+        )
         if self.loss is None or self.accuracy is None:
-            return f"stage {self.stage}/{stages}, before it, at {self.size} px: {scored}{mark}"
+            return f"stage {self.stage}/{stages}, before it, at {self.size} px: {scored}"
         speed = f"; {self.images_per_second:,.0f} images/s" if self.images_per_second else ""
         return (
-            f"stage {self.stage}/{stages}, epoch {self.epoch}/{epochs}: loss {self.loss:.3f}, accuracy {100 * self.accuracy:.1f}%; "
-            f"{scored}{mark}{speed}"
+            f"stage {self.stage}/{stages}, epoch {self.epoch}/{epochs}: loss {self.loss:.3f}, "
+            f"accuracy {100 * self.accuracy:.1f}%; {scored}{speed}"
         )
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best weights so far. stage 0 is the frozen base with the head found on its features; epoch as in `Epoch`.
+    """The best weights so far.
 
-    size: in pixels, what these weights were scored at and are to be used at. logits: float32 (M, C), of the validation photos.
+    Attributes:
+        stage: in which they were scored; 0 for the frozen backbone with the head it started from.
+        epoch: in which they were scored; 0 before the stage's first.
+        size: in pixels, at which they were scored and are to be used.
+        score: on the validation photos.
+        logits: of the validation photos, float32 (M, C).
+        trained: (stage, epoch) of the training that made them; (0, 0) for the initial weights.
     """
 
     stage: int
@@ -85,29 +109,45 @@ class Best:
     size: int
     score: Score
     logits: npt.NDArray[np.float32] = field(repr=False, compare=False)
+    trained: tuple[int, int] = (0, 0)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, without the logits."""
+        """Return the fields for JSON, without the logits."""
         return {
             "stage": self.stage,
             "epoch": self.epoch,
             "size": self.size,
             "score": asdict(self.score),
+            "trained": list(self.trained),
         }
 
     @classmethod
     def from_dict(cls, value: dict[str, Any], logits: npt.NDArray[np.float32]) -> Best:
-        """Read `as_dict` back."""
-        return cls(value["stage"], value["epoch"], value["size"], Score(**value["score"]), logits)
+        """Return what `as_dict` was called on."""
+        stage, epoch = value["trained"]
+        score = Score(**value["score"])
+        return cls(value["stage"], value["epoch"], value["size"], score, logits, (stage, epoch))
+
+    def sentence(self) -> str:
+        """Return which weights were kept."""
+        stage, epoch = self.trained
+        if not stage:
+            return f"kept the initial weights at {self.size} px: training improved nothing"
+        return f"kept the weights of stage {stage}, epoch {epoch}, at {self.size} px"
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """What `finetune` did. The network holds the weights of `best`, to be exported at `best.size`.
+class FinetuneResult:
+    """Result of `finetune`; the network holds the weights of `best`, to be used at `best.size`.
 
-    start: the frozen base's score at its own size. resumed_from: (stage, epoch, step), how much of them was over in earlier
-    processes, None when this one did it all. seconds: of all processes. stopped: finished; early: a stage ended by early stopping;
-    budget: the time was over.
+    Attributes:
+        history: every epoch.
+        stages: the plan.
+        best: the weights that were kept.
+        start: score of the initial weights at the backbone's own size.
+        resumed_from: (stage, epoch, step) that earlier processes had finished; None if none did.
+        seconds: of all processes.
+        stopped: finished; early: a stage ended by early stopping; budget: out of time.
     """
 
     history: tuple[Epoch, ...]
@@ -119,7 +159,7 @@ class Tuned:
     stopped: Stopped
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON and a model file's metadata."""
+        """Return the fields for JSON and a model file's metadata."""
         return {
             "history": [epoch.as_dict() for epoch in self.history],
             "stages": [stage.as_dict() for stage in self.stages],

@@ -1,4 +1,4 @@
-"""The learning rate in the course of a stage: constant, cosine or on a plateau, each after a warm-up."""
+"""Learning-rate schedules of a stage: constant, cosine or plateau, each after a warm-up."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ from tailorbird.engines.finetune.settings import Schedule
 
 PLATEAU_FACTOR = 0.3
 PLATEAU_PATIENCE = 1
-"""Epochs in a row without a lower validation log-loss before the rate falls; with few epochs there is no time for more."""
+"""Epochs without a lower validation log-loss before the rate falls; few epochs allow no more."""
 PLATEAU_LEAST = 1e-3
-"""The rate never falls below this share of the first."""
+"""Smallest factor on the initial rate."""
 
 
 @dataclass(frozen=True)
 class Plateau:
-    """What the plateau schedule remembers: the factor on the rate, the lowest score so far, epochs since."""
+    """State of the plateau schedule.
+
+    Attributes:
+        factor: on the learning rate.
+        best: the lowest score so far.
+        waited: epochs since then.
+    """
 
     factor: float = 1.0
     best: float | None = None
     waited: int = 0
 
     def after(self, score: float) -> Plateau:
-        """Once more told a validation log-loss, lower is better."""
+        """Return the state after one more validation log-loss."""
         if self.best is None or score < self.best:
             return Plateau(self.factor, score, 0)
         if self.waited + 1 <= PLATEAU_PATIENCE:
@@ -32,7 +38,10 @@ class Plateau:
 
 
 def progress(steps: int, total: int, seconds: float = 0.0, budget: float | None = None) -> float:
-    """How far a stage is at the middle of its next step, 0 to 1: by its steps, or by its time where that is further."""
+    """Return a stage's progress at the middle of its next step, 0 to 1.
+
+    It is measured by steps, or by time against the budget where that is further.
+    """
     share = (steps + 0.5) / max(1, total)
     if budget is not None:
         share = max(share, seconds / budget if budget > 0 else 1.0)
@@ -40,10 +49,16 @@ def progress(steps: int, total: int, seconds: float = 0.0, budget: float | None 
 
 
 def factor(schedule: Schedule, at: float, *, warm_up: float = 0.0, plateau: float = 1.0) -> float:
-    """The share of the stage's learning rate at progress `at`, 0 to 1.
+    """Return the factor on a stage's learning rate.
 
-    cosine: without restarts within a stage (Loshchilov and Hutter 2017), from 1 at the warm-up's end to 0 at the stage's end.
-    plateau: `plateau`, the factor that `Plateau` has come to. During the warm-up the share rises in a line from 0.
+    cosine goes from 1 at the end of the warm-up to 0 at the end of the stage, without restarts
+    (Loshchilov and Hutter 2017). During the warm-up the factor rises linearly from 0.
+
+    Args:
+        schedule: which one.
+        at: progress in the stage, 0 to 1.
+        warm_up: share of the stage.
+        plateau: `Plateau.factor`.
     """
     if at < warm_up:
         rising = at / warm_up

@@ -1,8 +1,9 @@
-"""Batches for a stage: augmented views of training photos, validation photos as they are; pixels or activations at the cut.
+"""Batches of a stage: augmented views of training photos, plain validation photos.
 
-Everything follows from (seed, stage, epoch, step): the order of the photos and the numbers of their views. At cut 0 a row is the
-photo's pixels, uint8 (S, S, 3). Else it is what the frozen part makes of them, float16, rounded so whether it is kept or not, and
-made from one image at a time, so that the same photo gives the same bits in any company.
+A row is a photo's pixels, uint8 (S, S, 3), at cut 0, else the frozen part's activations as float16.
+Everything follows from (seed, stage, epoch, step): the order of the photos and their views.
+Activations are rounded to float16 whether they are cached or not, and computed for one image at a
+time, so that a photo gives the same bits in any batch.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,25 +22,27 @@ from tailorbird import parallel
 from tailorbird.dataset import Sample, picture_of, pixels_of
 from tailorbird.engines.finetune.activation_cache import ActivationFile, clear, to_half
 from tailorbird.engines.finetune.plan import Stage
+from tailorbird.engines.finetune.task import FinetuneTask
 from tailorbird.engines.finite import listed, non_finite_weights
 from tailorbird.engines.protocol import TrainableNetwork
 from tailorbird.errors import BackboneError, TrainingError
-from tailorbird.images import Augmentation, Pixels, ResizeRule, view_random, warp
+from tailorbird.images import Pixels, ResizeRule, view_random, warp
 from tailorbird.inference import Runner
 
 Rows = npt.NDArray[Any]
 """uint8 (B, S, S, 3) or float16 (B, ...)."""
 
 AHEAD_BATCHES = 2
-"""Batches made ahead of the one in training, over all threads together."""
+"""Batches prepared ahead of the one in training, by all threads together."""
 
 MOST_STAGES = 100
 
 
 def shape_of_batches(photos: int, wanted: int, devices: int = 1) -> tuple[int, int]:
-    """(batches in an epoch, photos in each): all of one size, because frameworks compile a step for each size they meet.
+    """Return (batches per epoch, photos per batch); all batches have the same size.
 
-    The few photos left over when it does not divide wait for the next epoch's order. A smaller batch that leaves fewer is taken.
+    Frameworks compile a step for each batch size. The few photos left over when the size does not
+    divide wait for the next epoch's order; a smaller size that leaves fewer is preferred.
     """
     devices = min(devices, photos)
 
@@ -54,59 +56,54 @@ def shape_of_batches(photos: int, wanted: int, devices: int = 1) -> tuple[int, i
 
 
 def order(photos: int, *, seed: int, stage: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The order in which an epoch (counted from 0 within the stage, counted from 0) sees the photos."""
+    """Return the order of the photos in an epoch; stage and epoch count from 0."""
     return np.random.default_rng([seed, stage, epoch]).permutation(photos)
 
 
 def view_number(stage: Stage, *, seed: int, number: int, epoch: int) -> int:
-    """The view of every training photo in an epoch; views differ between stages and between seeds."""
+    """Return the view of every training photo in an epoch; it differs between stages and seeds."""
     return 1 + (seed * MOST_STAGES + number) * 10_000 + epoch % stage.views
 
 
 class Inputs:
-    """What one stage trains on and is scored on."""
+    """Inputs of one stage, for training and validation."""
 
-    def __init__(
-        self,
-        network: TrainableNetwork,
-        stage: Stage,
-        number: int,
-        parts: Mapping[str, Sequence[Sample]],
-        *,
-        folder: Path,
-        seed: int,
-        augmentation: Augmentation | None,
-        batch_size: int,
-        devices: int = 1,
-    ) -> None:
-        """folder: where activations are kept; those of other stages there are deleted. number: of the stage, from 0."""
+    def __init__(self, task: FinetuneTask, stage: Stage, number: int) -> None:
+        """Open the inputs and delete the cached activations of other stages.
+
+        number: of the stage, from 0.
+        """
+        settings = task.settings
         self.stage = stage
-        self.steps, self.batch = shape_of_batches(len(parts["train"]), batch_size, devices)
+        self.steps, self.batch = shape_of_batches(
+            len(task.parts["train"]), settings.batch_size, settings.devices
+        )
         self._number = number
-        self._parts = parts
-        self._seed = seed
-        self._augmentation = augmentation
+        self._parts = task.parts
+        self._seed = task.seed
+        self._augmentation = settings.augmentation if stage.augmented else None
         self._rule = ResizeRule(stage.size)
         self._prefix = f"stage-{number + 1}-{stage.size}-{stage.cut}-"
-        self._folder = folder
+        self._folder = task.folder
         self._file: ActivationFile | None = None
         self._validation: ActivationFile | None = None
-        self._frozen = _Frozen(network, stage) if stage.cut else None
-        # Of one photo's row.
-        self.shape: tuple[int, ...] = (
-            self._frozen.shape if self._frozen else (stage.size, stage.size, 3)
-        )
-        clear(folder, self._prefix)
+        self._frozen = FrozenPart(task.network, stage) if stage.cut else None
+        pixels = (stage.size, stage.size, 3)
+        self.shape: tuple[int, ...] = self._frozen.shape if self._frozen else pixels
+        clear(task.folder, self._prefix)
 
     @property
     def made(self) -> int:
-        """Runs of the frozen part by this object."""
+        """Return the number of images that the frozen part has run on."""
         return self._frozen.runs if self._frozen else 0
 
     def training(
         self, epoch: int, start: int = 0
     ) -> Generator[tuple[Rows, npt.NDArray[np.int64]], None, None]:
-        """The batches of an epoch from step `start` on, each with the photos' numbers int64 (B,). Raises ImageError, StorageError."""
+        """Yield the batches of an epoch from step `start` on, with the photos' numbers int64 (B,).
+
+        Raises ImageError, StorageError, TrainingError.
+        """
         samples = self._parts["train"]
         chosen = order(len(samples), seed=self._seed, stage=self._number, epoch=epoch)
         chosen = chosen[start * self.batch : self.steps * self.batch]
@@ -122,7 +119,7 @@ class Inputs:
                 yield self._stacked(rows, self.batch), numbers
 
     def validation(self) -> Generator[Rows, None, None]:
-        """The validation photos in order and never augmented, in batches; the last one is filled up with its last row."""
+        """Yield the validation photos in order, unaugmented; the last batch repeats its last row."""
         samples = self._parts["validation"]
         if self.stage.keep_validation:
             self._validation = self._opened(self._validation, "validation", len(samples))
@@ -131,7 +128,7 @@ class Inputs:
                 yield self._stacked(rows, min(self.batch, len(samples) - first))
 
     def close(self) -> None:
-        """Close the files; what they keep stays."""
+        """Close the cache files; they stay on disk."""
         for file in (self._file, self._validation):
             if file is not None:
                 file.close()
@@ -158,7 +155,7 @@ class Inputs:
         view: int,
         file: ActivationFile | None,
     ) -> Generator[Rows, None, None]:
-        """Rows in order, made on all cores and ahead of their use."""
+        """Yield rows in order, computed on all cores ahead of their use."""
 
         def one(number: int) -> Rows:
             kept = file.get(number) if file is not None else None
@@ -176,7 +173,10 @@ class Inputs:
         yield from parallel.ordered(one, (int(number) for number in chosen), ahead=ahead)
 
     def _pixels(self, sample: Sample, view: int) -> Pixels:
-        """uint8 (S, S, 3): as it is for view 0. Raises ImageError when the file is not what was scanned."""
+        """Return uint8 (S, S, 3), unaugmented for view 0.
+
+        Raises ImageError when the file has changed since it was scanned.
+        """
         if view == 0 or self._augmentation is None:
             return pixels_of(sample, self._rule)
         random = view_random(bytes.fromhex(sample.digest), view)
@@ -185,10 +185,11 @@ class Inputs:
         )
 
 
-class _Frozen:
-    """The frozen part of a network, run on one photo at a time from several threads at once."""
+class FrozenPart:
+    """The frozen part of a network, run in several threads on one image at a time."""
 
     def __init__(self, network: TrainableNetwork, stage: Stage) -> None:
+        """Open the part below the stage's cut. Raises BackboneError for damaged weights."""
         self._name = f"{network.name} below {stage.cut_name}"
         model = network.frozen_part(stage.size, stage.cut)
         damaged = non_finite_weights(model)
@@ -200,19 +201,16 @@ class _Frozen:
         self._runner = Runner(model, self._name, BackboneError)
         self._lock = threading.Lock()
         self.runs = 0
-        # Of one photo's row.
-        self.shape: tuple[int, ...] = self._run(
-            np.zeros((stage.size, stage.size, 3), np.uint8)
-        ).shape
+        probe = np.zeros((stage.size, stage.size, 3), np.uint8)
+        self.shape: tuple[int, ...] = self._run(probe).shape
 
     def _run(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        result: npt.NDArray[np.float32] = self._runner.run_batch(pixels[None], ["activations"])[0][
-            0
-        ]
+        (rows,) = self._runner.run_batch(pixels[None], ["activations"])
+        result: npt.NDArray[np.float32] = rows[0]
         return result
 
     def row(self, pixels: Pixels, photo: str) -> npt.NDArray[np.float16]:
-        """Return the activations of uint8 (S, S, 3) as float16 (values,).
+        """Return the activations of an image uint8 (S, S, 3) as float16 (values,).
 
         Raises TrainingError, which names the photo, when they hold NaN or infinity.
         """
