@@ -8,13 +8,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from support.data import MakeDataset, encoded, picture
 from tailorbird.backbone import Backbone, open_backbone
 from tailorbird.dataset import scan
-from tailorbird.errors import StorageError, UnreadableImage
-from tailorbird.features import CHUNK_ROWS, Embedder, cache_entries, clear_cache, embed, open_store
+from tailorbird.errors import BackboneError, StorageError, UnreadableImage
+from tailorbird.features import CHUNK_ROWS, Embedder, embed, open_store
+from tailorbird.files.cache import cache_entries, clear_cache
 from tailorbird.images import Augmentation, load, resize
 
 
@@ -30,7 +32,7 @@ def test_scan_embeds_in_the_same_pass_and_rows_match_the_backbone(
     dataset = scan(shapes, visitor=embedder)
     embedder.flush()
     assert embedder.embedded == len(dataset.samples) == 72
-    found = embedder.matrix([bytes.fromhex(sample.digest) for sample in dataset.samples])
+    found = embedder.matrix(dataset.samples)
     for i in (0, 31, 71):
         pixels = load(dataset.samples[i].path, pocket.info.rule)
         assert np.allclose(found[i], pocket.features(pixels[None])[0], atol=1e-4)
@@ -42,17 +44,16 @@ def test_scan_embeds_in_the_same_pass_and_rows_match_the_backbone(
 
 def test_views_differ_and_are_the_same_every_time(pocket: Backbone, shapes: Path) -> None:
     dataset = scan(shapes)
-    digests = [bytes.fromhex(sample.digest) for sample in dataset.samples]
     matrices = []
     for view in (1, 2):
         embedder = Embedder(pocket, view=view)
         embed(dataset.samples, embedder)
-        matrices.append(embedder.matrix(digests))
+        matrices.append(embedder.matrix(dataset.samples))
     assert np.abs(matrices[0] - matrices[1]).mean() > 0.01
     clear_cache()
     embedder = Embedder(pocket, view=1)
     embed(dataset.samples, embedder)
-    assert np.allclose(embedder.matrix(digests), matrices[0], atol=1e-4)
+    assert np.allclose(embedder.matrix(dataset.samples), matrices[0], atol=1e-4)
 
 
 def test_a_key_is_content_backbone_rule_and_view(pocket: Backbone) -> None:
@@ -116,16 +117,16 @@ def test_a_disk_that_fills_during_the_views_is_named(
             embed(dataset.samples, Embedder(pocket, view=1))
 
 
-def test_a_cache_cleared_under_way_is_an_error_that_says_so(pocket: Backbone) -> None:
+def test_a_cache_cleared_under_way_is_an_error_that_says_so(pocket: Backbone, shapes: Path) -> None:
+    dataset = scan(shapes)
     embedder = Embedder(pocket)
-    embedder.see(b"k" * 32, picture("box", 1))
-    embedder.flush()
+    embed(dataset.samples, embedder)
     clear_cache()
     with pytest.raises(
         StorageError,
         match="the feature cache was cleared or damaged while it was in use; run the command again",
     ):
-        embedder.matrix([b"k" * 32])
+        embedder.matrix(dataset.samples)
 
 
 def test_cache_entries_and_clear(pocket: Backbone, shapes: Path, own_cache: Path) -> None:
@@ -181,7 +182,7 @@ def test_kill_9_while_embedding_costs_at_most_a_chunk(pocket: Backbone, shapes: 
     dataset = scan(shapes, visitor=embedder)
     embedder.flush()
     assert embedder.embedded == 72 - len(kept), "the second run does only what is missing"
-    assert np.isfinite(embedder.matrix([bytes.fromhex(s.digest) for s in dataset.samples])).all()
+    assert np.isfinite(embedder.matrix(dataset.samples)).all()
 
 
 def test_pixels_come_from_the_one_resize_rule(pocket: Backbone) -> None:
@@ -190,3 +191,24 @@ def test_pixels_come_from_the_one_resize_rule(pocket: Backbone) -> None:
     embedder.see(b"a" * 32, image)
     seen = embedder._batch[0][1]
     assert np.array_equal(seen, resize(image, pocket.info.rule))
+
+
+def test_features_that_are_not_finite_are_not_cached_and_their_photo_is_named(
+    pocket: Backbone, make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = scan(make_dataset(labels=("disc", "box"), count=10))
+    honest = pocket.features
+    bad = load(dataset.samples[13].path, pocket.info.rule)
+
+    def damaged(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        rows = honest(images)
+        rows[(images == bad).all(axis=(1, 2, 3)), 7] = np.nan
+        return rows
+
+    monkeypatch.setattr(pocket, "features", damaged)
+    embedder = Embedder(pocket)
+    embed(dataset.samples, embedder)
+    name = dataset.samples[13].name
+    with pytest.raises(BackboneError, match=rf"pocket gives features of {name} that are NaN"):
+        embedder.matrix(dataset.samples)
+    assert len(open_store(pocket.info)) == 19

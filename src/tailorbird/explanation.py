@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tailorbird import images, parallel
 from tailorbird.errors import ImageError, NotExplained, SettingsError
 from tailorbird.model import Classifier, Failure, Prediction, Source
+from tailorbird.model.classifier import read_file
 from tailorbird.rendering.overlays import ALPHA, overlay, thumbnail
 
 SIDE = 480
@@ -88,6 +89,8 @@ def explain_many(
         try:
             if isinstance(photo, str | Path):
                 photo = images.read_bytes(photo)
+            elif not isinstance(photo, bytes | Image.Image | np.ndarray):
+                photo = read_file(photo)
             (answer,) = classifier.stream([photo], top=MOST, heatmaps=True, workers=1)
             if isinstance(answer, Failure):
                 return Failure(name, answer.error)
@@ -121,6 +124,7 @@ def _picture(photo: Source) -> Image.Image:
         return thumbnail(images.from_array(photo), SIDE)
     if isinstance(photo, Image.Image):
         return thumbnail(images.from_pil(photo), SIDE)
+    assert isinstance(photo, bytes), "paths and file objects were read"
     return thumbnail(images.decode(photo, at_least=SIDE).image, SIDE)
 
 

@@ -1,18 +1,15 @@
-"""Dataset x backbone x view -> a feature matrix, computed once and kept on disk.
+"""Features of photos: dataset x backbone x view -> matrix, computed once and kept on disk.
 
-A row's key is the photo's content (SHA-256); its folder names the backbone's content, the resize rule and the view.
-View 0 is the photo as it will be served; views 1, 2, ... are augmented.
+A row's key is the photo's content (SHA-256); its folder names the backbone's content, the resize
+rule and the view. View 0 is the photo as it will be served; views 1, 2, ... are augmented.
+Shapes: N photos, K features.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,27 +18,24 @@ from PIL import Image
 from tailorbird import parallel
 from tailorbird.backbone import Backbone, BackboneInfo
 from tailorbird.dataset import Sample, picture_of
-from tailorbird.errors import StorageError
+from tailorbird.errors import BackboneError, StorageError
 from tailorbird.files import RowStore, cache_folder
 from tailorbird.images import Augmentation, Pixels, resize, view_random, warp
 from tailorbird.progress import NoProgress, Progress
 
 CHUNK_ROWS = 256
+"""Rows in a file of the cache."""
+
 DECODE_SECONDS = 0.003
-"""One core's time to decode a photo of about 0.2 megapixels; only the estimate before the start rests on it."""
-
-
-def folder() -> Path:
-    """Where feature matrices are kept."""
-    return cache_folder() / "features"
+"""Time to decode a photo of 0.2 megapixels on one core; used by `expected_seconds` only."""
 
 
 def open_store(
     info: BackboneInfo, view: int = 0, augmentation: Augmentation | None = None
 ) -> RowStore:
-    """The rows of one backbone and one view: float32 (N, K) under the photos' SHA-256 digests."""
+    """Open the cached features of one backbone and view: float32 (N, K) by SHA-256 digest."""
     name = "plain" if view == 0 else f"view-{(augmentation or Augmentation()).key}-{view}"
-    place = folder() / f"{info.sha256[:32]}-{info.rule.key}" / name
+    folder = cache_folder() / "features" / f"{info.sha256[:32]}-{info.rule.key}" / name
     about = {
         "backbone": info.name,
         "sha256": info.sha256,
@@ -49,14 +43,15 @@ def open_store(
         "view": name,
         "features": info.width,
     }
-    return RowStore(place, dtype=np.float32, width=info.width, about=about)
+    return RowStore(folder, dtype=np.float32, width=info.width, about=about)
 
 
 class Embedder:
-    """Takes decoded photos from several threads, runs the backbone on small batches in those threads, writes chunks.
+    """Compute features of decoded photos that arrive from several threads, and cache them.
 
-    It serves `dataset.scan` as the visitor: photos are embedded in the same pass, and from the same decoding, in which they
-    are scanned.
+    It is a visitor of `dataset.scan`: photos are embedded in the same pass, and from the same
+    decoding, in which they are scanned. The backbone runs on small batches in the threads that
+    bring the photos. Features that are not finite are never cached; `matrix` names their photo.
     """
 
     def __init__(
@@ -72,20 +67,18 @@ class Embedder:
         self._lock = threading.Lock()
         self._batch: list[tuple[bytes, Pixels]] = []
         self._rows: list[tuple[bytes, npt.NDArray[np.float32]]] = []
+        self._not_finite: set[bytes] = set()
 
     def wants(self, digest: bytes) -> bool:
-        """Whether the features of this photo are still to be made."""
+        """Return whether the features of this photo are not in the cache."""
         return digest not in self._store
 
     def see(self, digest: bytes, image: Image.Image) -> None:
-        """Take one decoded RGB photo; now and then run the backbone and write a chunk, in the calling thread."""
+        """Take one decoded RGB photo; run and write in the calling thread when a batch is full."""
         rule = self.backbone.info.rule
+        random = view_random(digest, self._view)
         plain = self._view == 0
-        pixels = (
-            resize(image, rule)
-            if plain
-            else warp(image, rule, self._augmentation, view_random(digest, self._view))
-        )
+        pixels = resize(image, rule) if plain else warp(image, rule, self._augmentation, random)
         with self._lock:
             self._batch.append((digest, pixels))
             if len(self._batch) < self.backbone.runner.device.batch:
@@ -95,11 +88,14 @@ class Embedder:
 
     def _run(self, batch: list[tuple[bytes, Pixels]]) -> None:
         features = self.backbone.features(np.stack([pixels for _, pixels in batch]))
+        finite = [bool(np.isfinite(row).all()) for row in features]
         with self._lock:
             self.embedded += len(batch)
-            self._rows.extend(
-                (digest, row) for (digest, _), row in zip(batch, features, strict=True)
-            )
+            for (digest, _), row, usable in zip(batch, features, finite, strict=True):
+                if usable:
+                    self._rows.append((digest, row))
+                else:
+                    self._not_finite.add(digest)
             if len(self._rows) < CHUNK_ROWS:
                 return
             rows, self._rows = self._rows, []
@@ -119,13 +115,26 @@ class Embedder:
             rows, self._rows = self._rows, []
         self._write(rows)
 
-    def matrix(self, digests: Sequence[bytes]) -> npt.NDArray[np.float32]:
-        """The features of these photos, float32 (N, K). Raises StorageError when the cache was emptied meanwhile."""
+    def matrix(self, samples: Sequence[Sample]) -> npt.NDArray[np.float32]:
+        """Return the features of embedded photos, float32 (N, K).
+
+        Raises:
+            BackboneError: The features of a photo are not finite.
+            StorageError: The cache was emptied meanwhile.
+        """
+        digests = [bytes.fromhex(sample.digest) for sample in samples]
+        for sample, digest in zip(samples, digests, strict=True):
+            if digest in self._not_finite:
+                raise BackboneError(
+                    f"the backbone {self.backbone.info.name} gives features of {sample.name} that "
+                    "are NaN or infinite; use another backbone, or leave the photo out"
+                )
         try:
             rows: npt.NDArray[np.float32] = self._store.get(digests)
         except KeyError:
             raise StorageError(
-                "the feature cache was cleared or damaged while it was in use; run the command again"
+                "the feature cache was cleared or damaged while it was in use; "
+                "run the command again"
             ) from None
         return rows
 
@@ -140,14 +149,14 @@ def embed(
     """Compute the features that are not in the cache yet.
 
     Args:
-        samples: photos of a scanned dataset.
-        embedder: of the backbone and view.
-        progress: receives the stage and its photos, where any are missing.
-        stage: name of that stage.
+        samples: Photos of a scanned dataset.
+        embedder: Of the backbone and view.
+        progress: Receives the stage and its photos, where any are missing.
+        stage: Name of that stage.
 
     Raises:
-        ImageError: a file changed or vanished since the scan.
-        StorageError: the disk is full.
+        ImageError: A file changed or vanished since the scan.
+        StorageError: The disk is full.
     """
     progress = progress or NoProgress()
     missing = {
@@ -155,7 +164,6 @@ def embed(
         for sample in samples
         if embedder.wants(bytes.fromhex(sample.digest))
     }
-
     if missing:
         progress.stage(stage, len(missing))
 
@@ -167,71 +175,14 @@ def embed(
         for done, _ in enumerate(parallel.ordered(one, missing.items(), ahead=8), start=1):
             progress.advance(done, len(missing))
     except BaseException:
-        # What was computed is kept, even when Ctrl-C or a bad file ends the run here; the first error is the one to report.
+        # Keep what was computed, even after Ctrl-C or a bad file, and report the first error.
         with contextlib.suppress(StorageError):
             embedder.flush()
         raise
     embedder.flush()
 
 
-@dataclass(frozen=True)
-class CacheEntry:
-    """One folder of the cache: what it holds, how much, and whether anything refers to it by name."""
-
-    path: Path
-    kind: str
-    name: str
-    files: int
-    bytes: int
-
-
-def cache_entries() -> list[CacheEntry]:
-    """List the cache: facts of scanned photos, features, pulled backbones, libraries' files."""
-    entries = []
-    root = cache_folder()
-    for kind, pattern in (
-        ("facts", "facts-*"),
-        ("pairs", "pairs-*"),
-        ("features", "features/*"),
-        ("backbone", "backbones/*.onnx"),
-        ("library", "libraries/*"),
-    ):
-        for path in sorted(root.glob(pattern)):
-            files = [p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file()]
-            entries.append(
-                CacheEntry(
-                    path, kind, _entry_name(path), len(files), sum(p.stat().st_size for p in files)
-                )
-            )
-    return entries
-
-
-def _entry_name(path: Path) -> str:
-    for about in sorted(path.rglob("about.json")) if path.is_dir() else []:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            said = json.loads(about.read_text())
-            return f"{said['backbone']} ({said['resize']})"
-    return path.name
-
-
-def clear_cache(*, backbones: bool = False) -> int:
-    """Delete cached facts and features, and with `backbones` the pulled backbones too; the bytes freed.
-
-    Everything deleted can be made again. Raises StorageError.
-    """
-    freed = 0
-    for entry in cache_entries():
-        if entry.kind == "backbone" and not backbones:
-            continue
-        try:
-            shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink()
-        except OSError as error:
-            raise StorageError(f"{entry.path} could not be deleted: {error.strerror}") from error
-        freed += entry.bytes
-    return freed
-
-
 def expected_seconds(photos: int, backbone: Backbone, views: int) -> float:
-    """Roughly how long training takes with an empty cache, from the backbone's speed measured now."""
-    per_photo = views / backbone.images_per_second() + DECODE_SECONDS * min(2, views)
+    """Estimate the duration of training with an empty cache."""
+    per_photo = views * backbone.seconds_per_image + DECODE_SECONDS * min(2, views)
     return photos * per_photo / parallel.cores() + 3.0

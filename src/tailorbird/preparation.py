@@ -95,13 +95,12 @@ class PreparedData:
             StorageError: the cache cannot be written, or was cleared meanwhile.
         """
         assert self.embedder is not None, "there is no backbone"
-        digests = [bytes.fromhex(sample.digest) for sample in samples]
-        matrices = [self.embedder.matrix(digests)]
+        matrices = [self.embedder.matrix(samples)]
         for view in range(1, views):
             augmented = Embedder(self.embedder.backbone, view=view)
             embed(samples, augmented, progress=progress, stage=f"view {view + 1}")
             self.embedder.embedded += augmented.embedded
-            matrices.append(augmented.matrix(digests))
+            matrices.append(augmented.matrix(samples))
         return np.stack(matrices)
 
 

@@ -83,7 +83,7 @@ def test_without_a_feature_map(save: Save) -> None:
             {"features_shape": ["N", "K"]},
             r"output features must have shape \(N, K\) with all but N fixed",
         ),
-        ({"map_shape": ["N", 7, 4, 4]}, r"features and feature_map disagree on K: \[6\] and 7"),
+        ({"map_shape": ["N", 7, 4, 4]}, r"features and feature_map disagree on K: \[6\] and \[7\]"),
         ({"pool": "GlobalMaxPool"}, "features are not the average of feature_map"),
         ({"weight": float("nan")}, "features of random images are not finite"),
         ({"opset": 9}, "it is written in operator set 9; at least 11 is needed"),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.experiment_data import blobs
-from tailorbird.dataset import clean, scan, split
+from tailorbird.dataset import Sample, clean, scan, split
 from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.experiments import learning_curve, read_photos, sweep
 from tailorbird.experiments.folds import fold_numbers, nested_order, partitions
@@ -87,9 +87,10 @@ def test_the_photos_are_those_of_train_and_validation_and_test_features_are_neve
     read: set[bytes] = set()
     plain = Embedder.matrix
 
-    def poisoned(self: Embedder, digests: Sequence[bytes]) -> npt.NDArray[np.float32]:
+    def poisoned(self: Embedder, samples: Sequence[Sample]) -> npt.NDArray[np.float32]:
+        digests = [bytes.fromhex(sample.digest) for sample in samples]
         read.update(digests)
-        rows = plain(self, digests)
+        rows = plain(self, samples)
         rows[[digest in tests for digest in digests]] = np.nan
         return rows
 

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
+import pickle
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -529,3 +532,56 @@ def test_any_runtime_gives_the_same_answer(write_model: Write) -> None:
         np.abs(np.asarray(other[0]) - own[0]).max() < 1e-5
         and np.abs(np.asarray(other[1]) - own[1]).max() < 1e-4
     )
+
+
+def test_a_classifier_can_be_pickled(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained.parent)
+    opened = Classifier(trained.name, threads=2)
+    stored = pickle.dumps(opened)
+    monkeypatch.chdir("/")
+    copied = pickle.loads(stored)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), np.uint8)
+    np.testing.assert_allclose(
+        copied.probabilities(pixels), opened.probabilities(pixels), atol=1e-6
+    )
+
+
+def _label(classifier: Classifier, path: Path) -> str:
+    return classifier.predict(path).label
+
+
+def test_a_pool_of_processes_can_use_a_classifier(trained: Path, shapes: Path) -> None:
+    photos = [shapes / "disc" / "disc-000.jpg", shapes / "box" / "box-000.jpg"]
+    classifier = Classifier(trained)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = list(pool.map(_label, [classifier] * 2, photos))
+    assert found == [classifier.predict(photo).label for photo in photos]
+
+
+def test_file_objects_are_photos(trained: Path, shapes: Path) -> None:
+    classifier = Classifier(trained)
+    path = shapes / "disc" / "disc-000.jpg"
+    expected = classifier.predict(path)
+    with path.open("rb") as file:
+        found = classifier.predict(file)
+    assert (found.path, found.top) == (None, expected.top)
+    many = classifier.predict([io.BytesIO(path.read_bytes()), path])
+    assert [answer.top for answer in many] == [expected.top] * 2
+    with path.open(encoding="latin-1") as text, pytest.raises(UnreadableImage, match="binary mode"):
+        classifier.predict(text)
+    with pytest.raises(UnreadableImage, match=r"the file object cannot be read: .*closed"):
+        classifier.predict(file)
+
+
+def test_probabilities_that_are_not_finite_name_the_photo(
+    trained: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = Classifier(trained)
+    honest = classifier._runner.run_batch
+
+    def damaged(images: np.ndarray, outputs: list[str]) -> list[np.ndarray]:
+        return [np.where(np.isfinite(found), np.nan, 0) for found in honest(images, outputs)]
+
+    monkeypatch.setattr(classifier._runner, "run_batch", damaged)
+    with pytest.raises(ModelFileError, match=r"probabilities of .*disc-000\.jpg that are NaN"):
+        classifier.predict(shapes / "disc" / "disc-000.jpg")

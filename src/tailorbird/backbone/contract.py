@@ -2,7 +2,8 @@
 
     input   images       uint8    (N, S, S, 3)   RGB, 0 to 255, at the backbone's own size S
     output  features     float32  (N, K)
-    output  feature_map  float32  (N, K, h, w)   where pooling is an average: features = mean over h and w of feature_map
+    output  feature_map  float32  (N, K, h, w)   only if pooling is an average over h and w:
+                                                 features = mean of feature_map
 
 Metadata: name, source, licence, trained_on, pooling. Normalisation is inside the graph.
 """
@@ -10,6 +11,7 @@ Metadata: name, source, licence, trained_on, pooling. Normalisation is inside th
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,10 +33,27 @@ Features = npt.NDArray[np.float32]
 
 LEAST_OPSET = 11
 
+TOLERANCE = 1e-3
+"""Allowed difference of features that must be equal, relative to the largest, if that is over 1."""
+
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """What a backbone file says of itself. `grid` is (h, w) of its feature map, None when it has none."""
+    """Facts of a backbone file.
+
+    Attributes:
+        name: The name in its metadata, else its file's.
+        path: The file.
+        sha256: Of its content.
+        file_bytes: Its size.
+        size: S, pixels of each side of its input.
+        width: K, features per image.
+        grid: (h, w) of its feature map; None if it has none.
+        licence: As stated, as are the following.
+        source: Where the network comes from.
+        trained_on: Its training data.
+        pooling: How features come from the feature map.
+    """
 
     name: str
     path: Path
@@ -50,11 +69,11 @@ class BackboneInfo:
 
     @property
     def rule(self) -> ResizeRule:
-        """How pictures are resized for it."""
+        """How photos are resized for it."""
         return ResizeRule(self.size)
 
     def as_dict(self) -> dict[str, object]:
-        """For the model file's metadata and `backbones --json`."""
+        """Return the facts for a model file's metadata and `backbones --json`."""
         return {
             "name": self.name,
             "sha256": self.sha256,
@@ -72,61 +91,70 @@ class Backbone:
     """An opened backbone. `features` may be called from several threads at once."""
 
     def __init__(self, path: str | Path) -> None:
-        """Open, audit and check the file, and run it once. Raises BackboneError naming each way the contract is broken."""
+        """Open and audit a file, compare it with the contract and run it on two images.
+
+        Raises:
+            BackboneError: Names every way in which the contract is broken.
+        """
         self.path = Path(path)
         self.proto = onnx_files.read_audited(self.path, BackboneError)
         self.info = check(self.proto, self.path)
         self.runner = Runner(self.proto, str(self.path), BackboneError)
-        self._probe()
+        self.seconds_per_image = self._probe()
+        """Time to run one image on one thread, from a single measurement."""
 
     def features(self, images: npt.NDArray[np.uint8]) -> Features:
-        """uint8 (N, S, S, 3) to float32 (N, K)."""
+        """Return the features, float32 (N, K), of uint8 (N, S, S, 3)."""
         result: Features = self.runner.run(images, ["features"])[0]
         return result
 
-    def images_per_second(self, *, batch: int = 8, seconds: float = 0.4) -> float:
-        """Images per second of one thread, measured now on random pixels."""
-        images = np.random.default_rng(0).integers(
-            0, 256, (batch, self.info.size, self.info.size, 3), np.uint8
-        )
-        self.features(images)
+    def images_per_second(self, *, seconds: float = 0.4) -> float:
+        """Measure the throughput of one thread on random pixels."""
+        images = _random_images(self.runner.device.batch, self.info.size)
+        self.runner.run_batch(images, ["features"])
         done, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:
-            self.features(images)
-            done += batch
+            self.runner.run_batch(images, ["features"])
+            done += len(images)
         return done / (time.perf_counter() - start)
 
-    def _probe(self) -> None:
-        """Run two random images: finite, right shapes, and the average of the map where there is one."""
+    def _probe(self) -> float:
+        """Check the outputs for two random images; return the seconds that one image took."""
         info = self.info
-        images = np.random.default_rng(0).integers(0, 256, (2, info.size, info.size, 3), np.uint8)
+        images = _random_images(2, info.size)
         names = ["features", "feature_map"] if info.grid else ["features"]
-        outputs = self.runner.run_batch(images, names)
-        features = outputs[0]
+        features, *maps = self.runner.run_batch(images, names)
         if features.shape != (2, info.width):
             raise BackboneError(
-                f"{self.path}: features of two images have shape {features.shape}, not (2, {info.width})"
+                f"{self.path}: features of two images have shape {features.shape}, "
+                f"not (2, {info.width})"
             )
         if not np.isfinite(features).all():
             raise BackboneError(
-                f"{self.path}: features of random images are not finite; the file is damaged or badly converted"
+                f"{self.path}: features of random images are not finite; "
+                "the file is damaged or badly converted"
             )
-        alone = self.features(images[1:])
-        if np.abs(alone - features[1:]).max() > 1e-3 * max(1.0, float(np.abs(features).max())):
+        allowed = TOLERANCE * max(1.0, float(np.abs(features).max()))
+        start = time.perf_counter()
+        alone = self.runner.run_batch(images[1:], ["features"])[0]
+        seconds = time.perf_counter() - start
+        if np.abs(alone - features[1:]).max() > allowed:
             raise BackboneError(
-                f"{self.path}: an image's features depend on the others in its batch (as with dynamic quantisation); "
-                "use the file with float32 weights"
+                f"{self.path}: an image's features depend on the others in its batch "
+                "(as with dynamic quantisation); use the file with float32 weights"
             )
-        if info.grid:
-            pooled = outputs[1].mean(axis=(2, 3))
-            gap = float(np.abs(pooled - features).max())
-            if outputs[1].shape != (2, info.width, *info.grid) or gap > 1e-3 * max(
-                1.0, float(np.abs(features).max())
-            ):
+        for feature_map in maps:
+            gap = float(np.abs(feature_map.mean(axis=(2, 3)) - features).max())
+            if feature_map.shape != (2, info.width, *(info.grid or ())) or not gap <= allowed:
                 raise BackboneError(
-                    f"{self.path}: features are not the average of feature_map (largest difference {gap:.3g}); "
-                    "leave feature_map out when pooling is anything but an average"
+                    f"{self.path}: features are not the average of feature_map (largest difference "
+                    f"{gap:.3g}); leave feature_map out when pooling is anything but an average"
                 )
+        return seconds
+
+
+def _random_images(count: int, size: int) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
@@ -136,95 +164,98 @@ def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
     ]
 
 
-def _problems(model: onnx.ModelProto) -> list[str]:
-    """Every way the graph's signature breaks the contract, in words."""
+def _kind(value: onnx.ValueInfoProto) -> str:
+    """Return the element type by ONNX's name in lower case; float32 is `float`."""
     import onnx
 
-    found: list[str] = []
+    return str(onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)).lower()
+
+
+def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Return the inputs that are not weights."""
     initialisers = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in initialisers]
+    return [value for value in model.graph.input if value.name not in initialisers]
+
+
+def _problems(model: onnx.ModelProto) -> Iterator[str]:
+    """Yield every way in which the graph's signature breaks the contract."""
+    inputs = _inputs(model)
     outputs = {value.name: value for value in model.graph.output}
     if [value.name for value in inputs] != ["images"]:
-        found.append(
-            f"it must have the single input 'images'; it has: {onnx_files.describe(inputs)}"
-        )
+        described = onnx_files.describe(inputs)
+        yield f"it must have the single input 'images'; it has: {described}"
     else:
-        shape, kind = _shape(inputs[0]), inputs[0].type.tensor_type.elem_type
-        if kind != onnx.TensorProto.UINT8:
-            found.append(
-                f"input images must be uint8; it is {onnx.TensorProto.DataType.Name(kind).lower()}"
-            )
-        if (
-            len(shape) != 4
-            or shape[3] != 3
-            or shape[1] != shape[2]
-            or not isinstance(shape[1], int)
-            or not 8 <= shape[1] <= 2048
-        ):
-            found.append(
-                f"input images must have shape (N, S, S, 3) with a fixed S of 8 to 2048; it has {tuple(shape)}"
-            )
-        elif isinstance(shape[0], int):
-            found.append(f"the batch axis of images must be symbolic; it is fixed at {shape[0]}")
+        yield from _input_problems(inputs[0])
     if "features" not in outputs:
-        found.append(
-            f"it must have an output 'features'; it has: {onnx_files.describe(model.graph.output)}"
-        )
-    for name, rank in (("features", 2), ("feature_map", 4)):
+        described = onnx_files.describe(model.graph.output)
+        yield f"it must have an output 'features'; it has: {described}"
+    for name, shape in (("features", "(N, K)"), ("feature_map", "(N, K, h, w)")):
         if name in outputs:
-            shape, kind = _shape(outputs[name]), outputs[name].type.tensor_type.elem_type
-            if kind != onnx.TensorProto.FLOAT:
-                found.append(
-                    f"output {name} must be float32; it is {onnx.TensorProto.DataType.Name(kind).lower()}"
-                )
-            if len(shape) != rank or not all(
-                isinstance(side, int) and side > 0 for side in shape[1:]
-            ):
-                expected = "(N, K)" if rank == 2 else "(N, K, h, w)"
-                found.append(
-                    f"output {name} must have shape {expected} with all but N fixed; it has {tuple(shape)}"
-                )
-            elif (
-                rank == 4
-                and "features" in outputs
-                and _shape(outputs["features"])[1:] != shape[1:2]
-            ):
-                found.append(
-                    f"features and feature_map disagree on K: {_shape(outputs['features'])[1:]} and {shape[1]}"
-                )
-    if onnx_files.standard_opset(model) < LEAST_OPSET:
-        found.append(
-            f"it is written in operator set {onnx_files.standard_opset(model)}; at least {LEAST_OPSET} is needed: export it again"
+            yield from _output_problems(outputs[name], shape)
+    if {"features", "feature_map"} <= outputs.keys():
+        one, other = (_shape(outputs[name])[1:2] for name in ("features", "feature_map"))
+        if one != other:
+            yield f"features and feature_map disagree on K: {one} and {other}"
+    opset = onnx_files.standard_opset(model)
+    if opset < LEAST_OPSET:
+        yield (
+            f"it is written in operator set {opset}; at least {LEAST_OPSET} is needed: "
+            "export it again"
         )
-    return found
+
+
+def _input_problems(images: onnx.ValueInfoProto) -> Iterator[str]:
+    if _kind(images) != "uint8":
+        yield f"input images must be uint8; it is {_kind(images)}"
+    shape = _shape(images)
+    size = shape[1] if len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3 else None
+    if not isinstance(size, int) or not 8 <= size <= 2048:
+        yield (
+            "input images must have shape (N, S, S, 3) with a fixed S of 8 to 2048; "
+            f"it has {tuple(shape)}"
+        )
+    elif isinstance(shape[0], int):
+        yield f"the batch axis of images must be symbolic; it is fixed at {shape[0]}"
+
+
+def _output_problems(output: onnx.ValueInfoProto, expected: str) -> Iterator[str]:
+    if _kind(output) != "float":
+        yield f"output {output.name} must be float32; it is {_kind(output)}"
+    shape = _shape(output)
+    fixed = all(isinstance(side, int) and side > 0 for side in shape[1:])
+    if len(shape) != expected.count(",") + 1 or not fixed:
+        yield (
+            f"output {output.name} must have shape {expected} with all but N fixed; "
+            f"it has {tuple(shape)}"
+        )
 
 
 def check(model: onnx.ModelProto, path: Path) -> BackboneInfo:
-    """Compare a graph's signature with the contract. Raises BackboneError with everything that is wrong."""
-    found = _problems(model)
+    """Compare a graph's signature with the contract and return the facts of the file.
+
+    Raises:
+        BackboneError: Names everything that is wrong.
+    """
+    found = list(_problems(model))
     if found:
         raise BackboneError(f"{path} is not a backbone: " + "; ".join(found))
-    outputs = {value.name: value for value in model.graph.output}
-    size = (
-        next(value for value in model.graph.input if value.name == "images")
-        .type.tensor_type.shape.dim[1]
-        .dim_value
-    )
+    outputs = {value.name: _shape(value) for value in model.graph.output}
+    (images,) = _inputs(model)
     grid = None
     if "feature_map" in outputs:
-        dimensions = outputs["feature_map"].type.tensor_type.shape.dim
-        grid = (dimensions[2].dim_value, dimensions[3].dim_value)
-    said = onnx_files.metadata(model)
+        height, width = outputs["feature_map"][2:]
+        grid = (int(height), int(width))
+    stated = onnx_files.metadata(model)
     return BackboneInfo(
-        name=said.get("name") or path.name.removesuffix(".onnx").removesuffix(".backbone"),
+        name=stated.get("name") or path.name.removesuffix(".onnx").removesuffix(".backbone"),
         path=path,
         sha256=sha256_file(path),
         file_bytes=path.stat().st_size,
-        size=size,
-        width=outputs["features"].type.tensor_type.shape.dim[1].dim_value,
+        size=int(_shape(images)[1]),
+        width=int(outputs["features"][1]),
         grid=grid,
-        licence=said.get("licence") or "not stated",
-        source=said.get("source") or "not stated",
-        trained_on=said.get("trained_on") or "not stated",
-        pooling=said.get("pooling") or ("mean" if grid else "not stated"),
+        licence=stated.get("licence") or "not stated",
+        source=stated.get("source") or "not stated",
+        trained_on=stated.get("trained_on") or "not stated",
+        pooling=stated.get("pooling") or ("mean" if grid else "not stated"),
     )

@@ -26,8 +26,8 @@ def cache(
         return
     from rich.table import Table
 
-    from tailorbird.features import cache_entries
     from tailorbird.files import cache_folder
+    from tailorbird.files.cache import cache_entries
 
     entries = cache_entries()
     total = sum(entry.bytes for entry in entries)
@@ -73,7 +73,7 @@ def clear(
     debug: output.Debug = False,
 ) -> None:
     """Delete cached features and facts; they are made again when needed."""
-    from tailorbird.features import clear_cache
+    from tailorbird.files.cache import clear_cache
 
     freed = clear_cache(backbones=backbones)
     if json:

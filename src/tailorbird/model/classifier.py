@@ -1,96 +1,38 @@
-"""Use a model file: photos in, labels with probabilities and heat maps out."""
+"""Open a model file and classify photos with it.
+
+Shapes: images uint8 (N, S, S, 3), resized by the model's rule; probabilities float32 (N, C); heat
+maps float32 (N, T, h, w).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import IO, Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from tailorbird import onnx_files
-from tailorbird.errors import ImageError, ModelFileError, SettingsError
+from tailorbird.errors import ImageError, ModelFileError, SettingsError, UnreadableImage
 from tailorbird.images import MAX_PIXELS, Pixels, decode, from_array, from_pil, resize
 from tailorbird.inference import CPU, Runner
 from tailorbird.model.metadata import info_from, probe_image
-from tailorbird.rendering import notebook, overlays
+from tailorbird.model.prediction import THUMBNAIL, Failure, Prediction
+from tailorbird.rendering import overlays
 
-Source: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
-"""A photo: path, the file's bytes, a PIL image, or uint8 (H, W, 3) RGB."""
+Source: TypeAlias = str | Path | bytes | IO[bytes] | Image.Image | npt.NDArray[np.uint8]
+"""A photo: path, bytes, binary file object, PIL image, or uint8 (H, W, 3) RGB."""
 
 SELF_TEST_TOLERANCE = 0.02
 """Allowed difference of a probability: quantised models round differently on other processors."""
 
-THUMBNAIL = 256
-"""Pixels of the longer side of the photo a Prediction keeps to show with its heat maps."""
-
 
 @dataclass(frozen=True)
-class Prediction:
-    """The answer for one photo.
-
-    path: where it came from, None for bytes, images and arrays. label, probability: the most probable class, 0 to 1.
-    unsure: the probability is below the model's threshold. top: the most probable classes with their probabilities.
-    heatmaps: float32 (T, h, w), Grad-CAM of the T = min(3, C) most probable classes, 0 or more; None unless asked for.
-    thumbnail: the photo as a small JPEG, kept where heat maps were asked for, so that a notebook can show them on it.
-    """
-
-    path: str | None
-    label: str
-    probability: float
-    unsure: bool
-    top: tuple[tuple[str, float], ...]
-    heatmaps: npt.NDArray[np.float32] | None = None
-    thumbnail: bytes | None = field(default=None, repr=False, compare=False)
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the photo, a bar for each class, and the heat maps where they were asked for.
-
-        A photo given as a path is read when it is shown; of other photos only those with heat maps are still known.
-        """
-        photo = None
-        try:
-            if self.thumbnail is not None:
-                photo = decode(self.thumbnail).image
-            elif self.path is not None:
-                photo = overlays.thumbnail(decode(self.path, at_least=THUMBNAIL).image, THUMBNAIL)
-        except ImageError:
-            photo = None  # gone since, and the answer still stands
-        return notebook.prediction_html(
-            self.top, unsure=self.unsure, source=self.path, photo=photo, heatmaps=self.heatmaps
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """One line of `predict --json`."""
-        return {
-            "path": self.path,
-            "label": self.label,
-            "probability": self.probability,
-            "unsure": self.unsure,
-            "top": [
-                {"label": label, "probability": probability} for label, probability in self.top
-            ],
-        }
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A photo that could not be used, and why."""
-
-    path: str | None
-    error: ImageError
-
-    def as_dict(self) -> dict[str, Any]:
-        """One line of `predict --json`."""
-        return {"path": self.path, "error": str(self.error)}
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What is known of a photo beside its pixels: its path, its thumbnail, or why it failed."""
+class _Loaded:
+    """A photo without its pixels: path, thumbnail, and the error if it cannot be used."""
 
     path: str | None
     thumbnail: bytes | None = None
@@ -98,21 +40,32 @@ class _Source:
 
 
 class Classifier:
-    """An opened model file. Its methods may be called from several threads at once."""
+    """An opened model file. Its methods may be called from several threads at once.
+
+    It can be pickled: the copy opens the same path again.
+    """
 
     def __init__(self, path: str | Path, *, threads: int = 1) -> None:
-        """Audit and open a model file. `has_heatmaps` says whether it gives heat maps: its backbone may have no feature map.
+        """Audit and open a model file and run its self-test.
 
-        threads: threads within one run; 1 is fastest for many photos, which then go to all cores side by side.
-        Raises ModelFileError when the file is missing, damaged, unsafe or of an unknown format.
+        Args:
+            path: The model file.
+            threads: Threads within one run; 1 is fastest for many photos, which are spread over
+                all cores.
+
+        Raises:
+            ModelFileError: The file is missing, damaged, unsafe or of an unknown format, or gives
+                other probabilities on this device than where it was made.
         """
         self.path = Path(path)
         proto = onnx_files.read_audited(self.path, ModelFileError)
         self.info = info_from(proto, str(self.path))
-        self.has_heatmaps = any(output.name == "heatmaps" for output in proto.graph.output)
         device = replace(CPU, threads=threads)
         self._runner = Runner(proto, str(self.path), ModelFileError, device=device)
         self._self_test()
+
+    def __reduce__(self) -> tuple[Callable[..., Classifier], tuple[Path, int]]:
+        return _reopen, (self.path.resolve(), self._runner.device.threads)
 
     def _self_test(self) -> None:
         """Run the probe image on this device. Raises ModelFileError if the answer differs."""
@@ -133,24 +86,25 @@ class Classifier:
         return self.info.classes
 
     @property
+    def has_heatmaps(self) -> bool:
+        """Whether the model gives heat maps: its backbone may have no feature map."""
+        return "heatmaps" in self._runner.outputs
+
+    @property
     def why_no_heatmaps(self) -> str:
-        """Where there are none, what is missing for them."""
-        said = self.info.settings.get("no_heatmaps")
-        return (
-            str(said)
-            if said
-            else f"its backbone {self.info.backbone.get('name')} has no feature map"
-        )
+        """Why the model has no heat maps."""
+        reason = self.info.settings.get("no_heatmaps")
+        return reason or f"its backbone {self.info.backbone.get('name')} has no feature map"
 
     def run(
         self, images: npt.NDArray[np.uint8], *, heatmaps: bool = False
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
-        """One run on uint8 (N, S, S, 3), resized by the model's rule: float32 (N, C) and, if asked for, (N, T, h, w)."""
+        """Return probabilities and, if asked for, heat maps of one batch, in the calling thread."""
         outputs = self._runner.run_batch(images, self._outputs(heatmaps))
         return outputs[0], outputs[1] if heatmaps else None
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """uint8 (N, S, S, 3), resized by the model's rule, to float32 (N, C)."""
+        """Return the probabilities of any number of images, computed on all cores."""
         rows: npt.NDArray[np.float32] = self._runner.run(images, ["probabilities"])[0]
         return rows
 
@@ -158,7 +112,7 @@ class Classifier:
     def _outputs(heatmaps: bool) -> list[str]:
         return ["probabilities", "heatmaps"] if heatmaps else ["probabilities"]
 
-    # A str is both a Source and an iterable of str, which is the one overlap mypy sees; it is taken as a path.
+    # A str is both a Source and an iterable of str; it is taken as a path.
     @overload
     def predict(  # type: ignore[overload-overlap]
         self, photos: Source, *, top: int = ..., heatmaps: bool = ..., max_pixels: int = ...
@@ -182,14 +136,23 @@ class Classifier:
         heatmaps: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> Prediction | list[Prediction]:
-        """Classify one photo (one Prediction) or many (a list, in order).
+        """Classify one photo or many.
 
-        photos: a path, bytes, PIL image or uint8 array (H, W, 3); or an iterable of these, such as an array (N, H, W, 3).
-        Raises ImageError for the first photo that cannot be used; `stream` goes on past it.
+        Args:
+            photos: A path, bytes, binary file object, PIL image or uint8 array (H, W, 3); or an
+                iterable of these, such as an array (N, H, W, 3).
+            top: Number of most probable classes to return.
+            heatmaps: Whether to compute heat maps.
+            max_pixels: Largest photo to decode.
+
+        Returns:
+            One Prediction for one photo, a list in order for many.
+
+        Raises:
+            ImageError: For the first photo that cannot be used; `stream` continues past it.
         """
-        single = isinstance(photos, str | Path | bytes | Image.Image) or (
-            isinstance(photos, np.ndarray) and photos.ndim < 4
-        )
+        single = isinstance(photos, str | Path | bytes | Image.Image) or hasattr(photos, "read")
+        single = single or (isinstance(photos, np.ndarray) and photos.ndim < 4)
         sources: Iterable[Any] = [photos] if single else photos  # type: ignore[assignment]
         results = []
         for result in self.stream(sources, top=top, heatmaps=heatmaps, max_pixels=max_pixels):
@@ -208,56 +171,66 @@ class Classifier:
         max_pixels: int = MAX_PIXELS,
         workers: int | None = None,
     ) -> Iterator[Prediction | Failure]:
-        """Classify any number of photos in order and in bounded memory, on all cores; a bad one gives a Failure and the rest go on.
+        """Classify any number of photos in order, in bounded memory and on all cores.
 
-        `photos` is read as needed. Raises SettingsError for `top` below 1 or heat maps the model does not have.
+        Args:
+            photos: As in `predict`; read as needed.
+            top: Number of most probable classes to return.
+            heatmaps: Whether to compute heat maps.
+            max_pixels: Largest photo to decode.
+            workers: Threads; None for one per core.
+
+        Yields:
+            A Prediction, or a Failure for a photo that cannot be used.
+
+        Raises:
+            SettingsError: `top` is below 1, or the model has no heat maps.
+            ModelFileError: The probabilities of a photo are not finite.
         """
         if top < 1:
             raise SettingsError(f"top is {top}; it must be at least 1")
         if heatmaps and not self.has_heatmaps:
             raise SettingsError(f"{self.path} has no heat maps: {self.why_no_heatmaps}")
 
-        def load(source: Source) -> tuple[_Source, Pixels | None]:
-            name = str(source) if isinstance(source, str | Path) else None
+        def load(source: Source) -> tuple[_Loaded, Pixels | None]:
+            path = str(source) if isinstance(source, str | Path) else None
             try:
                 photo = _picture(source, self.info.resize.least_side, max_pixels)
                 pixels = resize(photo, self.info.resize)
                 small = overlays.jpeg(overlays.thumbnail(photo, THUMBNAIL)) if heatmaps else None
-                return _Source(name, thumbnail=small), pixels
+                return _Loaded(path, thumbnail=small), pixels
             except ImageError as error:
-                return _Source(name, error=error), None
+                return _Loaded(path, error=error), None
 
-        for source, row in self._runner.map(photos, load, self._outputs(heatmaps), workers=workers):
-            if row is None:
-                assert source.error is not None
-                yield Failure(source.path, source.error)
-            else:
-                yield self._prediction(source, row[0], row[1] if heatmaps else None, top=top)
+        for photo, row in self._runner.map(photos, load, self._outputs(heatmaps), workers=workers):
+            if row is not None:
+                yield self._prediction(photo, row[0], row[1] if heatmaps else None, top)
+            elif photo.error is not None:
+                yield Failure(photo.path, photo.error)
 
     def _prediction(
         self,
-        source: _Source,
+        photo: _Loaded,
         probabilities: npt.NDArray[np.float32],
         heatmaps: npt.NDArray[np.float32] | None,
-        *,
         top: int,
     ) -> Prediction:
         if not np.isfinite(probabilities).all():
             raise ModelFileError(
-                f"{self.path} gives probabilities that are not finite for "
-                f"{source.path or 'a photo'}; the model is damaged: train it again"
+                f"{self.path} gives probabilities of {photo.path or 'a photo'} that are NaN or "
+                "infinite; the model is damaged: train it again"
             )
         order = np.argsort(-probabilities, kind="stable")[:top]
         ranked = tuple((self.classes[i], float(probabilities[i])) for i in order)
         label, probability = ranked[0]
         return Prediction(
-            path=source.path,
+            path=photo.path,
             label=label,
             probability=probability,
             unsure=probability < self.info.threshold,
             top=ranked,
             heatmaps=heatmaps,
-            thumbnail=source.thumbnail,
+            thumbnail=photo.thumbnail,
         )
 
 
@@ -266,10 +239,27 @@ def load(path: str | Path, *, threads: int = 1) -> Classifier:
     return Classifier(path, threads=threads)
 
 
+def _reopen(path: Path, threads: int) -> Classifier:
+    return Classifier(path, threads=threads)
+
+
 def _picture(source: Source, at_least: int, max_pixels: int) -> Image.Image:
-    """Any photo decoded, RGB and upright, not yet resized."""
+    """Return a photo decoded, RGB and upright, not yet resized."""
     if isinstance(source, np.ndarray):
         return from_array(source)
     if isinstance(source, Image.Image):
         return from_pil(source)
+    if not isinstance(source, str | Path | bytes):
+        source = read_file(source)
     return decode(source, at_least=at_least, max_pixels=max_pixels).image
+
+
+def read_file(file: IO[bytes]) -> bytes:
+    """Read a file object from its present position."""
+    try:
+        content = file.read()
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise UnreadableImage(f"the file object cannot be read: {error}") from None
+    if not isinstance(content, bytes):
+        raise UnreadableImage("the file object gives text; open the file in binary mode, 'rb'")
+    return content

@@ -1,0 +1,82 @@
+"""The answer for one photo, or why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import ImageError
+from tailorbird.images import decode
+from tailorbird.rendering import notebook, overlays
+
+THUMBNAIL = 256
+"""Pixels of the longer side of the photo that a Prediction keeps to show with its heat maps."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one photo.
+
+    Attributes:
+        path: Where the photo came from; None for bytes, files, images and arrays.
+        label: The most probable class.
+        probability: Its probability, 0 to 1.
+        unsure: Whether the probability is below the model's threshold.
+        top: The most probable classes with their probabilities.
+        heatmaps: float32 (T, h, w), Grad-CAM of the T = min(3, C) most probable classes, 0 or more;
+            None unless asked for.
+        thumbnail: The photo as a small JPEG, kept with heat maps so that a notebook can show them.
+    """
+
+    path: str | None
+    label: str
+    probability: float
+    unsure: bool
+    top: tuple[tuple[str, float], ...]
+    heatmaps: npt.NDArray[np.float32] | None = None
+    thumbnail: bytes | None = field(default=None, repr=False, compare=False)
+
+    def _repr_html_(self) -> str:
+        """Show the photo, a bar for each class, and the heat maps if asked for, in a notebook.
+
+        A photo given as a path is read when it is shown; other photos are only shown with heat
+        maps.
+        """
+        photo = None
+        try:
+            if self.thumbnail is not None:
+                photo = decode(self.thumbnail).image
+            elif self.path is not None:
+                photo = overlays.thumbnail(decode(self.path, at_least=THUMBNAIL).image, THUMBNAIL)
+        except ImageError:
+            photo = None  # deleted meanwhile; the answer is still shown
+        return notebook.prediction_html(
+            self.top, unsure=self.unsure, source=self.path, photo=photo, heatmaps=self.heatmaps
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return one line of `predict --json`."""
+        return {
+            "path": self.path,
+            "label": self.label,
+            "probability": self.probability,
+            "unsure": self.unsure,
+            "top": [
+                {"label": label, "probability": probability} for label, probability in self.top
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A photo that could not be used, and why."""
+
+    path: str | None
+    error: ImageError
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return one line of `predict --json`."""
+        return {"path": self.path, "error": str(self.error)}
