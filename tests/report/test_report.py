@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing else, says what the JSON says, keeps names as text, and never costs the model."""
+"""The report: a self-contained page with the JSON's numbers and escaped names; never costs a model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tailorbird.evaluation import evaluate
 from tailorbird.head import EpochLog
 from tailorbird.metrics.scores import Answers, Scores, score
 from tailorbird.model import Classifier
-from tailorbird.report import Content, describe, render, report_path
+from tailorbird.report import FORMATS, Content, describe, render, report_path
 from tailorbird.report.numbers import calibration, coverage_curve, numbers
 from tailorbird.training import TrainResult, train
 
@@ -81,7 +81,7 @@ class Page(HTMLParser):
 
 
 def checked(path: Path) -> Page:
-    """A page that stands alone: nothing is fetched, nothing runs, every reference leads somewhere."""
+    """A self-contained page: nothing is fetched, nothing runs, every reference resolves."""
     page = Page(path.read_text(encoding="utf-8"))
     assert page.html.startswith("<!doctype html>")
     (policy,) = [value for value in page.of("content") if "default-src" in value]
@@ -149,15 +149,17 @@ def content_of(result: TrainResult, **changes: Any) -> Content:
 # --- what train writes ---
 
 
-def test_train_writes_a_page_that_stands_alone(result: TrainResult) -> None:
+def test_train_writes_a_self_contained_page(result: TrainResult) -> None:
     assert (
         result.report == result.model.with_name("shapes.report.html")
         and result.report_error is None
     )
     assert result.as_dict()["report"] == str(result.report) and result.seconds["report"] > 0
     page = checked(result.report)
-    for words in ("Scores", "Where it errs", "Confusion matrix", "How far to trust it", "Every configuration tried", "What the scan found",
-                  "Model card", "Limits", result.dataset.fingerprint, "Apache-2.0", "pocket"):  # fmt: skip
+    for words in ("Scores", "Mistakes", "Confusion matrix", "Calibration and confidence",
+                  "All configurations", "Findings of the scan", "Model card", "Limits",
+                  result.dataset.fingerprint, "Apache-2.0", "pocket",
+                  result.threshold.sentence()):  # fmt: skip
         assert words in page.text, words
     assert page.html.count("<svg") == 5 and len(page.photos) > 18
     assert len(page.html) < 2_000_000
@@ -320,8 +322,8 @@ def test_a_thousand_test_photos_and_a_hundred_classes_stay_small_and_readable(
 
 
 @pytest.mark.parametrize("photos", [1, 2, 30])
-def test_odd_results_have_a_page_too(result: TrainResult, tmp_path: Path, photos: int) -> None:
-    """Few photos, every answer alike and none sure, many configurations of which one failed, a fit of one epoch."""
+def test_unusual_results_have_a_page(result: TrainResult, tmp_path: Path, photos: int) -> None:
+    """Few photos, all answers alike and unsure, many configurations, one failed, one epoch."""
     labels, rows = np.zeros(photos, int), np.tile([0.9, 0.06, 0.04], (photos, 1))
     epoch = EpochLog(1, 1e-3, 1.0, 0.5, 1.1, 0.5)
     assert result.fit is not None and result.search is not None
@@ -343,9 +345,9 @@ def test_odd_results_have_a_page_too(result: TrainResult, tmp_path: Path, photos
     )
     (tmp_path / "odd.html").write_text(render(content, "html"))
     page = checked(tmp_path / "odd.html")
-    assert "Not one mistake." in page.text and page.html.count("<svg") == 5
+    assert "No mistakes." in page.text and page.html.count("<svg") == 5
     assert (
-        "failed: diverged <b>" if photos < 30 else "and 20 more; the report as JSON has them all"
+        "failed: diverged <b>" if photos < 30 else "and 20 more; the JSON report lists all"
     ) in page.text
     assert (
         render(content, "markdown")
@@ -371,12 +373,12 @@ def test_two_classes_and_a_backbone_without_a_map(tmp_path: Path) -> None:
     )
 
 
-def test_a_photo_that_has_gone_is_said_to_be(result: TrainResult, tmp_path: Path) -> None:
+def test_a_removed_photo_is_reported(result: TrainResult, tmp_path: Path) -> None:
     answers = content_of(result).answers
     assert answers is not None
     gone = replace(answers, paths=tuple(tmp_path / path.name for path in answers.paths))
     (tmp_path / "gone.html").write_text(render(content_of(result, answers=gone), "html"))
-    assert "The photo could not be read any more." in checked(tmp_path / "gone.html").text
+    assert "The photo can no longer be read." in checked(tmp_path / "gone.html").text
 
 
 # --- the numbers ---
@@ -558,7 +560,7 @@ def test_the_commands_say_where_the_report_is(shapes: Path, tmp_path: Path) -> N
     page = checked(tmp_path / "m.evaluation.html")
     assert (
         page.values["trained_on"] == json.loads(done.stdout)["trained_on"] > 0
-        and "say nothing about new photos" in page.text
+        and "do not hold for new photos" in page.text
     )
     for name, value in page.values.items():
         if name.startswith(f"scores.{shapes.name}.") and not re.search(r"hits|intervals", name):
@@ -598,7 +600,8 @@ def test_evaluate_reads_each_photo_once(
     trained = {sample.digest for sample in result.dataset.of("train")}
     names = {sample.digest: sample.name for sample in result.dataset.samples}
     expected = sum(1 for label in ("box", "disc") for number in range(12) if any(
-        name == f"{label}/{label}-{number:03}.jpg" and digest in trained for digest, name in names.items()))  # fmt: skip
+        name == f"{label}/{label}-{number:03}.jpg" and digest in trained
+        for digest, name in names.items()))  # fmt: skip
     assert found.trained_on == expected > 0
     left_out = dict(found.left_out)
     assert (
@@ -623,7 +626,10 @@ def test_suspect_labels_are_a_contact_sheet_in_the_report(tmp_path: Path) -> Non
     assert found >= {"[red]disc/moved-0.png", "<b>box/moved-1.png"}
     page = result.report.read_text()
     sheet = page.partition('id="suspects"')[2].partition('class="sheet"')[0]
-    assert f"{len(result.suspects.reported)} of {len(result.suspects.ranked)} look wrong" in sheet
+    assert (
+        f"{len(result.suspects.reported)} of {len(result.suspects.ranked)} are probably wrong"
+        in sheet
+    )
     assert sheet.count("<img ") == len(result.suspects.reported[:36])
     assert (
         "moved-0.png" in sheet
@@ -633,3 +639,13 @@ def test_suspect_labels_are_a_contact_sheet_in_the_report(tmp_path: Path) -> Non
     )
     assert json.loads(json.dumps(result.as_dict()))["suspects"]["judged"] == 62
     assert train(photos, tmp_path / "plain.onnx").suspects is None
+
+
+def test_scores_of_an_older_file_are_shown_without_what_it_lacks(result: TrainResult) -> None:
+    stored = result.test.as_dict()
+    older = Scores.from_dict({name: stored[name] for name in ("n", "accuracy", "classes")})
+    content = Content("model", result.model, result.info, "test", {"test": older})
+    for form in FORMATS:
+        text = render(content, form)
+        assert "top-3 accuracy" not in text
+    assert f"{older.accuracy:.1%}" in Page(render(content, "html")).text

@@ -1,7 +1,7 @@
-"""What a model is worth, for people: a page, a model card, or the numbers.
+"""Reports about a model for people: an HTML page, a Markdown model card, or JSON.
 
-`content` is what is known, `numbers` works it out as one plain dictionary, `charts` and `photos` add pictures, `page` and `card`
-write it down, `writing` picks the format.
+`content` holds what is known, `numbers` makes one plain dictionary of it, `charts` and `photos` add
+pictures, `page` and `card` write it, `writing` chooses the format.
 """
 
 from tailorbird.report.content import Content

@@ -10,17 +10,17 @@ from tailorbird.dataset import printable
 from tailorbird.metrics.scores import MEASURES
 
 _LONG = ("blend", "finetune", "head")
-"""Settings that are lists or objects, told elsewhere or in the JSON report."""
+"""Settings that are lists or objects; they are shown elsewhere or in the JSON report."""
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~$&^:@])")
 
 
 def plain(text: object) -> str:
-    """A name from outside as text that Markdown shows as it is."""
+    """Return an untrusted name escaped for Markdown."""
     return _SPECIAL.sub(r"\\\1", printable(str(text)))
 
 
 def card(numbers: dict[str, Any]) -> str:
-    """A model card: what it is for, scores, limits, data, training, backbone, licence."""
+    """Return the model card: purpose, scores, limits, data, training, backbone, licence."""
     info = numbers["info"]
     parts = [
         _front(numbers),
@@ -33,7 +33,7 @@ def card(numbers: dict[str, Any]) -> str:
 
 
 def _front(numbers: dict[str, Any]) -> str:
-    """YAML whose strings are JSON strings, which YAML reads the same."""
+    """Return the YAML block; its strings are JSON strings, which are valid YAML."""
     backbone = numbers["info"]["backbone"]
     lines = [
         "---",
@@ -45,12 +45,13 @@ def _front(numbers: dict[str, Any]) -> str:
         lines.append(f"license: {json.dumps(printable(str(backbone['licence']).lower()))}")
     main = numbers["scores"].get(numbers["headline"])
     if main:
+        headline = json.dumps(printable(numbers["headline"]))
         lines += [
             "model-index:",
             f"- name: {json.dumps(printable(numbers['model']))}",
             "  results:",
             "  - task: {type: image-classification}",
-            f"    dataset: {{name: {json.dumps(printable(numbers['headline']))}, type: image-folder}}",
+            f"    dataset: {{name: {headline}, type: image-folder}}",
             "    metrics:",
             f"    - {{type: accuracy, value: {main['accuracy']!r}}}",
         ]
@@ -70,8 +71,9 @@ def _purpose(info: dict[str, Any]) -> str:
     if not settings.get("no_heatmaps"):
         out += " and Grad-CAM heat maps"
     return (
-        f"Tells {len(info['classes'])} classes of photos apart: {classes}. Below a probability of {info['threshold']:.2f} it says that it is "
-        f"unsure. One ONNX file: RGB pixels in, {out} out."
+        f"Classifies photos into {len(info['classes'])} classes: {classes}. Below the confidence "
+        f"threshold {info['threshold']:.2f} it reports that it is unsure. "
+        f"One ONNX file: RGB pixels in, {out} out."
     )
 
 
@@ -191,4 +193,5 @@ def _tuned(tuning: dict[str, Any]) -> list[str]:
 
 def _usage(numbers: dict[str, Any]) -> str:
     name = printable(numbers["model"]).replace('"', "'").replace("`", "'")
-    return f'## Use\n\n```python\nimport tailorbird\n\ntailorbird.load("{name}").predict("photo.jpg")\n```'
+    code = f'import tailorbird\n\ntailorbird.load("{name}").predict("photo.jpg")'
+    return f"## Use\n\n```python\n{code}\n```"

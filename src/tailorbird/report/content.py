@@ -1,4 +1,4 @@
-"""What a report is made from."""
+"""The content of a report."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from tailorbird.model import ModelInfo
 
 @dataclass(frozen=True)
 class Content:
-    """What is known of a model; the report leaves out whatever is None or empty.
+    """What is known about a model; the report leaves out whatever is None or empty.
 
-    kind: training (a model just made), evaluation (scored on labelled photos) or model (its file alone). headline: the name in
-    `scores` of those the report is about; `answers` are what the model said of the same photos. dataset: what it was trained on.
-    left_out: (path, reason). trained_on: how many of the scored photos the model was trained on.
-    suspects: the labels of the dataset, judged.
+    kind: training (a model just made), evaluation (scored on labelled photos) or model (its file
+    alone). headline: the name in `scores` of the scores that the report is about. answers: the
+    model's probabilities for the same photos. dataset: the training dataset. left_out: (path,
+    reason). trained_on: number of scored photos the model was trained on. suspects: labels of the
+    dataset that are probably wrong.
     """
 
     kind: Literal["training", "evaluation", "model"]

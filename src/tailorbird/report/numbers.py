@@ -1,6 +1,7 @@
-"""A report's content worked out as one plain dictionary: the JSON report, and what the page and the card are written from.
+"""A report's content as one plain dictionary: the JSON report, from which page and card are made.
 
-Every score stands here as in `train --json` and `evaluate --json`; the rest is counted from the same labels and probabilities.
+Scores are those of `train --json` and `evaluate --json`; the rest is counted from the same labels
+and probabilities.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from tailorbird.dataset import SPLITS, Dataset, printable
 from tailorbird.head import Fit, HeadSettings, SearchResult
 from tailorbird.label_errors import Suspects
+from tailorbird.metrics.calibration import confidence_bins
 from tailorbird.metrics.distributions import wilson_interval
 from tailorbird.metrics.scores import Answers, Scores
 from tailorbird.model import ModelInfo
@@ -23,29 +25,29 @@ from tailorbird.report.content import Content
 from tailorbird.report.tuning import tuning
 
 BINS: Final = 15
-"""Bins of confidence, as in `metrics.calibration_error`."""
+"""Bins of confidence, as in `metrics.calibration`."""
 
 MISTAKES: Final = 12
-"""Mistakes shown with photo and heat map, the surest first."""
+"""Most mistakes shown with photo and heat map, the most confident first."""
 
 HITS: Final = 8
-"""Right answers shown likewise, the least sure first."""
+"""Most correct answers shown likewise, the least confident first."""
 
 SUSPECTS: Final = 36
-"""Photos shown whose label is probably wrong, the most suspect first."""
+"""Most photos shown whose label is probably wrong, the most suspect first."""
 
 CURVE_POINTS: Final = 200
 EXAMPLES: Final = 5
 """Findings of one kind, and photos left out for one reason, that are listed by name."""
 
-CONFUSIONS: Final = 10
+CONFUSIONS: Final = 20
+"""Most confused pairs of classes that are listed."""
 
 
 def numbers(content: Content) -> dict[str, Any]:
-    """Everything a report says, JSON-ready; parts that are not known are None or empty.
+    """Return everything a report shows, JSON-ready; unknown parts are None or empty.
 
-    kind, model, headline, info (the file's metadata), scores {name: as in `evaluate --json`, with intervals}, data, search,
-    tuning, suspects, threshold, calibration, coverage_curve, confusions, confusions_by_class, mistakes, hits, limits.
+    info is the file's metadata; scores are those of `evaluate --json`, with intervals.
     """
     answers, info = content.answers, content.info
     scores = {name: _scores(value) for name, value in content.scores.items()}
@@ -74,14 +76,14 @@ def numbers(content: Content) -> dict[str, Any]:
 
 
 def _info(info: ModelInfo) -> dict[str, Any]:
-    """The metadata without the long list of photos the file remembers."""
+    """Return the metadata without the long list of training photos."""
     said = info.as_dict()
     said["data"] = {name: value for name, value in info.data.items() if name != "trained_on"}
     return said
 
 
 def _scores(scores: Scores) -> dict[str, Any]:
-    """As in `evaluate --json`, with 95% Wilson intervals of every share."""
+    """Return the scores of `evaluate --json` with 95% Wilson intervals of every share."""
     shares = {name: value for name, one, value in scores.measures() if one.form == "share"}
     intervals: dict[str, list[float] | None] = {
         name: list(wilson_interval(round(share * scores.n), scores.n))
@@ -126,7 +128,7 @@ def _data(dataset: Dataset) -> dict[str, Any]:
 
 
 def _left_out(left_out: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Reasons, the commonest first, with a few of the photos."""
+    """Return the reasons, most frequent first, with a few of the photos."""
     reasons = Counter(reason for _, reason in left_out)
     paths: dict[str, list[str]] = {}
     for path, reason in left_out:
@@ -138,7 +140,7 @@ def _left_out(left_out: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
 
 
 def _suspects(found: Suspects) -> dict[str, Any]:
-    """How many labels look wrong, and the most suspect ones as in `scan --suspects --json`."""
+    """Return how many labels look wrong, and the most suspect as in `scan --suspects --json`."""
     return {
         "judged": len(found.ranked),
         "reported": len(found.reported),
@@ -158,7 +160,7 @@ def _finite(value: float) -> float | None:
 
 
 def _search(search: SearchResult) -> dict[str, Any]:
-    """Every configuration, the best first, and how the chosen ones were trained."""
+    """Return every configuration, the best first, and the training of the chosen ones."""
     chosen = [_settings(member.settings) for member in search.members]
     trials: list[dict[str, Any]] = [
         {
@@ -184,7 +186,7 @@ def _search(search: SearchResult) -> dict[str, Any]:
 
 
 def _alike(settings: dict[str, Any], chosen: Sequence[dict[str, Any]]) -> bool:
-    """Whether a trial became one of the chosen heads, which may have been trained again for another number of epochs."""
+    """Whether a trial has the settings of a chosen head, apart from the number of epochs."""
     timing = ("epochs", "patience")
     return any(
         all(settings[name] == other[name] for name in settings if name not in timing)
@@ -203,15 +205,18 @@ def _member(fit: Fit) -> dict[str, Any]:
 
 
 def _certainty(answers: Answers) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Each photo's highest probability, and whether that answer is right."""
+    """Return each photo's highest probability, and whether that answer is correct."""
     confidence = answers.probabilities.max(axis=1).astype(np.float64)
     return confidence, answers.probabilities.argmax(axis=1) == answers.labels
 
 
 def calibration(answers: Answers, bins: int = BINS) -> list[dict[str, Any]]:
-    """For each equal-width bin of confidence: low, high, n, mean confidence, accuracy and its 95% interval; empty bins have None."""
+    """Return low, high, n, mean confidence, accuracy and interval of each bin of confidence.
+
+    Bins have equal width; empty ones have None. Intervals are 95%.
+    """
     confidence, hit = _certainty(answers)
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    which = confidence_bins(confidence, bins)
     result: list[dict[str, Any]] = []
     for number in range(bins):
         here = which == number
@@ -226,9 +231,9 @@ def calibration(answers: Answers, bins: int = BINS) -> list[dict[str, Any]]:
 
 
 def coverage_curve(answers: Answers, points: int = CURVE_POINTS) -> list[dict[str, float]]:
-    """How often the answers are right when only the surest share of the photos is answered: threshold, coverage, accuracy.
+    """Return threshold, coverage and accuracy at up to `points` thresholds, evenly spread.
 
-    A cut never falls between photos of equal confidence; at most `points` cuts, evenly spread.
+    Photos of equal confidence are on the same side of every threshold.
     """
     confidence, hit = _certainty(answers)
     order = np.argsort(-confidence, kind="stable")
@@ -248,14 +253,14 @@ def coverage_curve(answers: Answers, points: int = CURVE_POINTS) -> list[dict[st
 
 
 def mistakes(answers: Answers) -> list[int]:
-    """Photos answered wrongly, the surest first."""
+    """Return the photos with a wrong answer, the most confident first."""
     confidence, hit = _certainty(answers)
     wrong = np.flatnonzero(~hit)
     return [int(i) for i in wrong[np.argsort(-confidence[wrong], kind="stable")]]
 
 
 def least_sure_hits(answers: Answers) -> list[int]:
-    """Photos answered rightly, the least sure first."""
+    """Return the photos with a correct answer, the least confident first."""
     confidence, hit = _certainty(answers)
     right = np.flatnonzero(hit)
     return [int(i) for i in right[np.argsort(confidence[right], kind="stable")]]
@@ -281,7 +286,7 @@ def _shown(answers: Answers, info: ModelInfo, chosen: Sequence[int]) -> list[dic
 
 
 def _by_class(scores: Scores) -> list[list[dict[str, Any]]]:
-    """For each class the two it is most often mistaken for: label and count."""
+    """Return for each class the two it is most often mistaken for: label and count."""
     result = []
     for number, row in enumerate(scores.confusion):
         others = sorted(
@@ -292,55 +297,62 @@ def _by_class(scores: Scores) -> list[list[dict[str, Any]]]:
 
 
 def _short(label: str) -> str:
-    """A class's name inside a sentence."""
+    """Return a class's name, shortened for a sentence."""
     label = printable(label)
     return label if len(label) <= 40 else f"{label[:39]}…"
 
 
 def limits(content: Content, main: Scores | None) -> list[str]:
-    """What a user should know before relying on the model, as sentences, from this model's own figures."""
+    """Return sentences about what to know before relying on the model, from its own figures."""
     info = content.info
     said = [
-        f"It answers with one of its {len(info.classes)} classes whatever it is shown: a photo of anything else also gets one of them, "
-        "perhaps with a high probability.",
-        "The scores hold for photos like those it was tested on. Other cameras, backgrounds, seasons or customers can be harder; "
-        "score it on photos of your own (tailorbird evaluate).",
+        f"It answers with one of its {len(info.classes)} classes for every photo: a photo of "
+        "anything else also gets one of them, perhaps with a high probability.",
+        "The scores hold for photos like those it was tested on. Other cameras, backgrounds, "
+        "seasons or customers can be harder; score it on your own photos (tailorbird evaluate).",
     ]
     if main is not None:
-        low, high = main.interval
-        if high - low > 0.05:
-            said.append(
-                f"{main.n:,} photos are few: the true accuracy may lie anywhere between {low:.1%} and {high:.1%} (95% interval)."
-            )
-        weak = [
-            row
-            for row in main.per_class
-            if row.support and row.f1 < main.macro.get("f1", 0.0) - 0.1
-        ]
-        if weak:
-            worst = sorted(weak, key=lambda row: row.f1)[:3]
-            named = ", ".join(f"{_short(row.label)} (F1 {row.f1:.2f})" for row in worst)
-            said.append(f"Clearly weaker than the others: {named}.")
-        small = [row.label for row in main.per_class if row.support < 10]
-        if small:
-            names = ", ".join(map(_short, small[:5])) + (
-                f" and {len(small) - 5} more" if len(small) > 5 else ""
-            )
-            said.append(
-                f"Fewer than 10 photos were there to score {names}: the figures of such a class are chance."
-            )
+        said += _score_limits(main)
     if content.trained_on:
         said.append(
-            f"The model was trained on {content.trained_on:,} of the scored photos: their scores say nothing about new ones."
+            f"The model was trained on {content.trained_on:,} of the scored photos: "
+            "their scores do not hold for new photos."
         )
     if info.data.get("threshold_reached") is False:
         said.append(
-            "No threshold reached the wanted precision on validation; the one in the file is the best there was."
+            "No confidence threshold reached the target precision on validation; "
+            "the threshold in the file is the best one found."
         )
     if main is None:
         said.append(
             "Its file holds no readable scores."
             if info.scores
-            else "It was not scored: no labelled photos were given when it was made; score it on photos of your own (tailorbird evaluate)."
+            else "It was not scored: no labelled photos were given when it was made; "
+            "score it on your own photos (tailorbird evaluate)."
+        )
+    return said
+
+
+def _score_limits(main: Scores) -> list[str]:
+    """Return the limits that follow from the scores: few photos, weak classes, tiny classes."""
+    said = []
+    low, high = main.interval
+    if high - low > 0.05:
+        said.append(
+            f"{main.n:,} photos are few: the true accuracy may lie between {low:.1%} and "
+            f"{high:.1%} (95% interval)."
+        )
+    mean = main.macro.get("f1", 0.0)
+    weak = [row for row in main.per_class if row.support and row.f1 < mean - 0.1]
+    if weak:
+        worst = sorted(weak, key=lambda row: row.f1)[:3]
+        named = ", ".join(f"{_short(row.label)} (F1 {row.f1:.2f})" for row in worst)
+        said.append(f"Clearly weaker than the others: {named}.")
+    small = [row.label for row in main.per_class if row.support < 10]
+    if small:
+        more = f" and {len(small) - 5} more" if len(small) > 5 else ""
+        names = ", ".join(map(_short, small[:5])) + more
+        said.append(
+            f"Fewer than 10 photos were available to score {names}: their figures are unreliable."
         )
     return said

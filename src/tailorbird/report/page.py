@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no network, no script, no other file."""
+"""The report as one self-contained HTML page: no network, no script, no other file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 MOST_CLASSES: Final = 100
-"""Classes the confusion matrix shows at most; of more, those with the most mistakes."""
+"""Most classes in the confusion matrix; of more, those with the most mistakes."""
 
 CUT: Final = 34
-"""Characters of a name that are shown; the whole of it is in its title."""
+"""Characters of a name that are shown; the whole name is in its title attribute."""
 
 
 def page(content: Content, numbers: dict[str, Any]) -> str:
-    """The page. Photos and heat maps are read and worked out while the charts are drawn."""
+    """Return the page. Photos and heat maps are computed while the charts are drawn."""
     with ThreadPoolExecutor(1, thread_name_prefix="tailorbird-report") as pool:
         pictures = pool.submit(_pictures, content, numbers)
         drawn = charts(numbers)
@@ -35,6 +35,7 @@ def page(content: Content, numbers: dict[str, Any]) -> str:
         n=numbers,
         main=main,
         measures=MEASURES,
+        threshold=content.threshold.sentence() if content.threshold else "",
         headline=numbers["headline"],
         info=numbers["info"],
         charts=drawn,
@@ -44,7 +45,7 @@ def page(content: Content, numbers: dict[str, Any]) -> str:
         suspects=list(zip(numbers["suspects"]["shown"], doubted, strict=True))
         if numbers["suspects"]
         else None,
-        matrix=confusion(main) if main else None,
+        matrix=confusion(main) if main and main["confusion"] else None,
         style=(files(__package__) / "report.css").read_text(encoding="utf-8"),
     )
     return text
@@ -61,7 +62,10 @@ def _pictures(
 
 
 def confusion(scores: dict[str, Any]) -> dict[str, Any]:
-    """The confusion matrix as rows of cells {count, share of the row, step 0 to 10 of colour}, and how densely to set it."""
+    """Return the confusion matrix for the page, with its size: roomy, tight or dense.
+
+    Rows hold cells {count, share of the row, colour step 0 to 10, right}.
+    """
     matrix, classes = scores["confusion"], scores["classes"]
     kept = list(range(len(classes)))
     if len(kept) > MOST_CLASSES:
@@ -77,7 +81,7 @@ def confusion(scores: dict[str, Any]) -> dict[str, Any]:
         for j in kept:
             count = matrix[i][j]
             share = count / total if total else 0.0
-            # The square root keeps a single mix-up among fifty photos visible.
+            # The square root keeps one confusion among fifty photos visible.
             cells.append(
                 {
                     "count": count,
@@ -121,18 +125,18 @@ def _percent(value: float | None, digits: int = 1) -> str:
         return "–"
     least = 10**-digits / 2
     if 0 < 100 * value < least:
-        return f"<{10**-digits:g}%"  # a class that was nearly ruled out is not one without a chance
+        return f"<{10**-digits:g}%"  # not 0%: the class is not ruled out
     return f"{100 * value:.{digits}f}%"
 
 
 def _name(text: object, most: int = CUT) -> Markup:
-    """A name from outside: escaped, cut where it is long with the whole in its title, and kept from turning the text around it."""
+    """Return an untrusted name, escaped, shortened, and isolated from the text's direction."""
     from markupsafe import Markup
 
     whole = printable(str(text))
     if len(whole) <= most:
         return Markup("<bdi>{}</bdi>").format(whole)
-    # Both ends tell: folders in front, the number of the photo behind.
+    # Keep both ends: folders in front, the photo's number behind.
     behind = most * 2 // 3
     return Markup('<bdi title="{}">{}…{}</bdi>').format(
         whole, whole[: most - 1 - behind], whole[-behind:]
@@ -140,7 +144,10 @@ def _name(text: object, most: int = CUT) -> Markup:
 
 
 def _value(name: str, value: float | None, form: str = "percent", digits: int = 1) -> Markup:
-    """A figure for people with its exact value for programs: <data data-name="scores.test.accuracy" value="0.876...">87.6%</data>."""
+    """Return a number for people with its exact value for programs.
+
+    For example <data data-name="scores.test.accuracy" value="0.876...">87.6%</data>.
+    """
     from markupsafe import Markup
 
     if value is None:

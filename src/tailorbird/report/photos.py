@@ -1,4 +1,4 @@
-"""The photos a report shows, small and encoded anew, with the heat maps the model file gives for them."""
+"""The photos of a report as small data URIs, with the heat maps of the model file."""
 
 from __future__ import annotations
 
@@ -17,26 +17,29 @@ from tailorbird.rendering.overlays import data_uri, jpeg, overlay, thumbnail
 from tailorbird.report.content import Content
 
 SIDE: Final = 232
-"""Pixels of a shown photo's longer side."""
+"""Longer side of a shown photo in pixels."""
 
 SAMPLE_SIDE: Final = 112
 SAMPLES: Final = 6
-"""Photos of each class on the contact sheet, fewer where there are many classes."""
+"""Photos per class on the contact sheet, fewer where there are many classes."""
 
 MOST_SAMPLES: Final = 120
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One photo as a data URI and, for the classes asked for, (label, probability, the photo with its heat map as a data URI)."""
+    """One photo as a data URI, and (label, probability, data URI with heat map) of some classes."""
 
     photo: str
     maps: tuple[tuple[str, float, str], ...]
 
 
 def answered(content: Content, entries: Sequence[Mapping[str, Any]]) -> list[Shown | None]:
-    """The photos of mistakes or hits (entries of `numbers`) with the heat maps of the predicted class and of the other one that
-    tells most: the label after a mistake, the runner-up after a hit. None for a photo that can no longer be read."""
+    """Return the photos of mistakes or hits (entries of `numbers`) with two heat maps each.
+
+    They are those of the predicted class and of the label, or of the second class after a correct
+    answer. None for a photo that can no longer be read.
+    """
     if content.answers is None or not entries:
         return []
     classifier = Classifier(content.model)
@@ -71,7 +74,7 @@ def answered(content: Content, entries: Sequence[Mapping[str, Any]]) -> list[Sho
 
 
 def contact_sheet(content: Content) -> dict[str, list[tuple[str, str]]]:
-    """A few photos of each class: {label: [(name, data URI)]}. Those trained on, else those scored."""
+    """Return a few training photos, else scored photos, per class: {label: [(name, data URI)]}."""
     by_class = _by_class(content)
     if not by_class:
         return {}
@@ -90,7 +93,7 @@ def contact_sheet(content: Content) -> dict[str, list[tuple[str, str]]]:
 
 
 def suspects(content: Content, count: int) -> list[str | None]:
-    """The `count` most suspect photos as data URIs; None for one that can no longer be read."""
+    """Return the `count` most suspect photos as data URIs; None for one that cannot be read."""
     if content.suspects is None:
         return []
     return list(
@@ -113,7 +116,7 @@ def _by_class(content: Content) -> dict[str, list[tuple[str, Path]]]:
 
 
 def _spread(photos: Sequence[tuple[str, Path]], count: int) -> Iterable[tuple[str, Path]]:
-    """`count` of them at even distances: neighbours in a folder are often exposures of one scene."""
+    """Return `count` of them at even distances: neighbours in a folder often show one scene."""
     return (
         photos if len(photos) <= count else [photos[i * len(photos) // count] for i in range(count)]
     )
@@ -132,7 +135,7 @@ def _sample(path: Path) -> str | None:
 
 
 def _read(path: Path) -> bytes | None:
-    """A photo's bytes; None for one that has gone since it was scored."""
+    """Return a photo's bytes; None if it was removed since it was scored."""
     try:
         return read_bytes(path)
     except ImageError:

@@ -1,4 +1,4 @@
-"""Writing a report: which format, which file, and never at the cost of the model."""
+"""Render and write a report; a report that fails never costs the model."""
 
 from __future__ import annotations
 
@@ -28,9 +28,12 @@ log = logging.getLogger(__name__)
 def report_path(
     model: Path, wanted: str | Path | bool, format: Format, kind: str = "report"
 ) -> Path | None:
-    """Where a report goes: `wanted` itself, beside the model for True (shop.onnx, shop.report.html), None for False.
+    """Return the report's path: `wanted`, or beside the model for True, or None for False.
 
-    Raises SettingsError for an unknown format.
+    Beside shop.onnx it is shop.report.html.
+
+    Raises:
+        SettingsError: the format is unknown.
     """
     if format not in FORMATS:
         raise SettingsError(
@@ -42,7 +45,11 @@ def report_path(
 
 
 def describe(model: str | Path) -> Content:
-    """What a model file says of itself: everything but photos, curves and what was tried. Raises ModelFileError."""
+    """Return the content of a report from a model file alone: no photos, curves or trials.
+
+    Raises:
+        ModelFileError: the file is not a valid model.
+    """
     proto = onnx_files.read_audited(Path(model), ModelFileError)
     info = info_from(proto, str(model))
     scores: dict[str, Scores] = {}
@@ -53,7 +60,7 @@ def describe(model: str | Path) -> Content:
 
 
 def render(content: Content, format: Format) -> str:
-    """A report as text. `html` opens the model file for its heat maps and reads the photos it shows."""
+    """Return a report as text; `html` opens the model file and reads the photos it shows."""
     said = numbers(content)
     if format == "json":
         return json.dumps(said, indent=1, allow_nan=False) + "\n"
@@ -69,7 +76,9 @@ def render(content: Content, format: Format) -> str:
 def write(content: Content, path: str | Path, format: Format) -> None:
     """Write a report as UTF-8, whole or not at all.
 
-    Raises SettingsError for a path that would overwrite the model or a photo, StorageError.
+    Raises:
+        SettingsError: the path would overwrite the model or a photo.
+        StorageError: it cannot be written.
     """
     with Problems() as problems:
         photos = content.answers.paths if content.answers is not None else ()
@@ -78,14 +87,15 @@ def write(content: Content, path: str | Path, format: Format) -> None:
 
 
 def attempt(content: Content, path: Path, format: Format) -> tuple[Path | None, str | None]:
-    """Write a report about work that is already done: (path, None), or (None, why not). Nothing but Ctrl-C is raised."""
+    """Write a report after the work is done; return (path, None), or (None, reason it failed).
+
+    Raises nothing but KeyboardInterrupt.
+    """
     try:
         write(content, path, format)
     except TailorbirdError as error:
         return None, str(error)
-    except (
-        Exception
-    ) as error:  # a defect here, or a missing font, must not spoil hours of somebody's training
+    except Exception as error:  # a defect here, or a missing font, must not cost a trained model
         log.debug("the report failed", exc_info=True)
         return None, f"unexpected {type(error).__name__}: {error}"
     return path, None
