@@ -206,6 +206,41 @@ def test_predict_reads_standard_input_and_globs(trained: Path, tmp_path: Path) -
     assert "holds no photos" in run("predict", trained, tmp_path / "none", code=2).stderr
 
 
+def test_predict_and_explain_judge_the_files_of_a_folder_as_scan_does(
+    trained: Path, tmp_path: Path
+) -> None:
+    """By content: odd endings are read, what systems leave behind and documents are not."""
+    folder = tmp_path / "new"
+    photos = ["a.jpg", "b.JPG_large", "c.jpg.1", "d", "e.tif", "f.ppm", "class/g.dat", "h.jpg~"]
+    left_out = [".ipynb_checkpoints/a.jpg", "@eaDir/a.jpg", "__MACOSX/._a.jpg", ".a.jpg"]
+    documents = ["README.md", "labels.csv", "LICENSE", "Thumbs.db"]
+    for number, name in enumerate((*photos, *left_out, *documents)):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = {".tif": "TIFF", ".ppm": "PPM"}.get(path.suffix, "JPEG")
+        data = b"words" if name in documents else encoded(picture("box", number), kind)
+        path.write_bytes(data)
+    expected = sorted(str(folder / name) for name in photos)
+    assert sorted(line["path"] for line in lines(run("predict", trained, folder, "--json"))) == (
+        expected
+    )
+    explained = run("explain", trained, folder, "-o", tmp_path / "out", "--json")
+    assert sorted(line["path"] for line in lines(explained)) == expected
+    (folder / "film.xyz").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(40))
+    done = run("predict", trained, folder, "--json", code=3)
+    assert len(lines(done)) == 9 and "MP4 video is not accepted" in done.stderr
+
+
+def test_links_that_lead_outside_a_folder_are_named(trained: Path, tmp_path: Path) -> None:
+    outside = draw_dataset(tmp_path / "outside", labels=("box",), count=1) / "box" / "box-000.jpg"
+    folder = draw_dataset(tmp_path / "new", labels=("box",), count=1)
+    (folder / "linked.jpg").symlink_to(outside)
+    done = run("predict", trained, folder, "--json")
+    assert len(lines(done)) == 1 and "--follow-links" in done.stderr
+    done = run("predict", trained, folder, "--json", "--follow-links")
+    assert len(lines(done)) == 2 and "warning" not in done.stderr
+
+
 def test_one_bad_line_among_many(trained: Path, shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     names = ["x" * 300, str(tmp_path / "empty"), "**.jpg", f"{shapes}/disc/disc-001.jpg", "BMW.jpg"]

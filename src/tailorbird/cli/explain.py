@@ -47,6 +47,7 @@ def explain(
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line, as results come.")
     ] = False,
+    follow_links: output.FollowLinks = False,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,
     debug: output.Debug = False,
@@ -60,7 +61,7 @@ def explain(
     from tailorbird.model import Failure
     from tailorbird.validation import Problems
 
-    found = list(sources(photos))
+    found = list(sources(photos, follow_links))
     if target.suffix.lower() == ".png" and not target.is_dir():
         if len(found) != 1:
             raise SettingsError(

@@ -61,6 +61,10 @@ Verbose = Annotated[
 Debug = Annotated[
     bool, typer.Option("--debug", callback=_debug, help="Show tracebacks and log messages.")
 ]
+FollowLinks = Annotated[
+    bool,
+    typer.Option("--follow-links", help="Read what links in a folder lead to outside it."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 ReportPath = Annotated[

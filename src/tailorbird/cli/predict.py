@@ -16,24 +16,6 @@ if TYPE_CHECKING:
     from tailorbird.model import Failure, Prediction, Source
 
 FAILURES_EXIT_CODE = 3
-_PHOTO_LIKE = frozenset(
-    {
-        ".svg",
-        ".tif",
-        ".tiff",
-        ".heic",
-        ".heif",
-        ".jxl",
-        ".jp2",
-        ".psd",
-        ".ico",
-        ".raw",
-        ".dng",
-        ".cr2",
-        ".nef",
-    }
-)
-"""Names in a folder that somebody may take for photos: they are tried, so that their refusal is seen."""
 
 
 def predict(
@@ -49,6 +31,7 @@ def predict(
         bool, typer.Option("--json", help="Print one JSON object a line, as results come.")
     ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, as results come.")] = False,
+    follow_links: output.FollowLinks = False,
     quiet: output.Quiet = False,
     verbose: output.Verbose = False,
     debug: output.Debug = False,
@@ -60,7 +43,7 @@ def predict(
     if json and as_csv:
         raise SettingsError("--json and --csv were both given; choose one")
     classifier = Classifier(model)
-    given = sources(photos)
+    given = sources(photos, follow_links)
     total = len(given) if isinstance(given, list) else None
     printer = _json_line if json else _csv_rows(top) if as_csv else _text_rows()
     failures = 0
@@ -78,20 +61,19 @@ def predict(
     raise typer.Exit(FAILURES_EXIT_CODE if failures else 0)
 
 
-def sources(given: list[str]) -> list[Source] | Iterator[Source]:
-    """What was named on the command line as photos; standard input is read as needed."""
+def sources(given: list[str], follow_links: bool = False) -> list[Source] | Iterator[Source]:
+    """Return the photos that command line arguments name; standard input is read as needed."""
     if given == ["-"]:
-        return _standard_input()
+        return _standard_input(follow_links)
     found: list[Source] = []
     for name in given:
-        found.extend(_standard_input() if name == "-" else _expand(name))
+        found.extend(_standard_input(follow_links) if name == "-" else _expand(name, follow_links))
     return found
 
 
-def _expand(name: str) -> Iterator[Path]:
-    """One argument: a photo, a folder (searched through), or a glob the shell did not expand."""
+def _expand(name: str, follow_links: bool) -> Iterator[Path]:
+    """Yield the photos of one argument: a photo, a folder, or a glob the shell did not expand."""
     from tailorbird.errors import DatasetError
-    from tailorbird.images import EXTENSIONS
 
     path = Path(name)
     if not name:
@@ -108,30 +90,27 @@ def _expand(name: str) -> Iterator[Path]:
     except (OSError, ValueError):
         is_folder, matches = False, []  # too long, or not permitted: opening it will say which
     if is_folder:
-
-        def wanted(file: Path) -> bool:
-            if file.name.startswith(".") or file.is_dir():
-                return False
-            suffix = file.suffix.lower()
-            return (
-                suffix in EXTENSIONS
-                or suffix in _PHOTO_LIKE
-                or (not suffix and _photo_without_a_suffix(file))
-            )
-
-        found = [file for file in sorted(path.rglob("*")) if wanted(file)]
-        if not found:
-            raise DatasetError(
-                f"{path} holds no photos; looked for {', '.join(sorted(EXTENSIONS))}"
-            )
-        yield from found
+        yield from _photos_of(path, follow_links)
     elif any(sign in name for sign in "*?[") and not matches and not _exists(path):
         raise DatasetError(f"nothing matches {name}")
     elif matches:
         for match in matches:
-            yield from _expand(str(match)) if match.is_dir() else [match]
+            yield from _photos_of(match, follow_links) if match.is_dir() else [match]
     else:
         yield path
+
+
+def _photos_of(folder: Path, follow_links: bool) -> list[Path]:
+    """List the files of a folder that `scan` would open too. Raises DatasetError for none."""
+    from tailorbird.dataset.layout import photo_paths
+    from tailorbird.errors import DatasetError
+
+    found, findings = photo_paths(folder, follow_links=follow_links)
+    for finding in findings:
+        output.complain(f"warning: {folder}: {finding.message}")
+    if not found:
+        raise DatasetError(f"{folder} holds no photos, or only documents and hidden files")
+    return found
 
 
 def _exists(path: Path) -> bool:
@@ -145,19 +124,8 @@ def _is_pattern(path: Path) -> bool:
     return any(sign in str(path) for sign in "*?[") and not path.exists()
 
 
-def _photo_without_a_suffix(file: Path) -> bool:
-    """Whether a file without a suffix (a content hash for a name, say) holds a photo."""
-    from tailorbird.images import starts_like_a_photo
-
-    try:
-        with file.open("rb") as opened:
-            return starts_like_a_photo(opened.read(16))
-    except OSError:
-        return False
-
-
-def _standard_input() -> Iterator[Source]:
-    """One photo's bytes when standard input starts like a photo, else a path on each line."""
+def _standard_input(follow_links: bool) -> Iterator[Source]:
+    """Yield one photo's bytes if standard input starts like a photo, else a path for each line."""
     from tailorbird.errors import DatasetError
     from tailorbird.images import starts_like_a_photo
 
@@ -170,9 +138,9 @@ def _standard_input() -> Iterator[Source]:
         if not name:
             continue
         try:
-            yield from _expand(name)
+            yield from _expand(name, follow_links)
         except DatasetError as error:
-            # One bad line among many: named, like a bad photo, and the rest go on.
+            # One bad line among many is reported like a bad photo, and the rest continue.
             output.complain(str(error))
             yield Path(name)
 

@@ -144,6 +144,20 @@ def _document(name: str) -> bool:
     )
 
 
+def photo_paths(folder: Path, *, follow_links: bool = False) -> tuple[list[Path], list[Finding]]:
+    """List the files below a folder that a scan would open as photos, sorted by name.
+
+    Judged as in `find`: hidden files and documents are left out, everything else is a photo whose
+    content decides. The findings are about folders and links that were skipped.
+
+    Raises:
+        DatasetError: the folder cannot be listed.
+    """
+    tree = walk(folder, follow_links=follow_links)
+    files = sorted(tree.files, key=lambda file: file.name)
+    return [Path(file.path) for file in files if not _document(file.parts[-1])], tree.findings
+
+
 def _from_folder(root: Path, data: DataSettings) -> Layout:
     tree = walk(root, follow_links=data.follow_links)
     photos = [file.parts[:-1] for file in tree.files if not _document(file.parts[-1])]

@@ -188,7 +188,7 @@ def _accepted_format(data: bytes, accepted: Collection[str]) -> Format:
     row = identify(data[:HEAD])
     if row is not None and row.name in accepted and row.accepted:
         return row
-    names = ", ".join(known.name for known in FORMATS if known.name in accepted)
+    names = ", ".join(r.name for r in FORMATS if r.name in accepted and not r.extra)
     if row is None:
         raise UnsupportedImage(f"not an image of a known format; accepted are {names}")
     hint = f"; {row.hint}" if row.hint else ""
