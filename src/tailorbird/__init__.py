@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tailorbird.label_errors import Suspect, Suspects, suspects
     from tailorbird.metrics.scores import Scores
     from tailorbird.model import Classifier, Failure, Prediction, load
-    from tailorbird.training import TrainResult, train
+    from tailorbird.training import TrainResult, TrainSettings, train
 
 __all__ = [
     "Classifier",
@@ -45,6 +45,7 @@ __all__ = [
     "Suspects",
     "TailorbirdError",
     "TrainResult",
+    "TrainSettings",
     "compare",
     "evaluate",
     "explain",
@@ -77,6 +78,7 @@ _HOMES = {
     "Suspects": "label_errors",
     "TailorbirdError": "errors",
     "TrainResult": "training",
+    "TrainSettings": "training",
     "compare": "comparison",
     "evaluate": "evaluation",
     "explain": "explanation",

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from itertools import combinations
 from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from tailorbird.errors import SettingsError
 
@@ -31,6 +32,7 @@ _PHOTO_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 """First bytes of JPEG, PNG, GIF, BMP and WebP files; AVIF and HEIC files have `ftyp` at byte 4."""
 
 PathLike = str | Path
+T = TypeVar("T")
 
 
 class Problems:
@@ -67,6 +69,14 @@ class Problems:
         """Add `problem` unless `valid`."""
         if not valid:
             self.add(problem)
+
+    def attempt(self, make: Callable[[], T]) -> T | None:
+        """Return what `make` returns; add the problems of a SettingsError that it raises."""
+        try:
+            return make()
+        except SettingsError as error:
+            self.add(str(error))
+            return None
 
     def whole(self, name: str, value: object, low: int, high: float = math.inf) -> None:
         """Require a whole number from `low` to `high`, both included."""
@@ -187,6 +197,22 @@ class Problems:
 
 def _given(files: Mapping[str, PathLike | None]) -> dict[str, Path]:
     return {what: Path(path) for what, path in files.items() if path is not None}
+
+
+def build(kind: Callable[..., T], values: Mapping[str, Any], what: str) -> T:
+    """Return an object of a settings dataclass made of `values`.
+
+    Raises SettingsError for names that are no fields of it, with the valid ones, and what the
+    dataclass itself refuses. what: name of the values in messages.
+    """
+    valid = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    unknown = [name for name in values if name not in valid]
+    if unknown:
+        raise SettingsError(
+            f"{what} has no setting {', '.join(map(repr, unknown))}; valid settings: "
+            f"{', '.join(valid)}"
+        )
+    return kind(**values)
 
 
 def check_writable(path: PathLike) -> None:

@@ -204,7 +204,7 @@ def test_the_train_command_line_says_the_choice() -> None:
         inner=(100, 50), dropout=0.2, learning_rate=0.003, l2=0.01, batch_norm=True, epochs=9
     )
     assert train_command(photos, settings, ["epochs"]) == (
-        "tailorbird train photos -o model.onnx --inner 100,50 --dropout 0.2 --learning-rate 0.003 --l2 0.01 --epochs 9 --batch-norm"
+        "tailorbird train photos -o model.onnx --inner 100x50 --dropout 0.2 --learning-rate 0.003 --l2 0.01 --epochs 9 --batch-norm"
     )
 
 

@@ -26,12 +26,13 @@ from support.data import (
 )
 from tailorbird import onnx_files
 from tailorbird.backbone import open_backbone
+from tailorbird.cli.head_options import inner_alternatives, inner_layers
 from tailorbird.errors import DatasetError, SettingsError, TrainingError
 from tailorbird.evaluation import evaluate
 from tailorbird.features import open_store
 from tailorbird.model import Classifier
 from tailorbird.model.metadata import KEY
-from tailorbird.training import train
+from tailorbird.training import TrainSettings, settings_from_options, train
 
 QUICK = {"inner": (), "epochs": 15}
 
@@ -215,7 +216,8 @@ def test_a_failed_write_keeps_the_old_model(
 SLOW_WRITE = """
 import sys, time
 from tailorbird.model import file
-from tailorbird.training import train
+from tailorbird.cli.head_options import inner_alternatives, inner_layers
+from tailorbird.training import TrainSettings, settings_from_options, train
 verify = file.verify
 def slow(*arguments):
     print("writing", flush=True)
@@ -329,3 +331,47 @@ def test_public_functions_work_from_a_notebook(shapes: Path) -> None:
     dataset = tailorbird.scan(shapes)
     assert dataset.counts == {"box": 24, "cross": 24, "disc": 24}
     assert os.environ["TAILORBIRD_CACHE"]
+
+
+def test_settings_that_the_command_line_refuses_are_refused_in_python(
+    shapes: Path, tmp_path: Path
+) -> None:
+    for options, words in (
+        ({"fixed": {"lr": 1}}, r"fixed has no setting 'lr'; valid settings: inner, dropout"),
+        ({"learning_rate": 1}, r"train has no setting 'learning_rate'; valid settings: backbone"),
+        ({"corrections_photos": "photos"}, "corrections_photos is given without corrections"),
+        ({"engine": "keras"}, "ask for fine-tuning too"),
+        ({"backbone": "cnn", "views": 3}, "views are for cached features"),
+        ({"report_format": "pdf"}, "report_format is 'pdf'; it must be one of html"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            train(shapes, tmp_path / "m.onnx", **options)
+    assert list(tmp_path.iterdir()) == []
+    settings = TrainSettings(seed=3, views=2)
+    with pytest.raises(SettingsError, match="views is 40"):
+        train(shapes, tmp_path / "m.onnx", settings, views=40)
+
+
+def test_flat_options_shape_the_head_or_fine_tuning() -> None:
+    frozen = settings_from_options(inner=(100,), dropout=0.2, views=3)
+    assert frozen.fixed == {"inner": (100,), "dropout": 0.2} and frozen.finetune is None
+    tuned = settings_from_options(
+        finetune=True, inner=(100,), dropout=0.3, epochs=4, views=3, sizes=(96,), augmentation=None
+    )
+    assert tuned.fixed == {"inner": (100,)} and tuned.views == 1 and tuned.finetune is not None
+    assert tuned.finetune.regularisation.dropout == 0.3 and tuned.finetune.augmentation is None
+    assert (tuned.finetune.epochs, tuned.finetune.views, tuned.finetune.sizes) == (4, 3, (96,))
+    with pytest.raises(SettingsError, match="--size, --budget: only fine-tuning uses them"):
+        settings_from_options(sizes=(96,), budget=300.0)
+    with pytest.raises(SettingsError, match=r"--unfreeze would change nothing.*precision is 2"):
+        settings_from_options(backbone="cnn", unfreeze="all", precision=2)
+
+
+def test_inner_layers_have_one_grammar() -> None:
+    assert inner_layers("100x50") == (100, 50) and inner_layers("0") == ()
+    assert inner_alternatives("0, 100,100x50") == [(), (100,), (100, 50)]
+    with pytest.raises(SettingsError, match="write 100x50 for its layers"):
+        inner_layers("100,50")
+    for text in ("many", "100x", "", "1.5"):
+        with pytest.raises(SettingsError, match="give sizes of inner layers"):
+            inner_layers(text)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailorbird.cli import output
+from tailorbird.cli.head_options import INNER_HELP, inner_layers
 
 if TYPE_CHECKING:
     from tailorbird.experiments import RateFinding
@@ -20,9 +21,7 @@ def find_lr(
         Path,
         typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split]."),
     ],
-    inner: Annotated[
-        str, typer.Option(help="Sizes of inner layers, 100 or 100,50; 0 for none.")
-    ] = "0",
+    inner: Annotated[str, typer.Option(help=f"{INNER_HELP}.")] = "0",
     dropout: Annotated[float, typer.Option(help="Dropout, 0 to below 1.")] = 0.0,
     l2: Annotated[float, typer.Option(help="Strength of the L2 penalty.")] = 0.01,
     batch_size: Annotated[int, typer.Option(help="Samples in a step.")] = 128,
@@ -53,13 +52,12 @@ def find_lr(
     The suggestion is a tenth of the rate with the lowest smoothed loss. Only photos that train are used.
     """
     from tailorbird import experiments
-    from tailorbird.cli.train import inner_sizes
     from tailorbird.experiments import pictures
 
     if picture is not None:
         pictures.check_name(picture)
     experiments.check_outputs(photos, backbone, {"picture": picture})
-    fixed: dict[str, Any] = {"inner": inner_sizes(inner), "dropout": dropout, "l2": l2}
+    fixed: dict[str, Any] = {"inner": inner_layers(inner), "dropout": dropout, "l2": l2}
     fixed |= {"batch_size": batch_size} if batch_size != 128 else {}
     fixed |= {"batch_norm": True} if batch_norm else {}
     with output.ProgressBar() as progress:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailorbird.cli import output
+from tailorbird.cli.head_options import INNER_HELP, inner_layers
 
 if TYPE_CHECKING:
     from tailorbird.experiments import LearningCurve
@@ -18,9 +19,7 @@ def learning_curve(
         Path,
         typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split]."),
     ],
-    inner: Annotated[
-        str, typer.Option(help="Sizes of inner layers, 100 or 100,50; 0 for none.")
-    ] = "0",
+    inner: Annotated[str, typer.Option(help=f"{INNER_HELP}.")] = "0",
     dropout: Annotated[float, typer.Option(help="Dropout, 0 to below 1.")] = 0.0,
     learning_rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = 0.001,
     l2: Annotated[float, typer.Option(help="Strength of the L2 penalty.")] = 0.01,
@@ -56,14 +55,13 @@ def learning_curve(
     Cross-validated on train and validation; the test split is not touched.
     """
     from tailorbird import experiments
-    from tailorbird.cli.train import inner_sizes
     from tailorbird.experiments import pictures
 
     if picture is not None:
         pictures.check_name(picture)
     experiments.check_outputs(photos, backbone, {"picture": picture})
     fixed: dict[str, Any] = {
-        "inner": inner_sizes(inner),
+        "inner": inner_layers(inner),
         "dropout": dropout,
         "learning_rate": learning_rate,
         "l2": l2,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailorbird.cli import output
+from tailorbird.cli.head_options import INNER_HELP, inner_alternatives
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -35,12 +36,6 @@ def _numbers(
         return [kind(part.strip()) for part in value.split(",")]
     except ValueError:
         raise SettingsError(f"{option} is {value!r}; give {valid}, separated by commas") from None
-
-
-def inner_layers(text: str) -> tuple[int, ...]:
-    """`0` for none, `100`, `100x50`. Raises ValueError."""
-    sizes = tuple(int(part) for part in text.split("x"))
-    return () if sizes == (0,) else sizes
 
 
 def _one_of(choices: Mapping[str, Any]) -> Callable[[str], Any]:
@@ -71,9 +66,7 @@ def sweep(
     ] = None,
     inner: Annotated[
         str | None,
-        typer.Option(
-            help="Inner layers: 0 for none, 100 for one, 100x50 for two; such as 0,100,100x50."
-        ),
+        typer.Option(help=f"{INNER_HELP}; alternatives by commas, such as 0,100,100x50."),
     ] = None,
     dropout: Annotated[str | None, typer.Option(help="Dropouts, such as 0,0.2,0.5.")] = None,
     l2: Annotated[
@@ -145,7 +138,7 @@ def sweep(
 
     given = {
         "learning_rate": _numbers("--learning-rate", learning_rate, float, _FLOATS),
-        "inner": _numbers("--inner", inner, inner_layers, "layer sizes such as 0,100,100x50"),
+        "inner": inner_alternatives(inner),
         "dropout": _numbers("--dropout", dropout, float, _FLOATS),
         "l2": _numbers("--l2", l2, float, _FLOATS),
         "views": _numbers("--views", views, int, _WHOLE),

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated
 
 import typer
 
 from tailorbird.cli import output, results
-
-if TYPE_CHECKING:
-    from tailorbird.report import Format
+from tailorbird.cli.head_options import INNER_HELP, inner_layers
 
 _SEARCHED = "searched when not given"
 _TUNING = "Fine-tuning"
-
-
-def inner_sizes(value: str | None) -> tuple[int, ...] | None:
-    """`100,50` as (100, 50), `0` as (). Raises SettingsError."""
-    if value is None:
-        return None
-    from tailorbird.errors import SettingsError
-
-    parts = [part.strip() for part in value.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise SettingsError(
-            f"--inner is {value!r}; give sizes of inner layers such as 100 or 100,50, or 0 for none"
-        )
-    sizes = tuple(int(part) for part in parts)
-    return () if sizes == (0,) else sizes
 
 
 def train(
@@ -48,7 +30,7 @@ def train(
     ] = 1,
     inner: Annotated[
         str | None,
-        typer.Option(help=f"Sizes of inner layers, 100 or 100,50; 0 for none; {_SEARCHED}."),
+        typer.Option(help=f"{INNER_HELP}; {_SEARCHED}."),
     ] = None,
     dropout: Annotated[
         float | None, typer.Option(help=f"Dropout, 0 to below 1; {_SEARCHED}.")
@@ -213,15 +195,11 @@ def train(
     """
     from tailorbird import training
     from tailorbird.cli import tuning_options
-    from tailorbird.engines.registry import SCRATCH
-    from tailorbird.errors import SettingsError
 
-    if corrections_photos is not None and corrections is None:
-        raise SettingsError(
-            "--corrections-photos is given without --corrections; name the database too"
-        )
-    given = {
-        "inner": inner_sizes(inner),
+    options = {
+        "backbone": backbone,
+        "views": views,
+        "inner": inner_layers(inner),
         "dropout": dropout,
         "learning_rate": learning_rate,
         "l2": l2,
@@ -232,9 +210,16 @@ def train(
         "label_smoothing": label_smoothing,
         "class_weight": class_weight,
         "schedule": schedule,
-    }
-    wanted = output.wanted_report(report, no_report)
-    tuning = {
+        "refit": refit,
+        "precision": precision,
+        "seed": seed,
+        "manifest": manifest,
+        "corrections": corrections,
+        "corrections_photos": corrections_photos,
+        "judge_labels": suspects,
+        "report": output.wanted_report(report, no_report),
+        "report_format": report_format,
+        "engine": engine,
         "sizes": tuning_options.sizes(size),
         "unfreeze": tuning_options.unfreeze(unfreeze),
         "budget": tuning_options.seconds(budget),
@@ -246,54 +231,12 @@ def train(
         "mixed_precision": mixed_precision or None,
         "devices": devices,
     }
-    scratch = backbone == SCRATCH
-    changed = [
-        name
-        for name, value in {**tuning, "augment": augment, "no_augment": no_augment or None}.items()
-        if value is not None
-    ]
-    if changed and not (finetune or scratch):
-        names = ", ".join(
-            "--" + {"sizes": "size"}.get(name, name).replace("_", "-") for name in changed
-        )
-        raise SettingsError(
-            f"{names}: only fine-tuning uses {'them' if len(changed) > 1 else 'it'}; add --finetune"
-        )
-    if scratch and unfreeze is not None:
-        raise SettingsError(
-            f"--unfreeze would change nothing: all layers of {SCRATCH} train; leave it out"
-        )
-    settings = None
-    if finetune or scratch:
-        # What shapes the head goes on being the search's; how it is trained is now fine-tuning's.
-        tuning |= {name: given.pop(name) for name in list(given) if name != "inner"}
-        if views > 1 and not scratch:
-            tuning["views"], views = views, 1
-        settings = tuning_options.settings(tuning, scratch=scratch)
-        if no_augment or augment is not None:
-            shown = None if no_augment else tuning_options.augmentation(augment or "")
-            settings = replace(settings, augmentation=shown)
-    fixed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
+    if no_augment or augment is not None:
+        given["augmentation"] = None if no_augment else tuning_options.augmentation(augment or "")
+    settings = training.settings_from_options(finetune=finetune, **given)
     with output.ProgressBar() as progress:
-        result = training.train(
-            photos,
-            model,
-            backbone=backbone,
-            views=views,
-            fixed=fixed,
-            refit=refit,
-            precision=precision,
-            seed=seed,
-            manifest=manifest,
-            corrections=corrections,
-            corrections_photos=corrections_photos,
-            report=wanted,
-            report_format=cast("Format", report_format),
-            judge_labels=suspects,
-            engine=engine,
-            finetune=settings,
-            progress=progress,
-        )
+        result = training.train(photos, model, settings, progress=progress)
     if json:
         output.print_json(result.as_dict())
     else:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.errors import SettingsError
 
 if TYPE_CHECKING:
-    from tailorbird.engines.finetune.settings import FinetuneSettings
     from tailorbird.images import Augmentation
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
-_REGULARISATION = ("dropout", "batch_norm", "l2", "weight_decay", "label_smoothing")
 
 
 def sizes(value: str | None) -> tuple[int, ...] | None:
@@ -70,14 +67,3 @@ def augmentation(value: str) -> Augmentation | None:
             )
         changes[name] = number
     return replace(Augmentation(), **changes)
-
-
-def settings(given: Mapping[str, Any], *, scratch: bool) -> FinetuneSettings:
-    """FinetuneSettings with what was given; what is None keeps its default, which is another from scratch. Raises SettingsError."""
-    from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
-
-    said = {name: value for name, value in given.items() if value is not None}
-    acting = {name: said.pop(name) for name in _REGULARISATION if name in said}
-    if acting:
-        said["regularisation"] = replace(FinetuneSettings().regularisation, **acting)
-    return replace(FROM_SCRATCH if scratch else FinetuneSettings(), **said)

@@ -132,7 +132,7 @@ def train_command(photos: Photos, settings: HeadSettings, given: Sequence[str]) 
     words = ["tailorbird", "train", photos.source, "-o", "model.onnx"]
     if photos.backbone != "pocket":
         words += ["--backbone", photos.backbone]
-    words += ["--inner", ",".join(map(str, settings.inner)) or "0"]
+    words += ["--inner", "x".join(map(str, settings.inner)) or "0"]
     for name in ("dropout", "learning_rate", "l2"):
         words += [f"--{name.replace('_', '-')}", f"{getattr(settings, name):g}"]
     for name in ("epochs", "batch_size", "patience", "label_smoothing", "class_weight", "schedule"):

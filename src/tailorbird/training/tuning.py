@@ -1,150 +1,127 @@
-"""Fine-tuning as a part of the pipeline: from the head found on cached features, or from random weights, to what is written."""
+"""The step of the pipeline that trains the backbone too, or a small network from scratch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.backbone import Backbone
-from tailorbird.dataset import Sample, pixels_of
+from tailorbird.dataset import pixels_of
 from tailorbird.engines.finetune.loop import discard, finetune
 from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
 from tailorbird.engines.finetune.task import FinetuneTask
 from tailorbird.engines.protocol import TrainableNetwork, Training
 from tailorbird.engines.registry import carried, scratch_network
 from tailorbird.files import write_bytes
-from tailorbird.head import SearchResult
+from tailorbird.head import Head, SearchResult
 from tailorbird.inference import CPU
-from tailorbird.progress import Progress
-from tailorbird.training.learned import Learned, logits_of, search_settings
+from tailorbird.preparation import PreparedData
+from tailorbird.training.network import (
+    TrainedNetwork,
+    logits_of,
+    search_settings,
+    verification_rows,
+)
+from tailorbird.training.run import TrainingRun
 
 if TYPE_CHECKING:
     from tailorbird.engines.finetune.results import FinetuneResult
 
 TUNED = "tuned.backbone.onnx"
 
-Parts = Mapping[str, Sequence[Sample]]
-Labels = Mapping[str, npt.NDArray[np.int64]]
-
-
-def run_folder(output: Path) -> Path:
-    """Where an unfinished run is kept until its model is written."""
-    return output.with_name(f"{output.name}.finetune")
-
 
 def tune(
-    network: TrainableNetwork,
-    backbone: Backbone,
-    parts: Parts,
-    labels: Labels,
-    features: npt.NDArray[np.float32],
-    found: SearchResult,
-    settings: FinetuneSettings,
-    *,
-    classes: int,
-    output: Path,
-    seed: int,
-    verified: npt.NDArray[np.int64],
-    progress: Progress,
-) -> Learned:
-    """Fine-tune a pretrained network from the head found on its cached features. Raises what `finetune` raises."""
+    run: TrainingRun, data: PreparedData, network: TrainableNetwork, found: SearchResult
+) -> TrainedNetwork:
+    """Fine-tune a pretrained network from the head found on its cached features.
+
+    Raises what `finetune` raises.
+    """
+    assert data.embedder is not None and run.settings.finetune is not None
+    info = data.embedder.backbone.info
     task = FinetuneTask(
         network,
-        parts,
-        labels,
+        data.parts,
+        data.labels,
         found.best.head,
-        settings,
-        size=backbone.info.size,
-        folder=run_folder(output),
-        seed=seed,
-        classes=classes,
-        features=features,
-        identity={"backbone": backbone.info.sha256, "framework": network.framework},
+        run.settings.finetune,
+        size=info.size,
+        folder=run.folder,
+        seed=run.settings.seed,
+        classes=len(data.classes),
+        features=data.features(data.parts["train"])[0],
+        identity={"backbone": info.sha256, "framework": network.framework},
     )
-    tuned = finetune(task, progress=progress)
-    about = {"pretrained": {"name": backbone.info.name, "sha256": backbone.info.sha256}}
-    learned = _learned(
-        network, tuned, parts, output, settings, about, search_settings(found), verified
+    result = _fine_tuned(run, data, task)
+    return replace(
+        result,
+        about={**result.about, "pretrained": {"name": info.name, "sha256": info.sha256}},
+        settings={**search_settings(found), **result.settings},
+        fit=found.best,
+        search=found,
     )
-    return replace(learned, fit=found.best, search=found)
 
 
-def train_from_scratch(
-    engine: str | None,
-    parts: Parts,
-    labels: Labels,
-    settings: FinetuneSettings,
-    *,
-    classes: int,
-    output: Path,
-    seed: int,
-    verified: npt.NDArray[np.int64],
-    progress: Progress,
-) -> Learned:
-    """Train a small network from random weights. Raises what `finetune` raises, SettingsError for more than one size."""
+def train_from_scratch(run: TrainingRun, data: PreparedData) -> TrainedNetwork:
+    """Train a small network from random weights. Raises what `finetune` raises."""
+    settings = run.settings.finetune or FROM_SCRATCH
     (size,) = settings.sizes or FROM_SCRATCH.sizes or ()
-    settings = replace(settings, sizes=(size,), unfreeze="all")
-    network, head = scratch_network(engine, size=size, classes=classes, seed=seed)
+    network, head = scratch_network(
+        run.settings.engine, size=size, classes=len(data.classes), seed=run.settings.seed
+    )
     task = FinetuneTask(
         network,
-        parts,
-        labels,
+        data.parts,
+        data.labels,
         head,
-        settings,
+        replace(settings, sizes=(size,), unfreeze="all"),
         size=size,
-        folder=run_folder(output),
-        seed=seed,
-        classes=classes,
+        folder=run.folder,
+        seed=run.settings.seed,
+        classes=len(data.classes),
         identity={"backbone": network.name, "framework": network.framework},
     )
-    tuned = finetune(task, progress=progress)
-    return _learned(network, tuned, parts, output, settings, {}, {}, verified)
+    return _fine_tuned(run, data, task)
 
 
-def _learned(
-    network: TrainableNetwork,
-    tuned: FinetuneResult,
-    parts: Parts,
-    output: Path,
-    settings: FinetuneSettings,
-    about: dict[str, Any],
-    searched: dict[str, Any],
-    verified: npt.NDArray[np.int64],
-) -> Learned:
-    """Export the best weights, and let the framework itself say what the file will be verified against."""
-    size = tuned.best.size
+def _fine_tuned(run: TrainingRun, data: PreparedData, task: FinetuneTask) -> TrainedNetwork:
+    """Fine-tune and export the best weights.
+
+    The framework itself computes what the model file is verified against.
+    """
+    tuned = finetune(task, progress=run.progress)
+    network, size = task.network, tuned.best.size
     backbone_graph, head = network.backbone_graph(size), network.head()
     # Opened from a file as any backbone is, so that it is checked and its content has a hash.
-    path = run_folder(output) / TUNED
+    path = run.folder / TUNED
     write_bytes(path, network.backbone(size).SerializeToString())
     info = Backbone(path).info
-    # From the pixels on, nothing frozen: the activations that training worked on were rounded to float16.
-    network.begin(Training(size=size, cut=0, regularisation=settings.regularisation))
-    images = np.stack([pixels_of(parts["validation"][index], info.rule) for index in verified])
+    # From the pixels on: the activations that training used were rounded to float16.
+    network.begin(Training(size=size, cut=0, regularisation=task.settings.regularisation))
+    validation = data.parts["validation"]
+    rows = verification_rows(len(validation))
+    images = np.stack([pixels_of(validation[index], info.rule) for index in rows])
     expected = np.concatenate(
         [network.logits(images[i : i + CPU.batch]) for i in range(0, len(images), CPU.batch)]
     )
-    return Learned(
+    return TrainedNetwork(
         backbone_graph=backbone_graph,
         head=head,
-        about={**info.as_dict(), **about},
+        about=info.as_dict(),
         rule=info.rule,
-        validation=logits_of(backbone_graph, head, parts["validation"], info.rule),
-        test=logits_of(backbone_graph, head, parts["test"], info.rule),
-        verified=verified,
+        validation=logits_of(backbone_graph, head, validation, info.rule),
+        test=logits_of(backbone_graph, head, data.parts["test"], info.rule),
         expected=expected,
-        settings={**searched, "finetune": {"settings": settings.as_dict(), **tuned.as_dict()}},
+        settings={"finetune": {"settings": task.settings.as_dict(), **tuned.as_dict()}},
         extra=carried(backbone_graph.proto),
         tuned=tuned,
     )
 
 
-def finished(output: Path) -> None:
-    """Delete the run's folder, once its model is written."""
-    (run_folder(output) / TUNED).unlink(missing_ok=True)
-    discard(run_folder(output))
+def delete_run(run: TrainingRun) -> None:
+    """Delete the folder of the fine-tuning run, once its model is written."""
+    (run.folder / TUNED).unlink(missing_ok=True)
+    discard(run.folder)

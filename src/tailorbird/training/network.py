@@ -1,0 +1,97 @@
+"""The trained network, frozen or fine-tuned: its graph, its head and its logits.
+
+Shapes: M validation photos, V of them for verification, T test photos, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.dataset import Sample, pixels_of
+from tailorbird.errors import ModelFileError
+from tailorbird.head import Fit, Head, SearchResult
+from tailorbird.images import ResizeRule
+from tailorbird.inference import Runner
+from tailorbird.model.graph import BackboneGraph, build
+
+if TYPE_CHECKING:
+    from tailorbird.engines.finetune.results import FinetuneResult
+
+Logits = npt.NDArray[np.floating[Any]]
+
+VERIFIED_PHOTOS: Final = 32
+"""Validation photos on which the finished file is compared with the pipeline."""
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A backbone graph with a head, and its logits.
+
+    Attributes:
+        backbone_graph: from pixels to features.
+        head: from features to logits.
+        about: the backbone, for the metadata.
+        rule: how photos are resized.
+        validation: logits (M, C), which the calibration uses.
+        test: logits (T, C).
+        expected: logits (V, C) of the verification photos, computed by the pipeline; by the
+            framework itself where there is one.
+        settings: for the metadata.
+        extra: further metadata entries of the model file.
+        fit: the chosen head on frozen features; None from scratch.
+        search: all heads that were tried; None from scratch.
+        tuned: the fine-tuning run; None for a frozen backbone.
+    """
+
+    backbone_graph: BackboneGraph
+    head: Head
+    about: dict[str, Any]
+    rule: ResizeRule
+    validation: Logits
+    test: Logits
+    expected: Logits
+    settings: dict[str, Any]
+    extra: Mapping[str, str] = field(default_factory=dict)
+    fit: Fit | None = None
+    search: SearchResult | None = None
+    tuned: FinetuneResult | None = None
+
+
+def verification_rows(count: int) -> npt.NDArray[np.int64]:
+    """Return the indices of at most VERIFIED_PHOTOS of `count` photos, evenly spread.
+
+    Photos are sorted by class, so that all classes are among them.
+    """
+    spread = np.linspace(0, count - 1, VERIFIED_PHOTOS).round()
+    result: npt.NDArray[np.int64] = np.unique(spread.astype(np.int64))
+    return result
+
+
+def search_settings(found: SearchResult) -> dict[str, Any]:
+    """Return the settings of the chosen head and of the heads it averages, for JSON."""
+    blend = [_plain(asdict(member.settings)) for member in found.members]
+    return {**_plain(asdict(found.best.settings)), "blend": blend}
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()
+    }
+
+
+def logits_of(
+    backbone_graph: BackboneGraph, head: Head, samples: Sequence[Sample], rule: ResizeRule
+) -> Logits:
+    """Return the logits of photos, float32 (N, C), computed as the model file will.
+
+    Each row is correct up to a constant, on which no probability depends.
+    """
+    runner = Runner(build(backbone_graph, head, 1.0), "the trained network", ModelFileError)
+    rows = runner.rows(samples, lambda sample: pixels_of(sample, rule), "probabilities")
+    logits: Logits = np.log(np.maximum(np.stack(list(rows)), np.finfo(np.float32).tiny))
+    return logits

@@ -1,0 +1,43 @@
+"""What every step of a training needs, and what the first steps make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailorbird.corrections import Labelled
+from tailorbird.features import Embedder
+from tailorbird.progress import Progress, StageTimer
+from tailorbird.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from tailorbird.engines.protocol import TrainableNetwork
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A training under way: the model file to write, the settings, progress and timing."""
+
+    output: Path
+    settings: TrainSettings
+    progress: Progress
+    timer: StageTimer
+
+    @property
+    def folder(self) -> Path:
+        """The folder of an unfinished fine-tuning run."""
+        return self.output.with_name(f"{self.output.name}.finetune")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The opened inputs.
+
+    embedder: of the backbone; None from scratch. network: the backbone in its framework, where it
+    is fine-tuned. corrections: those that join the training photos.
+    """
+
+    embedder: Embedder | None
+    network: TrainableNetwork | None
+    corrections: Labelled | None
