@@ -34,8 +34,7 @@ def _layers(part: str, text: str) -> tuple[int, ...]:
     sizes = part.strip().lower().split("x")
     if not all(size.strip().isdecimal() for size in sizes):
         raise SettingsError(
-            f"--inner is {text!r}; give sizes of inner layers such as 100 or 100x50, or 0 for "
-            "none"
+            f"--inner is {text!r}; give sizes of inner layers such as 100 or 100x50, or 0 for none"
         )
     layers = tuple(int(size) for size in sizes)
     return () if layers == (0,) else layers

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from tailorbird.backbone import Backbone
 from tailorbird.dataset import pixels_of
 from tailorbird.engines.finetune.loop import discard, finetune
-from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
+from tailorbird.engines.finetune.settings import FROM_SCRATCH
 from tailorbird.engines.finetune.task import FinetuneTask
 from tailorbird.engines.protocol import TrainableNetwork, Training
 from tailorbird.engines.registry import carried, scratch_network
 from tailorbird.files import write_bytes
-from tailorbird.head import Head, SearchResult
+from tailorbird.head import SearchResult
 from tailorbird.inference import CPU
 from tailorbird.preparation import PreparedData
 from tailorbird.training.network import (
@@ -28,7 +27,7 @@ from tailorbird.training.network import (
 from tailorbird.training.run import TrainingRun
 
 if TYPE_CHECKING:
-    from tailorbird.engines.finetune.results import FinetuneResult
+    pass
 
 TUNED = "tuned.backbone.onnx"
 
