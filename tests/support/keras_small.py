@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from tailorbird.engines.keras import backend, description, rebuilt
+from tailorbird.engines.keras import backend, description
+from tailorbird.engines.keras.backbone import KerasBackbone
 from tailorbird.errors import BackboneError
 from tailorbird.head import Dense, Head
 from tailorbird.inference import Runner
@@ -58,7 +59,7 @@ def small_backbone(size: int = SIZE) -> onnx.ModelProto:
         "trained_on": "chance",
         **description.describe(preprocess="torch", model=model),
     }
-    return rebuilt.backbone(rebuilt.of_model(model, "torch", size), about)
+    return KerasBackbone.of_model(model, "torch", size).to_proto(about)
 
 
 def small_head(inner: tuple[int, ...] = (6,), classes: int = CLASSES, width: int = 12) -> Head:

@@ -12,8 +12,9 @@ import pytest
 
 from support.jax_backend import jax_environment
 from support.keras_networks import assert_agrees, converted, images, keras, numbers, run, shake
+from tailorbird.engines.graphs import cuts
 from tailorbird.engines.keras.converter.convert import Output, convert
-from tailorbird.engines.keras.converter.graph import cuts, flatten, replay
+from tailorbird.engines.keras.converter.graph import flatten, replay
 from tailorbird.engines.keras.converter.weights import read_weights
 from tailorbird.engines.preprocessing import PREPROCESS
 from tailorbird.errors import BackboneError, SettingsError

@@ -23,7 +23,8 @@ from support.keras_small import CLASSES, SIZE, photos, run, small_backbone, smal
 from tailorbird.cli.app import app
 from tailorbird.engines import exporting
 from tailorbird.engines.exporting import export_model, head_in
-from tailorbird.engines.keras import backend, export, rebuilt, scratch
+from tailorbird.engines.keras import backend, export, scratch
+from tailorbird.engines.keras.backbone import KerasBackbone
 from tailorbird.engines.keras.network import KerasNetwork
 from tailorbird.engines.protocol import Regularisation, Training
 from tailorbird.engines.registry import carried
@@ -59,7 +60,7 @@ def written(path: Path, proto: onnx.ModelProto, head: Head, size: int = SIZE) ->
     )
     images = photos(4, size)
     expected = softmax(head.logits(run(proto, images)) / TEMPERATURE)
-    graph = build(rebuilt.backbone_graph(proto), head, TEMPERATURE)
+    graph = build(KerasBackbone.from_proto(proto, size).backbone_graph(proto), head, TEMPERATURE)
     write(path, graph, info, images=images, expected=expected, extra=carried(proto))
     return path
 

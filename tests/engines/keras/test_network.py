@@ -24,7 +24,8 @@ from support.keras_small import (
     softmax,
 )
 from tailorbird.engines.finite import non_finite
-from tailorbird.engines.keras import backend, devices, optimizers, rebuilt, scratch
+from tailorbird.engines.keras import backend, devices, optimizers, scratch
+from tailorbird.engines.keras.backbone import origin
 from tailorbird.engines.keras.network import KerasNetwork
 from tailorbird.engines.protocol import Regularisation, Training
 from tailorbird.errors import BackboneError, SettingsError
@@ -94,7 +95,7 @@ def test_core_written_network_answers_as_keras_does(
     metadata = {entry.key: entry.value for entry in written.metadata_props}
     assert metadata["name"] == made.name == "small"
     assert metadata["trained_on"] == "chance, fine-tuned"
-    assert rebuilt.about(written, tuned=True)["trained_on"] == "chance, fine-tuned", "said once"
+    assert origin(written, tuned=True)["trained_on"] == "chance, fine-tuned", "said once"
     assert metadata["pooling"] == "mean" and "keras" in metadata
     # What was written can be opened and trained again.
     again = KerasNetwork(written)
@@ -180,7 +181,7 @@ def test_core_two_devices_give_what_one_gives(
         softmax(two.logits(images)),
         atol=EXACT,
     )
-    kernel = two._base.model.weights[0].value
+    kernel = two._backbone.model.weights[0].value
     assert len(kernel.sharding.device_set) == 2
     with pytest.raises(SettingsError, match="a batch of 5 photos cannot be shared by 2 devices"):
         two.step(images[:5], LABELS[:5], 1e-2)
@@ -188,7 +189,7 @@ def test_core_two_devices_give_what_one_gives(
         one.begin(Training(size=SIZE, cut=0, devices=3))
     two.begin(Training(size=SIZE, cut=0, regularisation=PLAIN))
     assert two.step(images, LABELS, 1e-2).loss > 0
-    assert len(two._base.model.weights[0].value.sharding.device_set) == 1
+    assert len(two._backbone.model.weights[0].value.sharding.device_set) == 1
 
 
 @pytest.mark.parametrize("name", optimizers.NAMES)
@@ -382,7 +383,7 @@ def test_core_non_finite_values_are_in_the_state_after_a_step(
 
 def test_damaged_weights_are_not_converted(proto: onnx.ModelProto) -> None:
     made = KerasNetwork(proto)
-    made._base.model.layers[1].kernel.assign(np.full((3, 3, 3, 8), np.nan))
+    made._backbone.model.layers[1].kernel.assign(np.full((3, 3, 3, 8), np.nan))
     with pytest.raises(BackboneError, match="holds NaN or infinity in 'keras/0000/stem/kernel'"):
         made.backbone(SIZE)
 
@@ -434,7 +435,7 @@ def test_what_does_not_fit_is_refused_by_name(
     with pytest.raises(SettingsError, match="begin the stage with the settings it was begun with"):
         made.restore({name: value for name, value in state.items() if name != "optimizer/3"})
     with pytest.raises(
-        SettingsError, match=r"weights this network lacks, such as 'base/99/0/kernel'"
+        SettingsError, match=r"weights that this network does not have, such as 'base/99/0/kernel'"
     ):
         made.load_weights({"base/99/0/kernel": np.zeros(3, np.float32)})
     with pytest.raises(
@@ -467,7 +468,7 @@ def test_the_cnn_trains_from_scratch_and_explains_itself() -> None:
     np.testing.assert_allclose(
         softmax(made.head().logits(run(written, pictures))), answers, atol=EXACT
     )
-    backbone_graph = rebuilt.backbone_graph(written)
+    backbone_graph = made.backbone_graph(16)
     assert (backbone_graph.pooling, backbone_graph.feature_map, backbone_graph.width) == (
         "flatten",
         (32, 7, 7),
@@ -484,7 +485,7 @@ def test_the_cnn_trains_from_scratch_and_explains_itself() -> None:
 
 
 def test_trunks_of_other_bases(proto: onnx.ModelProto) -> None:
-    backbone_graph = rebuilt.backbone_graph(proto)
+    backbone_graph = KerasNetwork(proto).backbone_graph(SIZE)
     assert (backbone_graph.pooling, backbone_graph.feature_map) == ("mean", (12, 8, 8))
 
 

@@ -1,10 +1,11 @@
-"""Where a classifier's features are, how they come from a feature map, and the dense layers behind them folded into a Head.
+"""Analyse a Keras classifier: its features, how they are pooled, and its head.
 
     ... -> feature map -> pooling -> features -> [dropout, batch norm, dense, ReLU] x any -> dense -> softmax | sigmoid | nothing
            (N, h, w, K)              (N, F)
 
-Walked from the output backwards as far as layers can be folded. Where the pooling is reached, the heat maps are exact; where
-something stands in the way, the features are what comes out of that, and there are none.
+The graph is walked from the output backwards as far as layers can be folded into a Head. If the
+pooling is reached, heat maps are exact; if another layer stands in the way, its outputs are the
+features, and there are no heat maps.
 """
 
 from __future__ import annotations
@@ -15,39 +16,35 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.engines.graphs import Graph, Node, Tensor
+from tailorbird.engines.heads import HeadStep, can_fold, fold
 from tailorbird.engines.keras import backend
-from tailorbird.engines.keras.converter.graph import Graph, Node, Tensor
 from tailorbird.errors import ModelFileError
-from tailorbird.head import Dense, Head
+from tailorbird.head import Head
 
 Pooling = Literal["mean", "max", "flatten", "none"]
 Ending = Literal["softmax", "sigmoid", "logits", "unknown"]
 Floats = npt.NDArray[np.float64]
-
-MOST_INSERTED = 4096
-"""The widest ReLU that is folded as a dense layer of its own, where none stands before it."""
 
 _IDLE = frozenset({"Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianDropout", "GaussianNoise", "AlphaDropout",
                    "ActivityRegularization", "Identity"})  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Step:
-    """One thing a layer of the head does. scale, shift: weight (I, O) and bias (O,) of a dense step, both (O,) of an affine one."""
-
-    kind: Literal["dense", "affine", "relu", "softmax", "sigmoid"]
-    scale: npt.NDArray[Any] | None = None
-    shift: Floats | None = None
-
-
-@dataclass(frozen=True)
 class Structure:
-    """What `analyse` found.
+    """Structure of a classifier.
 
-    features: the tensor the head sits on, (N, F) or (N, 1, 1, F). feature_map: the tensor (N, h, w, K) the features are pooled from, None
-    where there can be no heat maps; `why` then says why. head: from the features to logits of C classes; None where it ends with a
-    layer that is not understood, and the features are the model's own outputs. ending: what follows the logits in the model, and
-    activation: the layer that does it.
+    Attributes:
+        graph: of the whole model.
+        features: the head's input, (N, F) or (N, 1, 1, F).
+        feature_map: the tensor (N, h, w, K) that the features are pooled from; None where there can
+            be no heat maps.
+        pooling: how.
+        head: from features to logits (N, C); None where the model ends in a layer that is not
+            supported, and the features are the model's own outputs.
+        ending: what follows the logits in the model.
+        activation: the layer that does it.
+        why: why there is no feature map; empty if there is one.
     """
 
     graph: Graph
@@ -61,23 +58,15 @@ class Structure:
 
     @property
     def outputs(self) -> int:
-        """Numbers the model gives for an image."""
+        """Return the number of outputs per image."""
         return int(self.graph.outputs[0].shape[-1] or 0)
 
 
 def analyse(graph: Graph) -> Structure:
-    """Take a classifier apart. Raises ModelFileError for a network that does not give one row of class scores for each image."""
-    if len(graph.outputs) != 1:
-        raise ModelFileError(
-            f"the model has {len(graph.outputs)} outputs ({', '.join(tensor.key for tensor in graph.outputs)}); a classifier has one, (N, classes)"
-        )
-    output = graph.outputs[0]
-    if len(output.shape) != 2 or not output.shape[1]:
-        raise ModelFileError(
-            f"the model's output has shape {output.shape}; a classifier's is (N, classes): it was made for another task"
-        )
+    """Analyse a classifier. Raises ModelFileError unless it gives one row of scores per image."""
+    output = _output(graph)
     makers = {tensor.key: node for node in graph.nodes for tensor in node.outputs}
-    steps: list[Step] = []
+    steps: list[HeadStep] = []
     activation: Node | None = None
     here, behind = output, [output]
     pooling: Pooling | None = None
@@ -87,54 +76,57 @@ def analyse(graph: Graph) -> Structure:
         if pooling is not None:
             break
         found = _steps(node)
-        if (
-            found is None
-            or len(node.inputs) != 1
-            or (steps and any(step.kind in ("softmax", "sigmoid") for step in found))
-        ):
-            why = f"between pooling and output stands {node.path} ({_shown(node)}), behind which Grad-CAM is no product of matrices"
+        if found is None or len(node.inputs) != 1 or (steps and any(one.ends for one in found)):
+            why = (
+                f"between pooling and output stands {node.path} ({_shown(node)}), behind which "
+                "Grad-CAM is no product of matrices"
+            )
             break
         candidate = [*found, *steps]
-        if not _folds(candidate, _width(node.inputs[0])):
+        if not can_fold(candidate, _width(node.inputs[0])):
             why = f"{node.path} ({_shown(node)}) does not fit a stack of dense layers with ReLU"
             break
-        if not steps and found and found[-1].kind in ("softmax", "sigmoid"):
+        if not steps and found and found[-1].ends:
             activation = node
         steps, here = candidate, node.inputs[0]
         behind.append(here)
     stuck = here is output and pooling is None
     ending: Ending = "unknown" if stuck else "logits"
-    if steps and steps[-1].kind in ("softmax", "sigmoid"):
+    if steps and steps[-1].ends:
         ending = "softmax" if steps.pop().kind == "softmax" else "sigmoid"
-    head = None if stuck or not _folds(steps, _width(here)) else _fold(steps, _width(here))
+    width = _width(here)
+    head = None if stuck or not can_fold(steps, width) else fold(steps, width)
     if pooling is None or head is None:
         return Structure(graph, here, None, "none", head, ending, activation, why)
     node = makers[here.key]
     (feature_map,) = node.inputs
     if feature_map.shape[1:3] == (1, 1):
-        return Structure(
-            graph,
-            here,
-            None,
-            "none",
-            head,
-            ending,
-            activation,
-            f"its feature map in front of {node.path} has a single position",
+        why = f"its feature map in front of {node.path} has a single position"
+        return Structure(graph, here, None, "none", head, ending, activation, why)
+    flat = [one for one in behind if len(one.shape) == 2 and _same(here, one, makers)]
+    features = flat[-1] if flat else here
+    return Structure(graph, features, feature_map, pooling, head, ending, activation, "")
+
+
+def _output(graph: Graph) -> Tensor:
+    """Return the only output, (N, classes). Raises ModelFileError."""
+    if len(graph.outputs) != 1:
+        keys = ", ".join(tensor.key for tensor in graph.outputs)
+        raise ModelFileError(
+            f"the model has {len(graph.outputs)} outputs ({keys}); a classifier has one, "
+            "(N, classes)"
         )
-    flat = next(
-        (
-            tensor
-            for tensor in reversed(behind)
-            if len(tensor.shape) == 2 and _same(here, tensor, makers)
-        ),
-        here,
-    )
-    return Structure(graph, flat, feature_map, pooling, head, ending, activation, "")
+    output = graph.outputs[0]
+    if len(output.shape) != 2 or not output.shape[1]:
+        raise ModelFileError(
+            f"the model's output has shape {output.shape}; a classifier's is (N, classes): it was "
+            "made for another task"
+        )
+    return output
 
 
 def _same(start: Tensor, end: Tensor, makers: dict[str, Node]) -> bool:
-    """Whether only layers that do nothing, or take axes of one away, lie between two tensors."""
+    """Return whether only layers that do nothing or drop axes of 1 are between two tensors."""
     here = end
     while here.key != start.key:
         node = makers[here.key]
@@ -155,7 +147,7 @@ def _width(tensor: Tensor) -> int:
 
 
 def _pooling(node: Node) -> Pooling | None:
-    """How a node makes features of a feature map (N, h, w, K), None where it does not."""
+    """Return how a node pools a feature map (N, h, w, K) into features; None if it does not."""
     layer = node.operation
     if (
         len(node.inputs) != 1
@@ -191,8 +183,8 @@ def _axes(operation: Any) -> tuple[int, ...]:
     return tuple(one % 4 for one in ((axis,) if isinstance(axis, int) else axis))
 
 
-def _steps(node: Node) -> list[Step] | None:
-    """What a node of the head does, None where that is not understood. Its input is (N, F) or (N, 1, 1, F)."""
+def _steps(node: Node) -> list[HeadStep] | None:
+    """Return what a node of the head does to (N, F) or (N, 1, 1, F); None if not supported."""
     keras = backend.load()
     layer = node.operation
     if (
@@ -214,20 +206,20 @@ def _steps(node: Node) -> list[Step] | None:
             np.broadcast_to(np.asarray(value, np.float64), (width,))
             for value in (layer.scale, layer.offset)
         )
-        return [Step("affine", scale, offset)]
+        return [HeadStep("affine", scale, offset)]
     if node.kind == "Activation":
         return _activation(layer.activation)
     if node.kind == "ReLU" and isinstance(layer, keras.layers.ReLU):
         plain = layer.max_value is None and not layer.negative_slope and not layer.threshold
-        return [Step("relu")] if plain else None
+        return [HeadStep("relu")] if plain else None
     if node.kind == "Softmax":  # a layer, or keras.ops.softmax
         return (
-            [Step("softmax")]
+            [HeadStep("softmax")]
             if getattr(layer, "axis", None) in (-1, 1) and len(node.inputs[0].shape) == 2
             else None
         )
     if node.kind in ("Relu", "Sigmoid"):  # keras.ops
-        return [Step("relu" if node.kind == "Relu" else "sigmoid")]
+        return [HeadStep("relu" if node.kind == "Relu" else "sigmoid")]
     return None
 
 
@@ -235,13 +227,13 @@ def _pointlike(tensor: Tensor) -> bool:
     return len(tensor.shape) == 2 or (len(tensor.shape) == 4 and tensor.shape[1:3] == (1, 1))
 
 
-def _activation(function: Any) -> list[Step] | None:
+def _activation(function: Any) -> list[HeadStep] | None:
     keras = backend.load()
-    known: dict[str, list[Step]] = {
+    known: dict[str, list[HeadStep]] = {
         "linear": [],
-        "relu": [Step("relu")],
-        "softmax": [Step("softmax")],
-        "sigmoid": [Step("sigmoid")],
+        "relu": [HeadStep("relu")],
+        "softmax": [HeadStep("softmax")],
+        "sigmoid": [HeadStep("sigmoid")],
     }
     return next(
         (steps for name, steps in known.items() if function is getattr(keras.activations, name)),
@@ -249,8 +241,8 @@ def _activation(function: Any) -> list[Step] | None:
     )
 
 
-def _dense(layer: Any, node: Node) -> list[Step] | None:
-    """A dense layer, or a convolution of one position by one position."""
+def _dense(layer: Any, node: Node) -> list[HeadStep] | None:
+    """Return the steps of a dense layer, or of a 1x1 convolution of one position."""
     weights = layer.get_weights()
     convolution = node.kind == "Conv2D"
     if convolution and (
@@ -262,11 +254,11 @@ def _dense(layer: Any, node: Node) -> list[Step] | None:
     kernel = weights[0][0, 0] if convolution else weights[0]
     bias = np.asarray(weights[1], np.float64) if layer.use_bias else np.zeros(kernel.shape[1])
     after = _activation(layer.activation)
-    return None if after is None else [Step("dense", kernel, bias), *after]
+    return None if after is None else [HeadStep("dense", kernel, bias), *after]
 
 
-def _batch_norm(layer: Any) -> list[Step]:
-    """Batch normalisation in inference mode: scale * (x - mean) / sqrt(variance + epsilon) + centre."""
+def _batch_norm(layer: Any) -> list[HeadStep]:
+    """Return batch normalisation in inference: gamma * (x - mean) / sqrt(variance + eps) + beta."""
     keras = backend.load()
 
     def values(variable: Any) -> Floats:
@@ -278,73 +270,4 @@ def _batch_norm(layer: Any) -> list[Step]:
     shift = -values(layer.moving_mean) * factor
     if layer.center:
         shift = shift + values(layer.beta)
-    return [Step("affine", factor, shift)]
-
-
-def _folds(steps: list[Step], width: int) -> bool:
-    """Whether `_fold` can do it, with a softmax or sigmoid at the end or without. width: of what goes in."""
-    inner = steps[:-1] if steps and steps[-1].kind in ("softmax", "sigmoid") else steps
-    is_open = False
-    for number, step in enumerate(inner):
-        if step.kind in ("softmax", "sigmoid") or (
-            step.kind == "relu" and number + 1 == len(inner)
-        ):
-            return False
-        if step.kind == "relu" and not is_open and width > MOST_INSERTED:
-            return False
-        if step.kind == "dense":
-            assert step.scale is not None
-            width = step.scale.shape[1]
-        is_open = step.kind == "dense" or (is_open and step.kind == "affine")
-    return is_open or width <= MOST_INSERTED
-
-
-def _fold(steps: list[Step], width: int) -> Head:
-    """The steps, without a softmax or sigmoid at the end, as dense layers with ReLU between them.
-
-    What is affine is multiplied into the dense layer before it, or, behind a ReLU and on the features, into the next one.
-    """
-    layers: list[tuple[npt.NDArray[Any], Floats]] = []
-    is_open = False  # the last layer's outputs are still to pass a ReLU
-    scale, shift = (
-        np.ones(width),
-        np.zeros(width),
-    )  # what happens before the next layer, where there is none open
-    for step in steps:
-        idle = bool((scale == 1).all() and not shift.any())
-        if step.kind == "relu":
-            # On the features, or on what an affine step made of them, it needs a layer of its own; behind another ReLU it does nothing.
-            if not is_open and not (layers and idle):
-                layers.append((np.diag(scale), shift))
-                scale, shift = np.ones(len(scale)), np.zeros(len(scale))
-            is_open = False
-            continue
-        assert step.scale is not None and step.shift is not None
-        if is_open:
-            weight, bias = layers.pop()
-            if step.kind == "dense":
-                layers.append(
-                    (weight.astype(np.float64) @ step.scale, bias @ step.scale + step.shift)
-                )
-            else:
-                layers.append((weight * step.scale, bias * step.scale + step.shift))
-        elif step.kind == "dense":
-            # Untouched where there is nothing to fold in: the first layer behind a flattened map can be half a gigabyte.
-            layers.append(
-                (step.scale, step.shift)
-                if idle
-                else (scale[:, None] * step.scale, shift @ step.scale + step.shift)
-            )
-            is_open = True
-        else:
-            scale, shift = scale * step.scale, shift * step.scale + step.shift
-        if step.kind == "dense":
-            scale, shift = np.ones(step.scale.shape[1]), np.zeros(step.scale.shape[1])
-    if not is_open:
-        layers.append((np.diag(scale), shift))
-    return Head(
-        tuple(
-            Dense(weight.astype(np.float32, copy=False), bias.astype(np.float32))
-            for weight, bias in layers
-        )
-    )
+    return [HeadStep("affine", factor, shift)]

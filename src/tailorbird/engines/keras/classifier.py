@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from tailorbird import onnx_files
 from tailorbird.engines import source_graphs
+from tailorbird.engines.graphs import Graph, Node
 from tailorbird.engines.keras import backend, description, model_files
 from tailorbird.engines.keras.analysis import Structure, analyse
 from tailorbird.engines.keras.converter.convert import Output, convert
-from tailorbird.engines.keras.converter.graph import Graph, Node, flatten, replay
+from tailorbird.engines.keras.converter.graph import flatten, in_inference, replay
 from tailorbird.engines.keras.recognition import recognise
 from tailorbird.engines.preprocessing import prepare
 from tailorbird.engines.protocol import KnownNetwork
@@ -274,13 +275,6 @@ def _size(graph: Graph, name: str, size: int | None) -> int:
     side = int(height or size or 0)
     ResizeRule(side)  # raises for a size no model file can have
     return side
-
-
-def in_inference(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call a node in inference mode, whatever it was built with."""
-    if getattr(node.operation, "_call_has_training_arg", False):
-        kwargs = {**kwargs, "training": False}
-    return node.operation(*args, **kwargs)
 
 
 def _run(

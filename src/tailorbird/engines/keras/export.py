@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.engines.keras import backend, rebuilt
+from tailorbird.engines.keras import backend
+from tailorbird.engines.keras.backbone import KerasBackbone
 from tailorbird.head import Head
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def assemble(model: onnx.ModelProto, head: Head, *, size: int, temperature: floa
     """Return the Keras model from images to calibrated probabilities."""
     keras = backend.load()
     layers = keras.layers
-    base = rebuilt.base(model, size)
+    base = KerasBackbone.from_proto(model, size)
     # Keras casts uint8 pixels to the input's float32.
     images = keras.Input((size, size, 3), name=base.free_name("images"))
     hidden = base.whole(images)

@@ -1,6 +1,7 @@
-"""A Keras network that fine-tuning can cut, train from the cut on, and hand over: `engines.network.Network` on any backend of Keras.
+"""`TrainableNetwork` in Keras, on any of its backends.
 
-The layers above the cut are called again on an input of their own. They stay the same objects, so what trains is the base itself.
+The layers above the cut are called again on an input of their own. They stay the same objects, so
+the backbone itself is trained.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import onnx_files
-from tailorbird.engines.keras import backend, devices, head_layers, optimizers, rebuilt
-from tailorbird.engines.keras.backbone import KerasBackbone, read, write
+from tailorbird.engines.heads import head_of, initial_weights
+from tailorbird.engines.keras import backend, devices, head_layers, optimizers
+from tailorbird.engines.keras.backbone import KerasBackbone, input_size, origin, read, write
+from tailorbird.engines.keras.head_layers import HeadLayers
 from tailorbird.engines.protocol import Arrays, Cut, Regularisation, Step, Training
 from tailorbird.errors import SettingsError
 from tailorbird.head import Head
@@ -23,18 +26,21 @@ from tailorbird.model.graph import BackboneGraph
 if TYPE_CHECKING:
     import onnx
 
-
 CHUNK = 32
 SMALL_CHUNK = 8
-"""Images `logits` computes at once. Two sizes only, the last batch filled up: every new shape would be traced and compiled again."""
+"""Images per call of `logits`: two sizes only, padded, as each new shape would be compiled."""
 
 OPTIMIZER = "optimizer/"
-"""What the names of the optimiser's variables in `state` begin with."""
+"""Prefix of the optimiser's variables in `state`."""
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """A stage in training. inner: the optimiser whose rate is set; `optimizer` is it, or the loss scaling around it."""
+    """A stage in training.
+
+    inner: the optimiser whose learning rate is set; `optimizer` is the same, or the loss scaling
+    around it.
+    """
 
     training: Training
     model: Any
@@ -45,107 +51,94 @@ class _Stage:
 
 
 class KerasNetwork:
-    """`engines.network.Network` in Keras. Not for several threads at once."""
+    """A backbone with a head in Keras; see `protocol.TrainableNetwork`."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
-        """Open at the file's own input size; other sizes are rebuilt on need, with the weights of now."""
+        """Rebuild the network that a backbone file was made from, with the file's weights.
+
+        Raises BackboneError when the file did not come from this engine; MissingExtra.
+        """
         self._proto = proto
-        self._base = rebuilt.base(proto, rebuilt.input_size(proto))
+        self._backbone = KerasBackbone.from_proto(proto, input_size(proto))
         keras = backend.load()
         self.framework = f"keras {keras.__version__} on {keras.config.backend()}"
-        self.name = onnx_files.metadata(proto).get("name") or self._base.model.name
-        self._stack: head_layers.Stack | None = None
+        self.name = onnx_files.metadata(proto).get("name") or self._backbone.model.name
+        self._head: HeadLayers | None = None
         self._attached: Arrays = {}
         self._stage: _Stage | None = None
-        # Names of the base's weights that have trained, in this stage or an earlier one.
+        # Names of backbone weights that have trained, in this stage or an earlier one.
         self._trained: set[str] = set()
         self._cuts: dict[int, tuple[Cut, ...]] = {}
 
     def cuts(self, size: int) -> Sequence[Cut]:
-        """Where it can be cut at this input size, from the pixels (cut 0) to the pooled features (last)."""
+        """Return the cuts at an input size, from the pixels (first) to the features (last)."""
         if size not in self._cuts:
             self._cuts[size] = tuple(cut for cut, _ in self._at(size).places)
         return self._cuts[size]
 
     def backbone(self, size: int) -> onnx.ModelProto:
-        """The base with its weights of now, at an input size: the backbone's contract, metadata included. Raises BackboneError."""
-        return rebuilt.backbone(
-            self._at(size), rebuilt.about(self._proto, tuned=bool(self._trained))
-        )
+        """Return the content of a backbone file with the current weights. Raises BackboneError."""
+        about = origin(self._proto, tuned=bool(self._trained))
+        return self._at(size).to_proto(about)
 
     def backbone_graph(self, size: int) -> BackboneGraph:
-        """The base with its weights of now as what a model file's head sits on, with a feature map where heat maps can be made."""
-        return rebuilt.backbone_graph(self.backbone(size))
+        """Return the graph a model file is built on, with a feature map where possible."""
+        return self._at(size).backbone_graph(self.backbone(size))
 
     def frozen_part(self, size: int, cut: int) -> onnx.ModelProto:
-        """What lies below a cut: input `images` uint8 (N, S, S, 3), output `activations` float32 (N, ...), channels last."""
-        base = self._at(size)
-        places = base.places
-        _check_cut(cut, len(places), "frozen_part", lowest=1)
-        tensor = places[cut][1]
-        return rebuilt.below(base, base.output.key if tensor is None else tensor.key)
+        """Return the part below a cut, with the output `activations`, channels last."""
+        found = self._at(size)
+        _check_cut(cut, len(found.places), "frozen_part", lowest=1)
+        tensor = found.places[cut][1]
+        return found.part_below(found.output if tensor is None else tensor)
 
     def attach(
         self, head: Head, regularisation: Regularisation, features: npt.NDArray[np.float32] | None
     ) -> None:
-        """Put a head on the base, starting from these weights.
-
-        features: float32 (N, K) of training photos, for batch norm to start as the identity; None: it starts from mean 0, variance 1.
-        """
-        weights = head_layers.start(head, regularisation, features)
-        _check_width(self.name, weights, self._base)
+        """Put a head on the backbone, with these initial weights; features as in the protocol."""
+        weights = initial_weights(head, regularisation, features)
+        _check_width(self.name, weights, self._backbone)
         self._attached = weights
-        self._stack = self._stage = None
+        self._head = self._stage = None
 
     def head(self) -> Head:
-        """The head with its weights of now, batch normalisation folded in."""
-        return head_layers.folded(self._head_weights())
+        """Return the head with its current weights, batch normalisation folded in."""
+        return head_of(self._head_weights())
 
     def begin(self, training: Training) -> None:
-        """Make ready for a stage: the part above the cut trains, with a new optimiser. Weights stay. Raises SettingsError."""
+        """Begin a stage: keep the weights, make a new optimiser. Raises SettingsError."""
         _check_cut(training.cut, len(self.cuts(training.size)), "the cut")
         weights = self._head_weights()
         if not weights:
             raise SettingsError("there is no head yet: attach one before the first stage begins")
-        keras = backend.load()
         distribution = devices.several(training.devices)
         before = None if self._stage is None else self._stage.distribution
         self._stage = None
         with devices.over(distribution):
-            base = self._at(training.size, again=distribution is not None or before is not None)
-            _check_width(self.name, weights, base)
-            self._base = base
+            found = self._at(training.size, again=distribution is not None or before is not None)
+            _check_width(self.name, weights, found)
+            self._backbone = found
             policy = devices.precision(training.mixed_precision)
-            self._stack = head_layers.build(
+            self._head = head_layers.build(
                 weights, training.regularisation, policy, seed=_dropout_seed(training.seed)
             )
-            model, nodes = _trained_part(self._base, training.cut, self._stack, policy)
-            layers = self._base.layers(nodes) if nodes else []
+            model, nodes = _trained_part(found, training.cut, self._head, policy)
+            layers = found.layers(nodes) if nodes else []
             inner, optimizer = _optimizer(model, layers, training, policy)
-            model.compile(
-                optimizer,
-                keras.losses.CategoricalCrossentropy(
-                    from_logits=True, label_smoothing=training.regularisation.label_smoothing
-                ),
-                metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-                jit_compile=devices.compilation(),
-            )
-        self._trained |= {
-            name
-            for name, v in self._base.variables.items()
-            if any(v is w for la in layers for w in la.weights)
-        }
+            _compile(model, optimizer, training.regularisation.label_smoothing)
+        trained = {id(variable) for layer in layers for variable in layer.weights}
+        self._trained |= {name for name, v in found.variables.items() if id(v) in trained}
         dtype = "uint8" if training.cut == 0 else "float32"
         self._stage = _Stage(training, model, inner, optimizer, distribution, dtype)
 
     def step(self, inputs: npt.NDArray[Any], labels: npt.NDArray[np.int64], rate: float) -> Step:
-        """One optimiser step at this learning rate. inputs: uint8 images for cut 0, else activations; labels (B,) in 0..C-1."""
+        """Make one optimiser step at this learning rate; arguments as in the protocol."""
         stage = self._begun()
-        count = len(labels)
-        if count % stage.training.devices:
+        count, shared = len(labels), stage.training.devices
+        if count % shared:
             raise SettingsError(
-                f"a batch of {count} photos cannot be shared by {stage.training.devices} devices; "
-                f"the batch size must be a multiple of {stage.training.devices}"
+                f"a batch of {count} photos cannot be shared by {shared} devices; the batch size "
+                f"must be a multiple of {shared}"
             )
         targets = np.zeros((count, stage.model.output_shape[-1]), np.float32)
         targets[np.arange(count), labels] = 1
@@ -159,46 +152,44 @@ class KerasNetwork:
         return Step(loss=float(seen["loss"]), correct=round(float(seen["accuracy"]) * count))
 
     def logits(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Logits float32 (B, C) as in use: no dropout. inputs as for `step`."""
+        """Return logits float32 (B, C) in inference mode; inputs as for `step`."""
         stage = self._begun()
         found = [np.zeros((0, stage.model.output_shape[-1]), np.float32)]
         with devices.over(stage.distribution):
             for start in range(0, len(inputs), CHUNK):
                 part = np.asarray(inputs[start : start + CHUNK], stage.dtype)
                 full = (SMALL_CHUNK if len(part) <= SMALL_CHUNK else CHUNK) * stage.training.devices
-                filled = np.concatenate(
-                    [part, np.zeros((full - len(part), *part.shape[1:]), part.dtype)]
-                )
-                found.append(
-                    np.asarray(stage.model.predict_on_batch(filled), np.float32)[: len(part)]
-                )
+                padding = np.zeros((full - len(part), *part.shape[1:]), part.dtype)
+                rows = stage.model.predict_on_batch(np.concatenate([part, padding]))
+                found.append(np.asarray(rows, np.float32)[: len(part)])
         return np.concatenate(found)
 
     def weights(self) -> Arrays:
-        """A copy of every weight that has trained, in this stage or an earlier one, and of the head, by name."""
-        return read(self._live())
+        """Return a copy of the head's weights and all backbone weights that have trained."""
+        trained = {n: v for n, v in self._backbone.variables.items() if n in self._trained}
+        return read(trained | (self._head.variables() if self._head is not None else {}))
 
     def load_weights(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put back what `weights` gave, in this process or another. Raises SettingsError for weights of another network or head."""
-        if self._stack is None:
+        """Load what `weights` returned. Raises SettingsError if of another network or head."""
+        if self._head is None:
             raise SettingsError("weights can be loaded only after a stage began: call begin first")
-        write(self._base.variables | self._stack.variables(), weights, "the checkpoint")
+        write(self._backbone.variables | self._head.variables(), weights, "the checkpoint")
         self._trained |= {name for name in weights if name.startswith("base/")}
 
     def state(self) -> Arrays:
-        """All that is needed to go on in another process after `attach` and `begin`: weights, optimiser, random generators."""
+        """Return everything that resuming needs: weights, optimiser, random generators."""
         return self.weights() | read(self._moving())
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Go on from what `state` gave. Raises SettingsError when it came from another network or another stage's settings."""
+        """Load what `state` returned. Raises SettingsError if of other settings."""
         moving = self._moving()
         inner = {
             name: array for name, array in state.items() if name.startswith((OPTIMIZER, "seed/"))
         }
         if set(inner) != set(moving):
             raise SettingsError(
-                f"the checkpoint's optimiser has {len(inner)} arrays, this stage's has {len(moving)}; "
-                "begin the stage with the settings it was begun with"
+                f"the checkpoint's optimiser has {len(inner)} arrays, this stage's has "
+                f"{len(moving)}; begin the stage with the settings it was begun with"
             )
         self.load_weights({name: array for name, array in state.items() if name not in inner})
         write(moving, inner, "the checkpoint")
@@ -208,46 +199,52 @@ class KerasNetwork:
             raise SettingsError("no stage has begun: call begin first")
         return self._stage
 
-    def _live(self) -> dict[str, Any]:
-        """The variables that `weights` gives, by name."""
-        base = {name: v for name, v in self._base.variables.items() if name in self._trained}
-        return base | (self._stack.variables() if self._stack is not None else {})
-
     def _moving(self) -> dict[str, Any]:
-        """Variables of the stage that are no weights, by name: the optimiser's, with its loss scale, and dropout's generators."""
+        """Return the stage's variables that are no weights: of optimiser and dropout."""
         stage = self._begun()
-        assert self._stack is not None
-        found = {
-            f"{OPTIMIZER}{number}": variable
-            for number, variable in enumerate(stage.optimizer.variables)
-        }
-        return found | self._stack.seeds()
+        assert self._head is not None
+        variables = enumerate(stage.optimizer.variables)
+        found = {f"{OPTIMIZER}{number}": variable for number, variable in variables}
+        return found | self._head.seeds()
 
     def _head_weights(self) -> Arrays:
-        return read(self._stack.variables()) if self._stack is not None else self._attached
+        return read(self._head.variables()) if self._head is not None else self._attached
 
     def _at(self, size: int, *, again: bool = False) -> KerasBackbone:
-        """The base at a size with the weights of now; `again`: new layers also where the size is the same."""
-        if size == self._base.size and not again:
-            return self._base
-        made = rebuilt.base(self._proto, size)
-        write(made.variables, read(self._base.variables), f"{self.name} at {self._base.size} px")
+        """Return the backbone at a size with the current weights; again: always new layers."""
+        if size == self._backbone.size and not again:
+            return self._backbone
+        made = KerasBackbone.from_proto(self._proto, size)
+        weights = read(self._backbone.variables)
+        write(made.variables, weights, f"{self.name} at {self._backbone.size} px")
         return made
 
 
+def _compile(model: Any, optimizer: Any, label_smoothing: float) -> None:
+    keras = backend.load()
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+    model.compile(
+        optimizer,
+        loss,
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        jit_compile=devices.compilation(),
+    )
+
+
 def _dropout_seed(seed: int) -> int:
-    """The first dropout's; the next ones follow. Keras keeps seeds in 64, 32 or 31 bits, by backend."""
+    """Return the first dropout's seed; Keras keeps seeds in 64, 32 or 31 bits, by backend."""
     spare = 1000
     most = int(np.iinfo(str(backend.load().random.SeedGenerator(0).state.dtype)).max)
     return spare * (seed + 1) % (most - spare)
 
 
-def _check_width(name: str, head: Arrays, base: KerasBackbone) -> None:
+def _check_width(name: str, head: Arrays, found: KerasBackbone) -> None:
     width = len(head["head/0/kernel"])
-    if width != base.width:
+    if width != found.width:
         raise SettingsError(
-            f"the head takes {width} features, {name} gives {base.width} at {base.size} px; they must be the same: "
-            "a network whose features depend on positions keeps the size its head was made for"
+            f"the head takes {width} features, {name} gives {found.width} at {found.size} px; they "
+            "must be the same: a network whose features depend on positions keeps the size that "
+            "its head was made for"
         )
 
 
@@ -257,31 +254,33 @@ def _check_cut(cut: int, count: int, what: str, *, lowest: int = 0) -> None:
 
 
 def _trained_part(
-    base: KerasBackbone, cut: int, head: head_layers.Stack, policy: str
-) -> tuple[Any, Any]:
-    """(Keras model from the cut's input to the logits, the base's nodes in it)."""
+    found: KerasBackbone, cut: int, head: HeadLayers, policy: str
+) -> tuple[Any, tuple[Any, ...]]:
+    """Return the Keras model from the cut to the logits, and the backbone's nodes in it."""
     keras = backend.load()
-    place = base.places[cut][1]
+    place = found.places[cut][1]
     if place is None:
-        inputs = keras.Input((base.width,), name="features")
+        inputs = keras.Input((found.width,), name="features")
         return keras.Model(inputs, head(inputs)), ()
-    nodes = base.above(place)
+    nodes = found.above(place)
     for node in nodes:
         if isinstance(node.operation, keras.layers.Layer):
             node.operation.trainable = True
             node.operation.dtype_policy = policy
-    # uint8 goes to the device as it is, a quarter of what float32 takes.
-    kind = "uint8" if cut == 0 else "float32"
-    inputs = keras.Input(place.shape[1:], dtype=kind, name="images" if cut == 0 else "activations")
-    return keras.Model(inputs, head(base.part(place)(inputs))), nodes
+    # uint8 is copied to the device as it is, a quarter of float32.
+    kind, name = ("uint8", "images") if cut == 0 else ("float32", "activations")
+    inputs = keras.Input(place.shape[1:], dtype=kind, name=name)
+    return keras.Model(inputs, head(found.part_above(place)(inputs))), nodes
 
 
 def _optimizer(
     model: Any, layers: Sequence[Any], training: Training, policy: str
 ) -> tuple[Any, Any]:
-    """(The optimiser, the same or the loss scaling around it) for the variables of `model`, each with its own rate and decay.
+    """Return the optimiser, and the same or the loss scaling around it.
 
-    layers: those of the base that train, lowest first; their rates fall geometrically from the top.
+    Every variable of `model` has its own learning rate and weight decay.
+
+    layers: of the backbone that train, lowest first; rates fall geometrically from the top.
     """
     keras = backend.load()
     steps = max(1, len(layers) - 1)

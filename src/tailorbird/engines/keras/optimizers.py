@@ -1,4 +1,4 @@
-"""Keras optimisers with a learning rate of its own for every variable, and decoupled weight decay on kernels only."""
+"""Keras optimisers with a learning rate per variable and decoupled weight decay on kernels."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from tailorbird.engines.keras import backend
 from tailorbird.errors import SettingsError
 
 NAMES = ("adamw", "adam", "sgd", "rmsprop")
-"""What `Training.optimizer` may be."""
+"""Valid values of `Training.optimizer`."""
 
 SGD_MOMENTUM = 0.9
 
 
 def make(name: str, factors: Sequence[float], decays: Sequence[float]) -> Any:
-    """An optimiser whose rate for variable i is learning_rate * factors[i].
+    """Return an optimiser whose rate for variable i is learning_rate * factors[i].
 
-    factors, decays: one a trainable variable, in the order of `model.trainable_variables`. Before each update a variable is
-    multiplied by 1 - learning_rate * factors[i] * decays[i] (decoupled weight decay: Loshchilov and Hutter 2019). The factors
-    are constants of the traced step; `learning_rate` may be assigned between steps without tracing again.
-    Raises SettingsError for a name that is not in NAMES.
+    Before each update, variable i is multiplied by 1 - learning_rate * factors[i] * decays[i]
+    (decoupled weight decay, Loshchilov and Hutter 2019). The factors are constants of the compiled
+    step; `learning_rate` can be assigned between steps without compiling again.
+
+    factors, decays: one per trainable variable, in the order of `model.trainable_variables`.
+    Raises SettingsError for an unknown name.
     """
     keras = backend.load()
     optimizers = keras.optimizers
     stock: dict[str, tuple[Any, dict[str, Any]]] = {
-        # AdamW's decay is ours, variable by variable, so what lies below is Adam for both.
+        # AdamW's decay is applied below, per variable, so the base class is Adam for both.
         "adamw": (optimizers.Adam, {}),
         "adam": (optimizers.Adam, {}),
         "sgd": (optimizers.SGD, {"momentum": SGD_MOMENTUM}),
@@ -36,7 +38,8 @@ def make(name: str, factors: Sequence[float], decays: Sequence[float]) -> Any:
     kind: Any
     kind, options = stock[name]
 
-    # A subclass on every backend: on PyTorch, Keras replaces its own classes, not ours, by fused ones without `update_step`.
+    # A subclass on every backend: on PyTorch, Keras replaces its own classes by fused ones without
+    # `update_step`, but not subclasses.
     class Rated(kind):  # type: ignore[misc]
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             index = self._get_variable_index(variable)

@@ -1,9 +1,10 @@
-"""A small convolutional network, trained from scratch: what a first course on deep learning builds.
+"""A small convolutional network that is trained from scratch, as in a first course.
 
-    images -> x / 255 -> Conv2D 32 3x3 ReLU -> MaxPooling 2x2 -> Flatten    the base; features (N, 32 h w), row, column, channel
-           -> Dense 64 ReLU -> Dense C                                      the head; softmax as everywhere
+    images -> x / 255 -> Conv2D 32 3x3 ReLU -> MaxPooling 2x2 -> Flatten    the backbone
+           -> Dense 64 ReLU -> Dense C                                      the head
 
-Two classes are two logits and a softmax, which is a sigmoid of their difference.
+The features are (N, 32 h w) in the order row, column, channel. Two classes have two logits and a
+softmax, which equals a sigmoid of their difference.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.engines.keras import backend, description, rebuilt
+from tailorbird.engines.keras import backend, description
+from tailorbird.engines.keras.backbone import KerasBackbone
 from tailorbird.engines.keras.network import KerasNetwork
 from tailorbird.errors import SettingsError
 from tailorbird.head import Dense, Head
@@ -23,19 +25,20 @@ if TYPE_CHECKING:
 
 NAME = "cnn"
 SIZE = 150
-"""Side of the input in pixels where none is asked for."""
+"""Default side of the input in pixels."""
 
 FILTERS = 32
 UNITS = 64
 _LARGEST = 512
-"""Above it the first dense layer alone would have more than 130 million weights."""
+"""A larger input would give the first dense layer more than 130 million weights."""
 
 
 def scratch_network(classes: int, *, size: int = SIZE, seed: int = 0) -> tuple[KerasNetwork, Head]:
-    """The network with random weights, and the random head to attach first: Glorot and Bengio 2010, uniform; biases 0.
+    """Return the network and the head to attach, with random weights.
 
-    The same seed gives the same weights on every backend. Cut 0 lets the whole of it train; it trains at its own size only, for
-    the head's weights belong to positions. Raises SettingsError for a size outside 8 to 512, MissingExtra.
+    Kernels are uniform after Glorot and Bengio 2010, biases 0; the same seed gives the same weights
+    on every backend. It trains at its own size only, because the head's weights belong to
+    positions. Raises SettingsError for a size outside 8 to 512, MissingExtra.
     """
     proto = scratch_backbone(size, seed=seed)
     generator = np.random.default_rng((seed, 1))
@@ -48,7 +51,10 @@ def scratch_network(classes: int, *, size: int = SIZE, seed: int = 0) -> tuple[K
 
 
 def scratch_backbone(size: int = SIZE, *, seed: int = 0) -> onnx.ModelProto:
-    """The base with random weights as a backbone file's content. Raises SettingsError for a size outside 8 to 512, MissingExtra."""
+    """Return the content of a backbone file with random weights.
+
+    Raises SettingsError for a size outside 8 to 512, MissingExtra.
+    """
     if not 8 <= size <= _LARGEST:
         raise SettingsError(
             f"the size of the cnn is {size} pixels; it must be 8 to {_LARGEST}, for example {SIZE}"
@@ -63,14 +69,14 @@ def scratch_backbone(size: int = SIZE, *, seed: int = 0) -> onnx.ModelProto:
         (3, 3, 3, FILTERS), 3 * 3 * 3, 3 * 3 * FILTERS, np.random.default_rng((seed, 0))
     )
     model.set_weights([kernel, np.zeros(FILTERS, np.float32)])
-    said = {
+    about = {
         "name": NAME,
         "source": "tailorbird --backbone cnn",
         "licence": "none: its weights come from your photos alone",
         "trained_on": "nothing before",
         **description.describe(preprocess="unit", model=model),
     }
-    return rebuilt.backbone(rebuilt.of_model(model, "unit", size), said)
+    return KerasBackbone.of_model(model, "unit", size).to_proto(about)
 
 
 def _glorot(

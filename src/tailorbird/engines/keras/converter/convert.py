@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tailorbird.engines.finite import listed, non_finite_weights
+from tailorbird.engines.graphs import Graph, Node, Tensor, needed
 from tailorbird.engines.keras import backend
 from tailorbird.engines.keras.converter import layers, operations
-from tailorbird.engines.keras.converter.graph import Graph, Node, Tensor, flatten, needed
+from tailorbird.engines.keras.converter.graph import flatten
 from tailorbird.engines.keras.converter.writer import IR_VERSION, OPSET, Value, Writer
 from tailorbird.engines.preprocessing import PREPROCESS
 from tailorbird.errors import BackboneError, SettingsError
