@@ -71,7 +71,7 @@ def ask(
 def test_an_idle_service_answers_at_once_and_a_busy_one_shares_out_what_gathered() -> None:
     async def scenario() -> None:
         model, meter = Model(), Numbers()
-        batcher = Batcher(threads=2, queue=64, batch=4, meter=meter)
+        batcher = Batcher(threads=2, queue=64, batch=4, decode_seconds=10, meter=meter)
         what = served(model)
         asked = [ask(batcher, what, number) for number in range(9)]
         await asyncio.sleep(0.1)
@@ -91,7 +91,7 @@ def test_an_idle_service_answers_at_once_and_a_busy_one_shares_out_what_gathered
 def test_a_run_never_holds_more_than_the_batch_and_never_two_models() -> None:
     async def scenario() -> None:
         model, other, meter = Model(), Model(), Numbers()
-        batcher = Batcher(threads=1, queue=64, batch=3, meter=meter)
+        batcher = Batcher(threads=1, queue=64, batch=3, decode_seconds=10, meter=meter)
         first, second = served(model), served(other)
         asked = [ask(batcher, first, number) for number in range(6)] + [
             ask(batcher, second, number) for number in (6, 7)
@@ -109,7 +109,7 @@ def test_a_run_never_holds_more_than_the_batch_and_never_two_models() -> None:
 def test_heat_maps_go_to_those_who_asked() -> None:
     async def scenario() -> None:
         model = Model()
-        batcher = Batcher(threads=1, queue=64, batch=4, meter=Numbers())
+        batcher = Batcher(threads=1, queue=64, batch=4, decode_seconds=10, meter=Numbers())
         what = served(model)
         blocker = ask(batcher, what, 0)
         await asyncio.sleep(0.05)
@@ -128,7 +128,7 @@ def test_heat_maps_go_to_those_who_asked() -> None:
 def test_expired_and_abandoned_photos_cost_no_run() -> None:
     async def scenario() -> None:
         model, meter = Model(), Numbers()
-        batcher = Batcher(threads=1, queue=64, batch=4, meter=meter)
+        batcher = Batcher(threads=1, queue=64, batch=4, decode_seconds=10, meter=meter)
         what = served(model)
         blocker = ask(batcher, what, 0)
         await asyncio.sleep(0.05)
@@ -155,7 +155,7 @@ def test_a_failing_run_fails_its_own_photos_only() -> None:
         model, bad = Model(), Model()
         model.may.set()
         bad.run = lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))  # type: ignore[method-assign]
-        batcher = Batcher(threads=1, queue=64, batch=4, meter=Numbers())
+        batcher = Batcher(threads=1, queue=64, batch=4, decode_seconds=10, meter=Numbers())
         failed, fine = ask(batcher, served(bad), 1), ask(batcher, served(model), 2)
         with pytest.raises(RuntimeError, match="out of memory"):
             await failed
@@ -168,7 +168,7 @@ def test_a_failing_run_fails_its_own_photos_only() -> None:
 def test_admission_is_all_or_nothing_and_counts_back() -> None:
     async def scenario() -> None:
         meter = Numbers()
-        batcher = Batcher(threads=1, queue=4, batch=4, meter=meter)
+        batcher = Batcher(threads=1, queue=4, batch=4, decode_seconds=10, meter=meter)
         with batcher.admitted(3):
             assert not batcher.full and batcher.under_way == 3
             with pytest.raises(Problem) as refused, batcher.admitted(2):

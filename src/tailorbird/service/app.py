@@ -53,7 +53,11 @@ class Service:
         )
         threads = max(1, parallel.cores() // settings.workers)
         batcher = Batcher(
-            threads=threads, queue=settings.queue, batch=settings.batch, meter=telemetry
+            threads=threads,
+            queue=settings.queue,
+            batch=settings.batch,
+            decode_seconds=settings.decode_seconds,
+            meter=telemetry,
         )
         self.state = State(
             settings, telemetry, slot, batcher, store, store.secret() if store else b"", supervisor
@@ -170,8 +174,8 @@ async def _health(request: Request) -> JSONResponse:
 
 
 async def _ready(request: Request) -> JSONResponse:
-    is_ready: bool = state_of(request).ready
-    return JSONResponse({"status": "ready" if is_ready else "stopping"}, 200 if is_ready else 503)
+    state = state_of(request)
+    return JSONResponse({"status": state.status}, 200 if state.accepting else 503)
 
 
 def create_app(settings: ServeSettings, **options: Any) -> Service:

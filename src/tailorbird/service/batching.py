@@ -1,17 +1,20 @@
-"""Opportunistic batching: whatever waits is run together, at once, with no timer.
+"""Opportunistic batching: waiting photos are run together, at once, without a timer.
 
-A photo is decoded in one bounded pool of threads and classified in another. Runners share the waiting photos out, up to `batch` each; while
-they are busy others gather, so batches grow with the load and an idle service answers one photo immediately. The session
-uses one thread for a run and is called from as many runners as the process has cores, which for many photos is faster than one run on all cores.
+Photos are decoded in a bounded set of processes and classified in a pool of threads. Idle runners
+share the waiting photos out, up to `batch` each; while all are busy, photos gather. So batches grow
+with the load, and an idle service answers one photo immediately. The session uses one thread for a
+run and is called from as many runners as the process has cores, which for many photos is faster
+than one run on all cores.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -20,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.images import Pixels
+from tailorbird.service.decoding import Decoder, Decoders
 from tailorbird.service.served import Served
 from tailorbird.service.web.problems import Problem, overloaded, too_late
 
@@ -27,7 +31,7 @@ T = TypeVar("T")
 
 
 class Meter(Protocol):
-    """Told how long things take."""
+    """Receives counts and durations."""
 
     def decoded(self, seconds: float) -> None:
         """One photo was decoded."""
@@ -36,15 +40,15 @@ class Meter(Protocol):
         """One batch was classified."""
 
     def waits(self, photos: int) -> None:
-        """So many photos are accepted and not yet answered."""
+        """This many photos are accepted and not yet answered."""
 
     def dropped(self, photos: int) -> None:
-        """Photos left the queue unanswered: their request had expired or its client had gone."""
+        """Photos left the queue unanswered: their request expired or their client left."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one photo: float32 (C,) probabilities and, if asked for, float32 (T, h, w) heat maps."""
+    """The result for one photo: float32 (C,) probabilities and, if requested, (T, h, w) maps."""
 
     probabilities: npt.NDArray[np.float32]
     heatmaps: npt.NDArray[np.float32] | None
@@ -62,61 +66,77 @@ class _Job:
 
 
 class Batcher:
-    """Decodes and classifies with bounded queues. Its methods belong to the event loop's thread."""
+    """Decode and classify photos with bounded queues; its methods belong to the event loop."""
 
-    def __init__(self, *, threads: int, queue: int, batch: int, meter: Meter) -> None:
-        """`threads` decode and as many run the model; `queue` photos may be under way; `batch` photos go into a run."""
+    def __init__(
+        self, *, threads: int, queue: int, batch: int, decode_seconds: float, meter: Meter
+    ) -> None:
+        """Prepare `threads` decoders and as many runners.
+
+        queue: photos that may be under way. batch: maximum inference batch size.
+        decode_seconds: processor time that decoding one photo may take.
+        """
         self.threads = threads
         self._queue = queue
         self._batch = batch
         self._meter = meter
         self._under_way = 0
+        self._abandoned = 0
         self._running = 0
         self._jobs: deque[_Job] = deque()
-        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._decoders = Decoders(threads, decode_seconds)
+        self._decode_pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._runners = ThreadPoolExecutor(threads, thread_name_prefix="run")
 
     @property
     def under_way(self) -> int:
-        """Photos accepted and not yet answered."""
-        return self._under_way
+        """Photos that occupy a place: accepted and not yet answered, or still being decoded."""
+        return self._under_way + self._abandoned
 
     @property
     def full(self) -> bool:
-        """Whether not one more photo is accepted."""
-        return self._under_way >= self._queue
+        """Whether no further photo is accepted."""
+        return self.under_way >= self._queue
+
+    @property
+    def stuck(self) -> bool:
+        """Whether every decoder has been busy with one photo for seconds."""
+        return self._decoders.stuck
 
     @contextmanager
     def admitted(self, photos: int) -> Iterator[None]:
-        """A place for `photos` photos until they are answered. Raises Problem 503 when there is none."""
-        if self._under_way + photos > self._queue:
+        """Hold places for photos until they are answered. Raises Problem 503 if there are none."""
+        if self.under_way + photos > self._queue:
             raise overloaded()
         self._under_way += photos
-        self._meter.waits(self._under_way)
+        self._meter.waits(self.under_way)
         try:
             yield
         finally:
             self._under_way -= photos
-            self._meter.waits(self._under_way)
+            self._meter.waits(self.under_way)
 
-    async def decode(self, work: Callable[[], T], deadline: float) -> T:
-        """Run `work` in the decoding pool. Raises what it raises, and Problem 503 when its turn comes after `deadline`."""
+    async def decode(self, work: Callable[[Decoder], T], deadline: float) -> T:
+        """Run `work` with the next idle decoder.
 
+        Raises what it raises, and Problem 503 when its turn comes after `deadline`.
+        """
         todo = [work]
 
         def timed() -> tuple[T, float]:
             start = time.monotonic()
             if start > deadline:
                 raise too_late()
-            return todo.pop()(), time.monotonic() - start
+            with self._decoders.one() as decoder:
+                return todo.pop()(decoder), time.monotonic() - start
 
+        running = self._decode_pool.submit(timed)
         try:
-            result, seconds = await asyncio.get_running_loop().run_in_executor(
-                self._decoders, timed
-            )
+            result, seconds = await asyncio.wrap_future(running)
         except asyncio.CancelledError:
-            todo.clear()  # the pool's queue keeps `timed` until its turn comes, but not the photo of a client that has gone
+            todo.clear()  # the pool keeps `timed` until its turn, but need not keep the photo
             self._meter.dropped(1)
+            self._abandon(running)
             raise
         except Problem as problem:
             if problem.code == "deadline":
@@ -125,12 +145,29 @@ class Batcher:
         self._meter.decoded(seconds)
         return result
 
+    def _abandon(self, running: Future[tuple[T, float]]) -> None:
+        """Count a photo that nobody waits for as under way until its decoder is free again."""
+        if not running.running():
+            return
+        loop = asyncio.get_running_loop()
+        self._abandoned += 1
+
+        def freed() -> None:
+            self._abandoned -= 1
+            self._meter.waits(self.under_way)
+
+        def done(_: Future[tuple[T, float]]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(freed)
+
+        running.add_done_callback(done)
+
     async def classify(
         self, served: Served, pixels: Pixels, *, heatmaps: bool, deadline: float
     ) -> Answer:
-        """One photo, uint8 (S, S, 3) by the model's resize rule, through the next run that has room.
+        """Classify one photo, uint8 (S, S, 3), in the next run that has room.
 
-        deadline: time.monotonic() after which it is dropped; the caller awaits no longer than that either.
+        deadline: time.monotonic() after which it is dropped; the caller waits no longer either.
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._jobs.append(_Job(served, pixels, heatmaps, deadline, future))
@@ -138,8 +175,9 @@ class Batcher:
         return await future
 
     def close(self) -> None:
-        """Let runs under way end and start no more."""
-        self._decoders.shutdown(wait=True, cancel_futures=True)
+        """Wait for runs under way and start no more."""
+        self._decode_pool.shutdown(wait=True, cancel_futures=True)
+        self._decoders.close()
         self._runners.shutdown(wait=True, cancel_futures=True)
 
     def _start_runs(self) -> None:
@@ -150,10 +188,11 @@ class Batcher:
             run.add_done_callback(lambda done, jobs=jobs: self._finished(done, jobs))  # type: ignore[misc]
 
     def _take(self) -> list[_Job]:
-        """The next photos for one run: of one model, none of an expired or abandoned request."""
+        """Return the next photos for one run: of one model, and still waited for."""
         jobs: list[_Job] = []
         now = time.monotonic()
-        # On one core a run takes as long as its photos together: what waits is shared out, so that no runner idles beside a long run.
+        # On one core a run takes as long as its photos together. So the waiting photos are shared
+        # out, and no runner is idle beside a long run.
         share = -(-len(self._jobs) // self.threads)
         while self._jobs and len(jobs) < min(self._batch, share):
             job = self._jobs[0]
@@ -169,27 +208,25 @@ class Batcher:
         return jobs
 
     def _finished(self, run: asyncio.Future[tuple[list[Answer], float]], jobs: list[_Job]) -> None:
-        """Hand the answers out and start what gathered meanwhile."""
+        """Hand out the answers and start what has gathered meanwhile."""
         self._running -= 1
-        if run.cancelled():
-            error: BaseException | None = asyncio.CancelledError()
-        else:
-            error = run.exception()
+        error = asyncio.CancelledError() if run.cancelled() else run.exception()
+        answers: list[Answer] = []
         if error is None:
             answers, seconds = run.result()
             self._meter.ran(len(jobs), seconds)
-            for job, answer in zip(jobs, answers, strict=True):
-                if not job.future.done():
-                    job.future.set_result(answer)
-        else:
-            for job in jobs:
-                if not job.future.done():
-                    job.future.set_exception(error)
+        for number, job in enumerate(jobs):
+            if job.future.done():
+                continue
+            if error is None:
+                job.future.set_result(answers[number])
+            else:
+                job.future.set_exception(error)
         self._start_runs()
 
 
 def _run(jobs: list[_Job]) -> tuple[list[Answer], float]:
-    """One run of the model, in a runner's thread; heat maps are computed for all if any wants them."""
+    """Run the model once, in a runner's thread; maps are computed for all photos or for none."""
     start = time.monotonic()
     images = np.stack([job.pixels for job in jobs])
     rows, maps = jobs[0].served.classifier.run(images, heatmaps=any(job.heatmaps for job in jobs))

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from tailorbird import images
 from tailorbird.errors import ImageError, ModelFileError
 from tailorbird.images import SERVED, Pixels
 from tailorbird.model.metadata import FORMAT
 from tailorbird.service import receipts
 from tailorbird.service.batching import Answer
+from tailorbird.service.decoding import Decoder
 from tailorbird.service.served import Served
 from tailorbird.service.state import State, state_of
 from tailorbird.service.uploads import Upload, photos_of
@@ -67,12 +67,9 @@ async def _answer(
 ) -> tuple[str, Answer] | Problem:
     """The SHA-256 of the photo's bytes and the model's answer; a Problem for a photo that cannot be used."""
 
-    def decode() -> tuple[Pixels, str]:
+    def decode(decoder: Decoder) -> tuple[Pixels, str]:
         digest = hashlib.sha256(upload.data).hexdigest() if state.corrections else ""
-        pixels = images.load(
-            upload.data, served.rule, max_pixels=state.settings.max_pixels, accepted=SERVED
-        )
-        return pixels, digest
+        return decoder.photo(upload.data, served.rule, state.settings.max_pixels), digest
 
     try:
         pixels, digest = await state.batcher.decode(decode, deadline)

@@ -36,7 +36,7 @@ _REFUSAL = {
 SCHEMAS: dict[str, Any] = {
     "Any": {},
     "Problem": _object({"error": _object({**_REFUSAL, "request_id": _TEXT})}),
-    "Status": _object({"status": {"enum": ["alive", "ready", "stopping"]}}),
+    "Status": _object({"status": {"enum": ["alive", "ready", "stopping", "busy"]}}),
     "Ranked": _object({"label": _TEXT, "probability": _SHARE}),
     "HeatMap": {
         **_object(

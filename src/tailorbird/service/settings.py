@@ -32,6 +32,8 @@ class ServeSettings(WebSettings):
         once. 64 photos wait less than a second on two cores.
     batch: maximum inference batch size; small, because a run on one core takes as long as all
         of its photos together.
+    decode_seconds: processor time that decoding one photo may take; 50 megapixels take one or
+        two seconds.
     drain: time after SIGTERM in which the service reports "not ready" and closes connections
         before it stops listening.
     trusted_proxies: addresses or networks of proxies whose X-Forwarded-* headers are believed;
@@ -48,6 +50,7 @@ class ServeSettings(WebSettings):
     max_photos: int = 32
     queue: int = 64
     batch: int = 4
+    decode_seconds: float = 10.0
     drain: float = 1.0
     trusted_proxies: tuple[str, ...] = field(default_factory=_proxies_of_environment)
     runtime: Path | None = None
@@ -61,6 +64,7 @@ class ServeSettings(WebSettings):
             ("max photos", self.max_photos, 1, 1000),
             ("queue", self.queue, self.max_photos, 100_000),
             ("batch", self.batch, 1, 256),
+            ("decode seconds", self.decode_seconds, 0.01, 3600),
             ("drain", self.drain, 0, 600),
         ]
 

@@ -39,6 +39,18 @@ class State:
     """Threads for the corrections database alone, so that one that hangs holds up nothing else."""
     storing_waits: int = 0
 
+    @property
+    def status(self) -> str:
+        """`ready`; `stopping` after SIGTERM; `busy` while every decoder is stuck in a photo."""
+        if not self.ready:
+            return "stopping"
+        return "busy" if self.batcher.stuck else "ready"
+
+    @property
+    def accepting(self) -> bool:
+        """Whether the process accepts requests and can answer them soon."""
+        return self.status == "ready"
+
     async def reload(self, *, told_by: str) -> bool:
         """Load the model file's present content if it works; return whether the model changed.
 
