@@ -56,7 +56,7 @@ def test_a_decoder_reports_the_errors_of_the_library(decoder: Decoder) -> None:
         (photo, 5000, ImageTooLarge),
     ):
         with pytest.raises(kind) as here:
-            images.load(data, RULE, max_pixels=pixels)
+            images.load(data, RULE, max_pixels=pixels, accepted=images.SERVED)
         with pytest.raises(kind) as there:
             decoder.photo(data, RULE, pixels)
         assert str(there.value) == str(here.value)

@@ -67,7 +67,7 @@ def test_a_hostile_file_is_a_refused_reload(
     answer = server.post("/v1/model/reload", headers=TOKEN)
     assert answer.status_code == 409, answer.text
     error = answer.json()["error"]
-    assert error["code"] == "conflict" and "the old one goes on" in error["message"]
+    assert error["code"] == "conflict" and "the old one is still served" in error["message"]
     assert refused_reloads(server) == before + 1
     assert "never retrieved" not in server.text() and not server.events("failed")
     photo = encoded(picture("disc", 1))

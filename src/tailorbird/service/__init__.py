@@ -1,8 +1,13 @@
-"""Serve a model: upload page, HTTP API, corrections; and a page to review a dataset. Needs the extra `tailorbird[serve]`."""
+"""Serve a model, or the local page of a review, over HTTP; needs the extra `tailorbird[serve]`.
+
+The folder itself serves models: pages, HTTP API, batching, corrections. `review/` is the local page
+of a review. `web/` holds what both share.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tailorbird.errors import MissingExtra
@@ -14,9 +19,20 @@ if TYPE_CHECKING:
 
 __all__ = ["ServeSettings", "create_app", "need_extra", "serve", "serve_review"]
 
+PACKAGES = (
+    "starlette",
+    "uvicorn",
+    "httptools",
+    "python_multipart",
+    "itsdangerous",
+    "sqlalchemy",
+    "prometheus_client",
+)
+"""Packages of the extra `serve`."""
+
 
 def create_app(settings: ServeSettings) -> Service:
-    """The ASGI application, for any server that runs one.
+    """Return the ASGI application, for any server or to mount in another application.
 
     Raises MissingExtra, ModelFileError, SettingsError or StorageError.
     """
@@ -31,30 +47,31 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; both let accepted requests finish.
 
-    announce: called with the service's address once it takes requests. quiet: log only what goes wrong.
-    Raises MissingExtra, ModelFileError, SettingsError, StorageError (the address is taken), RunError.
+    announce: called with the service's address once it accepts requests.
+    quiet: log problems only.
+
+    Raises MissingExtra, ModelFileError, SettingsError, StorageError (such as an address in use),
+    RunError.
     """
     need_extra()
+    from tailorbird.service.served import open_served
     from tailorbird.service.server import run
     from tailorbird.service.supervisor import supervise
     from tailorbird.service.web.logs import configure_logging
     from tailorbird.service.web.server import address, listen
 
     bound = listen(settings)
+
+    def started() -> None:
+        announce(address(settings, bound))
+
     try:
         configure_logging(quiet=quiet)
         if settings.workers > 1:
-            from tailorbird.service.served import open_served
-
-            open_served(
-                settings.model
-            )  # a bad model is one clear error here, not one from each process
-            supervise(
-                settings, bound, quiet=quiet, announce=lambda: announce(address(settings, bound))
-            )
+            open_served(settings.model)  # a bad model is one error here, not one per process
+            supervise(settings, bound, quiet=quiet, announce=started)
         else:
-            service = create_app(settings)
-            run(service, bound, announce=lambda: announce(address(settings, bound)))
+            run(create_app(settings), bound, announce=started)
     finally:
         bound.close()
 
@@ -66,11 +83,15 @@ def serve_review(
     announce: Callable[[str], None] = print,
     launch: Callable[[str], None] | None = None,
 ) -> None:
-    """Show a review's page on this machine alone until SIGTERM or Ctrl-C; what was decided is on the disk all the time.
+    """Serve a review's page on this machine alone until SIGTERM or Ctrl-C.
 
-    port: 0 takes a free one. announce: called with the page's address, whose key lets in whoever knows it, once it answers.
+    Decisions are saved at once.
+
+    port: 0 takes a free one.
+    announce: called with the page's address, which holds the key that lets people in.
     launch: called with an address that works once, for a browser's command line.
-    Raises MissingExtra, SettingsError, StorageError (the port is taken).
+
+    Raises MissingExtra, SettingsError, StorageError (the port is in use).
     """
     need_extra()
     from tailorbird.service.review.app import run
@@ -79,21 +100,9 @@ def serve_review(
 
 
 def need_extra() -> None:
-    """Raise MissingExtra, which names what is missing, where the packages of the extra `serve` are not installed."""
-    missing = []
-    for name in (
-        "starlette",
-        "uvicorn",
-        "httptools",
-        "python_multipart",
-        "sqlalchemy",
-        "prometheus_client",
-    ):
-        try:
-            __import__(name)
-        except ImportError:
-            missing.append(name)
+    """Raise MissingExtra, naming the missing packages, if the extra `serve` is not installed."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise MissingExtra(
-            f"serving needs {', '.join(missing)}; install them with: pip install 'tailorbird[serve]'"
+            f"serving needs {', '.join(missing)}; install with: pip install 'tailorbird[serve]'"
         )

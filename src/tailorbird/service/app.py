@@ -1,4 +1,4 @@
-"""The ASGI application: routes, and what starts and ends with them."""
+"""The ASGI application: its routes, and what starts and ends with it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tailorbird import parallel
-from tailorbird.corrections import open_store
-from tailorbird.errors import StorageError
+from tailorbird.corrections import Corrections, open_store
+from tailorbird.errors import SettingsError, StorageError
 from tailorbird.service import corrections, inference_protocol, predict
 from tailorbird.service.batching import Batcher
 from tailorbird.service.openapi import document
@@ -25,60 +24,60 @@ from tailorbird.service.settings import ServeSettings
 from tailorbird.service.state import State, state_of
 from tailorbird.service.telemetry import Telemetry, accuracy_metrics
 from tailorbird.service.web.logs import log
-from tailorbird.service.web.middleware import Guard
+from tailorbird.service.web.middleware import Guard, route_path
 from tailorbird.service.web.pages import Pages
 
 COUNT_EVERY = 15.0
-"""Seconds between two looks at the corrections for /metrics; in between the last counts are said again."""
+"""Seconds for which /metrics repeats the last counts of corrections."""
 
 COUNT_SECONDS = 2.0
 """How long /metrics waits for the corrections database before it answers without it."""
 
 
 class Service:
-    """The application with its state; an instance is the ASGI application itself."""
+    """The ASGI application with its state."""
 
     def __init__(self, settings: ServeSettings, *, supervisor: int | None = None) -> None:
         """Open the model and the corrections.
 
         supervisor: process to tell of a reload, which tells the other processes.
+
         Raises ModelFileError, SettingsError, StorageError or MissingExtra.
         """
         telemetry = Telemetry()
         slot = Slot(settings.model, settings.runtime, log)
-        store = (
-            open_store(settings.corrections, photos=settings.photos)
-            if settings.corrections
-            else None
-        )
-        threads = max(1, parallel.cores() // settings.workers)
+        store = _open_corrections(settings)
         batcher = Batcher(
-            threads=threads,
+            threads=max(1, parallel.cores() // settings.workers),
             queue=settings.queue,
             batch=settings.batch,
             decode_seconds=settings.decode_seconds,
             meter=telemetry,
         )
-        self.state = State(
-            settings, telemetry, slot, batcher, store, store.secret() if store else b"", supervisor
-        )
+        secret = store.secret() if store else b""
+        self.state = State(settings, telemetry, slot, batcher, store, secret, supervisor)
         self.tailorbird = self.state
         self._counts = _Counts()
         self._router = Router(self._routes(), lifespan=self._lifespan, redirect_slashes=False)
         inner: ASGIApp = self._route
         if settings.allow_origins:
             inner = CORSMiddleware(
-                inner, allow_origins=settings.allow_origins, allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type", "X-Request-Id"], expose_headers=["X-Request-Id", "Retry-After"],
-            )  # fmt: skip
+                inner,
+                allow_origins=settings.allow_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+                expose_headers=["X-Request-Id", "Retry-After"],
+            )
         self._guard = Guard(inner, settings, count=telemetry.request)
+        # Not in the lifespan: applications that this one is mounted in need not run that.
+        telemetry.ready.set(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Answer one request (ASGI)."""
         await self._guard(scope, receive, send)
 
     def begin_drain(self) -> None:
-        """Say "not ready" from now on, and close each connection with its next answer."""
+        """Report "not ready" from now on, and close each connection with its next response."""
         self.state.ready = False
         self._guard.draining = True
         self.state.telemetry.ready.set(0)
@@ -86,16 +85,24 @@ class Service:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
+        if scope["type"] == "http" and not route_path(scope):
+            # Relative addresses of the page need the final slash of its own.
+            response = RedirectResponse(f"{scope['root_path']}/", 307)
+            await response(scope, receive, send)
+            return
         await self._router(scope, receive, send)
 
     @asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
         served = self.state.slot.current
-        self.state.telemetry.ready.set(1)
         log(
-            "started", model=served.name, sha256=served.sha256, classes=len(served.classifier.classes),
-            threads=self.state.batcher.threads, corrections=self.state.corrections is not None,
-        )  # fmt: skip
+            "started",
+            model=served.name,
+            sha256=served.sha256,
+            classes=len(served.classifier.classes),
+            threads=self.state.batcher.threads,
+            corrections=self.state.corrections is not None,
+        )
         yield
         self.state.batcher.close()
         self.state.storing.shutdown(wait=True, cancel_futures=True)
@@ -133,40 +140,50 @@ class Service:
         ]
 
     async def _metrics(self, request: Request) -> Response:
-        """Answers in bounded time whatever the queue and the database do."""
+        """Return the metrics, in bounded time whatever the queue and the database do."""
         state = self.state
-        await self._counts.look(state)
-        extra = accuracy_metrics(
-            self._counts.counts, state.slot.current.name, state.slot.current.sha256
-        )
-        return Response(
-            state.telemetry.text(extra), media_type="text/plain; version=0.0.4; charset=utf-8"
-        )
+        counts = await self._counts.current(state)
+        extra = accuracy_metrics(counts, state.slot.current.name, state.slot.current.sha256)
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(state.telemetry.text(extra), media_type=kind)
 
 
 class _Counts:
-    """The last counts of corrections; None while the database is away."""
+    """The last counts of corrections."""
 
     def __init__(self) -> None:
-        self.counts: dict[tuple[str, bool], int] | None = {}
-        self._looked = float("-inf")
+        self._counts: dict[tuple[str, bool], int] | None = {}
+        self._counted = float("-inf")
 
-    async def look(self, state: State) -> None:
-        """Count anew if the last time is long enough ago."""
-        if state.corrections is None or time.monotonic() - self._looked < COUNT_EVERY:
-            return
-        self._looked = time.monotonic()
+    async def current(self, state: State) -> dict[tuple[str, bool], int] | None:
+        """Return counts at most COUNT_EVERY old; None while the database does not answer."""
+        if state.corrections is None or time.monotonic() - self._counted < COUNT_EVERY:
+            return self._counts
+        self._counted = time.monotonic()
+        loop = asyncio.get_running_loop()
         try:
-            counting = asyncio.get_running_loop().run_in_executor(
-                state.storing, state.corrections.counts
-            )
-            self.counts = await asyncio.wait_for(counting, COUNT_SECONDS)
+            counting = loop.run_in_executor(state.storing, state.corrections.counts)
+            self._counts = await asyncio.wait_for(counting, COUNT_SECONDS)
         except (StorageError, TimeoutError):
-            self.counts = None
+            self._counts = None
+        return self._counts
+
+
+def _open_corrections(settings: ServeSettings) -> Corrections | None:
+    """Open the database; where that fails, the error names the options."""
+    if not settings.corrections:
+        return None
+    hint = "store corrections elsewhere with --corrections PATH, or none with --corrections off"
+    try:
+        return open_store(settings.corrections, photos=settings.photos)
+    except SettingsError as error:
+        raise SettingsError(f"{error}; {hint}") from None
+    except StorageError as error:
+        raise type(error)(f"{error}; {hint}") from None
 
 
 async def _openapi(request: Request) -> JSONResponse:
-    return JSONResponse(document(state_of(request).settings))
+    return JSONResponse(document(state_of(request).settings, request.scope.get("root_path", "")))
 
 
 async def _health(request: Request) -> JSONResponse:
@@ -176,8 +193,3 @@ async def _health(request: Request) -> JSONResponse:
 async def _ready(request: Request) -> JSONResponse:
     state = state_of(request)
     return JSONResponse({"status": state.status}, 200 if state.accepting else 503)
-
-
-def create_app(settings: ServeSettings, **options: Any) -> Service:
-    """The ASGI application for any server that runs one: `uvicorn.run(create_app(ServeSettings(model=Path("shop.onnx"))))`."""
-    return Service(settings, **options)

@@ -1,4 +1,4 @@
-"""`POST /v1/predict` and `GET /v1/model`."""
+"""`POST /v1/predict`, `GET /v1/model` and `POST /v1/model/reload`."""
 
 from __future__ import annotations
 
@@ -20,43 +20,37 @@ from tailorbird.service.decoding import Decoder
 from tailorbird.service.served import Served
 from tailorbird.service.state import State, state_of
 from tailorbird.service.uploads import Upload, photos_of
-from tailorbird.service.web.exchange import deadline_of, in_time
-from tailorbird.service.web.problems import Problem, of_image, overloaded
+from tailorbird.service.web.exchange import check_query, deadline_of, exchange_of, in_time
+from tailorbird.service.web.problems import Problem, invalid, of_image, overloaded
+
+RECEIPT_CLASSES = 3
+"""Most probable classes that a receipt holds."""
 
 
 async def predict(request: Request) -> JSONResponse:
     """Classify one photo or several."""
+    check_query(request, "top", "heatmap")
     state = state_of(request)
-    top = _whole(request, "top", 3, 1, 100)
-    heatmaps = _flag(request, "heatmap")
     served = state.slot.current
-    if heatmaps and not served.classifier.has_heatmaps:
-        raise Problem(
-            422, "invalid", f"the model {served.name} has no heat maps; leave ?heatmap= out"
-        )
+    top = _top(request, len(served.classifier.classes))
+    heatmaps = _heatmap(request, served)
     if state.batcher.full:
-        raise overloaded()  # before the body is received: under overload a refusal must be cheap
+        raise overloaded()  # before the body is received: a refusal must be cheap under overload
     uploads = await photos_of(request, most_photos=state.settings.max_photos)
+    deadline = deadline_of(request)
     with state.batcher.admitted(len(uploads)):
-        answers = await in_time(
-            request,
-            asyncio.gather(
-                *(
-                    _answer(state, served, upload, heatmaps, deadline_of(request))
-                    for upload in uploads
-                )
-            ),
-        )
+        work = (_answer(state, served, upload, heatmaps, deadline) for upload in uploads)
+        answers = await in_time(request, asyncio.gather(*work))
     results = []
     for upload, answer in zip(uploads, answers, strict=True):
         if isinstance(answer, Problem):
             state.telemetry.photo(answer.code)
-            if len(uploads) == 1 or answer.status == 503:  # what time cures is tried again whole
+            if len(uploads) == 1 or answer.status == 503:  # temporary: send the whole request again
                 raise answer
             results.append({"name": upload.name, "error": answer.as_dict()})
         else:
             results.append({"name": upload.name, **_result(state, served, *answer, top=top)})
-    request.scope["tailorbird"].notes["photos"] = len(uploads)
+    exchange_of(request).notes["photos"] = len(uploads)
     return JSONResponse(
         {"model": {"name": served.name, "sha256": served.sha256}, "results": results}
     )
@@ -65,7 +59,7 @@ async def predict(request: Request) -> JSONResponse:
 async def _answer(
     state: State, served: Served, upload: Upload, heatmaps: bool, deadline: float
 ) -> tuple[str, Answer] | Problem:
-    """The SHA-256 of the photo's bytes and the model's answer; a Problem for a photo that cannot be used."""
+    """Return the SHA-256 of a photo's bytes and the model's answer, or why there is none."""
 
     def decode(decoder: Decoder) -> tuple[Pixels, str]:
         digest = hashlib.sha256(upload.data).hexdigest() if state.corrections else ""
@@ -73,9 +67,8 @@ async def _answer(
 
     try:
         pixels, digest = await state.batcher.decode(decode, deadline)
-        return digest, await state.batcher.classify(
-            served, pixels, heatmaps=heatmaps, deadline=deadline
-        )
+        answer = await state.batcher.classify(served, pixels, heatmaps=heatmaps, deadline=deadline)
+        return digest, answer
     except ImageError as error:
         return of_image(error, upload.data)
     except Problem as problem:
@@ -85,14 +78,14 @@ async def _answer(
 def _result(
     state: State, served: Served, digest: str, answer: Answer, *, top: int
 ) -> dict[str, Any]:
-    """One entry of `results`."""
+    """Return one entry of `results`."""
     info = served.classifier.info
-    order = np.argsort(-answer.probabilities, kind="stable")
-    ranked = tuple((info.classes[i], float(answer.probabilities[i])) for i in order[: max(top, 3)])
+    order = np.argsort(-answer.probabilities, kind="stable")[: max(top, RECEIPT_CLASSES)]
+    ranked = tuple((info.classes[i], float(answer.probabilities[i])) for i in order)
     label, probability = ranked[0]
     unsure = probability < info.threshold
     state.telemetry.photo("unsure" if unsure else "answered", label)
-    said: dict[str, Any] = {
+    result: dict[str, Any] = {
         "label": label,
         "probability": probability,
         "unsure": unsure,
@@ -101,17 +94,21 @@ def _result(
         "receipt": None,
     }
     if state.corrections is not None:
-        said["receipt"] = receipts.issue(
-            state.secret, photo=digest, model=served.sha256, model_name=served.name, top=ranked[:3]
+        result["receipt"] = receipts.issue(
+            state.secret,
+            photo=digest,
+            model=served.sha256,
+            model_name=served.name,
+            top=ranked[:RECEIPT_CLASSES],
         )
     if answer.heatmaps is not None:
         shown = zip(ranked[:top], answer.heatmaps, strict=False)
-        said["heatmaps"] = [_heatmap(name, values) for (name, _), values in shown]
-    return said
+        result["heatmaps"] = [_heatmap_content(name, values) for (name, _), values in shown]
+    return result
 
 
-def _heatmap(label: str, values: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """One map, scaled so that its largest value is 1; a map of zeros stays one."""
+def _heatmap_content(label: str, values: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """Return one map, scaled to a maximum of 1; a map of zeros stays one."""
     peak = float(values.max())
     scaled = values / peak if peak > 0 else values
     height, width = values.shape
@@ -124,12 +121,12 @@ def _heatmap(label: str, values: npt.NDArray[np.float32]) -> dict[str, Any]:
 
 
 async def model(request: Request) -> JSONResponse:
-    """What is being served."""
+    """Return what is being served."""
     state = state_of(request)
     served = state.slot.current
     info = served.classifier.info.as_dict()
-    data = {name: info["data"][name] for name in ("fingerprint", "splits") if name in info["data"]}
     settings = state.settings
+    corrections = state.corrections is not None
     return JSONResponse(
         {
             "name": served.name,
@@ -142,14 +139,18 @@ async def model(request: Request) -> JSONResponse:
             "scores": info["scores"],
             "backbone": info["backbone"],
             "settings": info["settings"],
-            "data": data,
+            "data": {
+                name: info["data"][name]
+                for name in ("fingerprint", "splits")
+                if name in info["data"]
+            },
             "versions": info["versions"],
             "created": info["created"],
             "loaded": served.loaded,
             "format": FORMAT,
             "heatmaps": served.classifier.has_heatmaps,
-            "corrections": state.corrections is not None,
-            "keep_photos": state.corrections is not None and settings.photos is not None,
+            "corrections": corrections,
+            "keep_photos": corrections and settings.photos is not None,
             "limits": {
                 "body_bytes": settings.max_body,
                 "pixels": settings.max_pixels,
@@ -161,42 +162,39 @@ async def model(request: Request) -> JSONResponse:
 
 
 async def reload(request: Request) -> JSONResponse:
-    """Take the model file's present content; refused without a token, because anybody could call it."""
+    """Load the model file's present content; needs a token, as anybody could call it otherwise."""
     state = state_of(request)
     if state.settings.token is None:
-        raise Problem(
-            403,
-            "forbidden",
-            "reloading over HTTP needs a service started with --token; or send the process SIGHUP",
+        message = (
+            "reloading over HTTP needs a service started with --token; or send the process SIGHUP"
         )
+        raise Problem(403, "forbidden", message)
     try:
         changed = await state.reload(told_by="http")
     except ModelFileError as error:
-        raise Problem(
-            409, "conflict", f"the new model was refused and the old one goes on: {error}"
-        ) from None
+        message = f"the new model was refused, the old one is still served: {error}"
+        raise Problem(409, "conflict", message) from None
     # Always: another process may still serve what this one, started later, has never seen.
     state.tell_the_others()
     return JSONResponse({"sha256": state.slot.current.sha256, "changed": changed})
 
 
-def _whole(request: Request, name: str, default: int, low: int, high: int) -> int:
-    """A whole number of the query. Raises Problem 422."""
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not text.isascii() or not text.isdecimal() or len(text) > 9 or not low <= int(text) <= high:
-        raise Problem(
-            422,
-            "invalid",
-            f"{name} is {text[:50]!r}; it must be a whole number from {low} to {high}",
-        )
-    return int(text)
+def _top(request: Request, classes: int) -> int:
+    """Return how many classes the results hold: `top` of the query, 3 by default."""
+    text = request.query_params.get("top", "3")
+    if text == "all":
+        return classes
+    if not text.isascii() or not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise invalid(f"top is {text[:50]!r}; it must be a whole number from 1, or `all`")
+    return min(int(text), classes)
 
 
-def _flag(request: Request, name: str) -> bool:
-    """A yes or no of the query. Raises Problem 422."""
-    text = request.query_params.get(name, "0")
+def _heatmap(request: Request, served: Served) -> bool:
+    """Return whether heat maps are requested: `heatmap` of the query."""
+    text = request.query_params.get("heatmap", "0")
     if text not in ("0", "1", "false", "true"):
-        raise Problem(422, "invalid", f"{name} is {text[:50]!r}; it must be 0 or 1")
-    return text in ("1", "true")
+        raise invalid(f"heatmap is {text[:50]!r}; it must be 0 or 1")
+    wanted = text in ("1", "true")
+    if wanted and not served.classifier.has_heatmaps:
+        raise invalid(f"the model {served.name} has no heat maps; leave out ?heatmap=1")
+    return wanted

@@ -1,4 +1,4 @@
-"""The model being served, and how another takes its place without a lost request."""
+"""The model being served, and how another one replaces it without losing a request."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import datetime
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,13 @@ from tailorbird.images import ResizeRule
 from tailorbird.model import Classifier
 
 LAST_GOOD = "last-good.onnx"
-"""In the folder the workers share: the model they serve, for a worker that starts while the file is bad or another."""
+"""In the folder that the workers share: the model they serve, for a worker that starts while the
+file is bad or another."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model file that was audited and has answered a probe. Requests hold on to the one they began with."""
+    """A model file that was audited and tested; a request keeps the one it began with."""
 
     name: str
     sha256: str
@@ -33,19 +35,23 @@ class Served:
 
     @property
     def rule(self) -> ResizeRule:
-        """How photos become its input."""
+        """The rule that turns photos into the model's input."""
         return self.classifier.info.resize
 
 
 def open_served(path: Path, *, name: str | None = None) -> Served:
-    """Open, audit and probe a model file. Raises ModelFileError when any of it fails, or the file changes meanwhile."""
+    """Open, audit and test a model file.
+
+    Raises ModelFileError when any of it fails, or when the file changes meanwhile.
+    """
     digest = _digest(path)
     classifier = Classifier(path)
     if _digest(path) != digest:
         raise ModelFileError(
             f"{path} changed while it was read; put a new model in place by renaming, then reload"
         )
-    _probe(classifier)
+    _check_metadata(classifier)
+    _check_answers(classifier)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return Served(name or path.stem, digest, classifier, now)
 
@@ -59,51 +65,57 @@ def _digest(path: Path) -> str:
         ) from None
 
 
-def _probe(classifier: Classifier) -> None:
-    """Run the model on a picture of every grey and on noise: the answers must be probabilities."""
+def _check_metadata(classifier: Classifier) -> None:
+    """Refuse metadata that /v1/model could not answer: NaN, halves of characters."""
+    try:
+        text = json.dumps(classifier.info.as_dict(), ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ModelFileError(
+            f"the metadata of {classifier.path} cannot be written as JSON: {error}"
+        ) from None
+
+
+def _check_answers(classifier: Classifier) -> None:
+    """Run the model on a grey ramp and on noise; the answers must be probabilities."""
     size = classifier.info.resize.size
     ramp = np.broadcast_to(
         np.linspace(0, 255, size).astype(np.uint8)[None, :, None], (size, size, 3)
     )
     noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     try:
-        rows, heatmaps = classifier.run(np.stack([ramp, noise]), heatmaps=classifier.has_heatmaps)
+        rows, maps = classifier.run(np.stack([ramp, noise]), heatmaps=classifier.has_heatmaps)
     except Exception as error:  # the runtime's exceptions share no base class
         raise ModelFileError(
-            f"{classifier.path} fails on a probe picture: {str(error).splitlines()[0][:300]}"
+            f"{classifier.path} fails on a test image: {str(error).splitlines()[0][:300]}"
         ) from None
-    shapes = rows.shape == (2, len(classifier.classes)) and (
-        heatmaps is None or heatmaps.shape[0] == 2
-    )
-    if (
-        not shapes
-        or not np.isfinite(rows).all()
-        or rows.min() < 0
-        or abs(rows.sum(axis=1) - 1).max() > 1e-3
-    ):
+    shaped = rows.shape == (2, len(classifier.classes)) and (maps is None or len(maps) == 2)
+    finite = shaped and bool(np.isfinite(rows).all())
+    if not finite or rows.min() < 0 or abs(rows.sum(axis=1) - 1).max() > 1e-3:
         raise ModelFileError(
-            f"{classifier.path} answers a probe picture with something that is not probabilities"
+            f"{classifier.path} answers a test image with values that are not probabilities"
         )
 
 
-def _give_back() -> None:
-    """Hand memory back to the system: glibc keeps what parsing a model left behind, some 10 MB a reload, as pieces it cannot reuse."""
-    with contextlib.suppress(
-        OSError, AttributeError, TypeError
-    ):  # another system's C library has no malloc_trim
+def _trim_memory() -> None:
+    """Return memory to the system: glibc keeps some 10 MB of fragments per opened model."""
+    # Other C libraries have no malloc_trim.
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 class Slot:
-    """Holds the model being served. `current` is replaced in one step; work under way keeps the model it began with."""
+    """Holds the model being served; `current` is replaced in one step."""
 
     def __init__(
         self, path: Path, runtime: Path | None = None, note: Callable[..., None] | None = None
     ) -> None:
-        """Open the model the other workers serve, for the first of them the file. Raises ModelFileError.
+        """Open the model that the other workers serve or, in the first of them, the file.
 
-        A worker that is started again does not look at the file: it may be bad by now, or another model that nobody has asked
-        to be taken yet, and two models would answer in turn.
+        A worker that is started again does not read the file: it may be bad by now, or a model
+        that nobody has asked to load yet, and two models would answer in turn.
+
+        note: receives an event and its fields. Raises ModelFileError.
         """
         self._path = path
         self._good = runtime / LAST_GOOD if runtime else None
@@ -119,18 +131,24 @@ class Slot:
         self.keep_good()
 
     async def reload(self) -> bool:
-        """Take the file's present content, if it works. True when it is another model. Raises ModelFileError and keeps the old one."""
+        """Load the file's present content if it works; return whether it is another model.
+
+        Raises ModelFileError and keeps the old one.
+        """
         async with self._lock:
             fresh = await asyncio.to_thread(open_served, self._path)
             changed = fresh.sha256 != self.current.sha256
             if changed:
                 self.current = fresh
                 await asyncio.to_thread(self.keep_good)
-                await asyncio.to_thread(_give_back)
+                await asyncio.to_thread(_trim_memory)
             return changed
 
     def keep_good(self) -> None:
-        """Put a copy of the model served where other workers find it. A full disk costs the copy, not the model."""
+        """Copy the served model to where other workers find it.
+
+        When the disk is full, the copy is lost and not the model.
+        """
         if self._good is None:
             return
         try:
@@ -142,4 +160,4 @@ class Slot:
                 return
         except (OSError, StorageError):
             pass
-        self._good.unlink(missing_ok=True)  # better none than that of the model before
+        self._good.unlink(missing_ok=True)  # no copy is better than the model before

@@ -1,4 +1,4 @@
-"""Several processes on one listening socket: start them, restart what dies, pass signals on, end together."""
+"""Several processes on one listening socket: start, restart, forward signals, end together."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from prometheus_client import multiprocess
 from tailorbird.errors import RunError, TailorbirdError
 from tailorbird.service.settings import ServeSettings
 from tailorbird.service.web.logs import configure_logging, log
+from tailorbird.service.web.terminal import Terminal
 
 PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0)
 """Seconds before a process that died is started again, longer with each death in a row."""
@@ -32,24 +33,28 @@ STEADY = 60.0
 
 @dataclasses.dataclass
 class _Worker:
-    """One process, and our end of the pair of sockets it reports through."""
+    """One process, and our end of the pair of sockets through which it reports."""
 
     process: SpawnProcess
-    ear: socket.socket
+    socket: socket.socket
     began: float
-    takes_requests: bool = False
+    started: bool = False
     reload_missed: bool = False
 
 
 def supervise(
     settings: ServeSettings, bound: socket.socket, *, quiet: bool, announce: Callable[[], None]
 ) -> None:
-    """Serve from `settings.workers` processes until SIGTERM or SIGINT; return once all have finished what they accepted.
+    """Serve from `settings.workers` processes until SIGTERM or SIGINT.
 
-    announce: called once every process takes requests. Raises RunError when one cannot start, or does not end.
+    Returns once all processes have finished what they accepted.
+
+    announce: called once every process accepts requests.
+
+    Raises RunError when a process cannot start, or does not end.
     """
     runtime = Path(tempfile.mkdtemp(prefix="tailorbird-serve-"))
-    # prometheus_client keeps each process's counters in files here and adds them up for /metrics.
+    # prometheus_client keeps the counters of each process in files here and adds them up.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime)
     try:
         _Supervisor(dataclasses.replace(settings, runtime=runtime), bound, quiet).run(announce)
@@ -58,7 +63,7 @@ def supervise(
 
 
 class _Supervisor:
-    """Holds the processes. Its signal handlers run in the main thread, between any two of its steps."""
+    """Holds the processes; its signal handlers run in the main thread, between two steps."""
 
     def __init__(self, settings: ServeSettings, bound: socket.socket, quiet: bool) -> None:
         self._settings = settings
@@ -67,9 +72,10 @@ class _Supervisor:
         self._workers: list[_Worker] = []
         self._stopping = False
         self._deaths = 0
+        self._terminal = Terminal()
 
     def run(self, announce: Callable[[], None]) -> None:
-        """Start, watch, end."""
+        """Start the processes, watch them, end them."""
         announced = False
         with self._signals():
             try:
@@ -77,8 +83,8 @@ class _Supervisor:
                     self._workers.append(self._start())
                 while not self._stopping:
                     self._wait(0.2)
-                    self._replace_the_dead(announced)
-                    if not announced and all(worker.takes_requests for worker in self._workers):
+                    self._replace_dead(announced)
+                    if not announced and all(worker.started for worker in self._workers):
                         announced = True
                         announce()
             finally:
@@ -91,7 +97,7 @@ class _Supervisor:
             signal.SIGINT: self._on_stop,
         }
         if hasattr(signal, "SIGHUP"):
-            handlers[signal.SIGHUP] = self._on_reload
+            handlers[signal.SIGHUP] = self._on_hang_up
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
@@ -102,43 +108,44 @@ class _Supervisor:
     def _on_stop(self, *_: object) -> None:
         self._stopping = True
 
-    def _on_reload(self, *_: object) -> None:
+    def _on_hang_up(self, *_: object) -> None:
+        if self._terminal.is_gone:
+            self._stopping = True
+            return
         for worker in self._workers:
             # A process that is still starting has no handler yet and would die of the signal.
-            worker.reload_missed = not worker.takes_requests
-            if worker.takes_requests:
+            worker.reload_missed = not worker.started
+            if worker.started:
                 _send(worker, signal.SIGHUP)
 
     def _start(self) -> _Worker:
-        ear, mouth = socket.socketpair()
+        ours, theirs = socket.socketpair()
         process = multiprocessing.get_context("spawn").Process(
             target=_work,
-            args=(self._settings, self._bound, mouth, os.getpid(), self._quiet),
+            args=(self._settings, self._bound, theirs, os.getpid(), self._quiet),
             name="tailorbird-worker",
         )
         process.start()
-        mouth.close()
-        return _Worker(process, ear, time.monotonic())
+        theirs.close()
+        return _Worker(process, ours, time.monotonic())
 
     def _wait(self, seconds: float) -> None:
-        """Until a process ends or says that it takes requests."""
-        ears = {worker.ear: worker for worker in self._workers if not worker.takes_requests}
-        ready = connection.wait(
-            [*(worker.process.sentinel for worker in self._workers), *ears], timeout=seconds
-        )
-        for ear in ready:
-            worker = ears.get(ear) if isinstance(ear, socket.socket) else None
-            if worker is not None and worker.ear.recv(1):
-                worker.takes_requests = True
+        """Wait until a process ends or reports that it accepts requests."""
+        starting = {worker.socket: worker for worker in self._workers if not worker.started}
+        sentinels = [worker.process.sentinel for worker in self._workers]
+        for ready in connection.wait([*sentinels, *starting], timeout=seconds):
+            worker = starting.get(ready) if isinstance(ready, socket.socket) else None
+            if worker is not None and worker.socket.recv(1):
+                worker.started = True
                 if worker.reload_missed:
                     worker.reload_missed = False
                     _send(worker, signal.SIGHUP)
 
-    def _replace_the_dead(self, announced: bool) -> None:
+    def _replace_dead(self, announced: bool) -> None:
         for number, worker in enumerate(self._workers):
             if worker.process.is_alive() or self._stopping:
                 continue
-            worker.ear.close()
+            worker.socket.close()
             multiprocess.mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]
             if not announced:
                 raise RunError("a process of the service could not start; its message is above")
@@ -164,7 +171,7 @@ class _Supervisor:
                 stuck.append(worker.process.pid)
                 worker.process.kill()
                 worker.process.join()
-            worker.ear.close()
+            worker.socket.close()
         if stuck:
             raise RunError(f"{len(stuck)} processes did not end in time and were killed")
 
@@ -176,19 +183,18 @@ def _send(worker: _Worker, number: int) -> None:
 
 
 def _work(
-    settings: ServeSettings, bound: socket.socket, told: socket.socket, supervisor: int, quiet: bool
+    settings: ServeSettings, bound: socket.socket, report: socket.socket, parent: int, quiet: bool
 ) -> None:
-    """A process's whole life."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches every process of the terminal; the supervisor passes it on
+    """Run one process from its start to its end."""
+    # Ctrl-C reaches every process of the terminal; the supervisor forwards it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     from tailorbird.service.app import Service
     from tailorbird.service.server import run
 
     configure_logging(quiet=quiet)
     try:
-        service = Service(settings, supervisor=supervisor)
+        service = Service(settings, supervisor=parent)
     except TailorbirdError as error:
         log("cannot-start", level="error", message=str(error))
         sys.exit(error.exit_code)
-    run(service, bound, supervisor=told)
+    run(service, bound, supervisor=report)

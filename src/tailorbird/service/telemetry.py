@@ -21,7 +21,7 @@ _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2
 
 
 class Telemetry:
-    """Counters of one process; with several workers prometheus_client sums them through files (PROMETHEUS_MULTIPROC_DIR)."""
+    """Metrics of one process; with several workers prometheus_client adds them up through files."""
 
     def __init__(self) -> None:
         self._several = "PROMETHEUS_MULTIPROC_DIR" in os.environ
@@ -34,7 +34,7 @@ class Telemetry:
             **options,
         )
         self._seconds = Histogram(
-            "http_request_seconds", "From the first byte of a request to the last of its answer.", ("route",),
+            "http_request_seconds", "Time from a request's arrival to the end of its response.", ("route",),
             buckets=_SECONDS, **options,
         )  # fmt: skip
         self._photos = Counter(
@@ -43,12 +43,12 @@ class Telemetry:
             ("outcome",),
             **options,
         )
-        self._labels = Counter("predictions", "Answers by class.", ("label",), **options)
+        self._labels = Counter("predictions", "Predictions by class.", ("label",), **options)
         self._decode = Histogram(
             "decode_seconds", "Decoding and resizing one photo.", buckets=_SECONDS, **options
         )
         self._run = Histogram(
-            "inference_seconds", "One run of the model on one batch.", buckets=_SECONDS, **options
+            "inference_seconds", "Running the model on one batch.", buckets=_SECONDS, **options
         )
         self._batch = Histogram(
             "batch_photos", "Photos in one run.", buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32), **options
@@ -75,47 +75,47 @@ class Telemetry:
             **options,
         )
         self.ready = Gauge(
-            "ready", "Processes that take requests.", multiprocess_mode="livesum", **options
+            "ready", "Processes that accept requests.", multiprocess_mode="livesum", **options
         )
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """One request was answered."""
+        """Count a request that was answered."""
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def photo(self, outcome: str, label: str | None = None) -> None:
-        """One photo got its answer, `label`, or a refusal."""
+        """Count a photo that was answered with `label`, or refused."""
         self._photos.labels(outcome).inc()
         if label is not None:
             self._labels.labels(label).inc()
 
     def decoded(self, seconds: float) -> None:
-        """One photo was decoded."""
+        """Record the time that decoding a photo took."""
         self._decode.observe(seconds)
 
     def ran(self, photos: int, seconds: float) -> None:
-        """One batch was classified."""
+        """Record a batch that was classified."""
         self._batch.observe(photos)
         self._run.observe(seconds)
 
     def waits(self, photos: int) -> None:
-        """So many photos are accepted and not yet answered."""
+        """Set the number of photos that are accepted and not yet answered."""
         self._waiting.set(photos)
 
     def dropped(self, photos: int) -> None:
-        """Photos left the queue unanswered."""
+        """Count photos that left the queue unanswered."""
         self._dropped.inc(photos)
 
     def reloaded(self, result: str) -> None:
-        """A reload ended."""
+        """Count a reload by its result."""
         self._reloads.labels(result).inc()
 
     def correction(self, result: str) -> None:
-        """A correction was stored or refused."""
+        """Count a correction by its result."""
         self._stored.labels(result).inc()
 
     def text(self, extra: Iterable[Metric] = ()) -> bytes:
-        """The exposition format, with metrics that are computed now appended."""
+        """Return all metrics in the exposition format, followed by `extra`."""
         registry = CollectorRegistry()
         if self._several:
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

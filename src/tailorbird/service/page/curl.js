@@ -5,6 +5,9 @@ import { example, resolved } from "./schema.js";
 /** For a POSIX shell. @param {string} text */
 const quoted = (text) => (/^[\w./:@=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
+/** The address of the service, which may lie under a prefix of a proxy: the folder of this page. */
+const base = () => location.href.replace(/[?#].*$/, "").replace(/\/[^/]*$/, "");
+
 /**
  * @param {Record<string, any>} document @param {string} method in lower case @param {string} path @param {Record<string, any>} operation
  * @param {Record<string, any>[]} parameters resolved
@@ -20,7 +23,7 @@ export function curl(document, method, path, operation, parameters) {
       place = place.replace(`{${parameter.name}}`, given === "…" ? parameter.name.toUpperCase() : encodeURIComponent(given));
     } else if (parameter.in === "query") query.set(parameter.name, String(value(parameter)));
   }
-  const address = `${location.origin}${place}${query.size ? `?${query}` : ""}`;
+  const address = `${base()}${place}${query.size ? `?${query}` : ""}`;
   const parts = [`curl ${method === "get" ? "" : `-X ${method.toUpperCase()} `}${quoted(address)}`];
   const security = operation.security ?? document.security ?? [];
   if (security.some((each) => Object.keys(each).length)) parts.push('-H "Authorization: Bearer $TOKEN"');

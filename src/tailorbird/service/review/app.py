@@ -27,7 +27,7 @@ from tailorbird import images
 from tailorbird.dataset import Sample, printable
 from tailorbird.errors import ImageError, SettingsError, StorageError, StorageFull
 from tailorbird.review import ChangedMeanwhile, Choice, Review
-from tailorbird.service.web.exchange import json_of, media_type
+from tailorbird.service.web.exchange import body_of, media_type, parse_json
 from tailorbird.service.web.logs import configure_logging
 from tailorbird.service.web.middleware import Guard, Hints
 from tailorbird.service.web.pages import Pages
@@ -306,7 +306,7 @@ async def _body(request: Request) -> Any:
     if kind != "application/json":
         message = f"a body of type {kind[:100]!r} is not accepted; send application/json"
         raise Problem(415, "unsupported-media-type", message)
-    return await json_of(request)
+    return parse_json(await body_of(request))
 
 
 def _choices(content: Any) -> tuple[int, list[Choice]]:

@@ -13,7 +13,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from tailorbird.service.web.problems import ClientGone, Problem, overloaded, too_late
+from tailorbird.service.web.problems import ClientGone, Problem, invalid, overloaded, too_late
 from tailorbird.service.web.settings import WebSettings
 
 T = TypeVar("T")
@@ -218,12 +218,20 @@ async def body_of(request: Request) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def json_of(request: Request) -> Any:
-    """Return the body as JSON. Raises Problem 400."""
+def parse_json(body: bytes) -> Any:
+    """Parse a body of JSON. Raises Problem 400."""
     try:
-        return json.loads(await body_of(request))
+        return json.loads(body)
     except (ValueError, RecursionError):
         raise Problem(400, "bad-request", "the body is not valid JSON") from None
+
+
+def check_query(request: Request, *known: str) -> None:
+    """Raise Problem 422 for a query parameter that is not among `known`."""
+    for name in request.query_params:
+        if name not in known:
+            valid = f"valid: {', '.join(known)}" if known else "there are none"
+            raise invalid(f"unknown query parameter {name[:50]!r}; {valid}")
 
 
 async def in_time(request: Request, work: Awaitable[T]) -> T:
@@ -236,6 +244,9 @@ async def in_time(request: Request, work: Awaitable[T]) -> T:
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_client_leaves(request))
+    for future in (task, gone):
+        # What one of them raises after the other has decided is not an error of the service.
+        future.add_done_callback(_retrieve)
     try:
         await asyncio.wait(
             {task, gone},
@@ -252,6 +263,11 @@ async def in_time(request: Request, work: Awaitable[T]) -> T:
         gone.cancel()
         if not task.done():
             task.cancel()
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 async def _client_leaves(request: Request) -> None:
