@@ -1,10 +1,13 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Each makes its own virtual environment.
+# On a fresh machine: `make demo` and `make test`. Each makes its own virtual environment.
+#   make quick      before each commit: linting, types and the fast tests, under two minutes on two cores
+#   make test       linting, types and every test that is not marked slow
+#   make test-slow  the tests marked slow: replays of whole notebooks, and repetitions of benchmarks
 
 PYTHON ?= python3
 LIGHT := .venv
 TEST := .venv-test
 
-.PHONY: demo test install clean
+.PHONY: demo quick test test-slow check install clean
 
 demo: install
 	$(LIGHT)/bin/tailorbird demo
@@ -23,11 +26,21 @@ $(TEST)/installed: pyproject.toml
 	$(TEST)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve,postgres,keras]' --group test
 	@touch $@
 
-test: $(TEST)/installed
+PYTEST := $(TEST)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+check: $(TEST)/installed
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/mypy
-	$(TEST)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+quick: check
+	$(PYTEST) -m "not (slow or keras or browser or process or postgres)"
+
+test: check
+	$(PYTEST) -m "not slow"
+
+test-slow: $(TEST)/installed
+	$(PYTEST) -m slow
 
 clean:
 	rm -rf $(LIGHT) $(TEST)

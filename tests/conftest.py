@@ -1,4 +1,4 @@
-"""What the tests share: pictures they draw themselves, a cache of their own, and the data beside the checkout where it is."""
+"""Fixtures and markers of all tests: drawn pictures, a cache per test, a trained model, PostgreSQL."""
 
 from __future__ import annotations
 
@@ -12,31 +12,56 @@ import pytest
 from support.data import MakeDataset, draw_dataset
 from support.postgres_server import PostgresServer
 
-# Started in the background of a script, a process ignores Ctrl-C, and so do those it starts; the tests that send one need it heard.
+# A process that a script starts in the background ignores Ctrl-C, and so do its children; the
+# tests that send one need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+TESTS = Path(__file__).parent
 LONGEST = (
-    "test_docs.py",
-    "test_zoomcamp.py",
-    "test_cli.py",
-    "test_pull.py",
-    "test_training.py",
+    "project/test_docs.py",
+    "engines/keras/test_pull.py",
+    "engines/finetune/test_training.py",
+    "cli/test_cli.py",
 )
-"""Files that take a minute or more on one core, the longest first. They begin first, so that no core waits for the last of them."""
+"""Files that take longest; they start first, so that no core waits for the last of them."""
+
+MARKED_FILES = {
+    "keras": ("engines/keras/*.py",),
+    "process": (
+        "cli/*.py",
+        "deploy/*.py",
+        "experiments/test_commands.py",
+        "service/test_lifecycle.py",
+        "service/test_limits.py",
+    ),
+    "slow": ("examples/test_zoomcamp.py",),
+}
+"""Marker -> the files, relative to tests/, all of whose tests have it."""
+
+MARKED_FIXTURES = {"browser": "browser", "postgres": "postgres"}
+"""Fixture -> the marker of the tests that use it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Longest files first, the others as they are."""
-    items.sort(
-        key=lambda item: (
-            LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
-        )
-    )
+    """Add markers that follow from file and fixtures, and start the longest files first."""
+
+    def order(item: pytest.Item) -> int:
+        file = item.path.relative_to(TESTS).as_posix()
+        return LONGEST.index(file) if file in LONGEST else len(LONGEST)
+
+    for item in items:
+        for marker, patterns in MARKED_FILES.items():
+            if any(item.path.relative_to(TESTS).match(pattern) for pattern in patterns):
+                item.add_marker(marker)
+        for fixture, marker in MARKED_FIXTURES.items():
+            if fixture in getattr(item, "fixturenames", ()) or f"[{fixture}" in item.name:
+                item.add_marker(marker)
+    items.sort(key=order)
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test reads or fills the user's cache."""
+    """Give each test a cache folder of its own."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("TAILORBIRD_CACHE", str(folder))
     return folder
@@ -44,13 +69,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of 24 drawn pictures; tests must not change it."""
+    """Return a dataset of three classes of 24 drawn pictures; tests must not change it."""
     return draw_dataset(tmp_path_factory.mktemp("shapes"))
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Iterator[Path]:
-    """A model trained on `shapes` with the shipped backbone; tests must not change it."""
+    """Return a model trained on `shapes` with the default backbone; tests must not change it."""
     from tailorbird.training import train
 
     with pytest.MonkeyPatch.context() as patch:
@@ -62,7 +87,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Iterator[
 
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> MakeDataset:
-    """Draws a dataset of the test's own."""
+    """Return a function that draws a dataset for this test alone."""
 
     def make(name: str = "photos", **options: object) -> Path:
         return draw_dataset(tmp_path / name, **options)  # type: ignore[arg-type]
@@ -72,7 +97,7 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A real PostgreSQL server; tests must not stop it."""
+    """Return a real PostgreSQL server; tests must not stop it."""
     server = PostgresServer()
     yield server
     server.stop()
@@ -80,13 +105,13 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def postgres_url(postgres: PostgresServer) -> str:
-    """The URL of its database `postgres`, with a password full of characters that URLs must escape."""
+    """Return the URL of database `postgres`; its password has characters that URLs must escape."""
     return postgres.url()
 
 
 @pytest.fixture
 def postgres_database(postgres: PostgresServer) -> str:
-    """The URL of a new and empty database."""
+    """Return the URL of a new and empty database."""
     name = f"test_{secrets.token_hex(4)}"
     postgres.execute(f"CREATE DATABASE {name}")
     return postgres.url(name)

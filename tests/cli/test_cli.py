@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import csv
+import fcntl
 import io
 import json
 import os
@@ -11,14 +13,16 @@ import pty
 import signal
 import subprocess
 import sys
-import time
+import termios
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from support.cli import lines, run
 from support.data import MakeDataset, draw_dataset, encoded, picture
 from support.hostile_images import bomb
+from support.server import eventually
 from tailorbird.cli.predict import formula_safe
 
 
@@ -372,17 +376,27 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert done.returncode == 2 and "Traceback" in done.stderr and "DatasetError" in done.stderr
 
 
-def test_ctrl_c_exits_130(trained: Path) -> None:
-    # Standard input never ends: predict waits for the next path.
+def unread(pipe: IO[bytes]) -> int:
+    """Return the number of bytes in a pipe."""
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
+
+
+def test_ctrl_c_exits_130(trained: Path, shapes: Path) -> None:
+    # Standard input never ends: once predict has read the first path, it waits for the next.
     process = subprocess.Popen(
         [sys.executable, "-m", "tailorbird", "predict", str(trained), "-"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    time.sleep(1.5)
+    assert process.stdin is not None
+    process.stdin.write(f"{shapes / 'disc' / 'disc-001.jpg'}\n".encode())
+    process.stdin.flush()
+    eventually(lambda: not unread(process.stdin))
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and b"Traceback" not in error
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ import yaml
 import make_python
 import make_reference
 import run_tutorial
+from support.cli import lines, run
 from support.documented_json import Schema, problems, schemas
 from support.serving import serving
 from tailorbird.corrections import open_store
@@ -196,22 +196,12 @@ Ask = Any
 
 @pytest.fixture
 def ask(documented: dict[str, Schema], cache: Path) -> Ask:
-    """Runs a command with --json, in a process of its own, and fails where its keys are not the documented ones."""
+    """Return a function that runs a command with --json and requires the documented keys."""
 
-    def run(name: str, *options: object, code: int = 0) -> list[Any]:
-        command = [
-            sys.executable,
-            "-m",
-            "tailorbird",
-            *name.split(),
-            *map(str, options),
-            "--json",
-            "-q",
-        ]
-        environment = {**os.environ, "TAILORBIRD_CACHE": str(cache)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == code, done.stderr
-        found = [json.loads(line) for line in done.stdout.splitlines()]
+    def ask_for(name: str, *options: object, code: int = 0) -> list[Any]:
+        arguments = (*name.split(), *options, "--json", "-q")
+        done = run(*arguments, code=code, TAILORBIRD_CACHE=str(cache))
+        found = lines(done)
         assert found
         for value in found:
             assert not (said := problems(value, documented[f"tailorbird {name}"], documented)), (
@@ -219,7 +209,7 @@ def ask(documented: dict[str, Schema], cache: Path) -> Ask:
             )
         return found
 
-    return run
+    return ask_for
 
 
 def test_json_of_scan_and_train(ask: Ask, shapes: Path, tmp_path: Path) -> None:
