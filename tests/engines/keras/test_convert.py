@@ -425,6 +425,7 @@ def test_inputs_that_are_no_photos_and_unknown_settings() -> None:
         converted(narrow, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="started from the main backend alone"
 )

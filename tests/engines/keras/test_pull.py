@@ -110,9 +110,22 @@ FAMILIES = {
     "VGG16": 32, "DenseNet121": 32, "InceptionV3": 75, "EfficientNetB0": 32, "EfficientNetV2B0": 32, "ConvNeXtTiny": 32, "NASNetMobile": 32,
 }  # fmt: skip
 """The smallest of each family; benchmarks/keras_applications.py checks them all."""
+QUICK = (
+    "MobileNet",
+    "MobileNetV2",
+    "MobileNetV3Small",
+    "Xception",
+    "VGG16",
+    "EfficientNetB0",
+    "ConvNeXtTiny",
+)
+"""Small ones of every preprocessing and every kind of layer; the others are marked slow."""
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+)
 def test_an_application_with_random_weights_agrees_and_can_be_had_again(name: str) -> None:
     size, application = FAMILIES[name], applications.find(name)
     model = shake(applications.build(name, size))
