@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.dataset import printable
+from tailorbird.dataset import listed_photos, printable
 from tailorbird.dataset.layout import Entry
 from tailorbird.errors import DatasetError, ImageError
 from tailorbird.evaluation import entries_to_score, trained_on
+from tailorbird.files import csv_text, write_text
 from tailorbird.images import Photo, Pixels, ResizeRule, decode, read_bytes, resize
 from tailorbird.inference import map_batches
 from tailorbird.metrics.calibration import label_losses
@@ -22,7 +23,9 @@ from tailorbird.metrics.paired import mcnemar, mean_interval, paired_interval
 from tailorbird.metrics.scores import Scores, score
 from tailorbird.model import Classifier
 from tailorbird.progress import NoProgress, Progress
-from tailorbird.rendering.contact_sheets import MOST_TILES, Tile
+from tailorbird.rendering.contact_sheets import MOST_TILES, SUFFIXES, Tile, save_sheet
+from tailorbird.rendering.contact_sheets import contact_sheet as make_sheet
+from tailorbird.validation import Problems
 
 SIGNIFICANT = 0.05
 """The p-value below which one model is called better."""
@@ -176,6 +179,8 @@ def compare(
     photos: str | Path,
     *,
     split: str | None = None,
+    csv: str | Path | None = None,
+    contact_sheet: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Run two models on the same labelled photos and say which is better, if that can be said.
@@ -183,11 +188,29 @@ def compare(
     Classes are matched by name. Only photos whose label both models know are compared, the others are left out and named; so are
     photos that cannot be read. Each model sees each photo through its own resize rule, exactly as it is served.
 
-    photos, split: as in `evaluate`: this split only; by default `test` where the source has one, else every photo.
+    Args:
+        a, b: the models.
+        photos: labelled photos, a folder or a CSV.
+        split: as in `evaluate`: this split only; by default `test` if there is one, else all.
+        csv: file to write the photos to on which the models differ.
+        contact_sheet: picture to write of these photos; not written if there are none.
+        progress: receives the stage `compare` and its photos.
 
-    Raises DatasetError when no photo is left, SettingsError for a split the source does not have, ModelFileError.
+    Raises:
+        DatasetError: no photo is left.
+        SettingsError: a split the source does not have, an output that is invalid or an input.
+        ModelFileError: a model file that cannot be used.
+        StorageError: an output could not be written.
     """
     pair = tuple(model if isinstance(model, Classifier) else Classifier(model) for model in (a, b))
+    with Problems() as problems:
+        problems.ending("CSV", csv, ".csv")
+        problems.ending("contact sheet", contact_sheet, *SUFFIXES)
+        problems.outputs(
+            {"CSV": csv, "contact sheet": contact_sheet},
+            inputs={"dataset": photos, "model A": pair[0].path, "model B": pair[1].path},
+            photos=listed_photos(photos),
+        )
     layout, chosen, entries = entries_to_score(photos, split)
     left_out = [(path, finding.message) for finding in layout.findings for path in finding.paths]
     known: list[Entry] = []
@@ -226,7 +249,12 @@ def compare(
             f"{printable(str(photos))} holds no photo on which the models can be compared{why}; A's classes are "
             f"{', '.join(pair[0].classes)}, B's are {', '.join(pair[1].classes)}"
         )
-    return _summarise(pair, used, seen, chosen, left_out)
+    result = _summarise(pair, used, seen, chosen, left_out)
+    if csv is not None:
+        write_csv(result, csv)
+    if contact_sheet is not None and result.differing:
+        save_sheet(make_sheet(tiles(result.differing)), contact_sheet)
+    return result
 
 
 class _Seen:
@@ -356,3 +384,15 @@ def tiles(photos: Iterable[Differing], limit: int = MOST_TILES) -> list[Tile]:
         )
         for photo, _ in zip(photos, range(limit), strict=False)
     ]
+
+
+def write_csv(result: Comparison, path: str | Path) -> None:
+    """Write the photos on which the models differ to a CSV file. Raises StorageError."""
+    rows: list[Sequence[object]] = [
+        ("path", "label", "a", "a_probability", "b", "b_probability", "right")
+    ]
+    for photo in result.differing:
+        right = "a" if photo.a.right else "b" if photo.b.right else "neither"
+        answers = [(one.label, f"{one.probability:.6f}") for one in (photo.a, photo.b)]
+        rows.append((printable(photo.name), photo.label, *answers[0], *answers[1], right))
+    write_text(path, csv_text(rows))

@@ -23,7 +23,7 @@ from support.cli import lines, run
 from support.data import MakeDataset, draw_dataset, encoded, picture
 from support.hostile_images import bomb
 from support.server import eventually
-from tailorbird.cli.predict import formula_safe
+from tailorbird.files import formula_safe
 
 
 def test_train_json_and_what_programs_read(shapes: Path, tmp_path: Path) -> None:

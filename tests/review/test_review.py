@@ -107,7 +107,7 @@ def test_train_says_what_was_excluded(
     assert {entry.path: entry.reason for entry in result.left_out}[
         "photos/box/copy.jpg"
     ] == "excluded in a review"
-    print_result(result, verbose=False)
+    print_result(result)
     assert "1 excluded in a review" in capsys.readouterr().out
 
 

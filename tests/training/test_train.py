@@ -26,7 +26,7 @@ from support.data import (
 )
 from tailorbird import onnx_files
 from tailorbird.backbone import open_backbone
-from tailorbird.cli.head_options import inner_alternatives, inner_layers
+from tailorbird.cli.parsing import inner_alternatives, inner_layers
 from tailorbird.errors import DatasetError, SettingsError, TrainingError
 from tailorbird.evaluation import evaluate
 from tailorbird.features import open_store
@@ -216,7 +216,7 @@ def test_a_failed_write_keeps_the_old_model(
 SLOW_WRITE = """
 import sys, time
 from tailorbird.model import file
-from tailorbird.cli.head_options import inner_alternatives, inner_layers
+from tailorbird.cli.parsing import inner_alternatives, inner_layers
 from tailorbird.training import TrainSettings, settings_from_options, train
 verify = file.verify
 def slow(*arguments):

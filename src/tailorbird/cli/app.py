@@ -1,4 +1,4 @@
-"""The application: its commands, in the order of a user's path."""
+"""The application: its commands, in the order in which a user needs them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tailorbird.cli import (
     health,
     import_model,
     learning_curve,
+    output,
     predict,
     report,
     review,
@@ -27,20 +28,20 @@ from tailorbird.cli import (
     sweep,
     train,
 )
+from tailorbird.cli.options import Command, common
 
 app = typer.Typer(
     name="tailorbird",
-    help="From a folder of labelled photos to a tested, portable image classifier.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # importing rich takes longer than everything else in --help
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         import tailorbird
 
         typer.echo(f"tailorbird {tailorbird.__version__}")
@@ -56,25 +57,35 @@ def _main(
         ),
     ] = False,
 ) -> None:
-    """From a folder of labelled photos to a tested, portable image classifier."""
+    """From a folder of labelled photos to a tested, portable image classifier.
+
+    Begin with `tailorbird demo`, or with `tailorbird train PHOTOS` on a folder of class folders.
+    """
+    output.reset_verbosity()
 
 
-app.command("demo")(demo.demo)
-app.command("scan")(scan.scan)
-app.command("review")(review.review)
-app.command("find-lr")(find_lr.find_lr)
-app.command("sweep")(sweep.sweep)
-app.command("learning-curve")(learning_curve.learning_curve)
-app.command("train")(train.train)
-app.command("import")(import_model.import_model)
-app.command("evaluate")(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("predict")(predict.predict)
-app.command("explain")(explain.explain)
-app.command("report")(report.report)
-app.command("export")(export.export)
-app.command("serve")(serve.serve)
-app.add_typer(corrections.app, name="corrections")
-app.command("health")(health.health)
-app.add_typer(backbones.app, name="backbones")
-app.add_typer(cache.app, name="cache")
+for _name, _function in (
+    ("demo", demo.demo),
+    ("scan", scan.scan),
+    ("review", review.review),
+    ("find-lr", find_lr.find_lr),
+    ("sweep", sweep.sweep),
+    ("learning-curve", learning_curve.learning_curve),
+    ("train", train.train),
+    ("import", import_model.import_model),
+    ("evaluate", evaluate.evaluate),
+    ("compare", compare.compare),
+    ("predict", predict.predict),
+    ("explain", explain.explain),
+    ("report", report.report),
+    ("export", export.export),
+    ("serve", serve.serve),
+    ("health", health.health),
+):
+    app.command(_name, cls=Command)(common(_function))
+for _name, _group in (
+    ("corrections", corrections.app),
+    ("backbones", backbones.app),
+    ("cache", cache.app),
+):
+    app.add_typer(_group, name=_name)

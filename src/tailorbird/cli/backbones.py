@@ -1,4 +1,4 @@
-"""`tailorbird backbones`: what is at hand, and `backbones pull` for more."""
+"""`tailorbird backbones`: list the installed backbones; `backbones pull` installs more."""
 
 from __future__ import annotations
 
@@ -8,26 +8,20 @@ from typing import Annotated
 import typer
 
 from tailorbird.cli import output
+from tailorbird.cli.options import Command, JsonOption, common
 
-app = typer.Typer(
-    help="List the backbones at hand with size and speed; `pull` brings more.",
-    invoke_without_command=True,
-)
+app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
 
 @app.callback()
-def backbones(
-    context: typer.Context,
-    json: output.Json = False,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
-) -> None:
-    """List the backbones at hand: size, features, input size, images per second measured now."""
+@common
+def backbones(context: typer.Context, json: JsonOption = False) -> None:
+    """List the installed backbones; `pull` installs more.
+
+    Shows size, features, input size, and images per second measured now.
+    """
     if context.invoked_subcommand is not None:
         return
-    from rich.table import Table
-
     from tailorbird import parallel
     from tailorbird.backbone import Backbone, at_hand
 
@@ -47,131 +41,108 @@ def backbones(
         ]
         output.print_json({"backbones": found})
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for name in ("name", "MB", "input", "features", "heat maps", "images/s", "licence"):
-        table.add_column(
-            name,
-            justify="right" if name in ("MB", "input", "features", "images/s") else "left",
-            no_wrap=name == "name",
-        )
-    for info, speed in rows:
-        grid = "x".join(map(str, info.grid)) if info.grid else "no"
-        cells = [
-            info.name,
-            f"{info.file_bytes / 1e6:.1f}",
-            f"{info.size}",
-            f"{info.width}",
-            grid,
-            f"{speed:,.0f}",
-            info.licence,
-        ]
-        table.add_row(*(output.cell(text) for text in cells))
-    output.out().print(table)
-    if verbose:
+    output.print_table(
+        {"name": False, "MB": True, "input": True, "features": True, "heat maps": False,
+         "images/s": True, "licence": False},
+        [
+            (info.name, f"{info.file_bytes / 1e6:.1f}", f"{info.size}", f"{info.width}",
+             "x".join(map(str, info.grid)) if info.grid else "no", f"{speed:,.0f}", info.licence)
+            for info, speed in rows
+        ],
+        gap=3,
+    )  # fmt: skip
+    if output.STATE.verbose:
         for info, _ in rows:
-            said = f"{info.name}: {info.path}\n  source: {info.source}\n  trained on: {info.trained_on}\n  sha256: {info.sha256}"
-            output.out().print(said, markup=False, soft_wrap=True)
+            output.line(f"{info.name}: {info.path}")
+            output.line(f"  source: {info.source}")
+            output.line(f"  trained on: {info.trained_on}")
+            output.line(f"  sha256: {info.sha256}")
     output.say(
-        f"images/s: measured now on one core, times the {parallel.cores()} cores at hand; decoding not included; -v shows origins"
+        f"images/s: measured now on one core, times the {parallel.cores()} available cores, "
+        "without decoding; -v shows where each backbone came from"
     )
     output.say(
-        "more: tailorbird backbones pull hf:onnx-community/dinov2-small, then train --backbone dinov2-small"
+        "more: tailorbird backbones pull hf:onnx-community/dinov2-small, "
+        "then train --backbone dinov2-small"
     )
 
 
-@app.command()
+@app.command(cls=Command)
+@common
 def pull(
     reference: Annotated[
         str,
         typer.Argument(
-            help="hf:OWNER/REPO, such as hf:onnx-community/dinov2-small, or keras:NAME, such as keras:Xception."
+            metavar="REFERENCE",
+            help="hf:OWNER/REPO, such as hf:onnx-community/dinov2-small, or keras:NAME, such as "
+            "keras:Xception.",
         ),
     ],
     size: Annotated[
         int | None,
-        typer.Option(help="Side of the input in pixels; by default what the publisher says."),
+        typer.Option(help="Side of the input in pixels; by default the publisher's."),
     ] = None,
-    file: Annotated[str | None, typer.Option(help="hf: which ONNX file of the repository.")] = None,
-    revision: Annotated[str | None, typer.Option(help="hf: branch, tag or commit.")] = None,
+    file: Annotated[
+        str | None, typer.Option(help="For hf: the ONNX file to use, if there are several.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="For hf: branch, tag or commit.")] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(
-            help="keras: a weights file (.weights.h5, .h5) to load instead of downloading."
-        ),
+        typer.Option(help="For keras: weights file (.weights.h5, .h5) to load, not to download."),
     ] = None,
     with_classes: Annotated[
         bool,
         typer.Option(
             "--with-classes",
-            help="keras: a model file that tells ImageNet's 1000 classes, instead of a backbone.",
+            help="For keras: export the full ImageNet classifier as a model file, not a backbone.",
         ),
     ] = False,
     classes: Annotated[
         Path | None,
         typer.Option(
-            help="with --with-classes: their names, as for `tailorbird import`; by default Keras downloads them."
+            help="With --with-classes: file of the class names, as for `tailorbird import`; by "
+            "default they are downloaded."
         ),
     ] = None,
     target: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="with --with-classes: the model file; by default imagenet.onnx."
+            "--output", "-o", help="With --with-classes: model file; by default imagenet.onnx."
         ),
     ] = None,
-    json: output.Json = False,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
+    json: JsonOption = False,
 ) -> None:
-    """Bring a backbone from a hub or from Keras Applications, so that `train --backbone NAME` can use it."""
+    """Download a backbone for `train --backbone NAME`.
+
+    It comes from the Hugging Face hub or from Keras Applications, and is kept in the cache folder.
+    """
     from tailorbird.backbone import Backbone
-    from tailorbird.engines.registry import ENGINES, engine_for_reference
+    from tailorbird.engines.pulling import pull_backbone
     from tailorbird.errors import SettingsError
 
-    engine = engine_for_reference(reference)
-    schemes = ", ".join(f"{name}:NAME" for name in ENGINES)
-    if not (with_classes and engine) and (with_classes or classes or target):
-        raise SettingsError(
-            f"--with-classes is for {schemes}, and --classes and --output require it; they do "
-            f"nothing for {reference}"
+    if with_classes:
+        _import_classifier(reference, target or Path("imagenet.onnx"), classes, weights, size, json)
+        return
+    if classes or target:
+        raise SettingsError("--classes and --output require --with-classes; leave them out")
+    with output.ProgressBar() as progress:
+        path = pull_backbone(
+            reference, size=size, file=file, revision=revision, weights=weights, progress=progress
         )
-    if engine is not None:
-        if file or revision:
-            raise SettingsError(
-                f"--file and --revision are for hf:OWNER/REPO; {reference} takes --size and "
-                "--weights"
-            )
-        if with_classes:
-            _with_classes(reference, target or Path("imagenet.onnx"), classes, weights, size, json)
-            return
-        with output.ProgressBar() as progress:
-            path = engine.pull(reference, size=size, weights=weights, progress=progress)
-    else:
-        if weights:
-            raise SettingsError(
-                f"--weights is for {schemes}; {reference} takes --size, --file and --revision"
-            )
-        from tailorbird.backbone.hub import pull as fetch
-
-        path = fetch(reference, size=size, file=file, revision=revision, say=output.say)
     info = Backbone(path).info
     if json:
         output.print_json({**info.as_dict(), "path": str(path), "bytes": info.file_bytes})
         return
     maps = "with heat maps" if info.grid else "without heat maps"
-    output.out().print(
-        f"{info.name}: {info.width} features at {info.size} px, {maps}, licence {info.licence}, {info.file_bytes / 1e6:.1f} MB",
-        markup=False,
-        soft_wrap=True,
+    output.line(
+        f"{info.name}: {info.width} features at {info.size} px, {maps}, licence {info.licence}, "
+        f"{info.file_bytes / 1e6:.1f} MB"
     )
-    output.out().print(
-        f"use it: tailorbird train PHOTOS --backbone {path.name.removesuffix('.backbone.onnx')}",
-        markup=False,
-        soft_wrap=True,
-    )
+    name = path.name.removesuffix(".backbone.onnx")
+    output.line(f"use it: tailorbird train PHOTOS --backbone {name}")
 
 
-def _with_classes(
+def _import_classifier(
     reference: str,
     target: Path,
     classes: Path | None,
@@ -179,6 +150,7 @@ def _with_classes(
     size: int | None,
     json: bool,
 ) -> None:
+    """Write a published classifier as a model file."""
     from tailorbird.cli.import_model import print_import
     from tailorbird.importing import import_application
 
@@ -189,4 +161,4 @@ def _with_classes(
     if json:
         output.print_json(result.as_dict())
     else:
-        print_import(result, verbose=False)
+        print_import(result)

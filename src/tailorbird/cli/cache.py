@@ -1,4 +1,4 @@
-"""`tailorbird cache`: what is kept between runs, and how to be rid of it."""
+"""`tailorbird cache`: list and delete the files that are kept between runs."""
 
 from __future__ import annotations
 
@@ -7,25 +7,20 @@ from typing import Annotated
 import typer
 
 from tailorbird.cli import output
+from tailorbird.cli.options import Command, JsonOption, common
 
-app = typer.Typer(
-    help="Show what is kept between runs; `clear` deletes it.", invoke_without_command=True
-)
+app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
 
 @app.callback()
-def cache(
-    context: typer.Context,
-    json: output.Json = False,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
-) -> None:
-    """Show cached features, facts of scanned photos and pulled backbones."""
+@common
+def cache(context: typer.Context, json: JsonOption = False) -> None:
+    """List the files kept between runs; `clear` deletes them.
+
+    They are cached features, facts about scanned photos, and pulled backbones.
+    """
     if context.invoked_subcommand is not None:
         return
-    from rich.table import Table
-
     from tailorbird.files import cache_folder
     from tailorbird.files.cache import cache_entries
 
@@ -33,50 +28,39 @@ def cache(
     total = sum(entry.bytes for entry in entries)
     if json:
         found = [
-            {
-                "kind": e.kind,
-                "name": e.name,
-                "files": e.files,
-                "bytes": e.bytes,
-                "path": str(e.path),
-            }
+            {"kind": e.kind, "name": e.name, "files": e.files, "bytes": e.bytes,
+             "path": str(e.path)}
             for e in entries
-        ]
+        ]  # fmt: skip
         output.print_json({"folder": str(cache_folder()), "bytes": total, "entries": found})
         return
-    console = output.out()
-    console.print(f"{cache_folder()}: {total / 1e6:,.1f} MB", markup=False, soft_wrap=True)
+    output.line(f"{cache_folder()}: {total / 1e6:,.1f} MB")
     if entries:
-        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-        for name in ("kind", "what", "files", "MB"):
-            table.add_column(
-                name, justify="right" if name in ("files", "MB") else "left", overflow="fold"
-            )
-        for entry in entries:
-            table.add_row(
-                entry.kind, output.cell(entry.name), f"{entry.files:,}", f"{entry.bytes / 1e6:,.1f}"
-            )
-        console.print(table)
+        columns = {"kind": False, "what": False, "files": True, "MB": True}
+        rows = [(e.kind, e.name, f"{e.files:,}", f"{e.bytes / 1e6:,.1f}") for e in entries]
+        output.print_table(columns, rows, gap=3, fold=True)
     output.say(
-        "everything here can be made again; TAILORBIRD_CACHE puts it elsewhere, `tailorbird cache clear` deletes it"
+        "everything here can be computed or pulled again; `tailorbird cache clear` deletes it, "
+        "TAILORBIRD_CACHE moves it to another folder"
     )
 
 
-@app.command()
+@app.command(cls=Command)
+@common
 def clear(
     backbones: Annotated[
         bool, typer.Option("--backbones", help="Delete pulled backbones too.")
     ] = False,
-    json: output.Json = False,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
+    json: JsonOption = False,
 ) -> None:
-    """Delete cached features and facts; they are made again when needed."""
+    """Delete cached features and facts.
+
+    They are computed again when needed.
+    """
     from tailorbird.files.cache import clear_cache
 
     freed = clear_cache(backbones=backbones)
     if json:
         output.print_json({"freed": freed})
     else:
-        output.out().print(f"freed {freed / 1e6:,.1f} MB")
+        output.line(f"freed {freed / 1e6:,.1f} MB")

@@ -1,4 +1,4 @@
-"""`tailorbird corrections`: what people answered, counted, exported, forgotten."""
+"""`tailorbird corrections`: count, export and delete the corrections of a service."""
 
 from __future__ import annotations
 
@@ -8,44 +8,39 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailorbird.cli import output
+from tailorbird.cli.options import Command, JsonOption, common
 
 if TYPE_CHECKING:
     from tailorbird.corrections import Stats
 
-app = typer.Typer(
-    help="Count, export and forget the corrections that `tailorbird serve` collects.",
-    no_args_is_help=True,
-)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-SHOWN = 10
-
-Database = Annotated[
-    str, typer.Argument(metavar="DB", help="The database: an SQLite file or a postgresql:// URL.")
+DatabaseArgument = Annotated[
+    str,
+    typer.Argument(metavar="DB", help="Database: an SQLite file or a postgresql:// URL."),
 ]
-Photos = Annotated[
+FolderOption = Annotated[
     Path | None,
-    typer.Option(help="The folder of kept photos; for shop.db it is shop.photos when not given."),
+    typer.Option(help="Folder of the kept photos; by default shop.photos for shop.db."),
 ]
 
 
 @app.callback()
-def corrections(
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
-) -> None:
-    """Count, export and forget the corrections that `tailorbird serve` collects."""
+@common
+def corrections() -> None:
+    """Count, export and delete corrections.
+
+    They are people's answers to predictions, collected by `tailorbird serve`.
+    """
 
 
-@app.command()
-def stats(
-    db: Database,
-    json: output.Json = False,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
-) -> None:
-    """How often the model is right in use: in all, by class, by day, and what it confuses."""
+@app.command(cls=Command)
+@common
+def stats(db: DatabaseArgument, json: JsonOption = False) -> None:
+    """Show the accuracy in use.
+
+    In total, by class and by day, and which classes are confused.
+    """
     from tailorbird.corrections import open_existing
 
     with open_existing(db) as store:
@@ -53,121 +48,112 @@ def stats(
     if json:
         output.print_json(found.as_dict())
     else:
-        print_stats(found, everything=verbose)
+        print_stats(found)
 
 
-def print_stats(found: Stats, *, everything: bool) -> None:
-    """Accuracy in use with its interval; tables by class, by day, of confusions."""
+def print_stats(found: Stats) -> None:
+    """Print the accuracy in use with its interval, by class, by day, and the confusions."""
     from tailorbird.metrics.distributions import wilson_interval
 
-    console = output.out()
     if found.accuracy is None:
-        console.print("No corrections yet.")
+        output.line("No corrections yet.")
         return
-    low, high = found.interval
-    console.print(
-        f"In use: accuracy {output.percent(found.accuracy)} (95% interval {output.percent(low)} to {output.percent(high)}) on "
-        f"{found.total:,} answered prediction{'s' * (found.total != 1)}",
-        soft_wrap=True,
+    output.line(
+        f"In use: accuracy {output.percent(found.accuracy)} ({output.interval(found.interval)}) on "
+        f"{found.total:,} answered prediction{'s' * (found.total != 1)}"
     )
-    # Who is asked, and who bothers to answer, is not a random sample.
+    # The people who answer are not a random sample.
     output.say(
-        "people answer more often where the model is wrong: read it as a trend, and against `tailorbird evaluate`"
+        "people answer more often when the model is wrong: compare the trend over time, and the "
+        "scores of `tailorbird evaluate`"
     )
-    intervals = [(row, wilson_interval(row.right, row.total)) for row in found.per_class]
-    _table(
-        ("class (as people say)", "right", "of", "accuracy", "95% interval"),
+    everything = output.STATE.verbose
+    _print_table(
+        {"class (as people say)": False, "right": True, "of": True, "accuracy": True,
+         "95% interval": True},
         [
             (row.label, f"{row.right:,}", f"{row.total:,}", output.percent(row.right / row.total),
-             f"{output.percent(low)} to {output.percent(high)}")
-            for row, (low, high) in intervals
+             " to ".join(map(output.percent, wilson_interval(row.right, row.total))))
+            for row in found.per_class
         ],
     )  # fmt: skip
-    days = found.by_day if everything else found.by_day[-SHOWN:]
-    _table(
-        ("day (UTC)", "right", "of", "accuracy"),
+    _print_table(
+        {"day (UTC)": False, "right": True, "of": True, "accuracy": True},
         [
             (day.day, f"{day.right:,}", f"{day.total:,}", output.percent(day.right / day.total))
-            for day in days
+            for day in (found.by_day if everything else found.by_day[-output.SHOWN :])
         ],
     )
     if found.mistaken:
-        shown = found.mistaken if everything else found.mistaken[:SHOWN]
-        _table(
-            ("really", "was called", "photos"),
+        shown = found.mistaken if everything else found.mistaken[: output.SHOWN]
+        _print_table(
+            {"really": False, "was called": False, "photos": True},
             [(m.answer, m.predicted, f"{m.count:,}") for m in shown],
         )
 
 
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    text = ("class (as people say)", "day (UTC)", "really", "was called")
-    for name in columns:
-        table.add_column(name, justify="left" if name in text else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(output.cell(value) for value in row))
-    output.out().print()
-    output.out().print(table)
+def _print_table(columns: dict[str, bool], rows: list[tuple[str, ...]]) -> None:
+    output.line("")
+    output.print_table(columns, rows, fold=True)
 
 
-@app.command()
+@app.command(cls=Command)
+@common
 def export(
-    db: Database,
-    file: Annotated[Path, typer.Option("--output", "-o", help="The .csv or .json file to write.")],
-    photos: Photos = None,
+    db: DatabaseArgument,
+    file: Annotated[Path, typer.Option("--output", "-o", help="File to write: .csv or .json.")],
+    photos: FolderOption = None,
     everything: Annotated[
         bool,
-        typer.Option("--all", help="Every answer, kept photo or not; `train` does not read that."),
+        typer.Option(
+            "--all",
+            help="Export every answer, also without a kept photo; `train` does not read this form.",
+        ),
     ] = False,
-    json: output.Json = False,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
+    json: JsonOption = False,
 ) -> None:
-    """Write the kept photos with people's newest answers, as a CSV that `tailorbird train` reads, or as JSON.
+    """Export the kept photos with the newest answers.
 
-    Exits 3 when the files of kept photos are missing.
+    The file is a CSV that `tailorbird train` reads, or JSON. Exits 3 when files of kept photos are
+    missing.
     """
     from tailorbird import corrections as library
 
     with library.open_existing(db, photos) as store:
         result = library.export(store, file, everything=everything)
-    for name in result.missing if verbose else result.missing[:SHOWN]:
-        output.say(output.printable(f"the file of this kept photo is missing: {name}"))
-    if len(result.missing) > SHOWN and not verbose:
-        output.say(f"and {len(result.missing) - SHOWN:,} more; -v shows all")
+    shown = result.missing if output.STATE.verbose else result.missing[: output.SHOWN]
+    for name in shown:
+        output.say(f"the file of this kept photo is missing: {name}")
+    if len(result.missing) > len(shown):
+        output.say(f"and {len(result.missing) - len(shown):,} more; -v shows all")
     if result.conflicts:
-        output.say(f"{result.conflicts:,} photos got different answers; the newest counts")
+        output.say(f"{result.conflicts:,} photos have different answers; the newest counts")
     if result.without_photo:
         what = "are listed without a path" if everything else "are left out (--all lists them)"
-        output.say(
-            f"{result.without_photo:,} photos people answered about were not kept and {what}"
-        )
+        output.say(f"{result.without_photo:,} photos with an answer were not kept and {what}")
     if json:
         output.print_json(result.as_dict())
     else:
         what = "answers" if everything else "labelled photos"
-        output.out().print(
-            f"{result.written:,} {what} written: {result.path}", markup=False, soft_wrap=True
-        )
+        output.line(f"{result.written:,} {what} written: {result.path}")
     raise typer.Exit(3 if result.missing else 0)
 
 
-@app.command()
+@app.command(cls=Command)
+@common
 def forget(
-    db: Database,
+    db: DatabaseArgument,
     sha256: Annotated[
-        str, typer.Argument(metavar="SHA256", help="The photo's SHA-256, as `sha256sum` prints it.")
+        str,
+        typer.Argument(metavar="SHA256", help="SHA-256 of the photo, as `sha256sum` prints it."),
     ],
-    photos: Photos = None,
-    json: output.Json = False,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
+    photos: FolderOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Delete everything that is kept about one photo: its rows and the photo itself."""
+    """Delete everything stored about one photo.
+
+    That is its rows in the database and the kept photo itself.
+    """
     from tailorbird.corrections import open_existing
     from tailorbird.errors import SettingsError
 
@@ -176,19 +162,19 @@ def forget(
         folder = store.photos
     if not gone.rows and not gone.photo:
         raise SettingsError(
-            f"nothing is kept about a photo with the SHA-256 {sha256}; `tailorbird corrections export --all` lists what is"
+            f"nothing is stored about a photo with the SHA-256 {sha256}; `tailorbird corrections "
+            "export --all` lists what is"
         )
     if folder is None:
         output.say(
-            "warning: the folder of kept photos is not known, so none was deleted; name it with --photos"
+            "warning: the folder of kept photos is not known, so no photo was deleted; give --photos"
         )
     if json:
         output.print_json({"rows": gone.rows, "photo": gone.photo})
     else:
-        said = "and the photo" if gone.photo else "no photo was kept"
-        output.out().print(
-            f"forgotten: {gone.rows:,} row{'s' * (gone.rows != 1)}, {said}", soft_wrap=True
-        )
+        photo = "and the photo" if gone.photo else "no photo was kept"
+        output.line(f"deleted: {gone.rows:,} row{'s' * (gone.rows != 1)}, {photo}")
     output.say(
-        "models trained on it stay as they are until they are trained again; `tailorbird cache clear` drops its features"
+        "models trained on the photo do not change until they are trained again; "
+        "`tailorbird cache clear` deletes its cached features"
     )

@@ -1,4 +1,4 @@
-"""`tailorbird demo`: the whole path on pictures it draws itself."""
+"""`tailorbird demo`: the whole way from photos to predictions, on drawn pictures."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from tailorbird.cli import output
 from tailorbird.cli.results import print_result
 
 SHOWN = 6
+"""Predictions that are printed."""
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where the pictures and the model go.")] = Path(
-        "tailorbird-demo"
-    ),
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="Folder for the pictures and the model.")
+    ] = Path("tailorbird-demo"),
     per_class: Annotated[
         int, typer.Option(help="Pictures of each of the ten classes.", min=12, max=2000)
     ] = 60,
     seed: Annotated[int, typer.Option(help="Seed of the drawing and the training.", min=0)] = 0,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
 ) -> None:
-    """Draw a sample wardrobe, train on it, score, predict, and say what to do next; about a minute on two cores."""
+    """Draw a sample dataset, train, score and predict.
+
+    It takes about a minute on two cores, and ends with the commands to try next.
+    """
     from tailorbird import demo, training
     from tailorbird.model import Classifier
 
@@ -39,34 +40,25 @@ def demo(
     output.say(f"2. Training: tailorbird train {photos} -o {model}")
     with output.ProgressBar() as progress:
         result = training.train(photos, model, seed=seed, progress=progress)
-    print_result(result, verbose=verbose)
-    output.say_report(result.report, result.report_error)
+    print_result(result)
+    output.print_report_path(result.report, result.report_error)
 
-    output.say(
-        f"3. Predicting pictures it has not seen, as in: tailorbird predict {model} {photos}/hat"
-    )
+    output.say(f"3. Predicting pictures it was not trained on: tailorbird predict {model} PHOTOS")
     tested = [sample for sample in result.dataset.samples if sample.split == "test"]
     classifier = Classifier(model)
     step = max(1, len(tested) // SHOWN)
     for sample in tested[::step][:SHOWN]:
         prediction = classifier.predict(sample.path)
-        said = f"not sure, perhaps {prediction.label}" if prediction.unsure else prediction.label
+        answer = f"not sure, perhaps {prediction.label}" if prediction.unsure else prediction.label
         mark = "right" if prediction.label == sample.label else f"wrong, it is {sample.label}"
-        output.out().print(
-            f"  {sample.name}: {said} ({prediction.probability:.0%}; {mark})",
-            markup=False,
-            soft_wrap=True,
-        )
+        output.line(f"  {sample.name}: {answer} ({prediction.probability:.0%}; {mark})")
 
-    output.say(
-        f"Done in {output.duration(time.perf_counter() - start)}. These were drawings; now with photos of your own, a folder for each class:"
-    )
-    output.say("  tailorbird scan PHOTOS                     what is wrong with the data")
-    output.say("  tailorbird train PHOTOS -o shop.onnx       a tested model in one file")
-    output.say("  tailorbird evaluate shop.onnx NEW_PHOTOS   scores on photos it has not seen")
+    seconds = output.duration(time.perf_counter() - start)
+    output.say(f"Done in {seconds}. Next, with photos of your own, a folder for each class:")
+    output.say("  tailorbird scan PHOTOS                     find problems in the data")
+    output.say("  tailorbird train PHOTOS -o shop.onnx       train and test a model")
+    output.say("  tailorbird evaluate shop.onnx NEW_PHOTOS   score it on new photos")
     output.say("  tailorbird predict shop.onnx *.jpg         use it; --json and --csv for programs")
-    output.say(
-        "  tailorbird explain shop.onnx a.jpg         see which places of a photo speak for its class"
-    )
+    output.say("  tailorbird explain shop.onnx a.jpg         show which parts of a photo count")
     if result.report is not None:
-        output.say(f"The report, a page for any browser: {output.printable(str(result.report))}")
+        output.say(f"The report, a page for any browser: {result.report}")

@@ -1,4 +1,4 @@
-"""`tailorbird explain`: photos in, pictures out that show what speaks for a class."""
+"""`tailorbird explain`: write pictures that show which parts of a photo support a class."""
 
 from __future__ import annotations
 
@@ -9,93 +9,69 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailorbird.cli import output
-from tailorbird.cli.predict import FAILURES_EXIT_CODE, sources
+from tailorbird.cli.options import (
+    FollowLinksOption,
+    ImagesArgument,
+    JsonLinesOption,
+    ModelArgument,
+)
+from tailorbird.cli.predict import FAILURES_EXIT_CODE, print_failure, print_json_line
+from tailorbird.cli.sources import sources
 
 if TYPE_CHECKING:
     from tailorbird.explanation import Explanation
 
 _LONGEST = 80
-"""Characters of a photo's name kept in its picture's: 80 take at most 240 of the 255 bytes a name may have."""
+"""Characters of a photo's name kept in its picture's: at most 240 of the 255 bytes of a name."""
 
 
 def explain(
-    model: Annotated[Path, typer.Argument(help="A model file made by `tailorbird train`.")],
-    photos: Annotated[
-        list[str],
-        typer.Argument(
-            help="Photos, folders, globs; - reads paths, or one photo, from standard input."
-        ),
-    ],
+    model: ModelArgument,
+    photos: ImagesArgument,
     target: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="A folder for the pictures, or a .png file for a single one."
+            "--output", "-o", help="Folder for the pictures, or a .png file for a single one."
         ),
     ] = Path(),
-    top: Annotated[
-        int, typer.Option(help="How many of the most probable classes to show, 1 to 3.")
-    ] = 3,
+    top: Annotated[int, typer.Option(help="Number of most probable classes, 1 to 3.")] = 3,
     label: Annotated[
         str | None,
         typer.Option(
-            "--class", help="Show this class, which must be among the three most probable."
+            "--class", help="Class to explain; it must be among the three most probable ones."
         ),
     ] = None,
     alpha: Annotated[
-        float, typer.Option(help="How much of the photo the hottest place covers, 0 to 1.")
+        float, typer.Option(help="Opacity of the heat map at its maximum, 0 to 1.")
     ] = 0.75,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a line, as results come.")
-    ] = False,
-    follow_links: output.FollowLinks = False,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
+    follow_links: FollowLinksOption = False,
+    json: JsonLinesOption = False,
 ) -> None:
-    """Show which places of a photo speak for a class: the photo and its heat maps side by side, as NAME.explained.png.
+    """Show which parts of a photo support a class.
 
-    Bad photos are named and the rest go on; exits 3 when there were any.
+    Writes the photo and its heat maps side by side, as NAME.explained.png. Photos that cannot be
+    used are named, and the others are explained. Exits 3 if there were any.
     """
-    from tailorbird.errors import SettingsError
     from tailorbird.explanation import explain_many
     from tailorbird.model import Failure
-    from tailorbird.validation import Problems
 
     found = list(sources(photos, follow_links))
-    if target.suffix.lower() == ".png" and not target.is_dir():
-        if len(found) != 1:
-            raise SettingsError(
-                f"{target} is one file for {len(found)} photos; give a folder: -o {target.stem}"
-            )
-        folder, fixed = target.parent, target.name
-    elif target.exists() and not target.is_dir():
-        raise SettingsError(
-            f"{target} is neither a folder nor a .png file; pictures are written as PNG"
-        )
-    else:
-        folder, fixed = target, None
-    with Problems() as problems:
-        # A picture's name follows from its photo's; only that it is a picture counts here.
-        picture = folder / (fixed or "photo.explained.png")
-        read: dict[str, str | Path | None] = {"model": model}
-        read |= {f"input {name}": name for name in photos if name != "-"}
-        problems.overlaps({"picture": picture}, inputs=read)
+    folder, name = _target(target, len(found))
+    _check(model, photos, folder / (name or "photo.explained.png"))
     originals = {Path(photo).resolve() for photo in found if isinstance(photo, str | Path)}
     names = _Names(folder, originals)
     failures = 0
     with output.ProgressBar() as progress:
         progress.stage("explain", len(found))
-        for done, result in enumerate(
-            explain_many(model, found, top=top, label=label, alpha=alpha), start=1
-        ):
+        results = explain_many(model, found, top=top, label=label, alpha=alpha)
+        for done, result in enumerate(results, start=1):
             if isinstance(result, Failure):
                 failures += 1
-                output.complain(f"{result.path or 'standard input'}: {result.error}")
+                print_failure(result)
                 if json:
-                    output.print_json(_readable(result.as_dict()))
+                    print_json_line(result)
             else:
-                picture = folder / fixed if fixed else names.of(result.path)
-                _write(result, picture, json=json)
+                _write(result, folder / name if name else names.of(result.path), json=json)
             if len(found) > 1:
                 progress.advance(done, len(found))
     if failures and len(found) > 1:
@@ -103,8 +79,35 @@ def explain(
     raise typer.Exit(FAILURES_EXIT_CODE if failures else 0)
 
 
+def _target(target: Path, count: int) -> tuple[Path, str | None]:
+    """Return the folder of the pictures, and the name of a single one. Raises SettingsError."""
+    from tailorbird.errors import SettingsError
+
+    if target.suffix.lower() == ".png" and not target.is_dir():
+        if count != 1:
+            raise SettingsError(
+                f"{target} is one file for {count} photos; give a folder: -o {target.stem}"
+            )
+        return target.parent, target.name
+    if target.exists() and not target.is_dir():
+        raise SettingsError(
+            f"{target} is neither a folder nor a .png file; pictures are written as PNG"
+        )
+    return target, None
+
+
+def _check(model: Path, photos: list[str], picture: Path) -> None:
+    """Raise SettingsError for a picture that would be one of the inputs or lie among them."""
+    from tailorbird.validation import Problems
+
+    read: dict[str, str | Path | None] = {"model": model}
+    read |= {f"input {name}": name for name in photos if name != "-"}
+    with Problems() as problems:
+        problems.overlaps({"picture": picture}, inputs=read)
+
+
 class _Names:
-    """Names of pictures inside one folder: told apart, and never those of the photos themselves."""
+    """Unique names of pictures in one folder, none of them that of a photo."""
 
     def __init__(self, folder: Path, originals: set[Path]) -> None:
         self._folder = folder
@@ -112,22 +115,16 @@ class _Names:
         self._used: set[str] = set()
 
     def of(self, path: str | None) -> Path:
-        """NAME.explained.png for a photo, NAME-2.explained.png for the next of that name."""
+        """Return NAME.explained.png for a photo, NAME-2.explained.png for the next of the name."""
         stem = output.printable(Path(path).stem) if path else "photo"
-        stem = (
-            "".join(sign if sign not in '/\\:*?"<>|' else "_" for sign in stem)[:_LONGEST].strip(
-                ". "
-            )
-            or "photo"
-        )
+        stem = "".join(sign if sign not in '/\\:*?"<>|' else "_" for sign in stem)
+        stem = stem[:_LONGEST].strip(". ") or "photo"
         number = 1
         while True:
             name = f"{stem}{f'-{number}' if number > 1 else ''}.explained.png"
-            # Some file systems take upper and lower case for the same.
-            if (
-                name.casefold() not in self._used
-                and (self._folder / name).resolve() not in self._originals
-            ):
+            # Some file systems ignore case.
+            is_photo = (self._folder / name).resolve() in self._originals
+            if name.casefold() not in self._used and not is_photo:
                 self._used.add(name.casefold())
                 return self._folder / name
             number += 1
@@ -140,18 +137,8 @@ def _write(result: Explanation, picture: Path, *, json: bool) -> None:
     result.image.save(buffer, "PNG", compress_level=2)  # a tenth larger and three times as fast
     write_bytes(picture, buffer.getvalue())
     if json:
-        output.print_json(_readable({**result.as_dict(), "picture": str(picture)}))
+        print_json_line(result, picture=output.printable(str(picture)))
         return
-    said = "not sure: " if result.prediction.unsure else ""
-    answer = f"{said}{result.prediction.label} {result.prediction.probability:.1%}"
+    unsure = "not sure: " if result.prediction.unsure else ""
+    answer = f"{unsure}{result.prediction.label} {result.prediction.probability:.1%}"
     print("\t".join(map(output.printable, (result.path or "-", answer, str(picture)))), flush=True)
-
-
-def _readable(said: dict[str, object]) -> dict[str, object]:
-    """Paths of bytes that are not UTF-8 as text."""
-    return {
-        key: output.printable(value)
-        if key in ("path", "picture") and isinstance(value, str)
-        else value
-        for key, value in said.items()
-    }

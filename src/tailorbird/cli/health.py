@@ -1,32 +1,33 @@
-"""`tailorbird health`: whether a service takes requests, as an exit code."""
+"""`tailorbird health`: check whether a service is ready, as an exit code."""
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
 from tailorbird.cli import output
+from tailorbird.cli.options import JsonOption
 
 
 def health(
     url: Annotated[
         str | None,
         typer.Argument(
-            help="Address of the service. By default this machine, port TAILORBIRD_PORT or 8000."
+            metavar="[URL]",
+            help="Address of the service; by default this machine, port TAILORBIRD_PORT or 8000.",
         ),
     ] = None,
     wait: Annotated[
         float, typer.Option(help="Seconds to wait for a service that is starting.", min=0, max=3600)
     ] = 0,
-    json: output.Json = False,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
+    json: JsonOption = False,
 ) -> None:
-    """Ask a service whether it takes requests: exit 0 if it does, 1 if not. For health checks and scripts."""
-    import os
+    """Check whether a service is ready.
 
+    Exits 0 if it is, 1 if it is not; for health checks and scripts.
+    """
     from tailorbird.service.probe import wait_until_ready
 
     asked = url or f"http://127.0.0.1:{os.environ.get('TAILORBIRD_PORT') or 8000}"
@@ -34,4 +35,4 @@ def health(
     if json:
         output.print_json({"ready": True, "url": asked})
     else:
-        output.say(f"{asked} takes requests")
+        output.say(f"{asked} is ready")

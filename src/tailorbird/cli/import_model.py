@@ -1,4 +1,4 @@
-"""`tailorbird import`: a model trained in a Keras notebook becomes a model file. (`import` is no name a Python module can have.)"""
+"""`tailorbird import`: make a model file of a Keras classifier. (A module cannot be named import.)"""
 
 from __future__ import annotations
 
@@ -8,62 +8,61 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailorbird.cli import output
-from tailorbird.cli.results import print_scores
+from tailorbird.cli.options import JsonOption
+from tailorbird.cli.results import print_confusion, print_scores
 
 if TYPE_CHECKING:
     from tailorbird.importing import ImportResult
-
-SHOWN = 10
 
 
 def import_model(
     model: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A .keras or .h5 file that model.save wrote, with Keras 3 or 2."
+            metavar="FILE", help="A .keras or .h5 file written by model.save of Keras 3 or 2."
         ),
     ],
-    target: Annotated[Path, typer.Option("--output", "-o", help="The model file to write, .onnx.")],
+    target: Annotated[Path, typer.Option("--output", "-o", help="Model file to write, .onnx.")],
     classes: Annotated[
         str,
         typer.Option(
-            help="The classes in the order of the outputs: a file with one on each line (or class_indices as JSON), or a list such as hat,shirt."
+            help="Class names in the order of the outputs: a file with one name per line (or "
+            "class_indices as JSON), or a list such as hat,shirt."
         ),
     ],
     preprocess: Annotated[
         str | None,
         typer.Option(
-            help="How pixels were prepared in training: the keras.applications module whose preprocess_input was used, such as xception or "
-            "mobilenet_v2; or tf, torch, caffe, unit (x / 255) or none. By default what the model itself tells."
+            help="Preprocessing used in training: the keras.applications module whose "
+            "preprocess_input was used, such as xception or mobilenet_v2; or tf, torch, caffe, "
+            "unit (x / 255) or none. By default the one stored in the model."
         ),
     ] = None,
     validate: Annotated[
         Path | None,
         typer.Option(
-            help="Labelled photos, as for train, to calibrate and score the model on; their classes are matched by name."
+            help="Labelled photos, as for `train`, to calibrate and score the model on; classes "
+            "are matched by name."
         ),
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="Side of the images in pixels, for a model that takes any.")
+        int | None,
+        typer.Option(help="Side of the input in pixels, for a model that accepts any size."),
     ] = None,
     precision: Annotated[
-        float,
-        typer.Option(
-            help='What the answers above the "unsure below" threshold should reach on photos, 0.5 to 1.'
-        ),
+        float, typer.Option(help="Target precision above the confidence threshold, 0.5 to 1.")
     ] = 0.95,
     seed: Annotated[
-        int, typer.Option(help="Of the halves that photos without splits are dealt into.")
+        int, typer.Option(help="Seed for splitting photos into calibration and test.")
     ] = 0,
-    json: output.Json = False,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
+    json: JsonOption = False,
 ) -> None:
-    """Make a model file of a classifier trained in Keras: checked against Keras, calibrated and scored where photos are given.
+    """Convert a Keras classifier to a model file.
 
-    Needs tailorbird[keras]; the file that is written does not. Heat maps come with it where the model ends in pooling or flattening and
-    dense layers with ReLU. Lambda layers are refused: nothing in the file is ever run as code.
+    The model file is compared with Keras, and calibrated and scored if photos are given. Needs
+    tailorbird[keras]; the model file does not. Heat maps are included where the model ends in
+    pooling or flattening and dense layers with ReLU. Lambda layers are refused: no code in the file
+    is ever run.
     """
     from tailorbird import importing
 
@@ -79,40 +78,33 @@ def import_model(
             seed=seed,
             progress=progress,
         )
-    left_out = result.photos.data.left_out if result.photos else ()
-    for path, reason in left_out if verbose else left_out[:SHOWN]:
-        output.say(f"left out: {path}: {reason}")
-    if len(left_out) > SHOWN and not verbose:
-        output.say(f"left out: {len(left_out) - SHOWN} more; -v shows all")
+    output.print_left_out(result.photos.data.left_out if result.photos else ())
     for note in result.notes:
         output.say(note)
     for warning in result.warnings:
-        output.complain(f"warning: {warning}")
+        output.print_error(f"warning: {warning}")
     if json:
         output.print_json(result.as_dict())
-        return
-    print_import(result, verbose=verbose)
-
-
-def print_import(result: ImportResult, *, verbose: bool) -> None:
-    """What a person wants to know of an import, on standard output."""
-    console = output.out()
-
-    def line(text: str) -> None:
-        console.print(output.printable(text), markup=False, soft_wrap=True)
-
-    if result.test is not None:
-        print_scores(result.test, "Test", verbose=verbose)
     else:
-        line("Not scored and not calibrated: that takes labelled photos.")
-    line(f"Preprocessing: {result.preprocess}: {result.preprocess_reason}")
+        print_import(result)
+
+
+def print_import(result: ImportResult) -> None:
+    """Print the scores and properties of an imported model."""
+    if result.test is not None:
+        print_scores(result.test, "Test")
+        if output.STATE.verbose:
+            print_confusion(result.test)
+    else:
+        output.line("Not scored and not calibrated: this needs labelled photos.")
+    output.line(f"Preprocessing: {result.preprocess}: {result.preprocess_reason}")
     compared = "photos" if result.photos else "drawn pictures"
-    line(
-        f"Agrees with Keras to {result.agreement:.1g} in a probability, on {result.compared} {compared}"
+    output.line(
+        f"Largest difference of a probability from Keras: {result.agreement:.1g}, on "
+        f"{result.compared} {compared}"
     )
-    line(
-        "Heat maps: yes"
-        if result.heatmaps
-        else f"Heat maps: none: {result.info.settings['no_heatmaps']}"
+    maps = "yes" if result.heatmaps else f"none: {result.info.settings['no_heatmaps']}"
+    output.line(f"Heat maps: {maps}")
+    output.line(
+        f"Model: {result.model}: {len(result.info.classes)} classes, {result.info.resize.size} px"
     )
-    line(f"Model: {result.model}: {len(result.info.classes)} classes, {result.info.resize.size} px")

@@ -1,4 +1,4 @@
-"""What every command prints with: results on standard output, everything meant for people's eyes meanwhile on standard error."""
+"""Print results on standard output, and progress, notes and errors on standard error."""
 
 from __future__ import annotations
 
@@ -6,82 +6,50 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
-
-import typer
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from rich import progress as rich_progress
     from rich.console import Console
 
+SHOWN = 10
+"""Entries of a list that are printed without --verbose."""
+
 
 @dataclass
-class _State:
-    """How much to say."""
+class State:
+    """How much is printed."""
 
     quiet: bool = False
     verbose: bool = False
     debug: bool = False
 
 
-STATE = _State()
+STATE = State()
 
 
-# A callback's result becomes the parameter's value.
-def _quiet(value: bool) -> bool:
-    STATE.quiet = STATE.quiet or value
-    return value
+def reset_verbosity() -> None:
+    """Print the usual amount, until `set_verbosity` is called."""
+    STATE.quiet = STATE.verbose = STATE.debug = False
 
 
-def _verbose(value: bool) -> bool:
-    STATE.verbose = STATE.verbose or value
-    if value:
+def set_verbosity(*, quiet: bool, verbose: bool, debug: bool) -> None:
+    """Set how much is printed and logged; what a group of commands was given counts as well."""
+    STATE.quiet |= quiet
+    STATE.verbose |= verbose
+    STATE.debug |= debug
+    if debug:
+        form = "%(name)s: %(message)s"
+        logging.basicConfig(level=logging.DEBUG, format=form, stream=sys.stderr, force=True)
+    elif verbose:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    return value
 
 
-def _debug(value: bool) -> bool:
-    STATE.debug = STATE.debug or value
-    if value:
-        logging.basicConfig(
-            level=logging.DEBUG, format="%(name)s: %(message)s", stream=sys.stderr, force=True
-        )
-    return value
-
-
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", callback=_quiet, help="Print results and errors only.")
-]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", callback=_verbose, help="Say more about what is done.")
-]
-Debug = Annotated[
-    bool, typer.Option("--debug", callback=_debug, help="Show tracebacks and log messages.")
-]
-FollowLinks = Annotated[
-    bool,
-    typer.Option("--follow-links", help="Read what links in a folder lead to outside it."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-
-ReportPath = Annotated[
-    Path | None,
-    typer.Option("--report", help="Where the report goes; by default beside the model."),
-]
-NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
-ReportFormat = Annotated[
-    str,
-    typer.Option(
-        "--format", help="The report's format: html, markdown (a model card) or json (the numbers)."
-    ),
-]
-
-
-def wanted_report(path: Path | None, none: bool) -> Path | bool:
-    """What --report and --no-report ask for. Raises SettingsError when both are given."""
+def requested_report(path: Path | None, none: bool) -> Path | bool:
+    """Return what --report and --no-report ask for. Raises SettingsError if both are given."""
     if path is not None and none:
         from tailorbird.errors import SettingsError
 
@@ -89,49 +57,85 @@ def wanted_report(path: Path | None, none: bool) -> Path | bool:
     return path if path is not None else not none
 
 
-def say_report(path: Path | None, problem: str | None) -> None:
-    """Where the report is; or, on standard error whatever is silenced, why there is none although the rest went well."""
+def print_report_path(path: Path | None, problem: str | None) -> None:
+    """Print where the report is, or a warning why it could not be written."""
     if problem is not None:
-        complain(f"warning: the report could not be written: {problem}")
+        print_error(f"warning: the report could not be written: {problem}")
     elif path is not None:
-        out().print(f"Report: {printable(str(path))}", markup=False, soft_wrap=True)
+        line(f"Report: {path}")
 
 
 def out() -> Console:
-    """The console of results."""
+    """Return the console of standard output."""
     from rich.console import Console
 
     return Console(highlight=False, emoji=False)
 
 
 def err() -> Console:
-    """The console of everything else."""
+    """Return the console of standard error."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, emoji=False)
 
 
+def line(text: str) -> None:
+    """Print one line of a result on standard output."""
+    print(printable(text), flush=True)
+
+
 def say(text: str) -> None:
-    """A line for a person, on standard error; nothing with --quiet."""
+    """Print a line for a person on standard error, unless --quiet."""
     if not STATE.quiet:
-        err().print(text, markup=False, soft_wrap=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
-def complain(text: str) -> None:
-    """An error, which may list examples on further lines."""
-    print(
-        "tailorbird: " + "\n".join(printable(line) for line in text.splitlines()), file=sys.stderr
-    )
+def print_error(text: str) -> None:
+    """Print an error on standard error; it may have several lines."""
+    shown = "\n".join(printable(part) for part in text.splitlines())
+    print(f"tailorbird: {shown}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on one line of plain ASCII."""
+    """Print one JSON object on one line of ASCII."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
+def print_left_out(left_out: Sequence[tuple[str, str]]) -> None:
+    """Print the photos that could not be used, with the reasons; a long list is cut."""
+    shown = left_out if STATE.verbose else left_out[:SHOWN]
+    for path, reason in shown:
+        say(f"left out: {path}: {reason}")
+    if len(shown) < len(left_out):
+        say(f"left out: {len(left_out) - len(shown):,} more; -v shows all")
+
+
+def print_table(
+    columns: Mapping[str, bool], rows: Iterable[Sequence[str]], *, gap: int = 2, fold: bool = False
+) -> None:
+    """Print a table on standard output.
+
+    Args:
+        columns: name -> whether its cells are numbers, which are aligned to the right.
+        rows: cells as text, as many as there are columns.
+        gap: spaces between columns.
+        fold: break long cells into lines instead of cutting them.
+    """
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    for name, number in columns.items():
+        table.add_column(
+            name, justify="right" if number else "left", overflow="fold" if fold else "ellipsis"
+        )
+    for row in rows:
+        table.add_row(*map(cell, row))
+    out().print(table)
+
+
 def printable(text: str) -> str:
-    """Text that any UTF-8 terminal or parser takes, whatever bytes a file name holds."""
+    """Return text that any UTF-8 terminal or parser accepts, whatever bytes a file name holds."""
     if text.isprintable():
         return text
     from tailorbird.dataset import printable as escape
@@ -140,19 +144,24 @@ def printable(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Text for a rich table, where square brackets would be markup."""
+    """Return text for a rich table, where square brackets would be markup."""
     from rich.markup import escape
 
     return escape(printable(text))
 
 
 def percent(value: float) -> str:
-    """0.9213 as 92.1%."""
+    """Return 0.9213 as 92.1%."""
     return f"{100 * value:.1f}%"
 
 
+def interval(limits: tuple[float, float]) -> str:
+    """Return the limits of a 95% interval as text."""
+    return f"95% interval {percent(limits[0])} to {percent(limits[1])}"
+
+
 def duration(seconds: float) -> str:
-    """Seconds in words: 8 s, 2 min 5 s."""
+    """Return seconds as 8 s or 2 min 5 s."""
     whole = max(1, round(seconds))
     return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60} s"
 

@@ -1,41 +1,37 @@
-"""`tailorbird report`: what a model file says of itself."""
+"""`tailorbird report`: describe a model from its file alone."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from tailorbird.cli import output
+from tailorbird.cli.options import FormatOption, ModelArgument
 
 
 def report(
-    model: Annotated[Path, typer.Argument(help="A model file made by `tailorbird train`.")],
+    model: ModelArgument,
     target: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The file to write; by default standard output."),
+        typer.Option("--output", "-o", help="File to write; by default standard output."),
     ] = None,
-    report_format: output.ReportFormat = "markdown",
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
+    report_format: FormatOption = "markdown",
 ) -> None:
-    """Write a model's card from its file alone: scores, limits, data, settings, licence. It contains no photos."""
-    from tailorbird import report as library
-    from tailorbird.errors import SettingsError
+    """Write a model card from a model file.
 
-    if report_format not in library.FORMATS:
-        raise SettingsError(
-            f"--format is {report_format!r}; it must be one of {', '.join(library.FORMATS)}"
-        )
+    It has the scores, limits, data, settings and licences, and contains no photos.
+    """
+    from tailorbird import report as library
+
     content = library.describe(model)
+    form = cast("library.Format", report_format)
     if target is None:
-        sys.stdout.buffer.write(
-            library.render(content, report_format).encode("utf-8", "backslashreplace")
-        )
+        text = library.render(content, form)
+        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
         sys.stdout.flush()
     else:
-        library.write(content, target, report_format)
-        output.say(f"Report: {output.printable(str(target))}")
+        library.write(content, target, form)
+        output.say(f"Report: {target}")

@@ -1,4 +1,4 @@
-"""`tailorbird review`: look at what is suspect, and decide with a key."""
+"""`tailorbird review`: decide about suspect photos on a local page."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailorbird.cli import output
+from tailorbird.cli.options import DEFAULT_BACKBONE, BackboneOption
 
 if TYPE_CHECKING:
     from tailorbird.review import Review
@@ -21,7 +22,9 @@ def review(
     photos: Annotated[
         Path,
         typer.Argument(
-            help="Class folders, split/class folders, a CSV path,label[,split], or a review's manifest."
+            metavar="PHOTOS",
+            help="Class folders, split/class folders, a CSV with the columns path,label[,split], "
+            "or the manifest of a review.",
         ),
     ],
     manifest: Annotated[
@@ -29,39 +32,34 @@ def review(
         typer.Option(
             "--output",
             "-o",
-            help="The CSV manifest to write, or to go on with. By default beside the photos: shop -> shop.reviewed.csv.",
+            help="CSV manifest to write or to continue; by default beside the photos: "
+            "shop.reviewed.csv for shop.",
         ),
     ] = None,
-    backbone: Annotated[
-        str,
-        typer.Option(
-            help="What suspect labels are found with: a name from `tailorbird backbones`, or an .onnx file."
-        ),
-    ] = "pocket",
+    backbone: BackboneOption = DEFAULT_BACKBONE,
     suspects: Annotated[
         bool,
         typer.Option(
             "--suspects/--no-suspects",
-            help="Look for labels that are probably wrong; embeds every photo.",
+            help="Look for labels that are probably wrong; this embeds every photo.",
         ),
     ] = True,
     port: Annotated[
         int,
         typer.Option(
-            help="Port of the page, on this machine only; 0 takes a free one.", min=0, max=65535
+            help="Port of the page, on this machine only; 0: a free one.", min=0, max=65535
         ),
     ] = 0,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
     ] = True,
     seed: Annotated[int, typer.Option(help="Seed of the search for suspect labels.")] = 0,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
 ) -> None:
-    """Look at suspect labels, duplicates and leaks on a local page; keep, relabel or exclude with a key. Ctrl-C ends it.
+    """Keep, relabel or exclude suspect photos.
 
-    Decisions go to a CSV manifest that `tailorbird train` reads. No photo is moved, changed or deleted.
+    Shows suspect labels, duplicates and leaks on a local page; a key decides. Decisions are written
+    to a CSV manifest that `tailorbird train` reads. No photo is moved, changed or deleted. Ctrl-C
+    ends the review.
     """
     from tailorbird import review as library
     from tailorbird import service
@@ -77,14 +75,15 @@ def review(
             progress=progress,
         )
     for note in opened.notes:
-        output.say(output.printable(note))
+        output.say(note)
     say_items(opened)
 
     def announce(address: str) -> None:
         output.say(
-            "Review at the address below; only this machine can reach it. Every decision is saved at once; Ctrl-C ends it."
+            "Review at the address below; only this machine can reach it. Every decision is saved "
+            "at once; Ctrl-C ends the review."
         )
-        # The one line for programs: a script that started us reads where we are.
+        # The only line on standard output: programs read the address from it.
         print(address, flush=True)
 
     def launch(address: str) -> None:
@@ -97,14 +96,14 @@ def review(
 
 
 def can_show() -> bool:
-    """Whether a window can be opened: a browser inside the terminal would take it from us."""
+    """Return whether a browser window can be opened; one inside the terminal would occupy it."""
     if sys.platform in ("darwin", "win32"):
         return True
     return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def say_items(opened: Review) -> None:
-    """What there is to look at, and what a review cannot decide."""
+    """Print what there is to decide, and how many findings a review cannot decide."""
     from tailorbird.review.items import KINDS
 
     kinds = [kind for item in opened.items for kind in item.kinds]
@@ -112,25 +111,24 @@ def say_items(opened: Review) -> None:
     output.say(f"{len(opened.dataset.samples):,} usable photos; to look at: {counts or 'nothing'}")
     others = sum(finding.kind not in KINDS for finding in opened.dataset.findings)
     if others:
-        output.say(f"{others:,} more {'finding is' if others == 1 else 'findings are'} not for deciding about one photo; "
-                   f"tailorbird scan {output.printable(str(opened.source))} shows them")  # fmt: skip
+        verb = "finding concerns" if others == 1 else "findings concern"
+        output.say(
+            f"{others:,} more {verb} no single photo; tailorbird scan {opened.source} shows them"
+        )
 
 
 def print_summary(opened: Review) -> None:
-    """What was decided, what is left, and how to train on it."""
-    told = opened.counts()
-    left = told.items - told.done
-    console = output.out()
-    console.print(
-        f"Kept {told.keep:,}, relabelled {told.relabel:,}, excluded {told.exclude:,} of {len(opened.manifest):,} photos; "
-        + (
-            f"{left:,} of {told.items:,} findings left to look at"
-            if left
-            else "nothing left to look at"
-        ),
-        soft_wrap=True,
+    """Print the number of decisions, what is left, and how to train on them."""
+    counts = opened.counts()
+    left = counts.items - counts.done
+    rest = (
+        f"{left:,} of {counts.items:,} findings left to look at"
+        if left
+        else "nothing left to look at"
     )
-    console.print(
-        f"Manifest: {output.printable(str(opened.manifest.path))}", markup=False, soft_wrap=True
+    output.line(
+        f"Kept {counts.keep:,}, relabelled {counts.relabel:,}, excluded {counts.exclude:,} of "
+        f"{len(opened.manifest):,} photos; {rest}"
     )
-    console.print(f"Train on it: {opened.train_command}", markup=False, soft_wrap=True)
+    output.line(f"Manifest: {opened.manifest.path}")
+    output.line(f"Train on it: {opened.train_command}")

@@ -1,4 +1,4 @@
-"""Options whose value may stand in a file instead: container platforms mount secrets as files."""
+"""Options whose value may be read from a file: container platforms mount secrets as files."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import os
 from pathlib import Path
 
 MOST = 64 * 1024
-"""Bytes read; no token and no URL is longer, and a device or a wrong file does not fill the memory."""
+"""Bytes read at most, so that a device or a wrong file does not fill the memory."""
 
 
 def secret_from(name: str, value: str | None, file: Path | None) -> str | None:
-    """The option `--NAME`, or what the file of `--NAME-file` holds without the newline at its end; None without either.
+    """Return the value of `--NAME`, or the content of `--NAME-file` without a final newline.
 
-    Raises SettingsError when both are given, and for a file that cannot be read, holds nothing, too much or no UTF-8. The
-    file's content is never part of a message.
+    None if neither is given. The content of the file is never part of a message.
+
+    Raises:
+        SettingsError: both are given, or the file cannot be read, is empty, too large or not UTF-8.
     """
     from tailorbird.errors import SettingsError
 
@@ -22,10 +24,11 @@ def secret_from(name: str, value: str | None, file: Path | None) -> str | None:
     variable = f"TAILORBIRD_{name.upper()}"
     if value is not None:
         raise SettingsError(
-            f"--{name} and --{name}-file were both given (or {variable} and {variable}_FILE); give one, and leave the other out or empty"
+            f"--{name} and --{name}-file were both given (or {variable} and {variable}_FILE); "
+            "give one, and leave the other out or empty"
         )
     try:
-        # Not blocking: a pipe nobody writes to must not hold the start up.
+        # Not blocking: a pipe that nobody writes to must not delay the start.
         with os.fdopen(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
             raw = opened.read(MOST + 1) or b""
         said = raw.decode("utf-8-sig").rstrip("\r\n")
@@ -35,7 +38,8 @@ def secret_from(name: str, value: str | None, file: Path | None) -> str | None:
         ) from None
     except OSError as error:
         raise SettingsError(
-            f"--{name}-file {file} cannot be read: {error.strerror}; it must be a file that user {_user()} may read"
+            f"--{name}-file {file} cannot be read: {error.strerror}; it must be a file that user "
+            f"{_user()} may read"
         ) from None
     if len(raw) > MOST:
         raise SettingsError(

@@ -1,34 +1,39 @@
-"""`tailorbird serve`: an upload page and an HTTP API for one model."""
+"""`tailorbird serve`: serve a model as an upload page and an HTTP API."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tailorbird.cli import output
 from tailorbird.cli.secrets import secret_from
 
+if TYPE_CHECKING:
+    from tailorbird.service import ServeSettings
+
 
 def serve(
     model: Annotated[
         Path,
-        typer.Argument(envvar="TAILORBIRD_MODEL", help="A model file made by `tailorbird train`."),
+        typer.Argument(
+            envvar="TAILORBIRD_MODEL",
+            metavar="MODEL",
+            help="Model file written by `tailorbird train`.",
+        ),
     ],
     host: Annotated[
         str,
-        typer.Option(
-            envvar="TAILORBIRD_HOST", help="Address to listen on; 0.0.0.0 for every network."
-        ),
+        typer.Option(envvar="TAILORBIRD_HOST", help="Address to listen on; 0.0.0.0: all networks."),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(envvar="TAILORBIRD_PORT", help="Port; 0 takes a free one.")
+        int, typer.Option(envvar="TAILORBIRD_PORT", help="Port; 0: a free one.")
     ] = 8000,
     workers: Annotated[
         int,
         typer.Option(
-            envvar="TAILORBIRD_WORKERS", help="Processes; they divide the cores among them."
+            envvar="TAILORBIRD_WORKERS", help="Number of processes; they share the cores."
         ),
     ] = 1,
     token: Annotated[
@@ -36,28 +41,29 @@ def serve(
         typer.Option(
             envvar="TAILORBIRD_TOKEN",
             show_envvar=True,
-            help="Token wanted of every request about photos.",
+            help="Bearer token that API requests must send.",
         ),
     ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
             envvar="TAILORBIRD_TOKEN_FILE",
-            help="File that holds the token, as secrets are mounted.",
+            help="File with the token, such as a mounted secret.",
         ),
     ] = None,
     corrections: Annotated[
         str | None,
         typer.Option(
             envvar="TAILORBIRD_CORRECTIONS",
-            help="Database of corrections: a path, a postgresql:// URL, or off. By default beside the model: shop.onnx -> shop.db.",
+            help="Database of corrections: a path, a postgresql:// URL, or off; by default shop.db "
+            "beside shop.onnx.",
         ),
     ] = None,
     corrections_file: Annotated[
         Path | None,
         typer.Option(
             envvar="TAILORBIRD_CORRECTIONS_FILE",
-            help="File that holds what --corrections takes, as secrets are mounted.",
+            help="File with the value of --corrections, such as a mounted secret.",
         ),
     ] = None,
     keep_photos: Annotated[
@@ -65,41 +71,44 @@ def serve(
         typer.Option(
             "--keep-photos/--no-keep-photos",
             envvar="TAILORBIRD_KEEP_PHOTOS",
-            help="Keep photos people corrected, to train on.",
+            help="Keep the photos that people correct, to train on them.",
         ),
     ] = False,
     photos: Annotated[
         Path | None,
         typer.Option(
             envvar="TAILORBIRD_PHOTOS",
-            help="Folder for kept photos. By default beside the database: shop.photos.",
+            help="Folder for kept photos; by default shop.photos beside shop.db.",
         ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
             envvar="TAILORBIRD_ALLOW_HOSTS",
-            help="Host name people reach this under, behind a proxy.",
+            help="Host name of the service behind a proxy; can be repeated.",
         ),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
             envvar="TAILORBIRD_ALLOW_ORIGINS",
-            help="Site whose pages may call the API: https://shop.example.",
+            help="Site whose pages may call the API, such as https://shop.example; can be repeated.",
         ),
     ] = None,
     max_megabytes: Annotated[
         float,
         typer.Option(
-            envvar="TAILORBIRD_MAX_MEGABYTES", help="Largest request, in MiB.", min=0.01, max=512
+            envvar="TAILORBIRD_MAX_MEGABYTES",
+            help="Maximum size of a request in MiB.",
+            min=0.01,
+            max=512,
         ),
     ] = 20,
     max_megapixels: Annotated[
         float,
         typer.Option(
             envvar="TAILORBIRD_MAX_MEGAPIXELS",
-            help="Largest photo; half of it for WebP and AVIF.",
+            help="Maximum size of a photo in megapixels; half of it for WebP and AVIF.",
             min=0.01,
             max=1000,
         ),
@@ -108,28 +117,32 @@ def serve(
         int,
         typer.Option(
             envvar="TAILORBIRD_QUEUE",
-            help="Photos that may wait in a process before more are refused.",
+            help="Maximum number of waiting photos per process; further ones are refused.",
         ),
     ] = 64,
     batch: Annotated[
         int,
-        typer.Option(envvar="TAILORBIRD_BATCH", help="The most photos in one run of the model."),
+        typer.Option(envvar="TAILORBIRD_BATCH", help="Maximum inference batch size."),
     ] = 4,
     deadline: Annotated[
-        float, typer.Option(envvar="TAILORBIRD_DEADLINE", help="Seconds a request may take in all.")
+        float,
+        typer.Option(
+            envvar="TAILORBIRD_DEADLINE", help="Maximum duration of a request in seconds."
+        ),
     ] = 30,
     drain: Annotated[
         float,
         typer.Option(
             envvar="TAILORBIRD_DRAIN",
-            help="Seconds between SIGTERM and the end of listening, for load balancers.",
+            help="Seconds between SIGTERM and closing the socket, for load balancers.",
         ),
     ] = 1,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
 ) -> None:
-    """Serve a model: an upload page at /, an HTTP API under /v1 and /v2 (described at /docs), /metrics. Ctrl-C ends it."""
+    """Serve a model as a web page and an HTTP API.
+
+    The upload page is at /, the API under /v1 and /v2 (documentation at /docs), metrics at
+    /metrics. Ctrl-C ends it.
+    """
     from tailorbird import service
 
     token = secret_from("token", token, token_file)
@@ -155,14 +168,11 @@ def serve(
     def announce(address: str) -> None:
         _announce(settings, address)
 
-    service.serve(settings, announce=announce, quiet=quiet)
+    service.serve(settings, announce=announce, quiet=output.STATE.quiet)
 
 
-def _announce(settings: object, address: str) -> None:
-    """Where it is, who can reach it, what it keeps."""
-    from tailorbird.service import ServeSettings
-
-    assert isinstance(settings, ServeSettings)
+def _announce(settings: ServeSettings, address: str) -> None:
+    """Print the address, who can reach it, and what is stored."""
     if settings.is_loopback:
         reach = (
             "only programs on this machine can reach it (--host 0.0.0.0 opens it to the network)"
@@ -170,7 +180,10 @@ def _announce(settings: object, address: str) -> None:
     elif settings.token:
         reach = "everybody on the network can reach it, and needs the token"
     else:
-        reach = "everybody on the network can reach it and use it: give it a --token, and put a TLS proxy before it"
+        reach = (
+            "everybody on the network can reach and use it: set a --token, and put a TLS proxy "
+            "before it"
+        )
     output.say(f"Serving {settings.model} at {address}; {reach}")
     if settings.corrections:
         from tailorbird.corrections.database import locate
@@ -180,30 +193,31 @@ def _announce(settings: object, address: str) -> None:
             if settings.photos
             else ", without their photos (--keep-photos keeps them)"
         )
-        output.say(f"Corrections go to {locate(settings.corrections).shown}{kept}")
-    # The one line for programs: a script that started us with --port 0 reads where we are.
+        output.say(f"Corrections are stored in {locate(settings.corrections).shown}{kept}")
+    # The only line on standard output: programs read the address from it.
     print(address, flush=True)
 
 
 def _corrections(given: str | None, model: Path) -> str | None:
+    """Return the database, by default beside the model, or None for `off`."""
     if given is None:
         return str(model.with_suffix(".db"))
     return None if given.strip().lower() in ("off", "none", "no", "") else given
 
 
 def _photos(keep: bool, folder: Path | None, url: str | None, model: Path) -> Path | None:
-    """Where photos are kept; None keeps none."""
+    """Return the folder for kept photos, or None. Raises SettingsError."""
     from tailorbird.errors import SettingsError
 
     if not keep:
         if folder is not None:
             raise SettingsError(
-                f"--photos {folder} was given without --keep-photos; photos are kept only when both are said"
+                f"--photos {folder} requires --keep-photos; add it, or leave --photos out"
             )
         return None
     if url is None:
         raise SettingsError(
-            "--keep-photos needs a database of corrections; leave --corrections off out"
+            "--keep-photos requires a database of corrections; leave out --corrections off"
         )
     if folder is not None:
         return folder
@@ -213,5 +227,5 @@ def _photos(keep: bool, folder: Path | None, url: str | None, model: Path) -> Pa
 
 
 def _split(values: list[str] | None) -> list[str]:
-    """Repeated options, and lists with commas as environment variables have them."""
+    """Return the values of a repeated option, or of a list with commas in a variable."""
     return [part.strip() for value in values or [] for part in value.split(",") if part.strip()]

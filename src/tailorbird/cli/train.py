@@ -1,205 +1,175 @@
-"""`tailorbird train`: photos in, one tested model file out."""
+"""`tailorbird train`: train a classifier on photos and write one tested model file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from tailorbird.cli import output, results
-from tailorbird.cli.head_options import INNER_HELP, inner_layers
+from tailorbird.cli import output, parsing, results
+from tailorbird.cli.options import (
+    DEFAULT_BACKBONE,
+    FINETUNING,
+    HEAD,
+    REPORT,
+    BackboneOption,
+    FormatOption,
+    JsonOption,
+    NoReportOption,
+    PhotosArgument,
+    ReportOption,
+)
 
-_SEARCHED = "searched when not given"
-_TUNING = "Fine-tuning"
+_INNER = "Inner layers: 0 for none, 100 for one, 100x50 for two"
+_SEARCHED = "by default it is searched"
+
+
+def _head(*names: str, text: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=HEAD)
+
+
+def _tuning(*names: str, text: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=FINETUNING)
 
 
 def train(
-    photos: Annotated[
-        Path,
-        typer.Argument(help="Class folders, split/class folders, or a CSV path,label[,split]."),
-    ],
-    model: Annotated[Path, typer.Option("--output", "-o", help="The model file to write.")] = Path(
-        "model.onnx"
-    ),
-    backbone: Annotated[
-        str, typer.Option(help="A name from `tailorbird backbones`, or an .onnx file.")
-    ] = "pocket",
+    photos: PhotosArgument,
+    model: Annotated[
+        Path, typer.Option("--output", "-o", help="Model file to write, .onnx.")
+    ] = Path("model.onnx"),
+    backbone: BackboneOption = DEFAULT_BACKBONE,
     views: Annotated[
-        int, typer.Option(help="Views of each training photo; those after the first are augmented.")
+        int,
+        typer.Option(
+            help="Views of each training photo, 1 to 32; all but the first are augmented."
+        ),
     ] = 1,
-    inner: Annotated[
-        str | None,
-        typer.Option(help=f"{INNER_HELP}; {_SEARCHED}."),
-    ] = None,
-    dropout: Annotated[
-        float | None, typer.Option(help=f"Dropout, 0 to below 1; {_SEARCHED}.")
-    ] = None,
+    inner: Annotated[str | None, _head(text=f"{_INNER}; {_SEARCHED}.")] = None,
+    dropout: Annotated[float | None, _head(text=f"Dropout, 0 to below 1; {_SEARCHED}.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help=f"Adam's learning rate; {_SEARCHED}.")
+        float | None, _head(text=f"Learning rate of Adam; {_SEARCHED}.")
     ] = None,
-    l2: Annotated[
-        float | None, typer.Option(help=f"Strength of the L2 penalty; {_SEARCHED}.")
-    ] = None,
+    l2: Annotated[float | None, _head(text=f"Strength of the L2 penalty; {_SEARCHED}.")] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="The most epochs; early stopping may end sooner.")
+        int | None, _head(text="Maximum number of epochs; early stopping may end before.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples in a step.")] = None,
+    batch_size: Annotated[int | None, _head(text="Batch size.")] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Epochs without improvement before stopping early.")
+        int | None, _head(text="Epochs without improvement before stopping early.")
     ] = None,
     batch_norm: Annotated[
         bool | None,
-        typer.Option("--batch-norm/--no-batch-norm", help="Batch normalisation in inner layers."),
+        _head("--batch-norm/--no-batch-norm", text="Batch normalisation in inner layers."),
     ] = None,
-    label_smoothing: Annotated[
-        float | None, typer.Option(help="Label smoothing, 0 to below 1.")
-    ] = None,
+    label_smoothing: Annotated[float | None, _head(text="Label smoothing, 0 to below 1.")] = None,
     class_weight: Annotated[
-        str | None, typer.Option(help="`balanced` weighs rare classes up.")
+        str | None, _head(text="balanced: give rare classes more weight.")
     ] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="Learning-rate schedule: cosine or constant.")
+        str | None, _head(text="Learning-rate schedule: cosine or constant.")
     ] = None,
     refit: Annotated[
         bool,
-        typer.Option(
-            "--refit", help="At the end, train the chosen head on train and validation together."
-        ),
+        _head("--refit", text="At the end, train the chosen head on train and validation."),
     ] = False,
     precision: Annotated[
-        float,
-        typer.Option(help="Precision wanted of sure answers; below the threshold it is unsure."),
+        float, typer.Option(help="Target precision above the confidence threshold, 0.5 to 1.")
     ] = 0.95,
-    seed: Annotated[int, typer.Option(help="Seed of the split, the search and the fit.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split, the search and the fits.")] = 0,
     manifest: Annotated[
-        Path | None, typer.Option(help="Also write the split that was used, as a CSV.")
+        Path | None, typer.Option(help="Write the split to a CSV, to train on it again.")
     ] = None,
     corrections: Annotated[
         str | None,
         typer.Option(
-            help="Learn from people's corrections too: the database's file or postgresql:// URL."
+            help="Also train on people's corrections: an SQLite file or a postgresql:// URL."
         ),
     ] = None,
     corrections_photos: Annotated[
         Path | None,
-        typer.Option(
-            help="The folder of their photos; for shop.db it is shop.photos when not given."
-        ),
+        typer.Option(help="Folder of their photos; by default shop.photos for shop.db."),
     ] = None,
     finetune: Annotated[
         bool,
-        typer.Option(
+        _tuning(
             "--finetune",
-            help="Then train the backbone itself too, from that head on. It must be one pulled as keras:NAME.",
-            rich_help_panel=_TUNING,
+            text="Then also train the backbone, which must be one pulled as keras:NAME.",
         ),
     ] = False,
     engine: Annotated[
         str | None,
-        typer.Option(
-            help="The framework that trains: keras (needs tailorbird[keras]).",
-            rich_help_panel=_TUNING,
-        ),
+        _tuning(text="Framework that trains: keras (needs tailorbird[keras])."),
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(
-            help="Sides of the pictures in pixels, a stage each: 150,299; a smaller one, then the backbone's.",
-            rich_help_panel=_TUNING,
+        _tuning(
+            text="Input sizes, one training stage per size, such as 150,299; by default a smaller "
+            "one, then the backbone's."
         ),
     ] = None,
     unfreeze: Annotated[
         str | None,
-        typer.Option(
-            help="gradual (top layers, then lower ones; the default), all, or the number of top layers.",
-            rich_help_panel=_TUNING,
+        _tuning(
+            text="Layers to train: gradual (top layers, then lower ones; the default), all, or a "
+            "number of top layers."
         ),
     ] = None,
     budget: Annotated[
-        str | None,
-        typer.Option(help="The most time it may take: 10m, 90s, 1.5h.", rich_help_panel=_TUNING),
+        str | None, _tuning(text="Maximum duration, such as 90s, 10m or 1.5h.")
     ] = None,
     optimizer: Annotated[
-        str | None,
-        typer.Option(help="adamw (the default), adam, sgd or rmsprop.", rich_help_panel=_TUNING),
+        str | None, _tuning(text="Optimizer: adamw (the default), adam, sgd or rmsprop.")
     ] = None,
     base_rate: Annotated[
         float | None,
-        typer.Option(
-            help="The backbone's learning rate, as a fraction of the head's.",
-            rich_help_panel=_TUNING,
-        ),
+        _tuning(text="Learning rate of the backbone, as a fraction of the head's."),
     ] = None,
     depth_decay: Annotated[
         float | None,
-        typer.Option(
-            help="The lowest trained layer's learning rate, as a fraction of the topmost's.",
-            rich_help_panel=_TUNING,
-        ),
+        _tuning(text="Learning rate of the lowest trained layer, as a fraction of the top's."),
     ] = None,
     weight_decay: Annotated[
-        float | None,
-        typer.Option(help="Decoupled weight decay, as in AdamW.", rich_help_panel=_TUNING),
+        float | None, _tuning(text="Decoupled weight decay, as in AdamW.")
     ] = None,
-    ema: Annotated[
-        float | None,
-        typer.Option(
-            help="Average of the weights: what stays of it after ten steps; 0 for none.",
-            rich_help_panel=_TUNING,
-        ),
-    ] = None,
+    ema: Annotated[float | None, _tuning(text="EMA decay per 10 steps; 0 disables.")] = None,
     augment: Annotated[
         str | None,
-        typer.Option(
-            help="Changes to the augmentation, such as zoom=0.2,rotation=15,flip=no; or none.",
-            rich_help_panel=_TUNING,
-        ),
+        _tuning(text="Changes to the augmentation, such as zoom=0.2,rotation=15,flip=no; or none."),
     ] = None,
     no_augment: Annotated[
-        bool,
-        typer.Option(
-            "--no-augment", help="Train on the photos as they are.", rich_help_panel=_TUNING
-        ),
+        bool, _tuning("--no-augment", text="Train without augmentation.")
     ] = False,
     mixed_precision: Annotated[
-        bool,
-        typer.Option(
-            "--mixed-precision", help="Sixteen-bit arithmetic, for GPUs.", rich_help_panel=_TUNING
-        ),
+        bool, _tuning("--mixed-precision", text="Use 16-bit arithmetic, for GPUs.")
     ] = False,
     devices: Annotated[
-        int | None,
-        typer.Option(
-            help="How many GPUs of this machine share each step.", rich_help_panel=_TUNING
-        ),
+        int | None, _tuning(text="Number of GPUs of this machine that share each step.")
     ] = None,
     suspects: Annotated[
         bool,
         typer.Option(
             "--suspects",
             help="Also look for labels that are probably wrong, and show them in the report.",
+            rich_help_panel=REPORT,
         ),
     ] = False,
-    report: output.ReportPath = None,
-    no_report: output.NoReport = False,
-    report_format: output.ReportFormat = "html",
-    json: output.Json = False,
-    quiet: output.Quiet = False,
-    verbose: output.Verbose = False,
-    debug: output.Debug = False,
+    report: ReportOption = None,
+    no_report: NoReportOption = False,
+    report_format: FormatOption = "html",
+    json: JsonOption = False,
 ) -> None:
-    """Train a classifier: scan, split, embed, choose the head, calibrate, test once, write one ONNX file and a report.
+    """Train a classifier and write one tested model file.
 
-    The report contains photos.
+    Scans and splits the photos, embeds them with a pretrained backbone, searches the best head,
+    calibrates, tests once, and writes a model file and a report, which contains photos.
     """
     from tailorbird import training
-    from tailorbird.cli import tuning_options
 
     options = {
         "backbone": backbone,
         "views": views,
-        "inner": inner_layers(inner),
+        "inner": parsing.inner_layers(inner),
         "dropout": dropout,
         "learning_rate": learning_rate,
         "l2": l2,
@@ -217,12 +187,12 @@ def train(
         "corrections": corrections,
         "corrections_photos": corrections_photos,
         "judge_labels": suspects,
-        "report": output.wanted_report(report, no_report),
+        "report": output.requested_report(report, no_report),
         "report_format": report_format,
         "engine": engine,
-        "sizes": tuning_options.sizes(size),
-        "unfreeze": tuning_options.unfreeze(unfreeze),
-        "budget": tuning_options.seconds(budget),
+        "sizes": parsing.sizes(size),
+        "unfreeze": parsing.unfreeze(unfreeze),
+        "budget": parsing.seconds(budget),
         "optimizer": optimizer,
         "base_rate": base_rate,
         "depth_decay": depth_decay,
@@ -233,12 +203,12 @@ def train(
     }
     given = {name: value for name, value in options.items() if value is not None}
     if no_augment or augment is not None:
-        given["augmentation"] = None if no_augment else tuning_options.augmentation(augment or "")
+        given["augmentation"] = None if no_augment else parsing.augmentation(augment or "")
     settings = training.settings_from_options(finetune=finetune, **given)
     with output.ProgressBar() as progress:
         result = training.train(photos, model, settings, progress=progress)
     if json:
         output.print_json(result.as_dict())
     else:
-        results.print_result(result, verbose=verbose)
-    output.say_report(None if json else result.report, result.report_error)
+        results.print_result(result)
+    output.print_report_path(None if json else result.report, result.report_error)

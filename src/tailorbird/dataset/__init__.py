@@ -1,7 +1,7 @@
 """Read a folder or CSV: samples, classes, splits, and findings about what is wrong with them."""
 
 from tailorbird.dataset.labels import folded_label, similar_label
-from tailorbird.dataset.outputs import check_outputs, listed_photos
+from tailorbird.dataset.outputs import listed_photos
 from tailorbird.dataset.reading import picture_of, pixels_of
 from tailorbird.dataset.samples import KINDS, SPLITS, UNUSABLE, Dataset, Finding, Sample, printable
 from tailorbird.dataset.scanner import Visitor, scan
@@ -18,7 +18,6 @@ __all__ = [
     "Finding",
     "Sample",
     "Visitor",
-    "check_outputs",
     "clean",
     "folded_label",
     "listed_photos",

@@ -1,13 +1,13 @@
-"""Check that what a command writes is none of the photos it reads."""
+"""Photos of a dataset that no output may overwrite; see `validation.Problems.outputs`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from tailorbird.dataset.layout import find
 from tailorbird.dataset.settings import DataSettings
-from tailorbird.validation import PathLike, Problems
+from tailorbird.validation import PathLike
 
 
 def listed_photos(source: PathLike, data: DataSettings | None = None) -> Iterator[Path]:
@@ -19,26 +19,3 @@ def listed_photos(source: PathLike, data: DataSettings | None = None) -> Iterato
     if Path(source).is_file() or (data is not None and data.follow_links):
         for entry in find(source, data=data, as_before_review=True).entries:
             yield entry.path
-
-
-def check_outputs(
-    source: PathLike,
-    files: Mapping[str, PathLike | None],
-    *,
-    inputs: Mapping[str, PathLike | None] | None = None,
-    data: DataSettings | None = None,
-) -> None:
-    """Raise one SettingsError unless each output can be written and is none of the inputs.
-
-    Args:
-        source: the dataset that is read, a folder or a CSV.
-        files: the outputs by what they are; None: not written.
-        inputs: other files that are read, by what they are.
-        data: how the dataset is read.
-    """
-    with Problems() as problems:
-        problems.outputs(
-            files,
-            inputs={"dataset": source, **(inputs or {})},
-            photos=listed_photos(source, data),
-        )

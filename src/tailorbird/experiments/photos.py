@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,13 +11,15 @@ from numpy.typing import NDArray
 
 from tailorbird.backbone import find, open_backbone
 from tailorbird.backbone.catalogue import SHIPPED
-from tailorbird.dataset import check_outputs as check_dataset_outputs
-from tailorbird.dataset import split
+from tailorbird.dataset import listed_photos, split
 from tailorbird.errors import SettingsError
 from tailorbird.features import Embedder
 from tailorbird.preparation import MOST_VIEWS, Steps, prepare_data
 from tailorbird.progress import Progress
-from tailorbird.validation import PathLike
+from tailorbird.validation import PathLike, Problems
+
+PICTURES = (".svg", ".png", ".html")
+"""Endings of the pictures that an experiment can draw."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,17 @@ def read_photos(
 
 
 def check_outputs(
-    source: PathLike, backbone: str | Path, files: Mapping[str, PathLike | None]
+    source: PathLike,
+    backbone: str | Path,
+    *,
+    picture: PathLike | None = None,
+    csv: PathLike | None = None,
 ) -> None:
     """Raise SettingsError unless each output can be written and is no input of an experiment."""
-    check_dataset_outputs(source, files, inputs={"backbone": find(backbone)})
+    with Problems() as problems:
+        problems.ending("picture", picture, *PICTURES)
+        problems.outputs(
+            {"picture": picture, "CSV": csv},
+            inputs={"dataset": source, "backbone": find(backbone)},
+            photos=listed_photos(source),
+        )

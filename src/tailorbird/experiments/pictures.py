@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tailorbird.dataset import printable
-from tailorbird.errors import SettingsError
 from tailorbird.experiments.curve import LearningCurve
+from tailorbird.experiments.photos import PICTURES
 from tailorbird.experiments.plan import WORDS, value_text
 from tailorbird.experiments.range_test import RateFinding
 from tailorbird.experiments.results import Factor, SweepResult
 from tailorbird.experiments.words import curve_lines, rate_lines, sweep_lines, sweep_title
 from tailorbird.files import write_bytes
+from tailorbird.validation import Problems
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
-KINDS = (".svg", ".png", ".html")
 SHOWN = 20
 """Settings of a grid, or classes, in one picture."""
 
@@ -50,16 +50,6 @@ _STYLE: Any = {
     "svg.hashsalt": "tailorbird",
     "text.parse_math": False,
 }
-
-
-def check_name(path: str | Path) -> Path:
-    """The path, if a picture can be written there; so that it is known before the work begins. Raises SettingsError."""
-    path = Path(path)
-    if path.suffix.lower() not in KINDS:
-        raise SettingsError(
-            f"the picture is {path.name!r}; its name must end in {', '.join(KINDS[:-1])} or {KINDS[-1]}"
-        )
-    return path
 
 
 def draw_sweep(result: SweepResult, path: str | Path) -> None:
@@ -298,7 +288,9 @@ def _save(
     lines: Sequence[str],
 ) -> None:
     """Draw and write the picture, or a page that holds it with the findings as text."""
-    path = check_name(path)
+    path = Path(path)
+    with Problems() as problems:
+        problems.ending("picture", path, *PICTURES)
     with _styled() as figure_class:
         figure = figure_class(figsize=size, layout="constrained")
         draw(figure)

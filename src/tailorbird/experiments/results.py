@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ import numpy as np
 from tailorbird.experiments.comparison import Comparison
 from tailorbird.experiments.plan import Metric
 from tailorbird.experiments.runs import FitScore
+from tailorbird.files import write_text
 from tailorbird.head import HeadSettings
 
 
@@ -131,6 +135,15 @@ class SweepResult:
             "seconds": round(self.seconds, 3),
             "command": self.command,
         }
+
+    def write_fits(self, path: str | Path) -> None:
+        """Write `fit_rows` to a CSV file. Raises StorageError."""
+        rows = self.fit_rows()
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, text.getvalue())
 
     def fit_rows(self) -> list[dict[str, Any]]:
         """Every single fit as a flat row, for a CSV: its setting, seed, fold and scores."""

@@ -10,13 +10,16 @@ from tailorbird.files.atomic import (
 )
 from tailorbird.files.cache import cache_folder
 from tailorbird.files.lock import exclusive
+from tailorbird.files.spreadsheets import csv_text, formula_safe
 from tailorbird.files.store import RowStore
 
 __all__ = [
     "RowStore",
     "atomic_path",
     "cache_folder",
+    "csv_text",
     "exclusive",
+    "formula_safe",
     "sha256_file",
     "storage_error",
     "sync_folder",

@@ -1,5 +1,15 @@
 """Photos whose label is probably wrong: out-of-fold probabilities over cached features, ranked and counted."""
 
 from tailorbird.label_errors.find import Suspect, Suspects, judge, judge_prepared, suspects, tiles
+from tailorbird.label_errors.inspection import Inspection, inspect_dataset
 
-__all__ = ["Suspect", "Suspects", "judge", "judge_prepared", "suspects", "tiles"]
+__all__ = [
+    "Inspection",
+    "Suspect",
+    "Suspects",
+    "inspect_dataset",
+    "judge",
+    "judge_prepared",
+    "suspects",
+    "tiles",
+]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
 from tailorbird import onnx_files
-from tailorbird.errors import ModelFileError, SettingsError, TailorbirdError
+from tailorbird.errors import ModelFileError, TailorbirdError
 from tailorbird.files import write_bytes
 from tailorbird.metrics.scores import Scores
 from tailorbird.model.metadata import info_from
@@ -35,13 +35,15 @@ def report_path(
     Raises:
         SettingsError: the format is unknown.
     """
-    if format not in FORMATS:
-        raise SettingsError(
-            f"the report's format is {format!r}; it must be one of {', '.join(FORMATS)}"
-        )
+    _check(format)
     if isinstance(wanted, bool):
         return model.with_name(f"{model.stem}.{kind}{_SUFFIXES[format]}") if wanted else None
     return Path(wanted)
+
+
+def _check(format: Format) -> None:
+    with Problems() as problems:
+        problems.choice("the report's format", format, FORMATS)
 
 
 def describe(model: str | Path) -> Content:
@@ -61,6 +63,7 @@ def describe(model: str | Path) -> Content:
 
 def render(content: Content, format: Format) -> str:
     """Return a report as text; `html` opens the model file and reads the photos it shows."""
+    _check(format)
     said = numbers(content)
     if format == "json":
         return json.dumps(said, indent=1, allow_nan=False) + "\n"

@@ -20,7 +20,7 @@ from support.documented_json import problems, schemas
 from support.jax_backend import jax_environment
 from support.keras_small import SIZE, small_backbone
 from tailorbird.cli.app import app
-from tailorbird.cli.tuning_options import augmentation, seconds, sizes, unfreeze
+from tailorbird.cli.parsing import augmentation, seconds, sizes, unfreeze
 from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.protocol import Regularisation
 from tailorbird.errors import BackboneError, SettingsError

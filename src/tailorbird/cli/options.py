@@ -1,0 +1,152 @@
+"""Options and arguments that several commands share, and the layout of their help."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from tailorbird.cli import output
+
+DEFAULT_BACKBONE = "pocket"
+"""Name of the shipped backbone; repeated here because importing the catalogue takes time."""
+
+HEAD = "Head"
+FINETUNING = "Fine-tuning"
+REPORT = "Report"
+COMMON = "Output and messages"
+"""Sections of a command's help; options without one are listed under `Options`."""
+
+PhotosArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PHOTOS",
+        help="Class folders, split/class folders, or a CSV with the columns path,label[,split].",
+    ),
+]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="Model file written by `tailorbird train`.")
+]
+ImagesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PHOTOS",
+        help="Photos, folders and globs; - reads paths, or one photo, from standard input.",
+    ),
+]
+FollowLinksOption = Annotated[
+    bool,
+    typer.Option("--follow-links", help="Read files outside a folder that links in it lead to."),
+]
+BackboneOption = Annotated[
+    str, typer.Option(help="Backbone: a name listed by `tailorbird backbones`, or an .onnx file.")
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(help="Split to score; by default test if there is one, else all photos."),
+]
+PictureOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", help="Write a chart: .svg, .png, or .html with the findings as text."
+    ),
+]
+ContactSheetOption = Annotated[
+    Path | None, typer.Option(help="Write a contact sheet of these photos (.png or .jpg).")
+]
+InnerOption = Annotated[
+    str, typer.Option(help="Inner layers: 0 for none, 100 for one, 100x50 for two.")
+]
+DropoutOption = Annotated[float, typer.Option(help="Dropout, 0 to below 1.")]
+L2Option = Annotated[float, typer.Option(help="Strength of the L2 penalty.")]
+FoldsOption = Annotated[int, typer.Option(help="Number of folds of the cross-validation.")]
+RepeatsOption = Annotated[
+    int, typer.Option(help="Number of repeats, each with other folds and initial weights.")
+]
+SplitSeedOption = Annotated[
+    int, typer.Option(help="Seed of the split (as in `train`), the folds and the fits.")
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        help="File of the report, which contains photos; by default beside the model.",
+        rich_help_panel=REPORT,
+    ),
+]
+NoReportOption = Annotated[
+    bool, typer.Option("--no-report", help="Write no report.", rich_help_panel=REPORT)
+]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="Format of the report: html, markdown (a model card) or json (the numbers).",
+        rich_help_panel=REPORT,
+    ),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print one JSON object on standard output.", rich_help_panel=COMMON
+    ),
+]
+JsonLinesOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print one JSON object per line as results arrive.", rich_help_panel=COMMON
+    ),
+]
+
+
+class Command(TyperCommand):
+    """A command whose help lists the options in sections, without importing rich."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for the arguments and one for each panel, in order of appearance."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            panel = getattr(parameter, "rich_help_panel", None)
+            if parameter.param_type_name == "argument":
+                panel = "Arguments"
+            elif parameter.name == "help":
+                panel = COMMON
+            if record is not None:
+                sections.setdefault(panel or "Options", []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def common(function: Callable[..., None]) -> Callable[..., None]:
+    """Add --quiet, --verbose and --debug to a command; `output.STATE` holds their values."""
+
+    @functools.wraps(function)
+    def command(*, quiet: bool, verbose: bool, debug: bool, **values: Any) -> None:
+        output.set_verbosity(quiet=quiet, verbose=verbose, debug=debug)
+        function(**values)
+
+    signature = inspect.signature(function, eval_str=True)
+    parameters = [*signature.parameters.values(), *_COMMON]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _flag(name: str, *decls: str, text: str) -> inspect.Parameter:
+    option = typer.Option(*decls, help=text, rich_help_panel=COMMON)
+    annotation = Annotated[bool, option]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=False, annotation=annotation)
+
+
+_COMMON = (
+    _flag("quiet", "--quiet", "-q", text="Print results and errors only."),
+    _flag("verbose", "--verbose", "-v", text="Print more details."),
+    _flag("debug", "--debug", text="Show tracebacks and log messages."),
+)

@@ -1,0 +1,88 @@
+"""Photos named on the command line: files, folders, globs and standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailorbird.cli import output
+
+if TYPE_CHECKING:
+    from tailorbird.model import Source
+
+
+def sources(names: list[str], follow_links: bool = False) -> list[Source] | Iterator[Source]:
+    """Return the photos of the arguments; standard input alone is read as it arrives.
+
+    follow_links: read files outside a folder that links in it lead to. Raises DatasetError for a
+    folder or a glob without photos.
+    """
+    if names == ["-"]:
+        return _standard_input(follow_links)
+    found: list[Source] = []
+    for name in names:
+        found.extend(_standard_input(follow_links) if name == "-" else _expand(name, follow_links))
+    return found
+
+
+def _expand(name: str, follow_links: bool) -> Iterator[Path]:
+    """Yield the photos of one argument: a file, a folder, or a glob the shell did not expand."""
+    from tailorbird.errors import DatasetError
+
+    if not name:
+        raise DatasetError("an empty name was given; name a photo or folder, or . for this folder")
+    path = Path(name)
+    try:
+        is_folder = path.is_dir()
+        is_pattern = any(sign in name for sign in "*?[") and not path.exists()
+        matches = []
+        if is_pattern:
+            matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    except (OSError, ValueError):
+        yield path  # too long or not permitted: opening it tells which
+        return
+    if is_folder:
+        yield from _photos_in(path, follow_links)
+    elif matches:
+        for match in matches:
+            yield from _photos_in(match, follow_links) if match.is_dir() else [match]
+    elif is_pattern:
+        raise DatasetError(f"no file matches {name}; check the pattern and the folder")
+    else:
+        yield path
+
+
+def _photos_in(folder: Path, follow_links: bool) -> list[Path]:
+    """Return the files of a folder that `scan` would open too. Raises DatasetError for none."""
+    from tailorbird.dataset.layout import photo_paths
+    from tailorbird.errors import DatasetError
+
+    found, findings = photo_paths(folder, follow_links=follow_links)
+    for finding in findings:
+        output.print_error(f"warning: {folder}: {finding.message}")
+    if not found:
+        raise DatasetError(f"{folder} holds no photos, or only documents and hidden files")
+    return found
+
+
+def _standard_input(follow_links: bool) -> Iterator[Source]:
+    """Yield one photo's bytes if standard input begins like a photo, else a path per line."""
+    from tailorbird.errors import DatasetError
+    from tailorbird.images import starts_like_a_photo
+
+    head = sys.stdin.buffer.peek(16)[:16] if hasattr(sys.stdin.buffer, "peek") else b""
+    if starts_like_a_photo(head):
+        yield sys.stdin.buffer.read()
+        return
+    for line in sys.stdin.buffer:
+        name = line.rstrip(b"\r\n").decode(sys.getfilesystemencoding(), "surrogateescape")
+        if not name:
+            continue
+        try:
+            yield from _expand(name, follow_links)
+        except DatasetError as error:
+            # One invalid line among many is reported like an unusable photo.
+            output.print_error(str(error))
+            yield Path(name)

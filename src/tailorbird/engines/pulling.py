@@ -1,0 +1,53 @@
+"""Install a backbone from a hub or from a framework's published networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tailorbird.backbone import hub
+from tailorbird.engines.registry import ENGINES, engine_for_reference
+from tailorbird.progress import NoProgress, Progress
+from tailorbird.validation import Problems
+
+
+def pull_backbone(
+    reference: str,
+    *,
+    size: int | None = None,
+    file: str | None = None,
+    revision: str | None = None,
+    weights: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Install a backbone in the cache folder, and return its file.
+
+    Args:
+        reference: `hf:OWNER/REPO`, or `ENGINE:NAME` such as `keras:Xception`.
+        size: side of the input in pixels; None: the publisher's.
+        file: ONNX file of the hub's repository to use.
+        revision: branch, tag or commit of the repository.
+        weights: weights file to load into an engine's network, instead of downloading them.
+        progress: receives notes on each step.
+
+    Raises:
+        SettingsError: an invalid reference, or options that do not apply to it.
+        HubError: the download failed.
+        BackboneError: the file is not a usable backbone.
+        MissingExtra: the engine is not installed.
+        StorageError: the file could not be written.
+    """
+    engine, progress = engine_for_reference(reference), progress or NoProgress()
+    with Problems() as problems:
+        problems.need(
+            engine is None or not (file or revision),
+            f"--file and --revision are for hf:OWNER/REPO; {reference} takes --size and --weights",
+        )
+        schemes = ", ".join(f"{name}:NAME" for name in ENGINES)
+        problems.need(
+            engine is not None or weights is None,
+            f"--weights is for {schemes}; {reference} takes --size, --file and --revision",
+        )
+    if engine is not None:
+        path = None if weights is None else Path(weights)
+        return engine.pull(reference, size=size, weights=path, progress=progress)
+    return hub.pull(reference, size=size, file=file, revision=revision, say=progress.note)

@@ -1,0 +1,25 @@
+"""CSV text for people, who may open it in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def formula_safe(cell: str) -> str:
+    """Return a cell that no spreadsheet evaluates, with an apostrophe before a formula's start.
+
+    The signs are those of OWASP's page on CSV injection. A single `-` is no formula.
+    """
+    return f"'{cell}" if cell.startswith(_FORMULA_STARTS) and cell != "-" else cell
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as CSV with `formula_safe` cells and lines that end in a line feed."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([formula_safe(str(cell)) for cell in row] for row in rows)
+    return text.getvalue()
