@@ -75,7 +75,7 @@ def test_train_and_evaluate_for_people(shapes: Path, tmp_path: Path) -> None:
     assert quiet.stderr == "" and "Test: accuracy" in quiet.stdout
     done = run("evaluate", tmp_path / "m.onnx", shapes)
     assert (
-        "Confusion: rows true, columns predicted" in done.stdout
+        "Confusion matrix: rows are true classes" in done.stdout
         and "All photos: accuracy" in done.stdout
     )
     (found,) = lines(run("evaluate", tmp_path / "m.onnx", shapes, "--json"))

@@ -771,7 +771,7 @@ def test_export_command(shop: Path, tmp_path: Path) -> None:
 
 def test_forget_command(shop: Path) -> None:
     digest = hashlib.sha256(photo(60)).hexdigest()
-    assert "forgotten: 1 row, and the photo" in run("corrections", "forget", shop, digest).stdout
+    assert "deleted: 1 row, and the photo" in run("corrections", "forget", shop, digest).stdout
     assert (
         "nothing is kept about a photo" in run("corrections", "forget", shop, digest, code=2).stderr
     )

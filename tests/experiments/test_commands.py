@@ -42,7 +42,7 @@ def test_sweep_for_people_and_programs(shapes: Path, tmp_path: Path) -> None:
         "learning rate",
         "8x4",
         "is best (",
-        "test photos were not touched",
+        "test photos were not used",
         "fits in",
         "corrected for",
     ):
