@@ -95,6 +95,13 @@ def serve(
             help="Site whose pages may call the API, such as https://shop.example; can be repeated.",
         ),
     ] = None,
+    frame_ancestor: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="TAILORBIRD_FRAME_ANCESTORS",
+            help="Site whose pages may show this one in a frame: https://portal.example.",
+        ),
+    ] = None,
     max_megabytes: Annotated[
         float,
         typer.Option(
@@ -157,6 +164,7 @@ def serve(
         photos=_photos(keep_photos, photos, url, model),
         allow_hosts=tuple(_split(allow_host)),
         allow_origins=tuple(_split(allow_origin)),
+        frame_ancestors=tuple(_split(frame_ancestor)),
         max_body=int(max_megabytes * 2**20),
         max_pixels=int(max_megapixels * 1e6),
         queue=queue,
