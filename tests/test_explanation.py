@@ -178,17 +178,11 @@ def test_a_class_outside_the_three_most_probable_is_refused_by_name(
     assert "is not among the 3 most probable" in done.stderr and not (tmp_path / "out").exists()
 
 
-def test_labels_of_any_script_are_drawn_and_long_ones_cut() -> None:
-    from tailorbird.explanation import _fitting, _font, _side_by_side
+def test_captions_may_be_any_text() -> None:
+    from tailorbird.explanation import _side_by_side
 
-    umlauts, font = _fitting("Jäckchen für Größe", 300)
-    assert umlauts == "Jäckchen für Größe"
-    missing = bytes(font.getmask("\U0010ffff"))
-    assert all(bytes(font.getmask(sign)) != missing for sign in "äöüßÄÖÜéñçøłžğЖΩ")
-    cut, font = _fitting("x" * 300 + "  12.3%", 200)
-    assert font.getlength(cut) <= 200 and "…" in cut and cut.endswith("12.3%")
     strange = _side_by_side([(Image.new("RGB", (60, 60)), "a\nb\0\udcff $x$ <b>", "")])
-    assert strange.size[0] > 200 and _font.cache_info().currsize >= 1
+    assert strange.size[0] > 200
 
 
 def test_many_photos_go_on_past_a_bad_one(

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from tailorbird import images, parallel
 from tailorbird.errors import ImageError, NotExplained, SettingsError
 from tailorbird.model import Classifier, Failure, Prediction, Source
 from tailorbird.model.classifier import read_file
+from tailorbird.rendering import fonts
 from tailorbird.rendering.overlays import ALPHA, overlay, thumbnail
 
 SIDE = 480
@@ -166,73 +164,19 @@ def _explained(
 
 
 def _side_by_side(panels: list[tuple[Image.Image, str, str]]) -> Image.Image:
-    """Pictures of equal size in a row, each with a caption and a note in grey below."""
+    """Return pictures of equal size in a row, each with a caption and a grey note below."""
     width, height = panels[0][0].size
     cell = max(width, 200)
     lines = 2 if any(note for _, _, note in panels) else 1
-    sheet = Image.new(
-        "RGB", (_GAP + (cell + _GAP) * len(panels), 2 * _GAP + height + lines * _LINE), _PAPER
-    )
-    draw = ImageDraw.Draw(sheet)
+    size = (_GAP + (cell + _GAP) * len(panels), 2 * _GAP + height + lines * _LINE)
+    sheet = Image.new("RGB", size, _PAPER)
+    canvas = ImageDraw.Draw(sheet)
     for number, (picture, caption, note) in enumerate(panels):
         left = _GAP + number * (cell + _GAP)
         sheet.paste(picture, (left + (cell - width) // 2, _GAP))
         for line, (text, colour) in enumerate(((caption, _INK), (note, _GREY))):
-            words, font = _fitting(text, cell)
-            middle = left + cell / 2 - font.getlength(words) / 2
-            draw.text((middle, _GAP + height + 6 + line * _LINE), words, fill=colour, font=font)
+            words = fonts.fit(text, _TEXT, cell, keep_end=True)  # the probability stands behind
+            start = left + cell / 2 - fonts.length(words, _TEXT) / 2
+            place = (start, _GAP + height + 6 + line * _LINE)
+            fonts.draw(canvas, place, words, _TEXT, colour)
     return sheet
-
-
-def _fitting(text: str, width: int) -> tuple[str, ImageFont.FreeTypeFont]:
-    """One line of text that fits `width` pixels, cut in the middle where it is too long, and its font."""
-    text = "".join(
-        " " if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign for sign in text
-    )
-    font = _font(_covering(text))
-    if font.getlength(text) <= width:
-        return text, font
-    half = len(text) // 2
-    front, back = text[:half], text[half:]  # the probability stands behind
-    while len(front) + len(back) > 2 and font.getlength(f"{front}…{back}") > width:
-        front, back = (front[:-1], back) if len(front) >= len(back) else (front, back[1:])
-    return f"{front}…{back}", font
-
-
-# DejaVu comes with matplotlib and has Latin with every accent, Greek, Cyrillic, Arabic and Hebrew; Pillow's own font has no umlauts.
-# Chinese, Japanese and Korean names need one of the system's fonts.
-_OTHERS = (
-    "NotoSansCJK-Regular.ttc",
-    "msgothic.ttc",
-    "Hiragino Sans GB.ttc",
-    "WenQuanYiMicroHei.ttf",
-    "Arial Unicode.ttf",
-)
-
-
-@lru_cache(maxsize=256)
-def _covering(text: str) -> str:
-    """The first font that has every letter of `text`, else DejaVu."""
-    own = _dejavu()
-    for name in (own, *_OTHERS):
-        try:
-            font = _font(name)
-        except OSError:
-            continue
-        missing = bytes(font.getmask("\U0010ffff"))
-        if all(sign.isspace() or bytes(font.getmask(sign)) != missing for sign in text):
-            return name
-    return own
-
-
-@lru_cache(maxsize=8)
-def _font(name: str) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(name, _TEXT)
-
-
-@lru_cache(maxsize=1)
-def _dejavu() -> str:
-    """matplotlib's font file, found without importing matplotlib, which takes longer than a photo."""
-    spec = find_spec("matplotlib")
-    folder = Path((spec.submodule_search_locations or [""])[0]) if spec else Path()
-    return str(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")

@@ -397,7 +397,7 @@ def test_contact_sheet_shows_photos_and_survives_bad_ones(shapes: Path, tmp_path
         with Image.open(tmp_path / name) as saved:
             assert saved.format == kind and saved.size == sheet.size
     with pytest.raises(
-        SettingsError, match=r"0 photos; a sheet takes 1 to 400; columns is 99.*side is 9;"
+        SettingsError, match=r"0 photos; it must have between 1 and 400; columns is 99.*side is 9;"
     ):
         contact_sheets.contact_sheet([], columns=99, side=9)
     with pytest.raises(SettingsError, match="must end in"):

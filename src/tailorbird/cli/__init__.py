@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 
 from tailorbird.errors import TailorbirdError
 
@@ -21,6 +22,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _show_warning
     try:
         app()
     except SystemExit as stop:
@@ -46,6 +48,16 @@ def main() -> None:
             "traceback, and please report it"
         )
         sys.exit(1)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], *place: object, **named: object
+) -> None:
+    """Print a warning of this package as a line for the user; drop those of other packages."""
+    from tailorbird.cli.output import STATE, complain
+
+    if category.__module__.startswith("tailorbird.") or STATE.debug:
+        complain(f"warning: {message}")
 
 
 def _discard_output() -> None:

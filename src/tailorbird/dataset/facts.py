@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tailorbird.dataset.duplicates.similarity import SKETCH, sketch
 from tailorbird.errors import StorageError
 from tailorbird.files import RowStore, cache_folder
-from tailorbird.images import Photo
+from tailorbird.images import DECODING, Photo
 
 FACTS: Final = np.dtype(
     [("phash", "<u8"), ("width", "<u4"), ("height", "<u4"), ("sketch", "u1", (SKETCH, SKETCH))]
@@ -55,7 +55,7 @@ def open_facts() -> RowStore | None:
     """The cache of facts by content hash; None where the cache folder cannot be read, which only costs time."""
     about = {"holds": "size, perceptual hash and sketch of each photo, by SHA-256"}
     try:
-        return RowStore(cache_folder() / "facts-v1", dtype=FACTS, width=1, about=about)
+        return RowStore(cache_folder() / f"facts-v{DECODING}", dtype=FACTS, width=1, about=about)
     except (StorageError, OSError):
         return None
 

@@ -26,6 +26,7 @@ from tailorbird.experiments.range_test import RateFinding
 from tailorbird.experiments.results import Factor, SweepResult
 from tailorbird.experiments.words import curve_lines, rate_lines, sweep_lines, sweep_title
 from tailorbird.files import write_bytes
+from tailorbird.rendering import fonts
 from tailorbird.validation import Problems
 
 if TYPE_CHECKING:
@@ -296,6 +297,8 @@ def _save(
         draw(figure)
         wrapped = textwrap.wrap(printable(title), max(40, int(size[0] * 9.4)))
         figure.suptitle("\n".join(wrapped), x=0.01, ha="left", fontsize=12, fontweight="bold")
+        if path.suffix.lower() == ".png":  # in an SVG the viewer's own fonts draw the text
+            fonts.use_in_figure(figure)
         buffer = io.BytesIO()
         kind = "png" if path.suffix.lower() == ".png" else "svg"
         # Without a date the same result gives the same bytes.
@@ -314,7 +317,7 @@ def _styled() -> Iterator[type[Figure]]:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        # A letter that matplotlib's font lacks is drawn as a box in a PNG; in an SVG the viewer's font has it.
+        # `fonts.use_in_figure` reports them for a PNG; in an SVG the viewer's fonts have them.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         yield Figure
 

@@ -27,10 +27,11 @@ from tailorbird.images.formats import (
     identify,
     starts_like_a_photo,
 )
-from tailorbird.images.resizing import Pixels, ResizeRule, resize
+from tailorbird.images.resizing import DECODING, Pixels, ResizeRule, resize
 
 __all__ = [
     "ACCEPTED",
+    "DECODING",
     "EXTENSIONS",
     "FORMATS",
     "HEAD",

@@ -6,7 +6,7 @@ Training and serving share it. Arrays are uint8 (H, W, 3), RGB, 0 to 255.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,10 @@ from tailorbird.errors import ModelFileError, SettingsError, UnreadableImage
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 (H, W, 3), RGB, 0 to 255."""
+
+
+DECODING: Final = 2
+"""Raised whenever decoding gives other pixels, so that nothing cached before is used."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class ResizeRule:
     @property
     def key(self) -> str:
         """A short name that changes whenever the pixels that a rule produces would."""
-        return f"squash-{self.size}-bilinear-from-{self.least_side}"
+        return f"squash-{self.size}-bilinear-from-{self.least_side}-v{DECODING}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the rule as a model file's metadata holds it."""

@@ -1,1 +1,1 @@
-"""Render pictures: thumbnails, heat-map overlays, contact sheets, and what a notebook shows."""
+"""Draw pictures: thumbnails, heat-map overlays, contact sheets, and HTML for notebooks."""

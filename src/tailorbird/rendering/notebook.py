@@ -1,6 +1,7 @@
-"""What a notebook shows for a result: small pieces of HTML that need nothing else and look right on light and on dark.
+"""HTML that notebooks show for predictions and scores.
 
-Every style is inline and every colour either the page's own or see-through, since a notebook's page is not ours. Names are escaped.
+All styles are inline, and colours are the page's own or transparent, so that light and dark
+notebooks both look right. Names are escaped.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ def prediction_html(
     photo: Image.Image | None,
     heatmaps: npt.NDArray[np.float32] | None,
 ) -> str:
-    """A photo, a bar for each of the most probable classes, and the heat maps where there are any."""
+    """Return a photo, a bar for each of the most probable classes, and its heat maps, if any.
+
+    Args:
+        top: labels with probabilities, the most probable first.
+        unsure: the answer is below the confidence threshold.
+        source: name of the photo.
+        photo: the picture to show; None shows none.
+        heatmaps: (T, h, w), one map for each of the first T labels.
+    """
     pictures = []
     if photo is not None:
         pictures.append(_picture(photo, "photo"))
@@ -42,12 +51,20 @@ def prediction_html(
     return (
         '<div style="display:flex;flex-wrap:wrap;gap:12px;align-items:flex-start;max-width:900px">'
         f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(pictures)}</div>'
-        f'<div style="min-width:220px;flex:1"><div style="font-size:115%">{verdict}<b>{_name(top[0][0])}</b></div>{rows}{name}</div></div>'
+        '<div style="min-width:220px;flex:1">'
+        f'<div style="font-size:115%">{verdict}<b>{_name(top[0][0])}</b></div>'
+        f"{rows}{name}</div></div>"
     )
 
 
 def scores_html(scores: Mapping[str, Any], title: str, below: str = "") -> str:
-    """Accuracy with its interval and a row for each class; `scores` as in `evaluate --json`, `below` is text."""
+    """Return accuracy with its interval and a row for each class.
+
+    Args:
+        scores: as in `evaluate --json`.
+        title: plain text above the table.
+        below: plain text under it.
+    """
     low, high = scores["interval"]
     known = scores["coverage"] is not None
     coverage = f"; confident on {scores['coverage']:.1%}" if known else ""
@@ -63,9 +80,11 @@ def scores_html(scores: Mapping[str, Any], title: str, below: str = "") -> str:
         f'<div style="opacity:.65;font-size:85%">{escape(_clean(below))}</div>' if below else ""
     )
     return (
-        f'<div><div style="font-size:115%">{escape(title)}: accuracy <b>{scores["accuracy"]:.1%}</b> '
-        f"({low:.1%} to {high:.1%}) on {scores['n']:,} photos{coverage}</div>"
-        f'<table style="border-collapse:collapse"><thead><tr><th style="text-align:left;padding:1px 10px">class</th>{head}</tr></thead>'
+        f'<div><div style="font-size:115%">{escape(title)}: '
+        f"accuracy <b>{scores['accuracy']:.1%}</b> ({low:.1%} to {high:.1%}) "
+        f"on {scores['n']:,} photos{coverage}</div>"
+        '<table style="border-collapse:collapse"><thead><tr>'
+        f'<th style="text-align:left;padding:1px 10px">class</th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table>{ending}</div>"
     )
 
@@ -73,15 +92,17 @@ def scores_html(scores: Mapping[str, Any], title: str, below: str = "") -> str:
 def _picture(image: Image.Image, caption: str) -> str:
     words = escape(_clean(caption))
     return (
-        f'<div style="text-align:center;font-size:85%"><img src="{data_uri(jpeg(image))}" alt="{words}" '
-        f'style="max-height:180px;max-width:180px;display:block;margin:0 auto 2px;border-radius:4px">{words}</div>'
+        '<div style="text-align:center;font-size:85%">'
+        f'<img src="{data_uri(jpeg(image))}" alt="{words}" style="max-height:180px;'
+        f'max-width:180px;display:block;margin:0 auto 2px;border-radius:4px">{words}</div>'
     )
 
 
 def _bar(label: str, probability: float) -> str:
     width = f"{100 * probability:.1f}%"
     return (
-        f'<div style="margin:3px 0;padding:1px 6px;border-radius:4px;background:linear-gradient(90deg,{_BAR} {width},rgba(128,128,128,.12) 0)">'
+        '<div style="margin:3px 0;padding:1px 6px;border-radius:4px;'
+        f'background:linear-gradient(90deg,{_BAR} {width},rgba(128,128,128,.12) 0)">'
         f'<span style="float:right">{probability:.1%}</span>{_name(label)}</div>'
     )
 
@@ -98,7 +119,7 @@ def _short(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without what is no character of a page: control characters and halves of surrogate pairs."""
+    """Replace control characters and lone surrogates, which a page cannot hold."""
     return "".join(
         "\ufffd" if unicodedata.category(sign) in ("Cc", "Cs") else sign for sign in text
     )

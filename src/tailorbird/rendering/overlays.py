@@ -1,6 +1,7 @@
-"""Small pictures for people: thumbnails, heat maps laid over photos, and pictures as data URIs inside a page.
+"""Thumbnails, heat maps laid over photos, and pictures as data URIs.
 
-Pictures are `PIL.Image.Image` of mode RGB; heat maps are float32 (h, w), 0 or more, as a model file gives them.
+Pictures are `PIL.Image.Image` of mode RGB; heat maps are float32 (h, w), 0 or more, as a model file
+gives them.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-# Every 16th colour of matplotlib's "plasma" (S. van der Walt, N. Smith, E. Firing; CC0): equal steps of heat look equally large,
-# to colour-blind eyes too, and it prints in grey as a ramp.
-_STOPS: Final = "0d0887 310597 4c02a1 6600a7 7e03a8 9511a1 aa2395 bc3587 cc4778 da5a6a e66c5c f0804e f89540 fdac33 fdc527 f8df25 f0f921"
+# Every 16th colour of matplotlib's "plasma" (S. van der Walt, N. Smith, E. Firing; CC0). It is
+# perceptually uniform, also to colour-blind eyes, and becomes a ramp when printed in grey.
+_STOPS: Final = (
+    "0d0887 310597 4c02a1 6600a7 7e03a8 9511a1 aa2395 bc3587 cc4778 "
+    "da5a6a e66c5c f0804e f89540 fdac33 fdc527 f8df25 f0f921"
+)
 
 ALPHA: Final = 0.75
-"""How much of a photo the hottest place covers, 0 to 1."""
+"""Opacity of the overlay at the hottest place, 0 to 1."""
 
 
 def _table() -> npt.NDArray[np.float32]:
@@ -34,7 +38,7 @@ COLOURS: Final = _table()
 
 
 def thumbnail(image: Image.Image, side: int) -> Image.Image:
-    """An RGB copy that fits into `side` x `side` pixels; a smaller picture keeps its size."""
+    """Return an RGB copy that fits into `side` x `side` pixels; a smaller picture keeps its size."""
     copy = image.convert("RGB")  # always a copy without the original's metadata
     copy.info.clear()
     copy.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -42,7 +46,7 @@ def thumbnail(image: Image.Image, side: int) -> Image.Image:
 
 
 def relative(heatmap: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-    """A heat map as shares of its own hottest place, float32 (h, w), 0 to 1; all 0 where nothing is positive."""
+    """Scale a heat map by its maximum: float32 (h, w), 0 to 1; all 0 if nothing is positive."""
     values = np.nan_to_num(np.asarray(heatmap, np.float32), nan=0.0, posinf=0.0, neginf=0.0).clip(0)
     hottest = float(values.max(initial=0.0))
     return (values / hottest).astype(np.float32) if hottest > 0 else values
@@ -51,10 +55,13 @@ def relative(heatmap: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
 def overlay(
     image: Image.Image, heatmap: npt.NDArray[np.floating[Any]], *, alpha: float = ALPHA
 ) -> Image.Image:
-    """A photo with a heat map laid over it: cold places stay as they are but paler in colour, hot ones glow.
+    """Lay a heat map over a photo; the result has the photo's size.
 
-    The map, which covers the whole photo, is enlarged smoothly and scaled by its own hottest place; `alpha` (0 to 1) is how much
-    of the photo that place covers. The result has the photo's size.
+    The map covers the whole photo. It is enlarged with bicubic interpolation and scaled by its
+    maximum. Cold places keep the photo with paler colours.
+
+    Args:
+        alpha: opacity of the overlay at the hottest place, 0 to 1.
     """
     heat = Image.fromarray(relative(heatmap)).resize(image.size, Image.Resampling.BICUBIC)
     share = np.asarray(heat, np.float32).clip(0, 1)
@@ -70,7 +77,7 @@ def overlay(
 
 
 def jpeg(image: Image.Image, *, quality: int = 80) -> bytes:
-    """A picture encoded anew as JPEG: pixels only, no EXIF, GPS position, comment or colour profile."""
+    """Encode a picture as JPEG without EXIF, GPS position, comment or colour profile."""
     buffer = io.BytesIO()
     image.convert("RGB").save(
         buffer, "JPEG", quality=quality, optimize=True, exif=b"", icc_profile=None, comment=b""
@@ -79,5 +86,5 @@ def jpeg(image: Image.Image, *, quality: int = 80) -> bytes:
 
 
 def data_uri(data: bytes, kind: str = "image/jpeg") -> str:
-    """Bytes as a URI that stands for them inside a page."""
+    """Return bytes as a data URI of a MIME type."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
