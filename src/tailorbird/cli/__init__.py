@@ -54,10 +54,10 @@ def _show_warning(
     message: Warning | str, category: type[Warning], *place: object, **named: object
 ) -> None:
     """Print a warning of this package as a line for the user; drop those of other packages."""
-    from tailorbird.cli.output import STATE, complain
+    from tailorbird.cli.output import STATE, print_error
 
     if category.__module__.startswith("tailorbird.") or STATE.debug:
-        complain(f"warning: {message}")
+        print_error(f"warning: {message}")
 
 
 def _discard_output() -> None:
