@@ -296,7 +296,8 @@ def test_csv(tmp_path: Path) -> None:
     put_all(tmp_path, ["photos/a, b.jpg", "photos/c.jpg", "photos/d.jpg"])
     absolute = put(tmp_path / "elsewhere" / "e.jpg", 8)
     text = (
-        'Path,LABEL,Split\r\n"photos/a, b.jpg",shirt,train\r\n\r\nphotos/c.jpg, pants ,VAL\nphotos/d.jpg,shirt,\n'
+        'Path,LABEL,Split\r\n"photos/a, b.jpg",shirt,train\r\n\r\n'
+        "photos/c.jpg, pants ,VAL\nphotos/d.jpg,shirt,\n"
         f"{absolute},Ro\u0308cke,test\n"
     )
     for start in ("", "\ufeff"):
@@ -316,7 +317,10 @@ def test_csv_without_splits_and_with_other_columns(tmp_path: Path) -> None:
 
 def test_every_bad_row_is_reported_with_its_line(tmp_path: Path) -> None:
     put(tmp_path / "1.jpg", 1)
-    text = 'path,label,split\n1.jpg,a,train\n,a,train\n1.jpg,,test\n"x\ny",a,train\n1.jpg,a,holdout\n1.jpg,a\n1.jpg,a\x07,\n'
+    text = (
+        'path,label,split\n1.jpg,a,train\n,a,train\n1.jpg,,test\n"x\ny",a,train\n'
+        "1.jpg,a,holdout\n1.jpg,a\n1.jpg,a\x07,\n"
+    )
     with pytest.raises(DatasetError) as caught:
         scan(table(tmp_path, text))
     message = str(caught.value)

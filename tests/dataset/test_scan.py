@@ -342,7 +342,8 @@ def test_five_thousand_tiny_photos_in_little_memory(tmp_path: Path) -> None:
         start = time.perf_counter()
         dataset, _ = clean(split(scan(sys.argv[1])))
         seconds = time.perf_counter() - start
-        print(len(dataset), seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(len(dataset), seconds, (after - before) / 1024)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "set")],

@@ -161,7 +161,7 @@ def test_splits_that_exist_stay_and_only_the_missing_are_made() -> None:
 
 
 def test_a_picture_of_the_test_set_never_validates() -> None:
-    """A training copy of a test photo stays in train, from where `clean` takes it; it is not made a validation photo."""
+    """A training copy of a test photo stays in train, where `clean` removes it."""
     train = [sample(f"t{n}", "a", "train") for n in range(40)]
     test = [sample(f"x{n}", "a", "test") for n in range(40)]
     result = split(grouped(train + test, [*range(40), *range(40)]))

@@ -128,7 +128,10 @@ def _dropped(samples: Sequence[Sample], pictures: Sequence[int]) -> Grouped:
 
 
 def _scenes(samples: Sequence[Sample], pictures: Sequence[int]) -> dict[int, list[list[int]]]:
-    """Return the pictures that are most of some class: {picture: sample numbers by class and split}."""
+    """Return the pictures that are most of some class: {picture: sample numbers of each part}.
+
+    A part is a class in a split.
+    """
     distinct: dict[tuple[str, str | None], set[str]] = defaultdict(set)
     parts: dict[int, dict[tuple[str, str | None], list[int]]] = defaultdict(
         lambda: defaultdict(list)

@@ -1,4 +1,4 @@
-"""A scanned photo, read again: the same bytes as the scan saw, or an error that says otherwise."""
+"""Read a scanned photo again; a file that changed since the scan is an error."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from tailorbird.images import Pixels, ResizeRule, decode, read_bytes, resize
 
 
 def picture_of(sample: Sample, at_least: int) -> Image.Image:
-    """The photo upright, RGB, perhaps decoded smaller, but with sides of `at_least` pixels where it has them.
+    """Return the photo upright and RGB, perhaps decoded smaller, but no smaller than `at_least`.
 
-    Raises ImageError, with the photo's path, when it is not what the scan saw.
+    Raises:
+        ImageError: with the photo's path; it cannot be read or is not what the scan saw.
     """
     try:
         data = read_bytes(sample.path)
@@ -28,5 +29,5 @@ def picture_of(sample: Sample, at_least: int) -> Image.Image:
 
 
 def pixels_of(sample: Sample, rule: ResizeRule) -> Pixels:
-    """The photo as a model sees it, uint8 (S, S, 3). Raises what `picture_of` raises."""
+    """Return the photo as a model sees it, uint8 (S, S, 3); raises as `picture_of`."""
     return resize(picture_of(sample, rule.least_side), rule)

@@ -1,4 +1,4 @@
-"""One pass over the bytes: hash, decode once, remember the facts, hand the picture to a visitor."""
+"""Scan a dataset in one pass: hash, decode once, cache the facts, pass pictures to a visitor."""
 
 from __future__ import annotations
 
@@ -26,24 +26,26 @@ from tailorbird.dataset.settings import DataSettings
 from tailorbird.errors import DatasetError, ImageError
 from tailorbird.progress import NoProgress, Progress
 
-_LEAST_SIDE: Final = 128  # pixels: plenty for a perceptual hash, and small enough for libjpeg to decode at a fraction
-_LEAST_FOR_FACTS: Final = (
-    96  # a picture decoded to fewer pixels than this for a visitor is decoded again for its facts
-)
+_LEAST_SIDE: Final = 128
+"""Side in pixels to decode for the facts; libjpeg decodes large photos at a fraction."""
+
+_LEAST_FOR_FACTS: Final = 96
+"""Photos that a visitor wants smaller than this are decoded again for their facts."""
+
 _BATCH: Final = 4096
 
 
 class Visitor(Protocol):
-    """Somebody who wants to see the photos while they are decoded anyway."""
+    """Receives the photos of a scan while they are decoded."""
 
     at_least: int
-    """Pixels a side the visitor needs; see `images.decode`."""
+    """Side in pixels that the visitor needs; see `images.decode`."""
 
     def wants(self, digest: bytes) -> bool:
-        """Whether the photo with this SHA-256 (32 bytes) should be decoded and shown. Called from worker threads."""
+        """Whether to decode the photo with this SHA-256 (32 bytes); called from worker threads."""
 
     def see(self, digest: bytes, image: Image.Image) -> None:
-        """One photo, RGB and upright. Called once for each distinct digest that was wanted, from worker threads."""
+        """Receive a wanted photo, RGB and upright; once per digest, from worker threads."""
 
 
 def scan(
@@ -165,7 +167,7 @@ def _nothing_usable(source: str | Path, layout: Layout, findings: list[Finding])
 
 
 class _Reading:
-    """The state of one pass: arrays with a row per file, filled in by the worker threads."""
+    """State of one pass: arrays with a row per file, filled in by the worker threads."""
 
     def __init__(self, entries: Sequence[Entry], visitor: Visitor | None, store: bool) -> None:
         self.entries = entries
@@ -188,7 +190,7 @@ class _Reading:
         self._failure: BaseException | None = None
 
     def run(self, workers: int, progress: Progress) -> None:
-        """Read every file. Whatever the visitor or `progress` raises, and Ctrl-C, stops the threads and is raised."""
+        """Read every file; an exception of visitor or progress, or Ctrl-C, stops the threads."""
         total = len(self.entries)
         self._running = max(1, min(workers, total))
         threads = [
@@ -250,7 +252,7 @@ class _Reading:
                 with self._lock:
                     self._cached.append((i, digest))
                 return
-            # A visitor must see exactly what serving will see, so the size decoded to is its own, never a larger one.
+            # A visitor must see exactly what serving will see: never a larger size than its own.
             side = (
                 self.visitor.at_least if wanted and self.visitor is not None else 0
             ) or _LEAST_SIDE
@@ -259,7 +261,7 @@ class _Reading:
             self._errors[i] = (error.kind, str(error))
             return
         if known:
-            # Only now: what another machine could decode and this one cannot is not usable here.
+            # Only now: a photo may be cached by another machine whose decoder reads more.
             with self._lock:
                 self._cached.append((i, digest))
         else:
@@ -276,7 +278,7 @@ class _Reading:
             self.visitor.see(digest, photo.image)
 
     def _flush(self, at_least: int) -> None:
-        """Write the new facts to the cache once there are more than `at_least`."""
+        """Write new facts to the cache if there are more than `at_least`."""
         with self._lock:
             if len(self._new[0]) <= at_least:
                 return
@@ -290,17 +292,15 @@ class _Reading:
         try:
             self.facts[where] = self._store.get(digest for _, digest in self._cached)[:, 0]
             self.usable[where] = True
-        except (
-            KeyError,
-            OSError,
-        ):  # a chunk was deleted or damaged meanwhile; decoding brings its rows back
+        except (KeyError, OSError):
+            # A chunk was deleted or damaged meanwhile; decoding restores its rows.
             self._store = self.visitor = None
             self._first.clear()
             for i in where:
                 self._one(i)
 
     def findings(self) -> list[Finding]:
-        """One finding for each file that cannot be used."""
+        """Return one finding for each file that cannot be used."""
         return [
             Finding(kind, (printable(self.entries[i].name),), message)
             for i, (kind, message) in sorted(self._errors.items())

@@ -1,4 +1,4 @@
-"""Splits that are missing are made from train; photos that would spoil a held-out split are left out."""
+"""Make missing splits from train; leave out photos that would leak into a held-out split."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ from tailorbird.dataset.samples import SPLITS, Dataset, Sample
 from tailorbird.errors import DatasetError, SettingsError
 
 FRACTIONS: Final = (0.15, 0.15)
-"""The share of each class that goes to validation and to test where these are missing."""
+"""Shares of each class that go to validation and test where these are missing."""
 
 
 def split(
     dataset: Dataset, *, fractions: tuple[float, float] = FRACTIONS, seed: int = 0
 ) -> Dataset:
-    """The same samples with every split filled in: validation and test, where missing, are made from train.
+    """Give every sample a split: validation and test, where missing, are made from train.
 
-    fractions: of train, the share for validation and the share for test; a share whose split exists already is not used.
+    fractions: of train, for validation and for test; unused for a split that exists already.
 
-    A photo's place is a number in [0, 1) hashed from its content and the seed: below the test share it tests, above one
-    minus the validation share it validates. That alone never moves a photo when others are added, but is uneven in small
-    classes. So in each class the count is held within one and a half standard deviations of that coin toss,
-    1.5 sqrt(n f (1 - f)), around n f, by giving or taking the photos closest to the threshold: few classes need it, and few
-    photos of those move when the class grows. (Exact shares would move three times as many.) Samples that show the same
-    picture go together. Each class with three or more pictures is in every split; with fewer it only trains. A picture that
-    is also in a split that exists stays in train (and `clean` takes it out).
+    A photo's place is a number in [0, 1) hashed from its content and the seed: below the test
+    fraction it is in test, above one minus the validation fraction in validation. That alone never
+    moves a photo when others are added, but is uneven in small classes. So the count n of a class
+    with fraction f is held within 1.5 standard deviations of that coin toss, 1.5 sqrt(n f (1 - f)),
+    around n f, by moving the photos closest to the threshold; exact shares would move three times
+    as many photos when a class grows. Samples of a group stay together. Each class with at least
+    three groups is in every split; with fewer it is only in train. A group that is also in a split
+    that exists stays in train (and `clean` leaves it out).
 
-    Raises SettingsError for fractions outside (0, 0.4], DatasetError when there is no training sample.
+    Raises:
+        SettingsError: a fraction is not in (0, 0.4].
+        DatasetError: there is no training sample, or a class cannot be divided.
     """
     bad = [
         f"{name} is {f!r}"
@@ -41,7 +44,8 @@ def split(
     ]
     if bad:
         raise SettingsError(
-            f"the fraction for {' and for '.join(bad)}; it must be above 0 and at most 0.4, such as 0.15"
+            f"the fraction for {' and for '.join(bad)}; "
+            "it must be above 0 and at most 0.4, such as 0.15"
         )
     present = {sample.split for sample in dataset.samples}
     if not present & {"train", None}:
@@ -83,9 +87,9 @@ def _with_split(sample: Sample, name: str) -> Sample:
 
 
 def _places(dataset: Dataset, seed: int) -> dict[str, list[tuple[float, int]]]:
-    """For each class its free groups as (place in [0, 1), group), sorted by place.
+    """Return the free groups of each class as (place in [0, 1), group), sorted by place.
 
-    A group's digest is its smallest; its class is that of the sample with that digest.
+    A group has the smallest digest of its samples, and the class of that sample.
     """
     first: dict[int, Sample] = {}
     held = set()
@@ -104,7 +108,7 @@ def _places(dataset: Dataset, seed: int) -> dict[str, list[tuple[float, int]]]:
 
 
 def _assign(places: Sequence[tuple[float, int]], missing: dict[str, float]) -> dict[int, str]:
-    """The groups of one class that leave train: test takes the lowest places, validation the highest."""
+    """Return the groups of one class that leave train: lowest places test, highest validation."""
     n = len(places)
     if n < 3:
         return {}
@@ -121,7 +125,10 @@ def _assign(places: Sequence[tuple[float, int]], missing: dict[str, float]) -> d
 
 
 def _within(taken: int, n: int, fraction: float) -> int:
-    """`taken` of n, held within 1.5 standard deviations of n * fraction, at least 1 and at most two fifths (a third below 6)."""
+    """Return `taken` of n, held within 1.5 standard deviations of n * fraction.
+
+    At least 1 and at most two fifths, or a third where n is below 6.
+    """
     spread = 1.5 * math.sqrt(n * fraction * (1 - fraction))
     least = max(1, math.ceil(n * fraction - spread))
     most = max(least, min(math.floor(n * fraction + spread), n // 3 if n < 6 else n * 2 // 5))
@@ -129,11 +136,11 @@ def _within(taken: int, n: int, fraction: float) -> int:
 
 
 def clean(dataset: Dataset) -> tuple[Dataset, tuple[tuple[Sample, str], ...]]:
-    """The dataset without the samples that would spoil training or the held-out scores, and those with the reason for each.
+    """Leave out samples that would falsify training or scores; return them with their reasons.
 
-    Left out are: photos whose identical copy carries another label, from every split; training photos that show a picture
-    of validation or test, identical or nearly; validation photos that show a picture of test; and of several identical
-    photos with the same label in the same split all but the first by name.
+    These are photos of which an identical copy has another label, in every split; training photos
+    that share a group with validation or test; validation photos that share one with test; and of
+    identical photos with the same label and split all but the first by name.
     """
     labels: dict[str, set[str]] = defaultdict(set)
     held: dict[str, dict[int, list[Sample]]] = {
@@ -174,7 +181,7 @@ def _conflict(sample: Sample, labels: set[str]) -> str | None:
 
 
 def _leak(sample: Sample, group: int, held: dict[str, dict[int, list[Sample]]]) -> str | None:
-    """Why a sample may not stay in its split: the same picture is in one that is held out more strictly."""
+    """Return why a sample may not stay in its split: its picture or item is in a later split."""
     later = {"validation": ("test",), "test": ()}.get(
         sample.split or "train", ("test", "validation")
     )

@@ -1,4 +1,4 @@
-"""Read and write a dataset as a CSV: `path,label[,split][,group]`, and a review's `decision,was`."""
+"""Read and write datasets as CSV: `path,label[,split][,group]`, and a review's `decision,was`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Which samples show the same picture: identical files, and copies that were re-encoded, resized, brightened or cropped.
+"""Group samples that show the same picture.
 
-Four sieves, each finer and dearer than the one before: similar perceptual hashes, similar sketches, sketches that agree
-when aligned, and pixels that agree when aligned. Only what passes all is reported; a sample is decoded again only for the last.
+These are identical files, and copies that were re-encoded, resized, brightened, slightly cropped,
+mirrored or turned by quarter turns. Four filters, from cheap to expensive: similar perceptual
+hashes, similar sketches, sketches that agree when aligned, pixels that agree when aligned. Only
+pairs that pass all are reported; photos are decoded again only for the last.
 """
 
 from __future__ import annotations
@@ -16,70 +18,90 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import images
-from tailorbird.dataset.duplicates.hash_neighbours import Pairs, near_pairs
+from tailorbird.dataset.duplicates.hash_neighbours import Pairs, near_pairs, near_pairs_between
 from tailorbird.dataset.duplicates.similarity import (
     DECODED,
+    ORIENTATIONS,
     SKETCH,
     Prepared,
     blur,
     compare,
+    orient,
     prepare,
     sketches_agree,
 )
-from tailorbird.dataset.facts import open_verdicts, remember
+from tailorbird.dataset.facts import open_verdicts, oriented_hashes, remember
 from tailorbird.dataset.samples import SPLITS, Finding, Sample
 from tailorbird.errors import ImageError
 
 RADIUS: Final = 14
-"""Bits in which the hashes of two candidates may differ: a crop of 3% on every side changes 14 or fewer 19 times in 20."""
+"""Most bits in which the hashes of candidates differ; 95% of crops by 3% on every side pass."""
 
 GROUP_KINDS: Final = ("conflicting-label", "leak", "near-duplicate", "duplicate")
-"""The kinds of findings about several photos, in the order in which they are reported."""
+"""Kinds of findings about several photos, in the order of the report."""
 
-_COSINE: Final = 0.75  # of band-passed sketches; 99.5% of copies that pass the hash reach 0.76
-_REJECTIONS: Final = (
-    3  # comparisons in vain after which a photo is not compared with less likely candidates
-)
+_COSINE: Final = 0.75
+"""Least cosine of band-passed sketches; 99.5% of copies that pass the hash reach 0.76."""
+
+_REJECTIONS: Final = 3
+"""Failed comparisons after which a photo is not compared with less likely candidates."""
+
 _BATCH: Final = 256
-_PREPARED: Final = 600  # pictures kept ready to compare, about 65 KB each
+_PREPARED: Final = 600
+"""Pictures kept ready to compare, about 65 KB each."""
 
 
 def duplicate_groups(
     samples: Sequence[Sample], facts: npt.NDArray[Any], *, workers: int = 1, store: bool = True
 ) -> npt.NDArray[np.int64]:
-    """For each of N samples the number of its group, int64 (N,); samples of the same picture share it.
+    """Return the group number of each of N samples, int64 (N,); the same picture, the same group.
 
-    facts: what is known of each, (N,) of type `facts.FACTS`. workers: threads that decode candidates. store: remember the
-    verdicts in the cache folder. Nearness is handed on: where A equals B and B equals C, all three are one group.
+    Groups are transitive: where A equals B and B equals C, all three are one group.
+
+    Args:
+        samples: N samples.
+        facts: of each sample, (N,) of type `facts.FACTS`.
+        workers: threads that decode candidates.
+        store: remember the results in the cache folder.
     """
     first: dict[str, int] = {}
-    representative = np.array(
-        [first.setdefault(sample.digest, i) for i, sample in enumerate(samples)]
-    )
+    representative = [first.setdefault(sample.digest, i) for i, sample in enumerate(samples)]
     distinct = np.fromiter(first.values(), np.int64, len(first))
     groups = _Groups(len(samples))
-    left, right = _candidates(facts, distinct)
+    sketches = facts["sketch"]
+    hashes = oriented_hashes(sketches[distinct])
+    features = _features(sketches, distinct)
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        judge = _Judge(samples, pool, store)
+        comparer = _PixelComparer(samples, pool, store)
         try:
-            _sift(left, right, facts["sketch"], groups, judge)
+            for orientation in range(ORIENTATIONS):
+                left, right = _candidates(hashes, features, orientation)
+                pairs = (distinct[left], distinct[right])
+                _join_same(pairs, sketches, groups, comparer, orientation)
         finally:
-            judge.finish()
+            comparer.finish()
     numbers: dict[int, int] = {}
     return np.array(
-        [numbers.setdefault(groups.root(i), len(numbers)) for i in representative.tolist()],
-        np.int64,
+        [numbers.setdefault(groups.root(i), len(numbers)) for i in representative], np.int64
     )
 
 
-def _candidates(facts: npt.NDArray[Any], distinct: npt.NDArray[np.int64]) -> Pairs:
-    """Pairs of the samples `distinct` with similar hashes and similar sketches, the likeliest first."""
-    left, right = near_pairs(facts["phash"][distinct], RADIUS)
-    features = _features(facts["sketch"], distinct)
+def _candidates(
+    hashes: npt.NDArray[np.uint64], features: npt.NDArray[np.int8], orientation: int
+) -> Pairs:
+    """Return pairs with similar hashes and sketches when the second is turned, likeliest first."""
+    if orientation == 0:
+        left, right = near_pairs(hashes[0], RADIUS)
+    else:
+        left, right = near_pairs_between(hashes[0], hashes[orientation], RADIUS)
+        # The pair (j, i) comes with the inverse orientation as (i, j).
+        left, right = left[left < right], right[left < right]
+    half = SKETCH // 2
     cosine = np.empty(len(left), np.float32)
     for start in range(0, len(left), 16_384):
         part = slice(start, start + 16_384)
-        a, b = features[left[part]].astype(np.float32), features[right[part]].astype(np.float32)
+        turned = orient(features[right[part]].reshape(-1, half, half), orientation)
+        a, b = (v.astype(np.float32).reshape(len(v), -1) for v in (features[left[part]], turned))
         norm = np.sqrt(np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b))
         # Sketches without any structure, as of blank pictures, count as alike.
         cosine[part] = np.where(
@@ -89,13 +111,16 @@ def _candidates(facts: npt.NDArray[Any], distinct: npt.NDArray[np.int64]) -> Pai
         )
     likely = np.flatnonzero(cosine >= _COSINE)
     likely = likely[np.argsort(-cosine[likely], kind="stable")]
-    return distinct[left[likely]], distinct[right[likely]]
+    return left[likely], right[likely]
 
 
 def _features(
     sketches: npt.NDArray[np.uint8], distinct: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int8]:
-    """Band-passed sketches at half the side, scaled to int8: (N, 32, 32) to (N, 256). All zero where there is no structure."""
+    """Return band-passed sketches at half the side, scaled to int8: (N, 32, 32) to (N, 256).
+
+    All zero where there is no structure.
+    """
     half = SKETCH // 2
     result = np.empty((len(distinct), half * half), np.int8)
     for start in range(0, len(distinct), 256):
@@ -126,46 +151,44 @@ class _Groups:
         self._parent[max(a, b)] = min(a, b)
 
 
-def _sift(
-    left: npt.NDArray[np.int64],
-    right: npt.NDArray[np.int64],
+def _join_same(
+    pairs: Pairs,
     sketches: npt.NDArray[np.uint8],
     groups: _Groups,
-    judge: _Judge,
+    comparer: _PixelComparer,
+    orientation: int,
 ) -> None:
-    """Join the pairs that are the same picture.
+    """Join the pairs that show the same picture when the second is turned to `orientation`.
 
-    The work is bounded: a pair is skipped when it is joined already, or when both photos were compared in vain often
-    enough; and beyond as many comparisons as there are photos (at least 20,000) the less likely pairs are let go.
+    The work is bounded: a pair is skipped when it is joined already, or when both photos failed
+    often enough; beyond as many comparisons as there are photos (at least 20,000) the less likely
+    pairs are skipped.
     """
-    vain = np.zeros(len(sketches), np.int64)
+    failed = np.zeros(len(sketches), np.int64)
     budget = max(20_000, len(sketches))
-    for start in range(0, len(left), _BATCH):
+    for start in range(0, len(pairs[0]), _BATCH):
+        left, right = (side[start : start + _BATCH].tolist() for side in pairs)
         batch = [
             (a, b)
-            for a, b in zip(
-                left[start : start + _BATCH].tolist(),
-                right[start : start + _BATCH].tolist(),
-                strict=True,
-            )
-            if min(vain[a], vain[b]) < _REJECTIONS and groups.root(a) != groups.root(b)
+            for a, b in zip(left, right, strict=True)
+            if min(failed[a], failed[b]) < _REJECTIONS and groups.root(a) != groups.root(b)
         ]
         if not batch:
             continue
         budget -= len(batch)
         a, b = np.array(batch).T
-        agree = sketches_agree(sketches[a], sketches[b])
+        agree = sketches_agree(sketches[a], orient(sketches[b], orientation))
         likely = [pair for pair, yes in zip(batch, agree, strict=True) if yes]
-        same = set(judge.same(likely, groups))
+        same = set(comparer.join(likely, groups, orientation))
         for pair in batch:
             if pair not in same:
-                vain[list(pair)] += 1
+                failed[list(pair)] += 1
         if budget < 0:
             return
 
 
-class _Judge:
-    """Decides pairs on their pixels, and remembers pictures and verdicts."""
+class _PixelComparer:
+    """Compares pairs by their pixels; caches prepared pictures and results."""
 
     def __init__(self, samples: Sequence[Sample], pool: ThreadPoolExecutor, store: bool) -> None:
         self._samples = samples
@@ -174,18 +197,14 @@ class _Judge:
         self._new: dict[bytes, int] = {}
         self._prepared: OrderedDict[int, Prepared | None] = OrderedDict()
 
-    def same(self, pairs: list[tuple[int, int]], groups: _Groups) -> list[tuple[int, int]]:
-        """The pairs that are the same picture, or joined already through others; they are joined in `groups`."""
-        keys = [self._key(a, b) for a, b in pairs]
+    def join(
+        self, pairs: list[tuple[int, int]], groups: _Groups, orientation: int
+    ) -> list[tuple[int, int]]:
+        """Join in `groups` and return the pairs that are the same, or joined through others."""
+        keys = [self._key(a, b, orientation) for a, b in pairs]
         verdicts = self._remembered(keys)
-        self._decode(
-            [
-                item
-                for pair, key in zip(pairs, keys, strict=True)
-                if key not in verdicts
-                for item in pair
-            ]
-        )
+        unknown = [pair for pair, key in zip(pairs, keys, strict=True) if key not in verdicts]
+        self._decode([item for pair in unknown for item in pair])
         result = []
         for (a, b), key in zip(pairs, keys, strict=True):
             if groups.root(a) == groups.root(b):
@@ -195,8 +214,8 @@ class _Judge:
             if verdict is None:
                 first, second = self._prepared.get(a), self._prepared.get(b)
                 if first is None or second is None:
-                    continue  # a file that could not be read just now; nothing is learned about the pair
-                verdict = int(compare(first, second).same)
+                    continue  # a file that cannot be read now; nothing is learned about the pair
+                verdict = int(compare(first, second.turned(orientation)).same_in(orientation))
                 self._new[key] = verdict
             if verdict:
                 groups.join(a, b)
@@ -210,10 +229,13 @@ class _Judge:
             part = keys[start : start + 65_536]
             remember(self._store, part, [self._new[key] for key in part])
 
-    def _key(self, a: int, b: int) -> bytes:
-        return hashlib.sha256(
-            "".join(sorted((self._samples[a].digest, self._samples[b].digest))).encode()
-        ).digest()
+    def _key(self, a: int, b: int, orientation: int) -> bytes:
+        digests = [self._samples[a].digest, self._samples[b].digest]
+        if orientation == 0:
+            digests.sort()
+        else:
+            digests.append(str(orientation))
+        return hashlib.sha256("".join(digests).encode()).digest()
 
     def _remembered(self, keys: list[bytes]) -> dict[bytes, int]:
         known = [key for key in keys if self._store is not None and key in self._store]

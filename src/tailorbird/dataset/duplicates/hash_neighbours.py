@@ -1,38 +1,39 @@
-"""Pairs of 64-bit hashes that differ in few bits, without comparing every pair."""
+"""Find pairs of 64-bit hashes that differ in few bits, without comparing every pair."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+Hashes = npt.NDArray[np.uint64]
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""Indices of the first and of the second of each pair, first < second."""
+"""Indices of the first and of the second of each pair."""
 
 _BANDS: Final = 4
 _BAND_BITS: Final = 16
 _FLIPS: Final = 2
 _WINDOW: Final = 32  # members of one bucket that any hash is compared with
-_EQUAL: Final = 32  # neighbours in order that any member of a set of equal hashes is paired with
+_EQUAL: Final = 32  # neighbours in order that a member of a set of equal hashes is paired with
 _MEMBERS: Final = 4  # members of a set of equal hashes that stand for it towards other sets
 _CHUNK: Final = 2_000_000
 
 
-def near_pairs(hashes: npt.NDArray[np.uint64], radius: int) -> Pairs:
-    """The pairs among N hashes, uint64 (N,), that differ in at most `radius` bits.
+def near_pairs(hashes: Hashes, radius: int) -> Pairs:
+    """Return the pairs among N hashes, (N,), that differ in at most `radius` bits, first < second.
 
-    Multi-index hashing (Norouzi, Punjani and Fleet, 2012): two hashes are compared where one of their four bands of 16 bits
-    differs in at most two bits. That finds every pair up to a radius of 11, and 97%, 90% and 80% of those at 12, 13 and 14.
-    Where very many hashes crowd together the work is bounded, about 2,000 comparisons a hash: crowds are then linked
-    through neighbours in order rather than all with all, and the widest differences are given up first.
+    Multi-index hashing (Norouzi, Punjani and Fleet, 2012): two hashes are compared where one of
+    their four bands of 16 bits differs in at most two bits. That finds every pair up to a radius of
+    11, and 97%, 90% and 80% of those at 12, 13 and 14. Where many hashes crowd together the work is
+    bounded to about 2,000 comparisons per hash: crowds are linked through neighbours in order
+    rather than all with all, and the widest differences are given up first.
     """
     values, inverse, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
-    members = np.argsort(
-        inverse, kind="stable"
-    )  # members of each set of equal hashes, side by side
+    # Members of each set of equal hashes, side by side.
+    members = np.argsort(inverse, kind="stable")
     starts = np.cumsum(sizes) - sizes
     found = [_equal_pairs(inverse[members], members)]
     first, second = _distinct_pairs(values, radius)
@@ -44,8 +45,30 @@ def near_pairs(hashes: npt.NDArray[np.uint64], radius: int) -> Pairs:
     return np.minimum(left, right), np.maximum(left, right)
 
 
+def near_pairs_between(a: Hashes, b: Hashes, radius: int) -> Pairs:
+    """Return (index in a, index in b) of hashes that differ in at most `radius` bits.
+
+    Compared are those of which one band of 16 bits differs in at most one bit: every pair up to a
+    radius of 7 is found. At most 32 hashes of `b` that agree in a band are compared with one of
+    `a`.
+    """
+    n = max(len(b), 1)
+    keys = [np.empty(0, np.int64)]
+    for band in range(_BANDS):
+        shift = np.uint64(_BAND_BITS * band)
+        mine, other = (((v >> shift) & np.uint64(0xFFFF)).astype(np.int64) for v in (a, b))
+        order = np.argsort(other.astype(np.uint16), kind="stable")
+        size = np.bincount(other, minlength=1 << _BAND_BITS)
+        for mask in (0, *(1 << bit for bit in range(_BAND_BITS))):
+            for left, right in _bucketed(mine ^ mask, order, size):
+                near = np.bitwise_count(a[left] ^ b[right]) <= radius
+                keys.append(left[near] * n + right[near])
+    found = _unique(np.concatenate(keys))
+    return found // n, found % n
+
+
 def _equal_pairs(keys: npt.NDArray[np.int64], members: npt.NDArray[np.int64]) -> Pairs:
-    """Pairs of members (in sorted order of key) with the same key, at most `_EQUAL` places apart."""
+    """Return pairs of members (sorted by key) with the same key, at most `_EQUAL` apart."""
     left, right = [members[:0]], [members[:0]]
     for apart in range(1, _EQUAL + 1):
         at = np.flatnonzero(keys[:-apart] == keys[apart:])
@@ -57,7 +80,7 @@ def _equal_pairs(keys: npt.NDArray[np.int64], members: npt.NDArray[np.int64]) ->
 
 
 def _distinct_pairs(values: npt.NDArray[np.uint64], radius: int) -> Pairs:
-    """The near pairs among U distinct hashes, sorted."""
+    """Return the near pairs among U distinct hashes, sorted."""
     n = len(values)
     kept = np.empty(0, np.int64)
     fresh: list[npt.NDArray[np.int64]] = []
@@ -78,13 +101,13 @@ def _distinct_pairs(values: npt.NDArray[np.uint64], radius: int) -> Pairs:
 
 
 def _unique(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Sorted, each once; several times faster than np.unique, which builds a hash table."""
+    """Sort in place and drop repeats; several times faster than np.unique."""
     values.sort()
     return values[np.append(True, values[1:] != values[:-1])] if len(values) else values
 
 
 def _compared(values: npt.NDArray[np.uint64]) -> Iterator[Pairs]:
-    """The pairs to compare, in chunks, fewest flipped bits first; a pair may come up to four times."""
+    """Yield the pairs to compare in chunks, fewest flipped bits first; pairs may repeat."""
     bands = [
         ((values >> np.uint64(_BAND_BITS * band)) & np.uint64(0xFFFF)).astype(np.int64)
         for band in range(_BANDS)
@@ -109,11 +132,24 @@ def _joined(
     order: npt.NDArray[np.int64],
     size: npt.NDArray[np.int64],
     mask: int,
-) -> Iterator[Pairs]:
-    """Each hash with those whose band is its own with the bits of `mask` flipped."""
-    starts = np.cumsum(size) - size
+) -> Iterable[Pairs]:
+    """Yield each hash with those whose band is its own with the bits of `mask` flipped."""
     flipped = band ^ mask
-    counts = np.where(band < flipped, np.minimum(size[flipped], _WINDOW), 0)
+    return _bucketed(flipped, order, size, band < flipped)
+
+
+def _bucketed(
+    wanted: npt.NDArray[np.int64],
+    order: npt.NDArray[np.int64],
+    size: npt.NDArray[np.int64],
+    where: npt.NDArray[np.bool_] | bool = True,
+) -> Iterator[Pairs]:
+    """Yield (query, member) of the bucket that each query wants, in chunks.
+
+    order: members sorted by bucket. size: members of each bucket.
+    """
+    starts = np.cumsum(size) - size
+    counts = np.where(where, np.minimum(size[wanted], _WINDOW), 0)
     query = np.flatnonzero(counts)
     ends = np.cumsum(counts[query])
     at = 0
@@ -123,5 +159,5 @@ def _joined(
         part = query[at:stop]
         repeats = counts[part]
         within = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-        yield np.repeat(part, repeats), order[np.repeat(starts[flipped[part]], repeats) + within]
+        yield np.repeat(part, repeats), order[np.repeat(starts[wanted[part]], repeats) + within]
         at = stop

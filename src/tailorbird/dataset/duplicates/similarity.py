@@ -1,11 +1,12 @@
-"""Whether two pictures show the same thing in the same place: aligned, then compared pixel by pixel.
+"""Decide whether two pictures are copies: align them, then compare pixel by pixel.
 
-Copies differ by re-encoding, size, brightness and a slight crop; two products photographed against the same wall differ in
-their edges. So the measure is the correlation of fine structure (a band of frequencies, blind to exposure) after the best
-shift and stretch of one picture onto the other, over the whole and in each tile, together with the colours.
+Copies differ by re-encoding, size, brightness and a slight crop; two products before the same wall
+differ in their edges. So the measure is the correlation of fine structure (a band of frequencies
+that exposure does not change) after the best shift and stretch of one picture onto the other, over
+the whole and in each tile, together with the colours.
 
-Arrays of grey values are float32 (P, n, n) for P pictures or pairs, 0 to 255. A move is float64 (P, 4): stretch and shift
-across, stretch and shift down, in coordinates from -1 to 1.
+Arrays of grey values are float32 (P, n, n) for P pictures or pairs, 0 to 255. A move is float64
+(P, 4): horizontal stretch and shift, vertical stretch and shift, in coordinates from -1 to 1.
 """
 
 from __future__ import annotations
@@ -23,51 +24,58 @@ Moves = npt.NDArray[np.float64]
 """float64 (P, 4)."""
 
 SIDE: Final = 96
-"""Pixels a side at which pictures are compared in the end."""
+"""Side in pixels at which pictures are compared in the last step."""
 
 SKETCH: Final = 32
-"""Pixels a side of the grey sketch that is kept of every photo."""
+"""Side in pixels of the grey sketch that is kept of every photo."""
+
+ORIENTATIONS: Final = 8
+"""Ways to mirror a picture and turn it by quarter turns; see `orient`."""
 
 DECODED: Final = 3 * SIDE
-"""Pixels a side to decode for `prepare`: libjpeg's coarser scales would differ visibly between copies of different size."""
+"""Least side in pixels to decode for `prepare`.
 
-_STRUCTURE: Final = 0.87  # of the pairs of different photos in three data sets the best reach 0.83; copies start at 0.88
-_SKETCH_STRUCTURE: Final = (
-    0.9  # 99.8% of copies reach 0.92; of different photos with similar hashes one in thirty does
-)
+libjpeg's coarser scales would differ visibly between copies of different size.
+"""
+
+# Thresholds, chosen on three data sets of photos and their copies.
+_STRUCTURE: Final = 0.87  # different photos reach at most 0.83; copies start at 0.88
+_TURNED_STRUCTURE: Final = 0.95  # eight orientations give chance eight times; copies reach 0.98
+_SKETCH_STRUCTURE: Final = 0.9  # 99.8% of copies reach 0.92; 1 in 30 different photos does
 _TILE_STRUCTURE: Final = 0.5
-_MOVE: Final = (
-    0.13  # 0.06 is a crop of 3% on either side; up to 0.09 was seen between frames of a burst
-)
-_HUE: Final = (
-    0.06,
-    0.2,
-)  # median and largest; frames of a burst in changing light reach 0.04 and 0.18
-_LEVELS: Final = (
-    26.0  # 10% brighter reaches 24, 15% more contrast 23: so little needs no look at the hue
-)
+_MOVE: Final = 0.13  # 0.06 is a crop of 3% on either side; frames of a burst reach 0.09
+_HUE: Final = (0.06, 0.2)  # median, largest; a burst in changing light reaches 0.04, 0.18
+_LEVELS: Final = 26.0  # 10% brighter reaches 24, 15% more contrast 23; no hue check below
 _GAIN: Final = (0.5, 2.0)
-_FLAT: Final = 1.5  # levels: pictures this close everywhere are the same even without any structure
-_NOISE: Final = 1.5  # levels of fine structure that compression invents
+_FLAT: Final = 1.5  # levels: pictures this close everywhere are the same without any structure
+_NOISE: Final = 1.5  # levels of fine structure that compression adds
 _CHUNK: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One picture made ready to compare: rgb uint8 (96, 96, 3), and its smoothed grey float32 (1, 96, 96)."""
+    """A picture ready to compare: rgb uint8 (96, 96, 3), and smoothed grey float32 (1, 96, 96)."""
 
     rgb: npt.NDArray[np.uint8]
     grey: Greys
 
+    def turned(self, orientation: int) -> Prepared:
+        """Return the picture in another orientation, see `orient`."""
+        if orientation == 0:
+            return self
+        rgb = np.moveaxis(orient(np.moveaxis(self.rgb, 2, 0), orientation), 0, 2)
+        return Prepared(rgb, np.ascontiguousarray(orient(self.grey, orientation)))
+
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """How alike two pictures are.
+    """How similar two pictures are.
 
-    structure: correlation of fine structure, -1 to 1. tile: that of the tile which agrees least. plain: the largest
-    difference of a block, in levels, nothing aligned. levels: the same after aligning. hue: median and largest difference of
-    a block in the logarithms of R / G and B / G, which exposure leaves alone. gain: contrast of the second over the first.
-    move: largest shift or stretch that aligned them.
+    structure: correlation of fine structure, -1 to 1. tile: that of the tile which agrees least.
+    plain: largest difference of a block in levels, without alignment. levels: the same after
+    alignment. hue: median and largest difference of a block in the logarithms of R / G and B / G,
+    which exposure does not change. gain: contrast of the second over the first. move: largest
+    shift or stretch of the alignment.
     """
 
     structure: float
@@ -80,7 +88,7 @@ class Likeness:
 
     @property
     def same(self) -> bool:
-        """Whether both are the same picture, up to re-encoding, size, exposure and a slight crop."""
+        """Whether both are copies, up to re-encoding, size, exposure and a slight crop."""
         coloured_alike = self.levels <= _LEVELS or (
             self.hue[0] <= _HUE[0] and self.hue[1] <= _HUE[1]
         )
@@ -92,18 +100,34 @@ class Likeness:
             and self.move <= _MOVE
         )
 
+    def same_in(self, orientation: int) -> bool:
+        """Whether both are copies, the second turned to `orientation`."""
+        return self.same and (orientation == 0 or self.structure >= _TURNED_STRUCTURE)
+
+
+def orient(pictures: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """Return square pictures (..., n, n) in one of eight orientations, 0 to 7; 0 is unchanged.
+
+    The bits of `orientation`: 4 transposes, 2 mirrors top and bottom, 1 mirrors left and right.
+    """
+    if orientation & 4:
+        pictures = pictures.swapaxes(-1, -2)
+    if orientation & 2:
+        pictures = pictures[..., ::-1, :]
+    return pictures[..., ::-1] if orientation & 1 else pictures
+
 
 def sketch(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """The grey sketch of a picture: uint8 (32, 32)."""
+    """Return the grey sketch of a picture, uint8 (32, 32)."""
     return np.asarray(
         image.convert("L").resize((SKETCH, SKETCH), Image.Resampling.BOX, reducing_gap=3.0)
     )
 
 
 def sketches_agree(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """For P pairs of sketches, uint8 (P, 32, 32) each, whether they may be of the same picture: bool (P,).
+    """Return whether P pairs of sketches, uint8 (P, 32, 32) each, may be copies: bool (P,).
 
-    Tells nearly all pairs of different photos apart, so that few need decoding again.
+    Rejects nearly all pairs of different photos, so that few are decoded again.
     """
     result = np.empty(len(a), bool)
     for start in range(0, len(a), _CHUNK):
@@ -120,13 +144,13 @@ def sketches_agree(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> npt.ND
 
 
 def prepare(image: Image.Image) -> Prepared:
-    """Shrink a picture (RGB, upright, at least `DECODED` a side where the file has that much) to what `compare` needs."""
+    """Shrink a picture (RGB, upright, `DECODED` a side if the file has that much) for `compare`."""
     rgb = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=3.0))
     return Prepared(rgb, blur(_grey(rgb)[None]))
 
 
 def compare(a: Prepared, b: Prepared) -> Likeness:
-    """How alike two pictures are, after moving `a` onto `b`."""
+    """Return how similar two pictures are, after aligning `a` with `b`."""
     small_a, small_b = (_shrink(blur(p.grey)) for p in (a, b))
     move = _align(a.grey, b.grey, _align(small_a, small_b, _still(1), 5), 3)
     second = np.ascontiguousarray(b.rgb.transpose(2, 0, 1)).astype(np.float32)
@@ -140,7 +164,7 @@ def compare(a: Prepared, b: Prepared) -> Likeness:
         for p, q in ((band_x, band_x), (band_y, band_y), (band_x, band_y))
     )
     structure = float(xy.sum() / np.sqrt(xx.sum() * yy.sum() + 1e-6))
-    # A tile counts where it holds more structure than compression invents and not far less than the others.
+    # A tile counts if it has more structure than compression adds and not far less than others.
     energy = (xx + yy) / 2
     counts = energy > max(_NOISE**2, 0.25 * float(energy.mean()))
     return Likeness(
@@ -154,7 +178,7 @@ def compare(a: Prepared, b: Prepared) -> Likeness:
 
 
 def _colours(first: Greys, second: Greys, weight: Greys) -> dict[str, Any]:
-    """How far the colours of two aligned pictures, float32 (3, n, n) each, are apart: `levels` and `hue` of `Likeness`."""
+    """Return `levels` and `hue` of two aligned pictures, float32 (3, n, n) each."""
     share = _blocks(weight, SIDE // 8)[0]
     inside = share > 0.5
     a, b = (
@@ -173,12 +197,12 @@ def _colours(first: Greys, second: Greys, weight: Greys) -> dict[str, Any]:
 
 
 def _grey(rgb: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> Greys:
-    """Luma of ITU-R BT.601."""
+    """Return the luma of ITU-R BT.601."""
     return np.asarray(rgb @ np.array([0.299, 0.587, 0.114], np.float32), np.float32)
 
 
 def blur(greys: Greys) -> Greys:
-    """Greys smoothed with the binomial kernel 1 4 6 4 1 in both directions, edges repeated."""
+    """Smooth with the binomial kernel 1 4 6 4 1 in both directions, edges repeated."""
     for _ in range(2):
         p = np.pad(greys, ((0, 0), (0, 0), (2, 2)), mode="edge")
         greys = (p[..., :-4] + p[..., 4:]) + 4 * (p[..., 1:-3] + p[..., 3:-1]) + 6 * p[..., 2:-2]
@@ -187,24 +211,24 @@ def blur(greys: Greys) -> Greys:
 
 
 def _band(greys: Greys) -> Greys:
-    """Fine structure: what one smoothing keeps and two more take away."""
+    """Return the fine structure: what one smoothing keeps and two more remove."""
     return greys - blur(blur(greys))
 
 
 def _shrink(greys: Greys) -> Greys:
-    """A third of the side."""
+    """Average to a third of the side."""
     n = greys.shape[1] // 3
     return np.asarray(greys.reshape(-1, n, 3, n, 3).mean((2, 4)))
 
 
 def _blocks(values: Greys, side: int) -> Greys:
-    """Means over blocks of `side` pixels: (P, n, n) to (P, n / side, n / side)."""
+    """Return means over blocks of `side` pixels: (P, n, n) to (P, n / side, n / side)."""
     n = values.shape[1] // side
     return np.asarray(values.reshape(-1, n, side, n, side).mean((2, 4)))
 
 
 def _gain(x: Greys, y: Greys, weight: Greys) -> float:
-    """The contrast of y over that of x."""
+    """Return the contrast of y over that of x."""
     total = weight.sum()
     dx, dy = ((v - (v * weight).sum() / total) * weight for v in (x, y))
     return float(np.sqrt((dy * dy).sum() / ((dx * dx).sum() + 1e-6)))
@@ -219,9 +243,10 @@ def _coordinates(n: int) -> npt.NDArray[np.float32]:
 
 
 def _moved(greys: Greys, move: Moves) -> tuple[Greys, Greys]:
-    """The greys sampled where each move points, bilinearly, and the weight (P, n, n), 1 where that is inside the picture.
+    """Sample the greys bilinearly after each move; the weight (P, n, n) is 1 inside the picture.
 
-    Plain indexing rather than products with sampling matrices: those would start BLAS threads for a few microseconds.
+    Plain indexing instead of products with sampling matrices, which would start BLAS threads for a
+    few microseconds of work.
     """
     n = greys.shape[1]
     inside = []
@@ -241,9 +266,10 @@ def _moved(greys: Greys, move: Moves) -> tuple[Greys, Greys]:
 
 
 def _align(a: Greys, b: Greys, move: Moves, steps: int) -> Moves:
-    """The stretch and shift of each `a` onto its `b` that leave the least squared difference, contrast and brightness free.
+    """Return the stretch and shift of each `a` onto its `b` with the least squared difference.
 
-    Gauss-Newton from `move` (Lucas and Kanade, 1981; with gain and bias as in Baker and Matthews, 2004).
+    Contrast and brightness are free. Gauss-Newton from `move` (Lucas and Kanade, 1981; with gain
+    and bias as in Baker and Matthews, 2004).
     """
     pairs, n = a.shape[:2]
     c = _coordinates(n)
