@@ -1,6 +1,7 @@
-"""Work on all cores: how many there are, and a map over threads that keeps order and a bounded number of results in memory.
+"""Work on all cores: their number, and an ordered map over threads in bounded memory.
 
-Pillow, hashlib, NumPy's matrix products and ONNX Runtime all release Python's global lock, so threads suffice.
+Pillow, hashlib, NumPy's matrix products and ONNX Runtime all release Python's global lock, so
+threads suffice.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from tailorbird.errors import SettingsError
 T = TypeVar("T")
 R = TypeVar("R")
 
-
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""A container's share of the processor as Linux (cgroup v2) has it: microseconds of `quota period`, or `max period`."""
+"""A container's CPU quota (cgroup v2): microseconds of `quota period`, or `max period`."""
 
 
 def cores() -> int:
-    """Cores this process may use: the variable TAILORBIRD_THREADS, else the scheduler's word within the container's share.
+    """Return the number of cores this process may use.
 
-    Raises SettingsError for a variable that is no number of threads.
+    TAILORBIRD_THREADS if it is set, else CPU affinity, capped by the cgroup quota.
+
+    Raises:
+        SettingsError: TAILORBIRD_THREADS is not a whole number from 1 to 1024.
     """
     chosen = os.environ.get("TAILORBIRD_THREADS")
     if chosen:
@@ -39,11 +42,11 @@ def cores() -> int:
     allowed = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return max(1, math.ceil(min(_share(), allowed)))
+    return max(1, math.ceil(min(_quota(), allowed)))
 
 
-def _share() -> float:
-    """Cores a container may keep busy; infinite where nothing limits it."""
+def _quota() -> float:
+    """Return the cores that a container may keep busy; infinity if nothing limits it."""
     try:
         quota, period = _QUOTA.read_text().split()
         return math.inf if quota == "max" else int(quota) / int(period)
@@ -54,10 +57,15 @@ def _share() -> float:
 def ordered(
     function: Callable[[T], R], items: Iterable[T], *, workers: int | None = None, ahead: int = 2
 ) -> Iterator[R]:
-    """`map(function, items)` on `workers` threads, in order.
+    """Yield `map(function, items)` in order, computed on several threads.
 
-    At most `workers` x `ahead` items are under way or waiting to be taken, however many there are; `items` is read as needed.
     An exception of `function`, or leaving the loop, cancels what has not started.
+
+    Args:
+        function: Called in the threads.
+        items: Read as needed.
+        workers: Threads; None for one per core.
+        ahead: At most workers x ahead items are being computed or waiting to be taken.
     """
     workers = workers or cores()
     source = iter(items)

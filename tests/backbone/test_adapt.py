@@ -332,8 +332,8 @@ def test_the_users_size_and_the_graphs(adapted: Adapted) -> None:
         ({"size": 4}, "4 pixels is outside 8 to 2048"),
         ({}, "states no size and the graph fixes none"),
         ({"size": 32, "do_normalize": True}, "does not state image_mean and image_std"),
-        ({"size": 32, "image_mean": [0.5], "image_std": [0.5]}, "1 channels; three"),
-        ({"size": 32, "image_mean": [0.5] * 3, "image_std": [0.0] * 3}, "positive numbers"),
+        ({"size": 32, "image_mean": [0.5], "image_std": [0.5]}, "1 channels; it must have three"),
+        ({"size": 32, "image_mean": [0.5] * 3, "image_std": [0.0] * 3}, "must be positive"),
         ({"size": 32, "rescale_factor": "1/255"}, "rescale_factor = '1/255'"),
         (
             {"size": 32, "do_color_quantize": True},
@@ -355,7 +355,7 @@ def test_inputs_that_are_refused(adapted: Adapted) -> None:
         adapted(networks.convolutional(shape=["N", 3, 32, 48]))
     with pytest.raises(BackboneError, match="1 channels"):
         adapted(networks.convolutional(shape=["N", 1, 32, 32]))
-    with pytest.raises(BackboneError, match="the input is no image"):
+    with pytest.raises(BackboneError, match="the input is not an image"):
         adapted(networks.convolutional(shape=["N", 5, 3, 32, 32]))
 
 
@@ -364,7 +364,7 @@ def test_outputs_that_are_refused(adapted: Adapted) -> None:
     d.add("Conv", "pixel_values", d.weight(5, 3, 3, 3), pads=[1, 1, 1, 1], out="mask")
     with pytest.raises(
         BackboneError,
-        match=r"mask is no map of features of a 32 x 32 image; outputs seen: mask \(3, 5, 32, 32\); understood",
+        match=r"mask is not a feature map of an image of 32 x 32 pixels; outputs seen: mask \(3, 5, 32, 32\); supported",
     ):
         adapted(d.model({"mask": ["b", 5, "h", "w"]}))
     d.add("Conv", "pixel_values", d.weight(5, 3, 4, 4), strides=[4, 4], out="boxes")

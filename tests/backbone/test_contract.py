@@ -160,7 +160,7 @@ def test_finding_backbones(save: Save, own_cache: Path) -> None:
     assert find("tiny") == own_cache / "backbones" / "tiny.backbone.onnx"
     with pytest.raises(
         BackboneError,
-        match=r"no backbone named 'resnet' is at hand; there are: pocket, broken, tiny; .*backbones pull",
+        match=r"there is no backbone named 'resnet'; available: pocket, broken, tiny; .*backbones pull",
     ):
         find("resnet")
     with pytest.raises(BackboneError, match="no backbone named"):

@@ -349,7 +349,7 @@ def test_bad_input_exits_2_in_one_line(tmp_path: Path, shapes: Path, trained: Pa
         (("train", shapes, "-o", tmp_path / "m.onnx", "--dropout", 2), "dropout"),
         (
             ("train", shapes, "-o", tmp_path / "m.onnx", "--backbone", "nope"),
-            "no backbone named 'nope' is at hand; there are: pocket",
+            "there is no backbone named 'nope'; available: pocket",
         ),
         (("predict", tmp_path / "missing.onnx", shapes), "does not exist; check the path"),
         (("predict", shapes / "box" / "box-000.jpg", shapes), "is not an ONNX file"),

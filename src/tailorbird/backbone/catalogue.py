@@ -1,4 +1,4 @@
-"""The backbones at hand: `pocket`, which ships with tailorbird, and those that were pulled."""
+"""The backbones available: the shipped one and those that were pulled."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ from tailorbird.errors import BackboneError
 from tailorbird.files import cache_folder
 
 SHIPPED = "pocket"
+"""The name of the default backbone."""
+
 SUFFIX = ".backbone.onnx"
 
 log = logging.getLogger(__name__)
 
 
 def folder() -> Path:
-    """Where pulled backbones are kept."""
+    """Return the folder of pulled backbones."""
     return cache_folder() / "backbones"
 
 
 def shipped() -> Path:
-    """The file of `pocket`."""
-    return Path(str(resources.files("tailorbird.backbone").joinpath("pocket.onnx")))
+    """Return the file of the shipped backbone."""
+    return Path(str(resources.files("tailorbird.backbone").joinpath(f"{SHIPPED}.onnx")))
 
 
 def at_hand() -> list[BackboneInfo]:
-    """All backbones that can be named, `pocket` first. A file that is no backbone is left out with a logged warning."""
-    found = [shipped(), *sorted(folder().glob(f"*{SUFFIX}"))]
+    """List the backbones that have a name, the shipped one first.
+
+    Files that are not valid backbones are skipped with a logged warning.
+    """
     known = []
-    for path in found:
+    for path in [shipped(), *sorted(folder().glob(f"*{SUFFIX}"))]:
         try:
             known.append(check(onnx_files.read_audited(path, BackboneError), path))
         except BackboneError as error:
@@ -40,7 +44,11 @@ def at_hand() -> list[BackboneInfo]:
 
 
 def find(name: str | Path) -> Path:
-    """The file of a backbone given by name or path. Raises BackboneError listing what is at hand."""
+    """Return the file of a backbone given by name or path.
+
+    Raises:
+        BackboneError: No backbone has this name; the message lists those available.
+    """
     text = str(name)
     if text == SHIPPED:
         return shipped()
@@ -50,12 +58,11 @@ def find(name: str | Path) -> Path:
     pulled = folder() / f"{text}{SUFFIX}"
     if "/" not in text and "\\" not in text and pulled.exists():
         return pulled
-    names = ", ".join(
-        [SHIPPED, *sorted(p.name.removesuffix(SUFFIX) for p in folder().glob(f"*{SUFFIX}"))]
-    )
+    names = sorted(path.name.removesuffix(SUFFIX) for path in folder().glob(f"*{SUFFIX}"))
     raise BackboneError(
-        f"no backbone named {text!r} is at hand; there are: {names}; "
-        "give one of these, the path of an .onnx file, or pull one with `tailorbird backbones pull hf:OWNER/REPO`"
+        f"there is no backbone named {text!r}; available: {', '.join([SHIPPED, *names])}; "
+        "give one of these or the path of an .onnx file, or pull one with "
+        "`tailorbird backbones pull hf:OWNER/REPO`"
     )
 
 

@@ -1,8 +1,9 @@
-"""What a published image processor does to pixel values, and the side it does it at.
+"""Read a published image processor: what it does to pixel values, and its input size.
 
-Read from `preprocessor_config.json` as Hugging Face repositories publish it, or from the `pretrained_cfg` of timm's `config.json`.
-Only what happens to the values and the final side are taken over. How the photo gets to that side (shortest edge and centre
-crop, bicubic, ...) is not: tailorbird has one resize rule, the same for every backbone.
+Sources are `preprocessor_config.json` as Hugging Face repositories publish it, and `pretrained_cfg`
+of timm's `config.json`. Only the arithmetic on values and the final size are taken over. How a
+photo gets to that size (shortest edge and centre crop, bicubic, ...) is not: tailorbird has one
+resize rule, the same for every backbone.
 
     uint8 RGB -> [BGR] -> x * rescale + shift -> (x - mean) / std -> float32
 """
@@ -20,27 +21,45 @@ from tailorbird.errors import BackboneError, SettingsError
 
 LEAST_SIDE, MOST_SIDE = 8, 2048
 
-# Steps that change pixel values in a way no scale and offset per channel can express.
-_NOT_UNDERSTOOD = ("do_color_quantize", "do_grayscale", "do_binarize", "do_threshold")
+# Steps that no scale and offset per channel can express.
+_UNSUPPORTED = ("do_color_quantize", "do_grayscale", "do_binarize", "do_threshold")
+
+_PROCESSOR = "the published image processor"
+
+Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Pixel values as a network expects them. `mean` and `std` are in RGB order, in units of the rescaled values."""
+    """Pixel values as a network expects them.
+
+    Attributes:
+        side: S, pixels along each edge of the square input.
+        rescale: Factor of the pixel values.
+        shift: Added after rescaling.
+        mean: Subtracted next; in RGB order.
+        std: Divided by last; in RGB order.
+        bgr: Whether the network expects blue first.
+        published_resize: How the publisher resizes a photo, in words; recorded, not followed.
+    """
 
     side: int
-    """Pixels along each edge of the square input."""
     rescale: float
     shift: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Triple
+    std: Triple
     bgr: bool
-    """Whether the network wants blue first."""
     published_resize: str
-    """How the publisher brings a photo to `side`, in words; not followed, kept for the record."""
 
     def pixels(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """uint8 (N, S, S, 3) RGB to float32 (N, 3, S, S), step by step as the publisher does; the reference for the graph."""
+        """Prepare pixels step by step as the publisher does; the reference for the graph.
+
+        Args:
+            images: uint8 (N, S, S, 3) RGB.
+
+        Returns:
+            float32 (N, 3, S, S).
+        """
         mean: npt.NDArray[np.float32] = np.array(self.mean, np.float32)
         std: npt.NDArray[np.float32] = np.array(self.std, np.float32)
         values = images.astype(np.float32) * np.float32(self.rescale) + np.float32(self.shift)
@@ -50,7 +69,7 @@ class Preprocessing:
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
 
     def affine(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """The same as one multiplication and one addition: scale and offset, float32 (3,), in the network's channel order."""
+        """Return the same as scale and offset, float32 (3,), in the network's channel order."""
         channels = list(zip(self.mean, self.std, strict=True))
         if self.bgr:
             channels.reverse()
@@ -68,10 +87,16 @@ def read(
 ) -> Preprocessing:
     """Read a published image processor.
 
-    preprocessor: the contents of preprocessor_config.json; may be empty when `config` has timm's `pretrained_cfg`.
-    size: the user's own choice of side; wins over the published one. fixed: the height and width the graph fixes, if any.
+    Args:
+        preprocessor: Content of preprocessor_config.json; may be empty if `config` has timm's
+            `pretrained_cfg`.
+        config: Content of config.json.
+        size: The user's side; takes precedence over the published one.
+        fixed: Height and width that the graph fixes, if any.
 
-    Raises SettingsError for a `size` outside 8 to 2048 or other than the graph's fixed side, BackboneError for what is not understood.
+    Raises:
+        SettingsError: `size` is outside 8 to 2048 or differs from the graph's fixed side.
+        BackboneError: The processor is not understood.
     """
     preprocessor = preprocessor.get("image_processor", preprocessor)
     timm = preprocessor.get("pretrained_cfg") or (config or {}).get("pretrained_cfg")
@@ -82,80 +107,73 @@ def read(
             "image_std": timm.get("std"),
             "do_normalize": True,
         }
-    refused = [key for key in _NOT_UNDERSTOOD if preprocessor.get(key)]
+    refused = [key for key in _UNSUPPORTED if preprocessor.get(key)]
     if refused:
         raise BackboneError(
-            f"the published image processor has steps that are not understood: {', '.join(refused)}; "
-            "understood are rescaling, normalising by mean and standard deviation, and BGR order"
+            f"{_PROCESSOR} has steps that are not understood: {', '.join(refused)}; understood are "
+            "rescaling, normalising by mean and standard deviation, and BGR order"
         )
     published, words = _published_side(preprocessor, config or {})
-    rescale, shift = 1.0, 0.0
-    if preprocessor.get("do_rescale", True):
-        rescale = _number(preprocessor.get("rescale_factor", 1 / 255), "rescale_factor")
-        # EfficientNet's processor: "offset" centres the rescaled values, by subtracting one after rescaling by 1 / 127.5.
-        shift = (
-            -1.0 if preprocessor.get("rescale_offset", preprocessor.get("offset", False)) else 0.0
-        )
+    rescale, shift = _rescaling(preprocessor)
     mean, std = _mean_and_std(preprocessor)
+    # The first releases with MobileViT used the second name.
+    flipped = preprocessor.get("do_flip_channel_order", preprocessor.get("do_flip_channels", False))
     return Preprocessing(
         side=_side(published, size, fixed),
         rescale=rescale,
         shift=shift,
         mean=mean,
         std=std,
-        # The second name is the one of the first releases that had MobileViT.
-        bgr=bool(
-            preprocessor.get("do_flip_channel_order", preprocessor.get("do_flip_channels", False))
-        ),
+        bgr=bool(flipped),
         published_resize=words,
     )
 
 
+def _rescaling(preprocessor: Mapping[str, Any]) -> tuple[float, float]:
+    """Return factor and offset of the pixel values."""
+    if not preprocessor.get("do_rescale", True):
+        return 1.0, 0.0
+    rescale = _number(preprocessor.get("rescale_factor", 1 / 255), "rescale_factor")
+    # EfficientNet's processor subtracts 1 after rescaling by 1 / 127.5, to centre the values.
+    centred = preprocessor.get("rescale_offset", preprocessor.get("offset", False))
+    return rescale, -1.0 if centred else 0.0
+
+
 def _number(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        raise BackboneError(
-            f"the published image processor has {name} = {value!r}; a number is understood"
-        )
+        raise BackboneError(f"{_PROCESSOR} has {name} = {value!r}; it must be a number")
     return float(value)
 
 
-def _triple(value: object, name: str) -> tuple[float, float, float]:
+def _triple(value: object, name: str) -> Triple:
     numbers = list(value) if isinstance(value, list | tuple) else [value] * 3
     if len(numbers) != 3:
         raise BackboneError(
-            f"the published image processor has {name} with {len(numbers)} channels; three (RGB) are understood"
+            f"{_PROCESSOR} has {name} with {len(numbers)} channels; it must have three (RGB)"
         )
     red, green, blue = (_number(number, name) for number in numbers)
     return red, green, blue
 
 
-def _mean_and_std(
-    preprocessor: Mapping[str, Any],
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """The mean and standard deviation to normalise with; zeros and ones when the publisher does not normalise."""
-    stated = (
-        preprocessor.get("image_mean") is not None and preprocessor.get("image_std") is not None
-    )
+def _mean_and_std(preprocessor: Mapping[str, Any]) -> tuple[Triple, Triple]:
+    """Return the mean and standard deviation; zeros and ones if the publisher does not normalise."""
+    stated = None not in (preprocessor.get("image_mean"), preprocessor.get("image_std"))
     if not preprocessor.get("do_normalize", stated):
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if not stated:
         raise BackboneError(
-            "the published image processor normalises but does not state image_mean and image_std; "
-            "take another repository of the same network whose preprocessor_config.json states them"
+            f"{_PROCESSOR} normalises but does not state image_mean and image_std; use another "
+            "repository of the same network whose preprocessor_config.json states them"
         )
-    mean, std = (
-        _triple(preprocessor["image_mean"], "image_mean"),
-        _triple(preprocessor["image_std"], "image_std"),
-    )
+    mean = _triple(preprocessor["image_mean"], "image_mean")
+    std = _triple(preprocessor["image_std"], "image_std")
     if min(std) <= 0:
-        raise BackboneError(
-            f"the published image processor has image_std = {list(std)}; positive numbers are understood"
-        )
+        raise BackboneError(f"{_PROCESSOR} has image_std = {list(std)}; they must be positive")
     kind = str(
         preprocessor.get("image_processor_type") or preprocessor.get("feature_extractor_type") or ""
     )
     if kind.startswith("EfficientNet") and preprocessor.get("include_top", True):
-        # EfficientNetImageProcessor divides by image_std a second time when the network was trained with its classifier.
+        # EfficientNetImageProcessor divides by image_std twice for networks with a classifier.
         std = (std[0] ** 2, std[1] ** 2, std[2] ** 2)
     return mean, std
 
@@ -163,7 +181,7 @@ def _mean_and_std(
 def _published_side(
     preprocessor: Mapping[str, Any], config: Mapping[str, Any]
 ) -> tuple[tuple[int, int] | None, str]:
-    """Height and width after the publisher's resizing, and in words how it gets there."""
+    """Return height and width after the publisher's resizing, and how it resizes, in words."""
     crop = preprocessor.get("crop_size") if preprocessor.get("do_center_crop", True) else None
     size = preprocessor.get("size")
     if crop is not None:
@@ -171,15 +189,13 @@ def _published_side(
     if size is not None:
         return _pair(size, "size"), f"resized to {size}"
     known = config.get("image_size", (config.get("vision_config") or {}).get("image_size"))
-    return (
-        (None, "not stated")
-        if known is None
-        else (_pair(known, "image_size"), f"not stated; image_size {known}")
-    )
+    if known is None:
+        return None, "not stated"
+    return _pair(known, "image_size"), f"not stated; image_size {known}"
 
 
 def _pair(value: object, name: str) -> tuple[int, int]:
-    """Height and width out of every form they are published in."""
+    """Return height and width from any form in which they are published."""
     given: list[Any] = []
     if isinstance(value, Mapping):
         if value.get("height") is not None and value.get("width") is not None:
@@ -187,30 +203,31 @@ def _pair(value: object, name: str) -> tuple[int, int]:
         elif value.get("shortest_edge") is not None:
             given = [value["shortest_edge"]] * 2
     elif isinstance(value, list | tuple):
-        given = (
-            list(value)[-2:] if len(value) in (2, 3) else list(value) * 2
-        )  # three: timm's channels, height, width
+        # Three values are timm's channels, height, width.
+        given = list(value)[-2:] if len(value) in (2, 3) else list(value) * 2
     else:
         given = [value, value]
-    if len(given) != 2 or not all(
-        isinstance(side, int | float) and not isinstance(side, bool) and side == int(side)
-        for side in given
-    ):
+    if len(given) != 2 or not all(map(_is_whole, given)):
         raise BackboneError(
-            f"the published image processor has {name} = {value!r}; understood are a number, "
-            "{'height', 'width'}, {'shortest_edge'} and [height, width]; give the side with `size`"
+            f"{_PROCESSOR} has {name} = {value!r}; it must be a number, {{'height', 'width'}}, "
+            "{'shortest_edge'} or [height, width]; give the side with `size`"
         )
     return int(given[0]), int(given[1])
+
+
+def _is_whole(side: object) -> bool:
+    return isinstance(side, int | float) and not isinstance(side, bool) and side == int(side)
 
 
 def _side(
     published: tuple[int, int] | None, size: int | None, fixed: tuple[int | None, int | None]
 ) -> int:
-    """The one side of the square input: the graph's own when it fixes one, else the user's, else the published one."""
+    """Choose the side: the graph's if it fixes one, else the user's, else the published one."""
     height, width = fixed
     if height is not None and width is not None and height != width:
         raise BackboneError(
-            f"the graph fixes its input at {height} x {width} pixels; only square inputs are understood"
+            f"the graph fixes its input at {height} x {width} pixels; only square inputs are "
+            "supported"
         )
     if size is not None and not LEAST_SIDE <= size <= MOST_SIDE:
         raise SettingsError(
@@ -218,24 +235,30 @@ def _side(
         )
     own = height if height is not None else width
     if own is not None:
-        if size is not None and size != own:
+        if size not in (None, own):
             raise SettingsError(
-                f"size = {size}, but this file runs at {own} x {own} only; leave size out or choose another file"
+                f"size = {size}, but this file runs at {own} x {own} only; "
+                "leave size out or choose another file"
             )
         return own
-    if size is not None:
-        return size
+    return size if size is not None else _square(published)
+
+
+def _square(published: tuple[int, int] | None) -> int:
+    """Return the published side. Raises BackboneError if it cannot be used."""
     if published is None:
         raise BackboneError(
-            "the published image processor states no size and the graph fixes none; give the side with `size`"
+            f"{_PROCESSOR} states no size and the graph fixes none; give the side with `size`"
         )
-    if published[0] != published[1]:
+    height, width = published
+    if height != width:
         raise BackboneError(
-            f"the published image processor makes pictures of {published[0]} x {published[1]} pixels (height x width); "
-            f"only square ones are understood; give a side with `size`, for example {min(published)}"
+            f"{_PROCESSOR} makes images of {height} x {width} pixels (height x width); only square "
+            f"ones are supported; give a side with `size`, for example {min(published)}"
         )
-    if not LEAST_SIDE <= published[0] <= MOST_SIDE:
+    if not LEAST_SIDE <= height <= MOST_SIDE:
         raise BackboneError(
-            f"the published side of {published[0]} pixels is outside {LEAST_SIDE} to {MOST_SIDE}; give one with `size`"
+            f"the published side of {height} pixels is outside {LEAST_SIDE} to {MOST_SIDE}; "
+            "give one with `size`"
         )
-    return published[0]
+    return height

@@ -1,4 +1,4 @@
-"""How a network on the hub is named, and which of a repository's ONNX files is meant."""
+"""References to networks on the hub, and the choice among a repository's ONNX files."""
 
 from __future__ import annotations
 
@@ -9,18 +9,28 @@ from pathlib import PurePosixPath
 
 from tailorbird.errors import BackboneError, HubError, MissingExtra, SettingsError
 
-# A repository has a vision_model.onnx only when its model.onnx also wants text, so the former comes first.
+# A repository has a vision_model.onnx only if its model.onnx also takes text, so that comes first.
 PREFERRED = ("onnx/vision_model.onnx", "vision_model.onnx", "onnx/model.onnx", "model.onnx")
 
+MOST_LISTED = 12
+
 _REFERENCE = re.compile(
-    r"hf:(?P<owner>\w[\w.-]*)/(?P<repo>\w[\w.-]*)(?:@(?P<revision>[^@:\s]+))?(?::(?P<file>[^:]+\.onnx))?",
+    r"hf:(?P<owner>\w[\w.-]*)/(?P<repo>\w[\w.-]*)(?:@(?P<revision>[^@:\s]+))?"
+    r"(?::(?P<file>[^:]+\.onnx))?",
     re.ASCII,
 )
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A network on the hub. `revision` None means the default branch, `file` None the usual ONNX file."""
+    """A network on the hub.
+
+    Attributes:
+        owner: Of the repository.
+        repo: Name of the repository.
+        revision: A branch, tag or commit; None for the default branch.
+        file: Path of the ONNX file in the repository; None for the usual one.
+    """
 
     owner: str
     repo: str
@@ -33,63 +43,74 @@ class Reference:
         return f"{self.owner}/{self.repo}"
 
     def __str__(self) -> str:
-        revision, file = (
-            f"@{self.revision}" if self.revision else "",
-            f":{self.file}" if self.file else "",
-        )
+        revision = f"@{self.revision}" if self.revision else ""
+        file = f":{self.file}" if self.file else ""
         return f"hf:{self.repo_id}{revision}{file}"
 
 
 def parse(reference: str, *, file: str | None = None, revision: str | None = None) -> Reference:
-    """Read `hf:OWNER/REPO[@REVISION][:PATH.onnx]`; `file` and `revision` may be given beside it instead.
+    """Parse `hf:OWNER/REPO[@REVISION][:PATH.onnx]`.
 
-    Raises SettingsError for another form, MissingExtra for `timm:`.
+    Args:
+        reference: The text.
+        file: The file, if it is not part of the reference.
+        revision: The revision, if it is not part of the reference.
+
+    Raises:
+        SettingsError: The text has another form.
+        MissingExtra: The reference starts with `timm:`.
     """
     if reference.startswith("timm:"):
         raise MissingExtra(
-            f"{reference}: this version of tailorbird has no timm engine; tailorbird[timm] is to bring it; "
-            "until then pull a network that is published as ONNX: hf:OWNER/REPO, or one of Keras': keras:NAME"
+            f"{reference}: this version of tailorbird cannot pull from timm; pull a network that "
+            "is published as ONNX, hf:OWNER/REPO, or one of Keras, keras:NAME"
         )
     found = _REFERENCE.fullmatch(reference.strip())
     if found is None:
-        engine = (
-            "; keras:NAME is for tailorbird.engines.keras.pull"
-            if reference.lower().startswith("keras:")
-            else ""
-        )
-        advice = (
-            engine or f"; did you mean hf:{reference}?"
-            if re.fullmatch(r"[\w.-]+/[\w.-]+", reference)
-            else engine
-        )
+        bare = re.fullmatch(r"[\w.-]+/[\w.-]+", reference)
+        advice = f"; did you mean hf:{reference}?" if bare else ""
         raise SettingsError(
-            f"{reference!r} is no reference to a backbone; give hf:OWNER/REPO, hf:OWNER/REPO@REVISION or "
-            f"hf:OWNER/REPO:onnx/model.onnx, for example hf:onnx-community/dinov2-small{advice}"
+            f"{reference!r} is not a valid backbone reference; give hf:OWNER/REPO, "
+            "hf:OWNER/REPO@REVISION or hf:OWNER/REPO:onnx/model.onnx, for example "
+            f"hf:onnx-community/dinov2-small{advice}"
         )
     parsed = Reference(found["owner"], found["repo"], found["revision"], found["file"])
-    for name, said, given in (("file", parsed.file, file), ("revision", parsed.revision, revision)):
-        if said and given and said != given:
+    for name, inside, given in (
+        ("file", parsed.file, file),
+        ("revision", parsed.revision, revision),
+    ):
+        if inside and given and inside != given:
             raise SettingsError(
-                f"{reference} names the {name} {said!r} and {name} = {given!r} another; give one of them"
+                f"{reference} has the {name} {inside!r}, and {name} = {given!r} is another; "
+                "give one of them"
             )
     parsed = replace(parsed, file=parsed.file or file, revision=parsed.revision or revision)
-    if parsed.file and (
-        parsed.file.startswith("/")
-        or ".." in PurePosixPath(parsed.file).parts
-        or not parsed.file.endswith(".onnx")
-    ):
+    path = PurePosixPath(parsed.file or "x.onnx")
+    if path.is_absolute() or ".." in path.parts or path.suffix != ".onnx":
         raise SettingsError(
-            f"file = {parsed.file!r}; give the path of an .onnx file in the repository, such as onnx/model.onnx"
+            f"file = {parsed.file!r}; give the path of an .onnx file in the repository, "
+            "such as onnx/model.onnx"
         )
     return parsed
 
 
 def choose(wanted: Reference, files: Mapping[str, int | None]) -> str:
-    """The ONNX file of a repository to use. Raises BackboneError listing those there are, HubError for a file that is not there."""
+    """Choose the ONNX file of a repository.
+
+    Args:
+        wanted: The reference, which may name the file.
+        files: The repository's files.
+
+    Raises:
+        BackboneError: There is none, or none of several is the usual one; the message lists them.
+        HubError: The file named is not there.
+    """
     found = sorted(name for name in files if name.endswith(".onnx"))
-    listed = ", ".join(found[:12]) + (f" and {len(found) - 12} more" if len(found) > 12 else "")
+    listed = ", ".join(found[:MOST_LISTED])
+    if len(found) > MOST_LISTED:
+        listed += f" and {len(found) - MOST_LISTED} more"
     if wanted.file:
-        # The file's name alone will do where only one folder has it.
+        # The file's name alone suffices if only one folder has it.
         same = [name for name in found if name == wanted.file] or [
             name for name in found if PurePosixPath(name).name == wanted.file
         ]
@@ -100,14 +121,13 @@ def choose(wanted: Reference, files: Mapping[str, int | None]) -> str:
         )
     if not found:
         raise BackboneError(
-            f"{wanted.repo_id} has no ONNX file; look for the same network under onnx-community or Xenova, "
-            "whose repositories have one (tag: image-feature-extraction)"
+            f"{wanted.repo_id} has no ONNX file; look for the same network under onnx-community or "
+            "Xenova, whose repositories have one (tag: image-feature-extraction)"
         )
-    for name in PREFERRED:
-        if name in found:
-            return name
-    if len(found) == 1:
-        return found[0]
+    usual = [name for name in PREFERRED if name in found]
+    if usual or len(found) == 1:
+        return (usual or found)[0]
     raise BackboneError(
-        f"{wanted.repo_id} has several ONNX files and none is the usual one: {listed}; pick one: hf:{wanted.repo_id}:{found[0]}"
+        f"{wanted.repo_id} has several ONNX files and none is the usual one: {listed}; "
+        f"choose one: hf:{wanted.repo_id}:{found[0]}"
     )

@@ -50,4 +50,4 @@ def pull_backbone(
     if engine is not None:
         path = None if weights is None else Path(weights)
         return engine.pull(reference, size=size, weights=path, progress=progress)
-    return hub.pull(reference, size=size, file=file, revision=revision, say=progress.note)
+    return hub.pull(reference, size=size, file=file, revision=revision, progress=progress)
