@@ -341,6 +341,25 @@ def test_every_page_is_in_the_navigation() -> None:
     assert sorted(files(yaml.safe_load(text)["nav"])) == sorted(page.name for page in PAGES)
 
 
+# Architecture
+
+
+def test_every_module_in_the_architecture_page_exists() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`((?:\w+/)+|(?:[\w.-]+/)*\w+\.(?:py|md|toml|json))`", text))
+    assert len(names) > 40
+    for name in names:
+        assert (ROOT / "src" / "tailorbird" / name).exists() or (ROOT / name).exists(), name
+
+
+def test_the_architecture_page_names_every_module() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    for path in (ROOT / "src" / "tailorbird").iterdir():
+        name = f"{path.name}/" if path.is_dir() else path.name
+        if not name.startswith("__"):
+            assert f"| `{name}` |" in text, f"docs/architecture.md has no row for {name}"
+
+
 # Links
 
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")
