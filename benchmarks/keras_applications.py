@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from tailorbird.engines.agreement import AGREEMENT
 from tailorbird.engines.keras import applications, backend, description
-from tailorbird.engines.keras.converter.backbone import AGREEMENT, export, verify
+from tailorbird.engines.keras.converter.backbone import export, verify
 from tailorbird.rendering.probes import probe_images
 
 

@@ -99,7 +99,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Step:
-    """Mean loss of one batch (not finite when training diverged) and its number of correct answers."""
+    """Mean loss of one batch, not finite when training diverged, and its correct answers."""
 
     loss: float
     correct: int
@@ -221,7 +221,7 @@ class SourceClassifier(Protocol):
         """Return why there are no heat maps; empty where there are."""
 
     def own_preprocessing(self) -> str | None:
-        """Return the layer that prepares pixels inside the model, such as "rescaling (Rescaling)"."""
+        """Return the layer that prepares pixels inside the model, such as "x (Rescaling)"."""
 
     def known_network(self) -> KnownNetwork | None:
         """Return the published network it is built on; None if it is not recognised."""

@@ -198,7 +198,7 @@ def test_preprocessing_is_inside_and_is_keras_own(mode: str) -> None:
     np.testing.assert_allclose(found, numbers(model(pixels)), atol=2e-4)
 
 
-def test_preprocessing_written_in_the_network_is_understood() -> None:
+def test_preprocessing_inside_the_network_is_converted() -> None:
     preprocess = keras.applications.imagenet_utils.preprocess_input
     for mode in ("tf", "torch", "caffe"):
         inputs = keras.Input((SIZE, SIZE, 3))
@@ -372,7 +372,7 @@ REFUSED: dict[str, tuple[Part, str]] = {
     ),
     "own layer": (
         Doubled(name="own"),
-        r"own is a layer of kind Doubled, a class of .*; understood: .*BatchNormalization",
+        r"own is a layer of kind Doubled, a class of .*; supported: .*BatchNormalization",
     ),
     "recurrent": (
         lambda x: L.LSTM(3, name="rnn")(L.Reshape((-1, 3))(x)),
@@ -397,7 +397,7 @@ REFUSED: dict[str, tuple[Part, str]] = {
 
 
 @pytest.mark.parametrize(("part", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_is_not_understood_is_refused_by_name(part: Part, message: str) -> None:
+def test_what_is_not_supported_is_refused_by_name(part: Part, message: str) -> None:
     inputs = keras.Input((SIZE, SIZE, 3))
     model = keras.Model(inputs, part(inputs))
     with pytest.raises(BackboneError, match=message):

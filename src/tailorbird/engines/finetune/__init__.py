@@ -1,1 +1,1 @@
-"""Fine-tuning, the same for every framework: settings, plan, schedules, views, checkpoints, loop."""
+"""Fine-tuning, the same for every framework: settings, plan, views, checkpoints and loop."""

@@ -119,7 +119,7 @@ class Inputs:
                 yield self._stacked(rows, self.batch), numbers
 
     def validation(self) -> Generator[Rows, None, None]:
-        """Yield the validation photos in order, unaugmented; the last batch repeats its last row."""
+        """Yield the validation photos, unaugmented; the last batch repeats its last row."""
         samples = self._parts["validation"]
         if self.stage.keep_validation:
             self._validation = self._opened(self._validation, "validation", len(samples))

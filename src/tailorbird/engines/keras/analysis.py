@@ -1,7 +1,7 @@
 """Analyse a Keras classifier: its features, how they are pooled, and its head.
 
-    ... -> feature map -> pooling -> features -> [dropout, batch norm, dense, ReLU] x any -> dense -> softmax | sigmoid | nothing
-           (N, h, w, K)              (N, F)
+    ... -> feature map (N, h, w, K) -> pooling -> features (N, F)
+        -> [dropout, batch norm, dense, ReLU] x any -> dense -> softmax | sigmoid | nothing
 
 The graph is walked from the output backwards as far as layers can be folded into a Head. If the
 pooling is reached, heat maps are exact; if another layer stands in the way, its outputs are the
@@ -26,8 +26,10 @@ Pooling = Literal["mean", "max", "flatten", "none"]
 Ending = Literal["softmax", "sigmoid", "logits", "unknown"]
 Floats = npt.NDArray[np.float64]
 
-_IDLE = frozenset({"Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianDropout", "GaussianNoise", "AlphaDropout",
-                   "ActivityRegularization", "Identity"})  # fmt: skip
+_IDLE = frozenset({
+    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianDropout", "GaussianNoise",
+    "AlphaDropout", "ActivityRegularization", "Identity",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Keras Applications: which there are, what each needs, and building one as a base: no classes on top, mean pooling.
+"""Keras Applications: their names, sizes and preprocessing, and how to build them.
 
-The list is Keras' own, whatever version is installed; preprocessing and sizes are found out by asking Keras, not kept in a table.
+The list is that of the installed Keras; preprocessing and sizes are found by calling Keras, not
+kept in a table.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from tailorbird.engines.keras import backend
-from tailorbird.engines.preprocessing import PREPROCESS
+from tailorbird.engines.preprocessing import PREPROCESS, prepare
 from tailorbird.errors import BackboneError, SettingsError
 
 USUAL_SIZE = 224
-"""The size the weights were trained at where Keras does not say another."""
+"""Size that the weights were trained at, unless Keras states another."""
 
 _LICENCES = {
     "VGG": "CC-BY-4.0",
@@ -31,23 +32,28 @@ _LICENCES = {
     "DenseNet": "BSD-3-Clause",
     "ConvNeXt": "MIT",
 }
-"""Licences of the published weights, as Keras' documentation has named them, by the beginning of the name."""
+"""Licences of published weights in Keras' documentation, by the beginning of the name."""
 
 OTHER_LICENCE = "Apache-2.0"
 
 _LARGER_DATA = ("ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtXLarge")
 
-# Keras builds EfficientNet B0 to B7 with one more Rescaling when it loads the published weights, whose Normalization holds the
-# deviations where variances belong (tensorflow/tensorflow#49930).
+# Keras adds a Rescaling to EfficientNet B0 to B7 when it loads the published weights, whose
+# Normalization holds deviations in place of variances (tensorflow/tensorflow#49930).
 _PUBLISHED_AS_VARIANCE = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Application:
-    """One of Keras' networks.
+    """A network of keras.applications.
 
-    name: as Keras writes it. preprocess: a key of `convert.PREPROCESS`. size: the side in pixels its weights were trained at.
-    least_size: the smallest side it accepts. licence, trained_on: of the published weights.
+    Attributes:
+        name: as Keras writes it.
+        preprocess: a key of `preprocessing.PREPROCESS`.
+        size: side in pixels that its weights were trained at.
+        least_size: smallest side it accepts.
+        licence: of the published weights.
+        trained_on: data of the published weights.
     """
 
     name: str
@@ -58,15 +64,16 @@ class Application:
     trained_on: str
 
     def check_size(self, size: int) -> None:
-        """Raises SettingsError for a side that is too small for the network, or too large for a backbone."""
+        """Raise SettingsError for a side too small for the network or too large for a backbone."""
         if not self.least_size <= size <= 2048:
             raise SettingsError(
-                f"size = {size}; {self.name} takes images of {self.least_size} to 2048 pixels, and its weights were trained at {self.size}"
+                f"size = {size}; {self.name} takes images of {self.least_size} to 2048 pixels, and "
+                f"its weights were trained at {self.size}"
             )
 
 
 def names() -> list[str]:
-    """Every network of keras.applications, sorted."""
+    """Return the names of all networks, sorted."""
     return sorted(
         name
         for name, value in vars(backend.load().applications).items()
@@ -76,7 +83,7 @@ def names() -> list[str]:
 
 @functools.cache
 def find(name: str) -> Application:
-    """A network by its name, in whatever case. Raises SettingsError with those it may have meant, or all."""
+    """Return a network by its name, in any case. Raises SettingsError with similar names."""
     known = {each.casefold(): each for each in names()}
     meant = known.get(name.casefold())
     if meant is None:
@@ -87,7 +94,7 @@ def find(name: str) -> Application:
             else f"there are: {', '.join(known.values())}"
         )
         raise SettingsError(f"Keras has no application named {name!r}; {advice}")
-    # Keras checks sizes before it builds or downloads anything, and says in the refusal what it would accept.
+    # Keras checks sizes before it builds or downloads anything, and states what it accepts.
     least = re.search(r"at least (\d+)", _refusal(meant, weights=None, include_top=False))
     usual = re.search(r"should be \((\d+)", _refusal(meant, weights="imagenet", include_top=True))
     licence = next(
@@ -111,14 +118,20 @@ def build(
     arguments: Mapping[str, Any] | None = None,
     classes: int = 0,
 ) -> Any:
-    """A Keras application as a base: input (S, S, 3), output the mean over positions; with classes > 0, Keras' own classifier on top
-    instead, which gives probabilities (N, classes); 1000 for the published weights.
+    """Return a Keras application from images (S, S, 3) to mean-pooled features.
 
-    weights: None for random ones, or `imagenet` for those Keras downloads. arguments: further ones of the application's own, such
-    as alpha. The architecture is the same for both kinds of weights, so weights can be moved between models of any size.
+    The architecture does not depend on `weights`, so weights can be moved between models.
 
-    Raises SettingsError for a name or size that cannot be, BackboneError when Keras refuses the arguments; what a download raises
-    is passed on as Keras raises it.
+    Args:
+        name: as in keras.applications, in any case.
+        size: S in pixels.
+        weights: None for random ones, or `imagenet` for those that Keras downloads.
+        arguments: further arguments of the application, such as alpha.
+        classes: if not 0, the output is Keras' own classifier instead: probabilities
+            (N, classes), 1000 for the published weights.
+
+    Raises SettingsError for an invalid name or size, BackboneError when Keras refuses the
+    arguments, and what Keras raises when a download fails.
     """
     application = find(name)
     application.check_size(size)
@@ -131,11 +144,11 @@ def build(
     model = published
     if application.name.startswith("EfficientNetB") or (classes and size != application.size):
         model = _call(application, size, None, arguments, classes)
-        if [tuple(one.shape) for one in model.weights] != [
-            tuple(one.shape) for one in published.weights
-        ]:
+        shapes = [tuple(one.shape) for one in model.weights]
+        if shapes != [tuple(one.shape) for one in published.weights]:
             raise SettingsError(
-                f"size = {size}; the classifier of {application.name} fits images of {application.size} pixels only"
+                f"size = {size}; the classifier of {application.name} fits images of "
+                f"{application.size} pixels only"
             )
         model.set_weights(published.get_weights())
     repair(model)
@@ -143,7 +156,7 @@ def build(
 
 
 def repair(model: Any) -> None:
-    """Bring a base with weights just loaded into order: EfficientNet's published variances, and Normalization's own copies."""
+    """Correct EfficientNet's published variances and update Normalization after loading weights."""
     for layer in model._flatten_layers():
         if type(layer).__name__ != "Normalization" or not hasattr(layer, "adapt_variance"):
             continue
@@ -169,22 +182,22 @@ def _call(
     settings = {**(arguments or {}), **top, "input_shape": (size, size, 3), "weights": weights}
     try:
         with _channels_last(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # MobileNet warns of every size but the usual ones, at which its weights serve as well
+            # MobileNet warns of all but its usual sizes, although its weights work there too.
+            warnings.simplefilter("ignore")
             return function(**settings)
     except (TypeError, ValueError) as problem:
         if weights is not None:
             raise
         said = ", ".join(f"{key}={value!r}" for key, value in (arguments or {}).items())
         raise BackboneError(
-            f"Keras cannot build {application.name}({said}) for {size} x {size} pixels: {str(problem).splitlines()[0][:300]}"
+            f"Keras cannot build {application.name}({said}) for {size} x {size} pixels: "
+            f"{str(problem).splitlines()[0][:300]}"
         ) from None
 
 
 @contextlib.contextmanager
 def _channels_last() -> Iterator[None]:
-    """Build with the channels last, whatever the user's keras.json says: the files' sizes and weights are for that."""
+    """Build with the channels last, as weights files are, whatever keras.json says."""
     config = backend.load().config
     before = config.image_data_format()
     config.set_image_data_format("channels_last")
@@ -195,7 +208,7 @@ def _channels_last() -> Iterator[None]:
 
 
 def _refusal(name: str, **arguments: Any) -> str:
-    """What Keras says to an image of one pixel."""
+    """Return Keras' message about an image of one pixel."""
     function = getattr(backend.load().applications, name)
     try:
         with _channels_last():
@@ -206,17 +219,18 @@ def _refusal(name: str, **arguments: Any) -> str:
 
 
 def _preprocess(name: str) -> str:
-    """The preprocessing of a network: what its module's preprocess_input does to a few pixels. Raises BackboneError for a new kind."""
+    """Return what the module's preprocess_input does to a few pixels, a key of PREPROCESS.
+
+    Raises BackboneError for a new kind.
+    """
     applications = backend.load().applications
     module = getattr(applications, getattr(applications, name).__module__.rpartition(".")[2])
     pixels = np.array([[[[0, 40, 255], [200, 3, 90]]]], np.float32)
     seen = np.asarray(module.preprocess_input(pixels.copy(), data_format="channels_last"))
-    for mode, (scale, offset, bgr) in PREPROCESS.items():
-        ours = (pixels[..., ::-1] if bgr else pixels) * np.asarray(scale, np.float32) + np.asarray(
-            offset, np.float32
-        )
-        if np.allclose(ours, seen, atol=1e-4):
+    for mode in PREPROCESS:
+        if np.allclose(prepare(pixels, mode), seen, atol=1e-4):
             return mode
     raise BackboneError(
-        f"the preprocessing of keras.applications.{name} is of a new kind; pip install --upgrade tailorbird"
+        f"the preprocessing of keras.applications.{name} is of a new kind; "
+        "pip install --upgrade tailorbird"
     )

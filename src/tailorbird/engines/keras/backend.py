@@ -1,4 +1,4 @@
-"""Keras, imported late and on the backend that is wanted or there."""
+"""Import Keras on the backend that is chosen or installed, without its log output."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from tailorbird import privacy
 from tailorbird.errors import MissingExtra, SettingsError
 
 BACKENDS = {"tensorflow": "tensorflow-cpu", "jax": "jax", "torch": "torch"}
-"""Backends by the name Keras gives them, each with the distribution to install."""
+"""Keras' backends, each with the distribution to install."""
 
 
 def load() -> Any:
-    """The module `keras`, on the backend KERAS_BACKEND names, else on the first of TensorFlow, JAX and PyTorch that is installed.
+    """Return the module `keras`, imported on first use.
 
-    Raises MissingExtra when Keras or the backend is not installed, SettingsError for a KERAS_BACKEND that is none.
+    The backend is that of KERAS_BACKEND, else the first of TensorFlow, JAX and PyTorch that is
+    installed. Raises MissingExtra when Keras or the backend is not installed, SettingsError for an
+    unknown KERAS_BACKEND.
     """
     wanted = os.environ.get("KERAS_BACKEND")
     if wanted and wanted not in BACKENDS:

@@ -1,7 +1,8 @@
-"""What a backbone made by Keras was made from, kept in its metadata, so that the Keras network can be had again from the ONNX file.
+"""Describe a Keras network in a backbone file's metadata, and rebuild it from there.
 
-Metadata entry `keras`, JSON: {"application": NAME, "arguments": {...}} or {"config": CONFIG}, with "preprocess" (a key of
-`convert.PREPROCESS`) and "version" (of Keras). The weights are the file's own initialisers.
+The metadata entry `keras` is JSON: {"application": NAME, "arguments": {...}} or {"config": CONFIG},
+with "preprocess" (a key of PREPROCESS) and "version" (of Keras). The weights are the file's own
+initialisers.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def describe(
     arguments: Mapping[str, Any] | None = None,
     model: Any = None,
 ) -> dict[str, str]:
-    """The metadata entry for a base made from a Keras application, or for a functional or Sequential `model` of another kind."""
+    """Return the metadata entry of a Keras application, or of a functional or Sequential model."""
     said: dict[str, Any] = {"preprocess": preprocess, "version": backend.load().__version__}
     if application is not None:
         said |= {"application": application, "arguments": dict(arguments or {})}
@@ -41,12 +42,12 @@ def describe(
 
 
 def read(proto: onnx.ModelProto) -> dict[str, Any]:
-    """The metadata entry of a file. Raises BackboneError when there is none, or it is damaged."""
+    """Return the metadata entry of a file. Raises BackboneError if it is missing or damaged."""
     entry = onnx_files.metadata(proto).get(ENTRY)
     if entry is None:
         raise BackboneError(
-            "the backbone was not made by the Keras engine, so there is no Keras network to be had from it; "
-            "take one that was: tailorbird backbones pull keras:NAME"
+            "the backbone was not made by the Keras engine, so no Keras network can be made of it; "
+            "pull one that can: tailorbird backbones pull keras:NAME"
         )
     try:
         said = json.loads(entry)
@@ -65,10 +66,12 @@ def read(proto: onnx.ModelProto) -> dict[str, Any]:
 
 
 def rebuild(proto: onnx.ModelProto, size: int) -> tuple[Any, str]:
-    """The Keras base an ONNX file was made from, for images of another size or the same, with the file's weights; and its preprocess.
+    """Return the Keras model that a backbone or model file was made from, and its preprocessing.
 
-    The file may be the backbone or a model file that holds it. Raises BackboneError when the file does not say, or its weights do
-    not fit; SettingsError for a size the network cannot have.
+    The model has the file's weights. Raises BackboneError when the file has no description or its
+    weights do not fit; SettingsError for a size that the network cannot have.
+
+    size: of the images in pixels, the file's own or another.
     """
     said = read(proto)
     if "application" in said:
@@ -83,7 +86,7 @@ def rebuild(proto: onnx.ModelProto, size: int) -> tuple[Any, str]:
 
 
 def _from_config(config: Any, size: int) -> Any:
-    """A model from its configuration, for another input size. Python code in it (Lambda) is refused."""
+    """Return a model from its configuration, for an input size; code (Lambda) is refused."""
     keras = backend.load()
     config = copy.deepcopy(config)
     try:
@@ -100,8 +103,8 @@ def _from_config(config: Any, size: int) -> Any:
             else type(problem).__name__
         )
         raise SettingsError(
-            f"the network cannot be built again for images of {size} x {size} pixels with Keras {keras.__version__}: {first}; "
-            "take the size it was made for"
+            f"the network cannot be built for images of {size} x {size} pixels with Keras "
+            f"{keras.__version__}: {first}; use the size it was made for"
         ) from None
     if not isinstance(model, keras.Model):
         raise BackboneError(
@@ -111,7 +114,7 @@ def _from_config(config: Any, size: int) -> Any:
 
 
 def _resize(config: Any, size: int) -> None:
-    """Give every input of images in a configuration another size, and forget the shapes that were noted for the old one."""
+    """Set the size of every image input in a configuration, and delete shapes of the old size."""
     if isinstance(config, dict):
         noted = (config.get("build_config") or {}).get("input_shape")
         if isinstance(noted, (list, tuple)) and len(noted) == 4:

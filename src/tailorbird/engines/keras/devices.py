@@ -1,4 +1,4 @@
-"""What the backend computes on: GPUs, precision, compilation, and several devices side by side."""
+"""What the backend computes on: GPUs, precision, compilation, several devices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tailorbird.errors import SettingsError
 
 
 def gpus() -> int:
-    """How many GPUs the backend sees."""
+    """Return the number of GPUs that the backend sees."""
     name = backend.load().backend.backend()
     if name == "tensorflow":
         import tensorflow
@@ -27,17 +27,21 @@ def gpus() -> int:
 
 
 def precision(mixed: bool) -> str:
-    """The Keras dtype policy: weights are float32 in each; float16 is fast on GPUs only, CPUs know bfloat16."""
+    """Return the Keras dtype policy; weights are float32 in each.
+
+    mixed: sixteen-bit arithmetic, float16 on a GPU and bfloat16 on a CPU.
+    """
     if not mixed:
         return "float32"
     return "mixed_float16" if gpus() else "mixed_bfloat16"
 
 
 def compilation() -> bool | str:
-    """`jit_compile` for `Model.compile`.
+    """Return `jit_compile` for `Model.compile`.
 
-    TensorFlow's XLA on a CPU trains depthwise convolutions ten times slower than without (MobileNetV2 at 160 px on two cores: 3.8
-    against 36 images/s). JAX runs operation by operation without compilation. PyTorch's compiler needs a C++ compiler.
+    On a CPU, TensorFlow trains depthwise convolutions ten times slower with XLA than without
+    (MobileNetV2 at 160 px on two cores: 3.8 against 36 images/s). JAX without compilation runs
+    operation by operation. PyTorch's compiler needs a C++ compiler.
     """
     name = backend.load().backend.backend()
     if name == "tensorflow":
@@ -46,9 +50,9 @@ def compilation() -> bool | str:
 
 
 def several(count: int) -> Any:
-    """Keras' distribution over `count` devices of this machine, each taking a share of every batch; None for one device.
+    """Return Keras' distribution of batches over devices of this machine; None for one device.
 
-    Raises SettingsError where the backend cannot, or has fewer devices, naming what is possible.
+    Raises SettingsError, with what is possible, if the backend cannot or has fewer devices.
     """
     if count == 1:
         return None
@@ -58,20 +62,22 @@ def several(count: int) -> Any:
     name = keras.backend.backend()
     if name != "jax":
         raise SettingsError(
-            f"devices is {count}, but Keras spreads training over several devices on its JAX backend only and runs on {name} here; "
-            "set KERAS_BACKEND=jax (pip install 'jax[cuda12]' for GPUs), or train with devices 1"
+            f"devices is {count}, but Keras trains on several devices on its JAX backend only, and "
+            f"the backend here is {name}; set KERAS_BACKEND=jax (pip install 'jax[cuda12]' for "
+            "GPUs), or train with devices 1"
         )
     there = keras.distribution.list_devices()
     if count > len(there):
         raise SettingsError(
-            f"devices is {count}, but JAX sees {len(there)} here ({', '.join(there)}); at most {len(there)}"
+            f"devices is {count}, but JAX sees {len(there)} here ({', '.join(there)}); use at most "
+            f"{len(there)}"
         )
     return keras.distribution.DataParallel(devices=there[:count], auto_shard_dataset=False)
 
 
 @contextlib.contextmanager
 def over(distribution: Any) -> Iterator[None]:
-    """What is made and run inside is spread over the devices of `several`."""
+    """Create and run everything in the block on the devices of `several`."""
     if distribution is None:
         yield
     else:

@@ -1,4 +1,4 @@
-"""The head as Keras layers: features -> logits, with dropout and batch norm (see `engines.heads`)."""
+"""The head as Keras layers, with dropout and batch norm; weights named as in `engines.heads`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Configurations of Keras 2 and of `.h5` files, rewritten where Keras 3 would stumble over words that change nothing.
+"""Rewrite configurations of Keras 2 and of `.h5` files that Keras 3 refuses without need.
 
-Keras 2 wrote `groups: 1` for depthwise and separable convolutions, which have no groups, and the settings of an ordinary kernel for
-separable ones, which have none: every Xception and every MobileNet saved by it. A sum or product of a tensor and a number, as
-`preprocess_input` inside a model makes, became a TFOpLambda layer; it is a Rescaling layer. Keras 3 writes the same as an operation
-(TrueDivide, Subtract, ...), which it reads back from `.keras` files, but not from `.h5` files.
+Keras 2 wrote `groups: 1` for depthwise and separable convolutions, which have no groups, and
+settings of an ordinary kernel for separable ones, which have none: every Xception and MobileNet
+that it saved. A sum or product of a tensor and a number, as `preprocess_input` inside a model
+makes, became a TFOpLambda layer, which equals Rescaling. Keras 3 writes it as an operation
+(TrueDivide, Subtract, ...), which it reads from `.keras` files but not from `.h5` files.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _IDLE: dict[str, dict[str, Any]] = {
         "adjustment": None,
     },
 }
-"""Arguments that say nothing, by layer: with this value, or (...) with any, since only making new weights or training asks for them."""
+"""Arguments without effect, by layer: with this value, or (...) with any."""
 
 _IDLE_RANDOM = {"rng_type": ..., "implementation": ...}
 
@@ -46,7 +47,7 @@ _NEW_MODULES = {
     "sequential": "keras.models",
     "training": "keras.models",
 }
-"""Where Keras 2 kept its models, and Keras 3 does."""
+"""Modules of models in Keras 3, by their name in Keras 2."""
 
 _PLACES = (
     "layers",
@@ -60,7 +61,7 @@ _PLACES = (
 
 
 def knows(kind: str) -> bool:
-    """Whether Keras has a class of this name among the parts of networks: layers, models, initialisers, operations, ..."""
+    """Return whether Keras has a class of this name for parts of networks."""
     keras = backend.load()
     if any(isinstance(getattr(getattr(keras, place), kind, None), type) for place in _PLACES):
         return True
@@ -75,7 +76,7 @@ def knows(kind: str) -> bool:
 
 
 def _operations(kind: str) -> bool:
-    """Whether an operation class of this name exists: Keras 3 writes `x / 2` as the operation TrueDivide."""
+    """Return whether there is an operation class of this name, such as TrueDivide for `x / 2`."""
     keras = backend.load()
     words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in kind).lstrip(
         "_"
@@ -86,9 +87,14 @@ def _operations(kind: str) -> bool:
 def upgrade(
     config: dict[str, Any], version: str, *, h5: bool
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A configuration that Keras 3 reads, and what was changed, in words. The one given stays as it is.
+    """Return a configuration that Keras 3 reads, and what was changed, in words.
 
-    version: of Keras, that wrote it. h5: it stood in a `.h5` file. Layers that computed in half precision compute in float32.
+    Layers that computed in half precision compute in float32.
+
+    Args:
+        config: not changed.
+        version: of the Keras that wrote it.
+        h5: whether it was in a `.h5` file.
     """
     old = version.startswith(("1.", "2.")) or version == "unknown"
     result = copy.deepcopy(config)
@@ -127,7 +133,7 @@ def upgrade(
 
 
 def objects(config: Any) -> Iterator[dict[str, Any]]:
-    """Every object a configuration would construct, at any depth. Not recursive: a file may nest as deep as it likes."""
+    """Yield every object that a configuration would construct; not recursive, at any depth."""
     waiting: list[Any] = [config]
     while waiting:
         item = waiting.pop()
@@ -140,7 +146,7 @@ def objects(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def _in_float32(settings: dict[str, Any]) -> bool:
-    """Let a layer compute in float32, in place: what mixed precision trains is exact only there. Whether there was need."""
+    """Make a layer compute in float32, in place; return whether that was a change."""
     kind = settings.get("dtype")
     name = (kind.get("config") or {}).get("name") if isinstance(kind, dict) else kind
     if name not in ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16"):
@@ -150,7 +156,10 @@ def _in_float32(settings: dict[str, Any]) -> bool:
 
 
 def _renumber(settings: dict[str, Any]) -> None:
-    """The calls of models nested in a functional one counted from 0, in place. Keras 2 began with 1: 0 was the nested model's own graph."""
+    """Count the calls of nested models from 0, in place.
+
+    Keras 2 began with 1: 0 was the nested model's own graph.
+    """
     layers = settings.get("layers")
     if not isinstance(layers, list) or not isinstance(settings.get("output_layers"), list):
         return
@@ -162,17 +171,14 @@ def _renumber(settings: dict[str, Any]) -> None:
         if isinstance(layer, dict)
         and layer.get("class_name") in ("Functional", "Model", "Sequential")
     }
-    places = [
-        place
-        for layer in layers
-        if isinstance(layer, dict)
-        for place in _references(layer.get("inbound_nodes"))
-    ] + _references(settings["output_layers"])  # fmt: skip
+    calling = [layer.get("inbound_nodes") for layer in layers if isinstance(layer, dict)]
+    places = [place for nodes in calling for place in _references(nodes)]
+    places += _references(settings["output_layers"])
     shifted = {place[0] for place in places if place[0] in calls and place[1] >= calls[place[0]]}
     for place in places:
         if place[0] in shifted:
             place[1] -= 1
-    # Keras 2 took a list of one tensor for the tensor itself, Keras 3 gives a list.
+    # In Keras 2 a list of one tensor was the tensor itself; in Keras 3 it is a list.
     for ends in ("input_layers", "output_layers"):
         if (
             isinstance(settings.get(ends), list)
@@ -183,7 +189,7 @@ def _renumber(settings: dict[str, Any]) -> None:
 
 
 def _references(value: Any) -> list[list[Any]]:
-    """Every [layer, call, tensor, ...] at any depth: the lists themselves, to be changed."""
+    """Return every list [layer, call, tensor, ...], at any depth, to be changed in place."""
     found = []
     waiting = [value]
     while waiting:
@@ -197,7 +203,7 @@ def _references(value: Any) -> list[list[Any]]:
 
 
 def _as_rescaling(layer: dict[str, Any], kind: str, settings: dict[str, Any]) -> bool:
-    """Turn `tensor op number` into a Rescaling layer, in place; False where it is something else."""
+    """Replace `tensor op number` by a Rescaling layer, in place; return False for anything else."""
     calls = layer.get("inbound_nodes")
     if not isinstance(calls, list) or len(calls) != 1:
         return False
@@ -238,7 +244,10 @@ _NAMES = {"truediv": "divide", "truedivide": "divide"}
 
 
 def _old_call(settings: dict[str, Any], call: Any) -> tuple[str, Any, Any] | None:
-    """Of Keras 2: (operation, number, the call without the number). It wrote [[name, node, tensor, arguments]], or the inner list alone."""
+    """Return (operation, number, call without the number) of a call of Keras 2.
+
+    It wrote [[name, node, tensor, arguments]], or the inner list alone.
+    """
     inner = call[0] if isinstance(call, list) and call and isinstance(call[0], list) else call
     if not isinstance(inner, list) or len(inner) != 4 or not isinstance(inner[3], dict):
         return None
@@ -247,7 +256,10 @@ def _old_call(settings: dict[str, Any], call: Any) -> tuple[str, Any, Any] | Non
 
 
 def _new_call(kind: str, call: Any) -> tuple[str, Any, Any] | None:
-    """Of Keras 3: (operation, number, the call without the number), where a tensor and a number are its only arguments."""
+    """Return (operation, number, call without the number) of a call of Keras 3.
+
+    None unless a tensor and a number are its only arguments.
+    """
     args = call.get("args") if isinstance(call, dict) else None
     if (
         not isinstance(args, list)

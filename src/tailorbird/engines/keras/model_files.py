@@ -1,10 +1,11 @@
-"""A Keras model from a whole-model file, `.keras` or `.h5`, read as untrusted input: judged as data before anything is constructed.
+"""Read whole-model files of Keras, `.keras` or `.h5`, as untrusted input.
 
-Keras' safe mode is always on, and nothing is left to it alone: what a file would construct is read from its configuration first,
-and anything but layers, initialisers and the like of Keras itself is refused by name. Of Lambda layers nothing is constructed.
+Keras' safe mode is always on, and not relied on alone: what a file would construct is read from its
+configuration first, and anything but Keras' own layers, initialisers and the like is refused by
+name. Lambda layers are never constructed.
 
-Keras 2 wrote some layers with arguments Keras 3 no longer takes, though they say nothing: such a configuration is rewritten (see
-`legacy`), and the file itself stays as it is.
+Some layers of Keras 2 have arguments that Keras 3 refuses although they have no effect: such a
+configuration is rewritten (see `legacy_configs`); the file itself is not changed.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from tailorbird.files import storage_error
 from tailorbird.onnx_files import MOST_BYTES
 
 MOST_CONFIG_BYTES = 64_000_000
-"""The largest configuration that is parsed; Xception's is about 100 kB."""
+"""Maximum size of a configuration; Xception's is about 100 kB."""
 
 _MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
 
 _RUNS_CODE = frozenset({"Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer"})
-"""Keras' own layers that carry program code, or read it from elsewhere."""
+"""Keras' own layers that hold program code, or load it."""
 
 _PARTS = (
     "layers",
@@ -43,14 +44,17 @@ _PARTS = (
     "ops",
     "random",
 )
-"""Where in Keras the things lie that a network is made of."""
+"""Modules of Keras with the parts of networks."""
 
-_RESAVE = "in the environment that made it:  python -c \"import keras; keras.models.load_model({name!r}, compile=False).save('model.keras')\""
+_RESAVE = (
+    'save it again in the environment that made it: python -c "import keras; '
+    "keras.models.load_model({name!r}, compile=False).save('model.keras')\""
+)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and where it came from. keras_version: that wrote the file, as it says. changes: what of a Keras 2 file was rewritten."""
+    """A model, the Keras version in its file, and what of an old configuration was rewritten."""
 
     model: Any
     keras_version: str
@@ -58,20 +62,18 @@ class Loaded:
 
 
 def load(path: str | Path) -> Loaded:
-    """Open a whole-model file of Keras 3 (`.keras`, `.h5`) or Keras 2 (`.h5`), without its optimiser.
+    """Open a whole-model file of Keras 3 (`.keras`, `.h5`) or Keras 2 (`.h5`), without optimiser.
 
-    Raises ModelFileError: no such file, no Keras model, damaged, truncated, larger than MOST_BYTES unpacked, weights alone, Lambda
-    layers or other code, layers that are not Keras' own, or written by a Keras 2 in a way that Keras 3 cannot read. MissingExtra.
+    Raises ModelFileError for a file that does not exist, is damaged or no Keras model, is larger
+    than MOST_BYTES unpacked, holds only weights, code or layers that are not Keras' own, or cannot
+    be read by Keras 3; MissingExtra.
     """
     path = Path(path)
-    kind = _kind(path)
-    if kind == "zip":
-        return _from_archive(path)
-    return _from_h5(path)
+    return _from_archive(path) if _kind(path) == "zip" else _from_h5(path)
 
 
 def _kind(path: Path) -> str:
-    """zip or h5, told from the content. Raises ModelFileError, which says what the file is where that can be told."""
+    """Return zip or h5, by content. Raises ModelFileError, which says what another file is."""
     try:
         if path.is_dir():
             raise ModelFileError(_folder(path))
@@ -90,42 +92,31 @@ def _kind(path: Path) -> str:
         return "zip"
     if head == b"\x89HDF\r\n\x1a\n":
         return "h5"
-    known = {
-        ".pb": "a TensorFlow graph; import the Keras model it was made from, a .keras or .h5 file",
-        ".tflite": "a TensorFlow Lite model, from which the Keras model cannot be made again; import the .keras or .h5 file it came from",
-        ".onnx": "an ONNX file; a tailorbird model needs no import, a backbone goes to `train --backbone`",
-        ".pt": "a PyTorch file; only Keras models can be imported",
-        ".pth": "a PyTorch file; only Keras models can be imported",
-        ".pkl": "a pickle, which can run any code when it is opened and is never read; save the model with model.save('model.keras')",
-    }
-    what = known.get(
-        path.suffix.lower(),
-        "empty"
-        if not head
-        else "neither a .keras archive nor an HDF5 file, or it is damaged at its start",
+    what = "neither a .keras archive nor an HDF5 file, or its beginning is damaged"
+    raise ModelFileError(
+        f"{path} is {what if head else 'empty'}; save the model with model.save('model.keras'), or "
+        "copy the file again"
     )
-    hint = (
-        ""
-        if path.suffix.lower() in known
-        else "; save the model with model.save('model.keras'), or copy the file again"
-    )
-    raise ModelFileError(f"{path} is {what}{hint}")
 
 
 def _folder(path: Path) -> str:
     if (path / "saved_model.pb").exists():
         return (
-            f"{path} is a TensorFlow SavedModel folder, which Keras 3 does not read as a model; where TensorFlow made it, write a file from it:  "
-            f"python -c \"import tf_keras; tf_keras.models.load_model({str(path)!r}, compile=False).save('model.h5')\"  (pip install tf_keras), "
-            "then import model.h5"
+            f"{path} is a TensorFlow SavedModel folder, which Keras 3 does not read as a model; "
+            "where TensorFlow made it, pip install tf_keras and write a file from it: "
+            f'python -c "import tf_keras; tf_keras.models.load_model({str(path)!r}, '
+            "compile=False).save('model.h5')\", then import model.h5"
         )
     if (path / "config.json").exists():
-        return f"{path} is an unpacked .keras archive; zip its files (zip -r model.keras config.json metadata.json model.weights.h5) and import that"
+        return (
+            f"{path} is an unpacked .keras archive; zip its files (zip -r model.keras config.json "
+            "metadata.json model.weights.h5) and import that"
+        )
     return f"{path} is a folder; give the .keras or .h5 file itself"
 
 
 def _from_archive(path: Path) -> Loaded:
-    """A `.keras` archive: configuration, metadata and weights in a zip file."""
+    """Read a `.keras` archive: configuration, metadata and weights in a zip file."""
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
@@ -135,16 +126,15 @@ def _from_archive(path: Path) -> Loaded:
             damaged = archive.testzip()
             if damaged is not None:
                 raise ModelFileError(
-                    f"{path} is damaged: {damaged} in it has another checksum; copy or download it again"
+                    f"{path} is damaged: {damaged} in it has another checksum; copy or download it "
+                    "again"
                 )
             _check_weights(path, archive)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as problem:
         raise ModelFileError(
             f"{path} is damaged or truncated ({problem}); copy or download it again"
         ) from None
-    config.pop(
-        "compile_config", None
-    )  # losses and metrics of one's own do no harm: they are not made
+    config.pop("compile_config", None)  # losses and metrics are not constructed
     version = str(about.get("keras_version", "unknown"))
     upgraded, changes = legacy_configs.upgrade(config, version, h5=False)
     check_config(upgraded, str(path))
@@ -166,7 +156,7 @@ def _from_archive(path: Path) -> Loaded:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Say which temporary file could not be written. Raises StorageError."""
+    """Raise StorageError when a temporary file cannot be written."""
     try:
         yield
     except OSError as error:
@@ -183,25 +173,28 @@ def _check_archive(path: Path, archive: zipfile.ZipFile, sizes: dict[str, int]) 
         or sizes.get("metadata.json", 0) > MOST_CONFIG_BYTES
     ):
         raise ModelFileError(
-            f"{path} unpacks to {total:,} bytes, its configuration to {sizes.get('config.json', 0):,}; "
+            f"{path} unpacks to {total:,} bytes, its configuration to "
+            f"{sizes.get('config.json', 0):,}; "
             f"at most {MOST_BYTES:,} and {MOST_CONFIG_BYTES:,} are unpacked"
         )
     missing = [name for name in _MEMBERS if name not in sizes]
     if missing:
         raise ModelFileError(
-            f"{path} is a zip file but no .keras archive: it lacks {' and '.join(missing)}; save the model with model.save('model.keras')"
+            f"{path} is a zip file but no .keras archive: it lacks {' and '.join(missing)}; save "
+            "the model with model.save('model.keras')"
         )
     other = sorted(
         name for name in archive.namelist() if name not in _MEMBERS and not name.endswith("/")
     )
     if other:
         raise ModelFileError(
-            f"{path} holds {other[0]!r} beside configuration and weights: files of layers that look words up; only networks on pixels are imported"
+            f"{path} holds {other[0]!r} beside configuration and weights: files of layers for "
+            "text; only networks on pixels are imported"
         )
 
 
 def _check_weights(path: Path, archive: zipfile.ZipFile) -> None:
-    """The weights inside an archive, as far as their sizes and places go."""
+    """Check the weights inside an archive: their size, and that nothing leads out of the file."""
     import io
 
     with _opened(path, io.BytesIO(archive.read("model.weights.h5"))) as file:
@@ -209,7 +202,7 @@ def _check_weights(path: Path, archive: zipfile.ZipFile) -> None:
 
 
 def _from_h5(path: Path) -> Loaded:
-    """A `.h5` file of Keras 2 or 3; weights alone are told apart."""
+    """Read a `.h5` file of Keras 2 or 3."""
     with _opened(path, path) as file:
         _check_h5(path, file)
         text = file.attrs.get("model_config")
@@ -232,16 +225,20 @@ def _from_h5(path: Path) -> Loaded:
 def _no_config(path: Path, file: Any) -> str:
     if "layer_names" in file.attrs or "layers" in file or "_layer_checkpoint_dependencies" in file:
         return (
-            f"{path} holds weights alone, not the network they belong to; build the model in Python as it was, then "
-            "model.load_weights(...) and model.save('model.keras'), and import model.keras. (The weights of a Keras application become a "
+            f"{path} holds weights alone, not the network they belong to; build the model in "
+            "Python as it was, then model.load_weights(...) and model.save('model.keras'), and "
+            "import model.keras. (The weights of a Keras application become a "
             "backbone with `tailorbird backbones pull keras:NAME --weights FILE`.)"
         )
-    return f"{path} is an HDF5 file but holds no Keras model: it has no model_config; save the model with model.save('model.keras')"
+    return (
+        f"{path} is an HDF5 file but holds no Keras model: it has no model_config; save the model "
+        "with model.save('model.keras')"
+    )
 
 
 def _opened(path: Path, source: Any) -> Any:
-    """An HDF5 file opened for reading."""
-    backend.load()  # brings h5py, or says what to install
+    """Open an HDF5 file for reading. Raises ModelFileError."""
+    backend.load()  # raises MissingExtra without Keras, which h5py comes with
     import h5py
 
     try:
@@ -254,7 +251,7 @@ def _opened(path: Path, source: Any) -> Any:
 
 
 def _set_config(path: Path, text: str) -> None:
-    """Give a copy of a `.h5` file another configuration."""
+    """Replace the configuration in a copy of a `.h5` file."""
     import h5py
 
     with h5py.File(path, "r+") as file:
@@ -263,7 +260,7 @@ def _set_config(path: Path, text: str) -> None:
 
 
 def _check_h5(path: Path, file: Any) -> None:
-    """Nothing leads out of the file, and unpacked it is no larger than MOST_BYTES."""
+    """Check that nothing leads out of the file and that it unpacks to at most MOST_BYTES."""
     import h5py
 
     total = 0
@@ -276,7 +273,8 @@ def _check_h5(path: Path, file: Any) -> None:
                 link = group.get(name, getlink=True)
                 if not isinstance(link, h5py.HardLink):
                     raise ModelFileError(
-                        f"{path} refers to other places by a link ({name!r}); only files complete in themselves are opened"
+                        f"{path} refers to other places by a link ({name!r}); only complete files "
+                        "are opened"
                     )
                 item = group[name]
                 if isinstance(item, h5py.Group):
@@ -284,7 +282,8 @@ def _check_h5(path: Path, file: Any) -> None:
                 elif isinstance(item, h5py.Dataset):
                     if item.external or item.is_virtual:
                         raise ModelFileError(
-                            f"{path} keeps weights in another file ({name!r}); only files complete in themselves are opened"
+                            f"{path} keeps weights in another file ({name!r}); only complete "
+                            "files are opened"
                         )
                     total += item.size * item.dtype.itemsize if item.size else 0
         except (KeyError, RuntimeError, OSError) as problem:
@@ -304,7 +303,8 @@ def _text(value: Any) -> str:
 def _json(path: Path, data: bytes) -> dict[str, Any]:
     if len(data) > MOST_CONFIG_BYTES:
         raise ModelFileError(
-            f"{path}: the configuration is {len(data):,} bytes; at most {MOST_CONFIG_BYTES:,} are read"
+            f"{path}: the configuration is {len(data):,} bytes; at most {MOST_CONFIG_BYTES:,} are "
+            "read"
         )
     try:
         said = json.loads(data)
@@ -318,9 +318,10 @@ def _json(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def check_config(config: dict[str, Any], name: str) -> None:
-    """Refuse a configuration that would construct anything but Keras' own layers and what these are made of; nothing is constructed.
+    """Refuse a configuration that would construct anything but Keras' own parts of networks.
 
-    Raises ModelFileError naming each Lambda layer, and everything that is not Keras' own.
+    Nothing is constructed. Raises ModelFileError, which names each Lambda layer and everything that
+    is not Keras' own.
     """
     code, strange = [], []
     for item in legacy_configs.objects(config):
@@ -336,19 +337,22 @@ def check_config(config: dict[str, Any], name: str) -> None:
     if code:
         code = [one for one in code if one != "a lambda function"] or code
         raise ModelFileError(
-            f"{name} holds program code, which could do anything when the model is opened and is never run: {_listed(code)}; build the model "
-            "again with Keras' own layers in their place (Rescaling for a division, keras.layers or keras.ops for the rest), load the weights, "
+            f"{name} holds program code, which could do anything when the model is opened and is "
+            f"never run: {_listed(code)}; build the model again with Keras' own layers in their "
+            "place (Rescaling for a division, keras.layers or keras.ops for the rest), load the "
+            "weights, "
             "save and import that"
         )
     if strange:
         raise ModelFileError(
-            f"{name} needs layers that are not Keras' own: {_listed(strange)}; their code is not in the file. Build the model again with Keras' own "
-            "layers in their place, load the weights, save and import that"
+            f"{name} needs layers that are not Keras' own: {_listed(strange)}; their code is not "
+            "in the file. Build the model again with Keras' own layers in their place, load the "
+            "weights, save and import that"
         )
 
 
 def _is_own(item: dict[str, Any]) -> bool:
-    """Whether Keras itself has a class of this name where it keeps the parts of networks."""
+    """Return whether an object of a configuration is one of Keras' own parts of networks."""
     keras = backend.load()
     kind, module, registered = item["class_name"], item.get("module"), item.get("registered_name")
     if not isinstance(kind, str) or (isinstance(registered, str) and ">" in registered):
@@ -381,13 +385,13 @@ def _is_own(item: dict[str, Any]) -> bool:
 
 
 def _listed(names: list[str]) -> str:
-    """The names, each once; of many the first."""
+    """Return the names, each once and at most 8."""
     once = list(dict.fromkeys(names))
     return ", ".join(once[:8]) + (f" and {len(once) - 8} more" if len(once) > 8 else "")
 
 
 def _construct(path: Path, named: Path, version: str) -> Any:
-    """What Keras makes of a file that was found harmless."""
+    """Let Keras construct the model of a file that passed the checks. Raises ModelFileError."""
     keras = backend.load()
     try:
         return keras.saving.load_model(named, compile=False, safe_mode=True)
@@ -400,10 +404,11 @@ def _construct(path: Path, named: Path, version: str) -> Any:
         else "cannot be read by Keras"
     )
     fix = (
-        f'make a newer file of it where a Keras 2 is installed:  pip install tf_keras, then  python -c "import tf_keras; '
-        f"tf_keras.models.load_model({str(path)!r}, compile=False).save_weights('w.weights.h5')\", build the same model with Keras 3, "
+        "make a newer file of it where Keras 2 is installed: pip install tf_keras, then "
+        f'python -c "import tf_keras; tf_keras.models.load_model({str(path)!r}, '
+        "compile=False).save_weights('w.weights.h5')\", build the same model with Keras 3, "
         "model.load_weights('w.weights.h5'), model.save('model.keras'), and import model.keras"
         if old
-        else "or the file is damaged; save it again, " + _RESAVE.format(name=path.name)
+        else "or the file is damaged; " + _RESAVE.format(name=path.name)
     )
     raise ModelFileError(f"{path} {what} (it says: {reason}); {fix}")

@@ -28,19 +28,38 @@ PREPROCESS_NAMES: Final = {
 }
 """The modules of keras.applications, and what each one's `preprocess_input` does."""
 
-# The first match counts: names of nested models, and of layers where a base was built in place.
 _NESTED: Final = (
-    ("xception", r"xception"), ("mobilenet_v3", r"mobilenetv?_?3"), ("mobilenet_v2", r"mobilenetv?_?2"), ("mobilenet", r"mobilenet"),
-    ("inception_resnet_v2", r"inception_resnet"), ("inception_v3", r"inception"), ("resnet_v2", r"resnet\d+_?v2"), ("resnet", r"resnet\d+"),
-    ("vgg16", r"vgg16"), ("vgg19", r"vgg19"), ("densenet", r"densenet"), ("nasnet", r"nasnet"), ("efficientnet_v2", r"efficientnet_?v2"),
-    ("efficientnet", r"efficientnet"), ("convnext", r"convnext"),
-)  # fmt: skip
+    ("xception", r"xception"),
+    ("mobilenet_v3", r"mobilenetv?_?3"),
+    ("mobilenet_v2", r"mobilenetv?_?2"),
+    ("mobilenet", r"mobilenet"),
+    ("inception_resnet_v2", r"inception_resnet"),
+    ("inception_v3", r"inception"),
+    ("resnet_v2", r"resnet\d+_?v2"),
+    ("resnet", r"resnet\d+"),
+    ("vgg16", r"vgg16"),
+    ("vgg19", r"vgg19"),
+    ("densenet", r"densenet"),
+    ("nasnet", r"nasnet"),
+    ("efficientnet_v2", r"efficientnet_?v2"),
+    ("efficientnet", r"efficientnet"),
+    ("convnext", r"convnext"),
+)
+"""Patterns of the names of nested models, by module; the first match counts."""
+
 _INNER: Final = (
-    ("xception", {"block14_sepconv2", "block13_sepconv2_bn"}), ("mobilenet_v2", {"Conv_1", "expanded_conv_project"}),
-    ("mobilenet", {"conv_dw_13", "conv_pw_13"}), ("inception_resnet_v2", {"block8_10_conv", "conv_7b"}), ("inception_v3", {"mixed10", "mixed9"}),
-    ("densenet", {"conv5_block16_concat", "pool4_conv"}), ("resnet_v2", {"post_relu", "conv5_block3_out"}),
-    ("resnet", {"conv5_block3_out", "conv1_relu"}), ("vgg19", {"block5_conv4", "block5_conv1"}), ("vgg16", {"block5_conv3", "block5_conv1"}),
-)  # fmt: skip
+    ("xception", {"block14_sepconv2", "block13_sepconv2_bn"}),
+    ("mobilenet_v2", {"Conv_1", "expanded_conv_project"}),
+    ("mobilenet", {"conv_dw_13", "conv_pw_13"}),
+    ("inception_resnet_v2", {"block8_10_conv", "conv_7b"}),
+    ("inception_v3", {"mixed10", "mixed9"}),
+    ("densenet", {"conv5_block16_concat", "pool4_conv"}),
+    ("resnet_v2", {"post_relu", "conv5_block3_out"}),
+    ("resnet", {"conv5_block3_out", "conv1_relu"}),
+    ("vgg19", {"block5_conv4", "block5_conv1"}),
+    ("vgg16", {"block5_conv3", "block5_conv1"}),
+)
+"""Names of layers that a network built in place has, by module; the first match counts."""
 
 
 def recognise(paths: Sequence[str]) -> KnownNetwork | None:

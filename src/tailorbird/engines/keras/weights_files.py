@@ -1,4 +1,4 @@
-"""Weights files into a base: Keras 3 (.weights.h5) and Keras 2 (.h5), with classes on top or without."""
+"""Load weights files of Keras 3 (.weights.h5) and Keras 2 (.h5), with or without classes."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tailorbird.engines.keras import applications, backend
 from tailorbird.errors import BackboneError
 
 _CLASSES = 1000
-"""Classes of ImageNet, the usual width of a classifier on top."""
+"""Usual width of a classifier: ImageNet's classes."""
 
 
 def load_file(
     name: str, model: Any, path: Path, arguments: Mapping[str, Any] | None = None
 ) -> None:
-    """Load a weights file into `model`, a base built by `applications.build(name, ...)` at any size.
+    """Load a weights file into a model that `applications.build(name, ...)` made at any size.
 
-    What kind of file it is, is decided by content, not by name. Raises BackboneError for a file that is no weights file, or of
-    another network; the model's weights are then of no use.
+    The kind of file is decided by content, not by name. Raises BackboneError for a file that is no
+    weights file, or of another network; the model's weights are then undefined.
     """
     legacy, width = _inspect(path)
     problem = _load(model, path, legacy=legacy)
     if problem is not None:
-        # A file with classes on top, in a form that wants the same number of layers: load it whole and take the base.
+        # A file with classes on top may need the same number of layers: load it as a whole.
         application = applications.find(name)
         whole = applications.build(
             name, application.size, arguments=arguments, classes=width or _CLASSES
@@ -39,8 +39,8 @@ def load_file(
         alike = [tuple(one.shape) for one in base] == [tuple(one.shape) for one in model.weights]
         if not alike or _load(whole, path, legacy=legacy) is not None:
             raise BackboneError(
-                f"{path} does not hold the weights of {application.name}: {problem}; give a file of just this network, "
-                "as Keras publishes it or as model.save_weights writes it"
+                f"{path} does not hold the weights of {application.name}: {problem}; give a file "
+                "of just this network, as Keras publishes it or as model.save_weights writes it"
             )
         for variable, loaded in zip(model.weights, base, strict=True):
             variable.assign(loaded)
@@ -48,7 +48,10 @@ def load_file(
 
 
 def _inspect(path: Path) -> tuple[bool, int]:
-    """Whether a weights file is of Keras 2, and the width of its last layer, 0 where that cannot be told. Raises BackboneError."""
+    """Return whether a weights file is of Keras 2, and its last layer's width (0 if unknown).
+
+    Raises BackboneError.
+    """
     import h5py
 
     try:
@@ -73,21 +76,20 @@ def _inspect(path: Path) -> tuple[bool, int]:
         raise BackboneError(f"{path} is a folder; give the weights file itself") from None
     except OSError:
         raise BackboneError(
-            f"{path} is not a weights file, or it is truncated: Keras keeps weights as HDF5, in files named .weights.h5 or .h5"
+            f"{path} is not a weights file, or it is truncated: Keras keeps weights as HDF5, in "
+            "files named .weights.h5 or .h5"
         ) from None
-    raise BackboneError(f"{path} is HDF5, but no weights file of Keras: it holds {inside}")
+    raise BackboneError(f"{path} is HDF5, but not a weights file of Keras: it holds {inside}")
 
 
 def _load(model: Any, path: Path, *, legacy: bool) -> str | None:
-    """Load a file; None when every weight of the model came from it, else what Keras said."""
+    """Load a file; return None if it had every weight of the model, else Keras' message."""
     ops = backend.load().ops
-    for variable in model.weights:  # so that a weight the file lacks cannot pass for loaded
+    for variable in model.weights:  # to detect weights that the file lacks
         if "float" in str(variable.dtype):
             variable.assign(ops.full(variable.shape, np.nan, dtype=variable.dtype))
     with _named(path, ".h5" if legacy else ".weights.h5") as named, warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # each layer that does not fit is warned of; one error says it
+        warnings.simplefilter("ignore")  # one per layer that does not fit; one error is enough
         try:
             model.load_weights(named)
         except Exception as problem:  # KeyError, ValueError, OSError, each for the same reasons
@@ -104,7 +106,7 @@ def _load(model: Any, path: Path, *, legacy: bool) -> str | None:
 
 @contextlib.contextmanager
 def _named(path: Path, suffix: str) -> Any:
-    """The file under a name whose end tells Keras its kind; the endings of the two kinds are not each other's."""
+    """Yield the file under a name that tells Keras its kind by the suffix."""
     right = path.name.endswith(".weights.h5") == (suffix == ".weights.h5") and path.name.endswith(
         ".h5"
     )

@@ -1,4 +1,7 @@
-"""Keras' activation functions in ONNX, after their definitions in keras.activations; x is a tensor's name, as is the result."""
+"""Keras' activation functions as ONNX nodes, after their definitions in keras.activations.
+
+x is the name of a tensor, and so is the result.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def relu(
     max_value: float | None = None,
     threshold: float = 0.0,
 ) -> str:
-    """Zero (or slope * (x - threshold)) below the threshold, x above it, max_value at most."""
+    """Write 0 or slope * (x - threshold) below the threshold, x above it, max_value at most."""
     slope, threshold = float(negative_slope or 0.0), float(threshold or 0.0)
     if threshold:
         above = w.add("Cast", [w.add("Greater", [x, w.constant(threshold)])], to=1)
@@ -37,7 +40,7 @@ def relu(
 
 
 def gelu(w: Writer, x: str, *, approximate: bool = False) -> str:
-    """x times the normal distribution's cumulative function, or its approximation with tanh (Hendrycks and Gimpel 2016)."""
+    """Write x * Phi(x), or its approximation with tanh (Hendrycks and Gimpel 2016)."""
     if approximate:
         cube = w.add("Mul", [w.add("Mul", [x, x]), x])
         inner = w.add("Add", [x, w.add("Mul", [cube, w.constant(0.044715)])])
@@ -45,47 +48,47 @@ def gelu(w: Writer, x: str, *, approximate: bool = False) -> str:
         return w.add(
             "Mul", [w.add("Mul", [x, w.add("Add", [tanh, w.constant(1.0)])]), w.constant(0.5)]
         )
-    # In this order ONNX Runtime recognises it and computes it in one step.
+    # In this order ONNX Runtime fuses it into one operator.
     erf = w.add("Erf", [w.add("Div", [x, w.constant(math.sqrt(2))])])
     return w.add("Mul", [w.add("Mul", [x, w.add("Add", [erf, w.constant(1.0)])]), w.constant(0.5)])
 
 
 def hard_sigmoid(w: Writer, x: str) -> str:
-    """relu6(x + 3) / 6."""
+    """Write relu6(x + 3) / 6."""
     return w.add("HardSigmoid", [x], alpha=1 / 6, beta=0.5)
 
 
 def silu(w: Writer, x: str) -> str:
-    """x * sigmoid(x)."""
+    """Write x * sigmoid(x)."""
     return w.add("Mul", [x, w.add("Sigmoid", [x])])
 
 
 def log_sigmoid(w: Writer, x: str) -> str:
-    """-softplus(-x)."""
+    """Write -softplus(-x)."""
     return w.add("Neg", [w.add("Softplus", [w.add("Neg", [x])])])
 
 
 def celu(w: Writer, x: str, *, alpha: float = 1.0) -> str:
-    """max(0, x) + min(0, alpha * (exp(x / alpha) - 1))."""
+    """Write max(0, x) + min(0, alpha * (exp(x / alpha) - 1))."""
     return w.add("Celu", [x], alpha=float(alpha))
 
 
 def elu(w: Writer, x: str, *, alpha: float = 1.0) -> str:
-    """x above zero, alpha * (exp(x) - 1) below."""
+    """Write x above zero, alpha * (exp(x) - 1) below."""
     return w.add("Elu", [x], alpha=float(alpha))
 
 
 def leaky_relu(w: Writer, x: str, *, negative_slope: float = 0.2) -> str:
-    """x above zero, negative_slope * x below."""
+    """Write x above zero, negative_slope * x below."""
     return w.add("LeakyRelu", [x], alpha=float(negative_slope))
 
 
 def mish(w: Writer, x: str) -> str:
-    """x * tanh(softplus(x))."""
+    """Write x * tanh(softplus(x))."""
     return w.add("Mul", [x, w.add("Tanh", [w.add("Softplus", [x])])])
 
 
-_SIMPLE: dict[str, Callable[..., str]] = {
+SIMPLE: dict[str, Callable[..., str]] = {
     "linear": lambda w, x: x,
     "relu": relu,
     "relu6": lambda w, x: relu(w, x, max_value=6.0),
@@ -114,33 +117,26 @@ _SIMPLE: dict[str, Callable[..., str]] = {
     "hard_silu": lambda w, x: w.add("HardSwish", [x]),
 }
 
-SIMPLE: dict[str, Callable[..., str]] = _SIMPLE
-"""Functions of each number alone, by their name in keras.activations."""
+"""Elementwise functions, by their name in keras.activations."""
 
 OF_AXES = {"softmax": "Softmax", "log_softmax": "LogSoftmax"}
 """Functions along an axis, by their name in keras.activations, with ONNX' operator."""
 
 
 def along(w: Writer, operator: str, x: Value, axis: Any) -> str:
-    """Softmax or LogSoftmax along one of Keras' axes, or along several neighbouring ones at the end. Raises BackboneError."""
+    """Write Softmax or LogSoftmax along one of Keras' axes. Raises BackboneError for several."""
     if isinstance(axis, (list, tuple)):
         if len(axis) != 1:
             raise BackboneError(
-                f"{w.path} takes a softmax over the axes {tuple(axis)}; only one axis is understood"
+                f"{w.path} takes a softmax over the axes {tuple(axis)}; only one axis is supported"
             )
         axis = axis[0]
     return w.add(operator, [x.name], axis=x.axis(int(axis)))
 
 
-def activation(w: Writer, function: Any, x: Value) -> Value:
-    """What the `activation` of a layer does: a function of keras.activations, or a layer. Raises BackboneError naming any other."""
+def function_of_keras(w: Writer, function: Any, x: Value) -> Value:
+    """Write a function of keras.activations. Raises BackboneError, which names it, for others."""
     keras = backend.load()
-    if function is None:
-        return x
-    if isinstance(function, keras.layers.Layer):
-        from tailorbird.engines.keras.converter.layers import layer
-
-        return Value(*layer(w, function, [x], x.shape)[:1], x.shape, x.moved)
     name = getattr(function, "__name__", type(function).__name__)
     if getattr(keras.activations, name, None) is function:
         if name in SIMPLE:
@@ -149,5 +145,6 @@ def activation(w: Writer, function: Any, x: Value) -> Value:
             return Value(along(w, OF_AXES[name], x, -1), x.shape, x.moved)
     known = ", ".join(sorted([*SIMPLE, *OF_AXES]))
     raise BackboneError(
-        f"{w.path} uses the activation {name!r}, which cannot be written as ONNX; understood: {known}"
+        f"{w.path} uses the activation {name!r}, which cannot be written as ONNX; supported: "
+        f"{known}"
     )

@@ -1,4 +1,4 @@
-"""A Keras base as a backbone: `features`, `feature_map` where they are its mean, and a check against Keras on photos."""
+"""Convert a Keras backbone to the content of a backbone file, and compare the file with Keras."""
 
 from __future__ import annotations
 
@@ -9,35 +9,39 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import onnx_files
+from tailorbird.engines.agreement import check_agreement
 from tailorbird.engines.keras import backend
 from tailorbird.engines.keras.converter.convert import Output, convert
 from tailorbird.engines.keras.converter.graph import flatten
 from tailorbird.engines.preprocessing import prepare
 from tailorbird.errors import BackboneError
-from tailorbird.inference import Runner
 
 if TYPE_CHECKING:
     import onnx
 
 CONVERTER = 1
-"""Raised when converting the same network would give another result; older files are then made anew."""
-
-AGREEMENT = 1e-3
-"""Largest difference from Keras, relative to the largest feature."""
+"""Raised when conversion changes, so that older files are written again."""
 
 
 def export(model: Any, *, preprocess: str, size: int, about: Mapping[str, str]) -> onnx.ModelProto:
-    """The backbone a base with pooled output (N, K) makes at an input size, not yet checked; `about` goes into its metadata.
+    """Return the content of a backbone file for a model with features (N, K), not yet compared.
 
-    The initialisers are numbered by the position of Keras' weights in `model.weights`. Raises BackboneError for a base that is not
-    understood, or whose output has another shape.
+    Initialisers are numbered by the positions of Keras' weights in `model.weights`.
+
+    Args:
+        model: from images to features.
+        preprocess: a key of PREPROCESS.
+        size: S in pixels.
+        about: further metadata.
+
+    Raises BackboneError for a model that is not supported, or with other outputs.
     """
     graph = flatten(model)
     last = graph.outputs[0]
     if len(graph.outputs) != 1 or len(last.shape) != 2:
         said = "; ".join(str(tensor.shape) for tensor in graph.outputs)
         raise BackboneError(
-            f"{model.name} gives {said}; a base must end in one row of features for each image, (N, K)"
+            f"{model.name} gives {said}; a backbone must give one row of features per image, (N, K)"
         )
     outputs = {"features": Output(last.key)}
     maker = next(node for node in graph.nodes if last in node.outputs)
@@ -58,36 +62,8 @@ def export(model: Any, *, preprocess: str, size: int, about: Mapping[str, str]) 
 def verify(
     proto: onnx.ModelProto, model: Any, preprocess: str, images: npt.NDArray[np.uint8]
 ) -> float:
-    """Run the file and Keras on the same photos; the largest difference, relative to the largest feature.
-
-    Raises BackboneError when ONNX's own checker refuses the file, features are not finite, or the two disagree by more than
-    AGREEMENT.
-    """
-    import onnx
-
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except Exception as problem:  # ValidationError and InferenceError share no base class
-        raise BackboneError(
-            f"the file made from {model.name} does not pass ONNX's checker: {problem}"
-        ) from None
-    runner = Runner(proto, model.name, BackboneError)
-    outputs = dict(zip(runner.outputs, runner.run(images), strict=True))
+    """Compare a backbone file with Keras; see `agreement.check_agreement`."""
     keras = backend.load()
     expected = keras.ops.convert_to_numpy(model(prepare(images, preprocess), training=False))
-    if not np.isfinite(expected).all():
-        raise BackboneError(
-            f"{model.name} gives features that are not finite; the weights are damaged"
-        )
-    unit = max(float(np.abs(expected).max()), 1e-6)
-    gap = float(np.abs(outputs["features"] - expected).max()) / unit
-    if "feature_map" in outputs:
-        gap = max(
-            gap, float(np.abs(outputs["feature_map"].mean(axis=(2, 3)) - expected).max()) / unit
-        )
-    if not gap <= AGREEMENT:
-        raise BackboneError(
-            f"the backbone made from {model.name} disagrees with Keras {keras.__version__} on {keras.backend.backend()}: largest "
-            f"difference {gap:.3g} of the largest feature; {AGREEMENT:g} is allowed"
-        )
-    return gap
+    framework = f"Keras {keras.__version__} on {keras.backend.backend()}"
+    return check_agreement(proto, images, expected, name=model.name, framework=framework)

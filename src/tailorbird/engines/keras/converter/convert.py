@@ -1,8 +1,4 @@
-"""A Keras network, or a part of one, as an ONNX graph: uint8 photos in, the tensors that are wanted out.
-
-One translation for all backends, layer by layer: the file is the same whether Keras runs on TensorFlow, JAX or PyTorch, its
-tensors are named after the layers, and its weights can be read back (`weights.read_weights`).
-"""
+"""Convert a Keras network, or a part of it, to an ONNX graph from uint8 images."""
 
 from __future__ import annotations
 
@@ -36,9 +32,11 @@ _ONLY_TRAINING = {
 
 @dataclass(frozen=True)
 class Output:
-    """A tensor that becomes an output of the graph.
+    """A tensor that becomes an output of the ONNX graph.
 
-    tensor: its key in the Graph. layout: `keras`, with the axes as Keras has them, or `channels_first`, images as (N, C, h, w).
+    Attributes:
+        tensor: its key in the Graph.
+        layout: `keras` for Keras' order of axes, `channels_first` for images as (N, C, h, w).
     """
 
     tensor: str
@@ -53,15 +51,21 @@ def convert(
     size: int,
     weights: Sequence[Any] | None = None,
 ) -> onnx.ModelProto:
-    """Write what leads from photos to some tensors of a Keras network as an ONNX model.
+    """Return the part of a Keras network from images to some tensors as an ONNX model.
 
-    network: a functional or Sequential model with one image input, or its Graph. outputs: by the name they are to have.
-    preprocess: a key of PREPROCESS. size: S in pixels. weights: the variables whose positions number the initialisers
-    `keras/NNNN/PATH`; by default the model's own `weights`.
+    The result has the input `images` uint8 (N, S, S, 3) RGB, float32 outputs, only standard ONNX
+    operators and no metadata. Layers are in inference mode.
 
-    The result has the input `images` uint8 (N, S, S, 3) RGB and float32 outputs; only operators of the ONNX standard, no metadata.
-    Layers act as in inference. Raises BackboneError naming a layer that is not understood, or that does not fit the size;
-    SettingsError for an unknown preprocess.
+    Args:
+        network: a functional or Sequential model with one image input, or its Graph.
+        outputs: by output name.
+        preprocess: a key of PREPROCESS.
+        size: S in pixels.
+        weights: variables whose positions number the initialisers `keras/NNNN/PATH`; by default
+            the model's `weights`.
+
+    Raises BackboneError, which names the layer, for one that is not supported or does not fit the
+    size, and for NaN or infinity in weights; SettingsError for an unknown preprocess.
     """
     from onnx import TensorProto, helper
 
@@ -97,7 +101,7 @@ def convert(
 
 
 def _front(writer: Writer, graph: Graph, preprocess: str, size: int) -> Value:
-    """From `images` to the network's own input. Raises BackboneError for a network that does not take square RGB images."""
+    """Write the nodes from `images` to the network's input. Raises BackboneError if not RGB."""
     from onnx import TensorProto
 
     shape: tuple[int | None, ...] = graph.inputs[0].shape
@@ -106,15 +110,17 @@ def _front(writer: Writer, graph: Graph, preprocess: str, size: int) -> Value:
     if len(graph.inputs) != 1 or len(shape) != 4 or not (first or shape[3] == 3):
         said = "; ".join(str(tensor.shape) for tensor in graph.inputs)
         raise BackboneError(
-            f"the network's input has shape {said}; only networks with one input of RGB images, (N, S, S, 3), are read"
+            f"the network's input has shape {said}; only networks with one input of RGB images, "
+            "(N, S, S, 3), can be converted"
         )
     if any(side not in (None, size) for side in sides):
         raise BackboneError(
-            f"the network is built for images of {sides[0]} x {sides[1]} pixels, not {size} x {size}; give that size"
+            f"the network is built for images of {sides[0]} x {sides[1]} pixels, not {size} x "
+            f"{size}; give that size"
         )
     scale, offset, bgr = PREPROCESS[preprocess]
     writer.path, last = "images", "images"
-    # Turned while a value is one byte, not four.
+    # Reordered while a value is one byte, not four.
     if bgr:
         last = writer.add("Gather", [last, writer.constant([2, 1, 0], np.int64)], axis=3)
     last = writer.add("Transpose", [last], perm=[0, 3, 1, 2])
@@ -127,7 +133,7 @@ def _front(writer: Writer, graph: Graph, preprocess: str, size: int) -> Value:
 
 
 def _translate(writer: Writer, node: Node, values: Mapping[str, Value]) -> list[Value]:
-    """One node of the Keras graph: its outputs, with shapes. Raises BackboneError."""
+    """Write one node of the Keras graph; return its outputs. Raises BackboneError."""
     keras = backend.load()
     operation = node.operation
     if node.kwargs.get("training") and node.kind in _ONLY_TRAINING:
@@ -137,7 +143,8 @@ def _translate(writer: Writer, node: Node, values: Mapping[str, Value]) -> list[
     shapes = _shapes(node, values)
     if len(shapes) != 1:
         raise BackboneError(
-            f"{node.path} ({node.kind}) has {len(shapes)} outputs; only layers with one are understood"
+            f"{node.path} ({node.kind}) has {len(shapes)} outputs; only layers with one are "
+            "supported"
         )
     if isinstance(operation, keras.layers.Layer):
         inputs = [values[tensor.key] for tensor in node.inputs]
@@ -154,7 +161,7 @@ def _translate(writer: Writer, node: Node, values: Mapping[str, Value]) -> list[
 
 
 def _shapes(node: Node, values: Mapping[str, Value]) -> list[tuple[int | None, ...]]:
-    """The shapes of a node's outputs for its inputs' actual shapes, which are Keras' own unless it was built for other sizes."""
+    """Return the shapes of a node's outputs for the actual shapes of its inputs."""
     if all(values[tensor.key].shape == tensor.shape for tensor in node.inputs):
         noted = [tensor.shape for tensor in node.outputs]
         if all(None not in shape[1:] for shape in noted):
@@ -190,6 +197,7 @@ def _shapes(node: Node, values: Mapping[str, Value]) -> list[tuple[int | None, .
     for shape in found:
         if None in shape[1:]:
             raise BackboneError(
-                f"{node.path} ({node.kind}) has the open shape {shape}; only the number of images may be open"
+                f"{node.path} ({node.kind}) has the open shape {shape}; only the number of images "
+                "may be open"
             )
     return found

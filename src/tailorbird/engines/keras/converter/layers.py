@@ -1,4 +1,7 @@
-"""Keras layers in ONNX, as they act in inference. Each translation takes the writer, the layer, its inputs and the output's shape."""
+"""Keras layers as ONNX nodes, as they are in inference.
+
+Each translation takes the writer, the layer, its inputs and the shape of its output.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tailorbird.engines.keras import backend
 from tailorbird.engines.keras.converter import activation_functions as activations
 from tailorbird.engines.keras.converter.pooling import (
     average_pool,
@@ -23,13 +27,14 @@ Shape = tuple[int | None, ...]
 
 
 def layer(w: Writer, operation: Any, inputs: Sequence[Value], shape: Shape) -> Made:
-    """Translate one layer. Raises BackboneError naming a layer, or a setting of one, that is not understood."""
+    """Write one layer. Raises BackboneError, which names it, if it or a setting is unsupported."""
     kind = type(operation).__name__
     ours = type(operation).__module__.startswith("keras.")
     if kind == "Lambda":
         raise BackboneError(
-            f"{w.path} is a Lambda layer: it holds Python code, which is never run from a file and cannot be written as ONNX; replace it "
-            "by Keras' own layers (Rescaling, Normalization, Activation, ...) and save the model again"
+            f"{w.path} is a Lambda layer: it holds Python code, which is never run from a file and "
+            "cannot be written as ONNX; replace it by Keras' own layers (Rescaling, "
+            "Normalization, Activation, ...) and save the model again"
         )
     translation = LAYERS.get(kind) if ours else None
     if translation is None and ours and kind in SAME:
@@ -38,20 +43,31 @@ def layer(w: Writer, operation: Any, inputs: Sequence[Value], shape: Shape) -> M
         known = ", ".join(sorted({*LAYERS, *SAME}))
         where = "" if ours else f", a class of {type(operation).__module__}"
         raise BackboneError(
-            f"{w.path} is a layer of kind {kind}{where}, which cannot be written as ONNX; understood: {known}"
+            f"{w.path} is a layer of kind {kind}{where}, which cannot be written as ONNX; "
+            f"supported: {known}"
         )
     return translation(w, operation, list(inputs), shape)
 
 
-def refuse(w: Writer, what: str, understood: str) -> BackboneError:
-    """A setting that is not understood."""
+def refuse(w: Writer, what: str, supported: str) -> BackboneError:
+    """Return the error about a setting that is not supported."""
     return BackboneError(
-        f"{w.path} {what}, which cannot be written as ONNX; understood: {understood}"
+        f"{w.path} {what}, which cannot be written as ONNX; supported: {supported}"
     )
 
 
+def activation(w: Writer, function: Any, x: Value) -> Value:
+    """Write the `activation` of a layer: a function of keras.activations, or a layer."""
+    if function is None:
+        return x
+    if isinstance(function, backend.load().layers.Layer):
+        name, _ = layer(w, function, [x], x.shape)
+        return Value(name, x.shape, x.moved)
+    return activations.function_of_keras(w, function, x)
+
+
 def _same(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
-    """Layers that act in training only, or only watch."""
+    """Write a layer that does nothing in inference."""
     if xs[0].shape != shape:
         raise refuse(
             w,
@@ -61,7 +77,7 @@ def _same(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     return xs[0].name, xs[0].moved
 
 
-# ---------------------------------------------------------------------------------------------------------- convolutions
+# --- convolutions ---
 
 
 def _convolve(
@@ -100,7 +116,7 @@ def _conv2d(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     kernel = w.weight(layer.kernel, "convolution")
     bias = layer.bias if layer.use_bias else None
     name = _convolve(w, layer, x, kernel, group=layer.groups, kernel=layer.kernel_size, bias=bias)
-    return activations.activation(w, layer.activation, Value(name, shape, x.moved)).name, x.moved
+    return activation(w, layer.activation, Value(name, shape, x.moved)).name, x.moved
 
 
 def _depthwise(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
@@ -108,7 +124,7 @@ def _depthwise(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     kernel = w.weight(layer.kernel, "depthwise")
     bias = layer.bias if layer.use_bias else None
     name = _convolve(w, layer, x, kernel, group=x.sides[0], kernel=layer.kernel_size, bias=bias)
-    return activations.activation(w, layer.activation, Value(name, shape, x.moved)).name, x.moved
+    return activation(w, layer.activation, Value(name, shape, x.moved)).name, x.moved
 
 
 def _separable(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
@@ -120,24 +136,24 @@ def _separable(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     name = _convolve(
         w, layer, Value(name, shape, x.moved), mixed, group=1, kernel=[1, 1], bias=bias, point=True
     )
-    return activations.activation(w, layer.activation, Value(name, shape, x.moved)).name, x.moved
+    return activation(w, layer.activation, Value(name, shape, x.moved)).name, x.moved
 
 
 def _dense(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     x, bias = xs[0], [w.weight(layer.bias)] if layer.use_bias else []
     if x.rank == 2:
         name = w.add("Gemm", [x.name, w.weight(layer.kernel), *bias])
-    elif x.moved:  # at every position the same: a convolution of one tap
+    elif x.moved:  # the same at every position: a 1x1 convolution
         name = w.add(
             "Conv", [x.name, w.weight(layer.kernel, "pointwise"), *bias], kernel_shape=[1, 1]
         )
     else:
         name = w.add("MatMul", [x.name, w.weight(layer.kernel)])
         name = w.add("Add", [name, *bias]) if bias else name
-    return activations.activation(w, layer.activation, Value(name, shape, x.moved)).name, x.moved
+    return activation(w, layer.activation, Value(name, shape, x.moved)).name, x.moved
 
 
-# -------------------------------------------------------------------------------------------------------- normalisation
+# --- normalisation ---
 
 
 def _batch_norm(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
@@ -145,7 +161,7 @@ def _batch_norm(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     last = axis % xs[0].rank == xs[0].rank - 1
     x = w.turn(xs[0], moved=last) if xs[0].rank == 4 else xs[0]
     width = x.shape[axis % x.rank] or 0
-    # Tokens (N, T, C): every token a row of its own.
+    # Tokens (N, T, C): every token is a row.
     rows = last and x.rank > 2 and not x.moved
     if not rows and x.axis(axis) != 1:
         raise refuse(w, f"normalises along axis {axis} of {x.rank}", "the axis of the channels")
@@ -185,7 +201,7 @@ def _normalization(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made
     if layer.invert:
         raise refuse(w, "has invert=True", "Normalization without it")
     if layer.input_mean is None and tuple(layer._keep_axis) in ((x.rank - 1,), ()):
-        # (x - mean) / max(sqrt(variance), epsilon); weights that an adapted layer has.
+        # (x - mean) / max(sqrt(variance), epsilon), with the weights of an adapted layer.
         sides = [x.shape[-1] or 0] if layer._keep_axis else []
         mean = w.across(w.weight(layer.adapt_mean), sides, x)
         spread = w.add("Max", [w.add("Sqrt", [w.weight(layer.adapt_variance)]), w.constant(1e-7)])
@@ -195,7 +211,7 @@ def _normalization(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made
 
 
 def affine(w: Writer, x: Value, scale: Any, offset: Any) -> Made:
-    """x * scale + offset with numbers that may differ along Keras' axes."""
+    """Write x * scale + offset with numbers that may differ along Keras' axes."""
     name = x.name
     for operator, values, nothing in (("Mul", floats(scale), 1.0), ("Add", floats(offset), 0.0)):
         if not np.all(values == nothing):
@@ -204,7 +220,7 @@ def affine(w: Writer, x: Value, scale: Any, offset: Any) -> Made:
 
 
 def placed(w: Writer, values: Any, x: Value) -> str:
-    """Numbers that are broadcast with x on Keras' axes, as a constant."""
+    """Write numbers that are broadcast with x on Keras' axes as a constant."""
     array = floats(values)
     if x.moved and array.ndim:
         array = array.reshape((1,) * (4 - array.ndim) + array.shape).transpose(0, 3, 1, 2)
@@ -227,11 +243,11 @@ def _custom_scale(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     ), first.moved
 
 
-# ---------------------------------------------------------------------------------------------------------- activations
+# --- activations ---
 
 
 def _activation(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
-    return activations.activation(w, layer.activation, xs[0]).name, xs[0].moved
+    return activation(w, layer.activation, xs[0]).name, xs[0].moved
 
 
 def _relu(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
@@ -248,7 +264,7 @@ def _softmax(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     return activations.along(w, "Softmax", xs[0], layer.axis), xs[0].moved
 
 
-# --------------------------------------------------------------------------------------------------------------- shapes
+# --- shapes ---
 
 
 def _zero_padding(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
@@ -303,11 +319,10 @@ def _resize(w: Writer, x: Value, height: int, width: int, method: str) -> str:
 
 
 def _scale(side: int, wanted: int) -> float:
-    """wanted / side in float32, just so large that side * scale, rounded down as ONNX does, is what is wanted."""
+    """Return wanted / side in float32, rounded so that floor(side * scale) is `wanted`."""
     scale = np.float32(wanted / side)
-    while (
-        math.floor(side * float(scale)) < wanted
-    ):  # in double precision, so that it holds in single, too
+    # Compared in double precision, so that it holds in single precision too.
+    while math.floor(side * float(scale)) < wanted:
         scale = np.nextafter(scale, np.float32(np.inf))
     return float(scale)
 
@@ -335,9 +350,8 @@ def _resizing(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
 
 def _flatten(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     x = xs[0]
-    if (
-        layer.data_format == "channels_first" and x.rank == 4
-    ):  # Keras flattens in the order of channels last
+    # Keras flattens in the order of channels last.
+    if layer.data_format == "channels_first" and x.rank == 4:
         turned = w.add("Transpose", [w.turn(x, moved=False).name], perm=[0, 2, 3, 1])
         return w.add("Flatten", [turned], axis=1), False
     return w.reshape(x, shape)
@@ -351,7 +365,7 @@ def _permute(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     return w.add("Transpose", [w.turn(xs[0], moved=False).name], perm=[0, *layer.dims]), False
 
 
-# -------------------------------------------------------------------------------------------------------------- merging
+# --- merging ---
 
 
 def _merge(operator: str) -> Callable[..., Made]:
@@ -380,27 +394,61 @@ def _concatenate(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
     ), values[0].moved
 
 
+def _leaky_relu(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
+    name = activations.leaky_relu(w, xs[0].name, negative_slope=layer.negative_slope)
+    return name, xs[0].moved
+
+
+def _elu(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
+    return activations.elu(w, xs[0].name, alpha=layer.alpha), xs[0].moved
+
+
 LAYERS: dict[str, Callable[..., Made]] = {
-    "Conv2D": _conv2d, "DepthwiseConv2D": _depthwise, "SeparableConv2D": _separable, "Dense": _dense,
-    "BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm, "Normalization": _normalization,
-    "Rescaling": _rescaling, "LayerScale": _layer_scale, "CustomScaleLayer": _custom_scale,
-    "Activation": _activation, "ReLU": _relu, "PReLU": _prelu, "Softmax": _softmax,
-    "LeakyReLU": lambda w, layer, xs, shape: (activations.leaky_relu(w, xs[0].name, negative_slope=layer.negative_slope), xs[0].moved),
-    "ELU": lambda w, layer, xs, shape: (activations.elu(w, xs[0].name, alpha=layer.alpha), xs[0].moved),
-    "MaxPooling2D": max_pool, "AveragePooling2D": average_pool,
-    "GlobalAveragePooling2D": global_pool("GlobalAveragePool"), "GlobalMaxPooling2D": global_pool("GlobalMaxPool"),
-    "ZeroPadding2D": _zero_padding, "Cropping2D": _cropping, "CenterCrop": _center_crop, "UpSampling2D": _up_sampling,
-    "Resizing": _resizing, "Flatten": _flatten, "Reshape": _reshape, "Permute": _permute,
-    "Add": _merge("Add"), "Subtract": _merge("Sub"), "Multiply": _merge("Mul"), "Average": _merge("Add"),
-    "Maximum": _merge("Max"), "Minimum": _merge("Min"), "Concatenate": _concatenate,
-}  # fmt: skip
-"""The layers that are understood, by their class in Keras."""
+    "Conv2D": _conv2d,
+    "DepthwiseConv2D": _depthwise,
+    "SeparableConv2D": _separable,
+    "Dense": _dense,
+    "BatchNormalization": _batch_norm,
+    "LayerNormalization": _layer_norm,
+    "Normalization": _normalization,
+    "Rescaling": _rescaling,
+    "LayerScale": _layer_scale,
+    "CustomScaleLayer": _custom_scale,
+    "Activation": _activation,
+    "ReLU": _relu,
+    "PReLU": _prelu,
+    "Softmax": _softmax,
+    "LeakyReLU": _leaky_relu,
+    "ELU": _elu,
+    "MaxPooling2D": max_pool,
+    "AveragePooling2D": average_pool,
+    "GlobalAveragePooling2D": global_pool("GlobalAveragePool"),
+    "GlobalMaxPooling2D": global_pool("GlobalMaxPool"),
+    "ZeroPadding2D": _zero_padding,
+    "Cropping2D": _cropping,
+    "CenterCrop": _center_crop,
+    "UpSampling2D": _up_sampling,
+    "Resizing": _resizing,
+    "Flatten": _flatten,
+    "Reshape": _reshape,
+    "Permute": _permute,
+    "Add": _merge("Add"),
+    "Subtract": _merge("Sub"),
+    "Multiply": _merge("Mul"),
+    "Average": _merge("Add"),
+    "Maximum": _merge("Max"),
+    "Minimum": _merge("Min"),
+    "Concatenate": _concatenate,
+}
+"""Supported layers, by their class in Keras."""
 
 SAME = frozenset({
-    "Identity", "InputLayer", "Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "AlphaDropout",
-    "ActivityRegularization", "StochasticDepth", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast",
-    "RandomBrightness", "RandomShear", "RandomCrop", "RandomHeight", "RandomWidth", "RandomSharpness", "RandomHue", "RandomSaturation",
-    "RandomColorJitter", "RandomColorDegeneration", "RandomGrayscale", "RandomInvert", "RandomPosterization", "RandomPerspective",
-    "RandomElasticTransform", "RandomErasing", "RandomGaussianBlur", "RandAugment", "AugMix", "MixUp", "CutMix",
+    "Identity", "InputLayer", "Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise",
+    "GaussianDropout", "AlphaDropout", "ActivityRegularization", "StochasticDepth", "RandomFlip",
+    "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness",
+    "RandomShear", "RandomCrop", "RandomHeight", "RandomWidth", "RandomSharpness", "RandomHue",
+    "RandomSaturation", "RandomColorJitter", "RandomColorDegeneration", "RandomGrayscale",
+    "RandomInvert", "RandomPosterization", "RandomPerspective", "RandomElasticTransform",
+    "RandomErasing", "RandomGaussianBlur", "RandAugment", "AugMix", "MixUp", "CutMix",
 })  # fmt: skip
 """Layers that change nothing in inference."""

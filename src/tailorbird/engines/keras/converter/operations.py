@@ -1,4 +1,4 @@
-"""Operations of keras.ops in a functional graph (`x + 3`, `x[..., 0]`, `ops.mean(x, axis=1)`) in ONNX."""
+"""Operations of keras.ops in a functional graph (`x + 3`, `x[..., 0]`, `ops.mean(x)`) as ONNX."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from tailorbird.errors import BackboneError
 Shape = tuple[int | None, ...]
 
 _BINARY = {
-    "Add": "Add", "Subtract": "Sub", "Multiply": "Mul", "Divide": "Div", "TrueDivide": "Div", "Maximum": "Max", "Minimum": "Min",
-    "Power": "Pow",
+    "Add": "Add", "Subtract": "Sub", "Multiply": "Mul", "Divide": "Div", "TrueDivide": "Div",
+    "Maximum": "Max", "Minimum": "Min", "Power": "Pow",
 }  # fmt: skip
 _UNARY = {
-    "Negative": "Neg", "Absolute": "Abs", "Abs": "Abs", "Sqrt": "Sqrt", "Exp": "Exp", "Log": "Log", "Tanh": "Tanh",
-    "Reciprocal": "Reciprocal", "Floor": "Floor", "Ceil": "Ceil", "Erf": "Erf",
+    "Negative": "Neg", "Absolute": "Abs", "Abs": "Abs", "Sqrt": "Sqrt", "Exp": "Exp", "Log":
+    "Log", "Tanh": "Tanh", "Reciprocal": "Reciprocal", "Floor": "Floor", "Ceil": "Ceil", "Erf":
+    "Erf",
 }  # fmt: skip
 _REDUCTIONS = {"Mean": "ReduceMean", "Max": "ReduceMax", "Min": "ReduceMin", "Sum": "ReduceSum"}
 _ACTIVATIONS = {
-    "Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "Silu": "silu", "Softplus": "softplus", "Softsign": "softsign",
-    "HardSigmoid": "hard_sigmoid", "HardSilu": "hard_silu", "HardTanh": "hard_tanh", "Elu": "elu", "Selu": "selu", "Celu": "celu",
-    "Gelu": "gelu", "LeakyRelu": "leaky_relu", "LogSigmoid": "log_sigmoid", "TanhShrink": "tanh_shrink", "Mish": "mish",
-    "HardShrink": "hard_shrink", "SoftShrink": "soft_shrink",
+    "Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "Silu": "silu", "Softplus":
+    "softplus", "Softsign": "softsign", "HardSigmoid": "hard_sigmoid", "HardSilu": "hard_silu",
+    "HardTanh": "hard_tanh", "Elu": "elu", "Selu": "selu", "Celu": "celu", "Gelu": "gelu",
+    "LeakyRelu": "leaky_relu", "LogSigmoid": "log_sigmoid", "TanhShrink": "tanh_shrink", "Mish":
+    "mish", "HardShrink": "hard_shrink", "SoftShrink": "soft_shrink",
 }  # fmt: skip
 _SETTINGS = ("alpha", "negative_slope", "approximate", "threshold")
 
@@ -35,7 +37,10 @@ _SETTINGS = ("alpha", "negative_slope", "approximate", "threshold")
 def operation(
     w: Writer, op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], shape: Shape
 ) -> Made:
-    """Translate one operation; args, kwargs: as called, with Values for tensors. Raises BackboneError naming what is not understood."""
+    """Write one operation. Raises BackboneError, which names it, if it is not supported.
+
+    args, kwargs: as it was called, with Values for tensors.
+    """
     kind = type(op).__name__
     if not type(op).__module__.startswith("keras."):
         kind = f"{type(op).__module__}.{kind}"
@@ -59,7 +64,8 @@ def operation(
         )
     )
     raise BackboneError(
-        f"{w.path} is an operation of kind {kind}, which cannot be written as ONNX; understood: {known}"
+        f"{w.path} is an operation of kind {kind}, which cannot be written as ONNX; supported: "
+        f"{known}"
     )
 
 
@@ -114,7 +120,7 @@ def _reduce(w: Writer, operator: str, op: Any, x: Value, shape: Shape) -> Made:
 
 
 def _first(w: Writer, args: list[Any], kwargs: dict[str, Any]) -> Value:
-    """The tensor an operation works on."""
+    """Return the tensor that an operation works on."""
     found = [argument for argument in _all(args, kwargs) if isinstance(argument, Value)]
     if len(found) != 1:
         raise refuse(w, f"works on {len(found)} tensors", "one tensor")
@@ -156,7 +162,7 @@ def _listed(w: Writer, args: list[Any], kwargs: dict[str, Any]) -> list[Value]:
 
 def _get_item(w: Writer, op: Any, args: list[Any], kwargs: dict[str, Any], shape: Shape) -> Made:
     x, key = _all(args, kwargs)[:2]
-    # Keras' files have no tuples: read from one, (..., 2) is [..., 2].
+    # Keras' files have no tuples: (..., 2) is read as [..., 2].
     key = (
         list(key)
         if isinstance(key, tuple) or (isinstance(key, list) and Ellipsis in key)
@@ -210,7 +216,16 @@ def _rsqrt(w: Writer, op: Any, args: list[Any], kwargs: dict[str, Any], shape: S
 
 
 OPERATIONS: dict[str, Callable[..., Made]] = {
-    "Reshape": _reshape, "ExpandDims": _reshape, "Squeeze": _reshape, "Transpose": _transpose, "Concatenate": _concatenate,
-    "Stack": _stack, "GetItem": _get_item, "Cast": _cast, "Clip": _clip, "Square": _square, "Rsqrt": _rsqrt,
-}  # fmt: skip
-"""Operations with a translation of their own, by their class in keras.src.ops."""
+    "Reshape": _reshape,
+    "ExpandDims": _reshape,
+    "Squeeze": _reshape,
+    "Transpose": _transpose,
+    "Concatenate": _concatenate,
+    "Stack": _stack,
+    "GetItem": _get_item,
+    "Cast": _cast,
+    "Clip": _clip,
+    "Square": _square,
+    "Rsqrt": _rsqrt,
+}
+"""Operations with their own translation, by their class in keras.src.ops."""

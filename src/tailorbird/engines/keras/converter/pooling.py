@@ -1,4 +1,4 @@
-"""Keras' pooling layers in ONNX, and what convolutions share with them: the order of axes and the zeros around an image."""
+"""Keras' pooling layers as ONNX nodes, and the padding that convolutions share with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ Shape = tuple[int | None, ...]
 def same_pads(
     sides: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
 ) -> list[int]:
-    """Zeros around each side for padding="same", ONNX' order: all beginnings, then all ends; an odd one comes at the end."""
+    """Return the zeros for padding="same" in ONNX' order: all beginnings, then all ends.
+
+    An odd zero comes at the end.
+    """
     totals = [
         max((math.ceil(side / stride) - 1) * stride + (taps - 1) * gap + 1 - side, 0)
         for side, taps, stride, gap in zip(sides, kernel, strides, dilation, strict=True)
@@ -28,25 +31,26 @@ def same_pads(
 
 
 def images(w: Writer, layer: Any, x: Value) -> Value:
-    """The input with the channels second, whichever data format the layer works in."""
+    """Return the input with the channels second, for any data format of the layer."""
     return w.turn(x, moved=layer.data_format == "channels_last")
 
 
 def average_pool(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
-    """AveragePooling2D. Zeros that pad are no part of an average: count_include_pad stays 0."""
+    """Write AveragePooling2D; padding is not part of an average (count_include_pad is 0)."""
     x = images(w, layer, xs[0])
     return w.add("AveragePool", [x.name], **_windows(layer, x)), x.moved
 
 
 def max_pool(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
-    """MaxPooling2D. Where ZeroPadding2D comes before it, its zeros count, unlike those of padding="same"."""
+    """Write MaxPooling2D; zeros of a ZeroPadding2D before it count, those of "same" do not."""
     x = images(w, layer, xs[0])
     settings = _windows(layer, x)
     pad = _maker(w, x.name)
     if pad is None or pad.op_type != "Pad" or _is_relu(w, pad.input[0]):
         return w.add("MaxPool", [x.name], **settings), x.moved
-    # ONNX Runtime (1.31 and before) joins Pad and MaxPool, and then loses the zeros: a window of negative numbers at the border would
-    # give its largest number. So the zeros are brought in by a constant, 0 for windows that touch them.
+    # ONNX Runtime (up to 1.31) fuses Pad and MaxPool and then ignores the zeros: a window of
+    # negative numbers at the border would give its largest number. So the zeros are a constant,
+    # 0 for windows that touch them.
     top, left, bottom, right = _pads(w, pad)
     inside = np.zeros(x.sides[1:], bool)
     inside[top : x.sides[1] - bottom, left : x.sides[2] - right] = True
@@ -63,7 +67,7 @@ def max_pool(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
         return w.add(
             "Max", [w.add("MaxPool", [pad.input[0]], **settings), w.constant(floor)]
         ), x.moved
-    # Windows of padding alone, which MaxPool does not accept: padded and cut away before the padding counts.
+    # MaxPool refuses windows of padding alone: pad with the lowest number instead.
     settings["pads"] = same
     lowest = w.constant(np.finfo(np.float32).min)
     padded = w.add("Pad", [pad.input[0], pad.input[1], lowest])
@@ -71,7 +75,7 @@ def max_pool(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
 
 
 def global_pool(operator: str) -> Callable[..., Made]:
-    """GlobalAveragePooling2D and GlobalMaxPooling2D, by ONNX' operator."""
+    """Return the translation of GlobalAveragePooling2D or GlobalMaxPooling2D, by operator."""
 
     def pool(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
         x = images(w, layer, xs[0])
@@ -82,7 +86,7 @@ def global_pool(operator: str) -> Callable[..., Made]:
 
 
 def _windows(layer: Any, x: Value) -> dict[str, Any]:
-    """The attributes of a pooling operator."""
+    """Return the attributes of a pooling operator."""
     kernel, strides = list(layer.pool_size), list(layer.strides)
     pads = (
         same_pads(x.sides[1:], kernel, strides, [1, 1]) if layer.padding == "same" else [0, 0, 0, 0]
@@ -95,13 +99,13 @@ def _maker(w: Writer, name: str) -> onnx.NodeProto | None:
 
 
 def _is_relu(w: Writer, name: str) -> bool:
-    """Whether a tensor has no negative numbers, so that zeros beside them change no maximum."""
+    """Return whether a tensor is a ReLU's result: then zeros change no maximum."""
     maker = _maker(w, name)
     return maker is not None and maker.op_type == "Relu"
 
 
 def _pads(w: Writer, pad: onnx.NodeProto) -> tuple[int, int, int, int]:
-    """Zeros above, left, below and right that a Pad node adds."""
+    """Return the zeros above, left, below and right that a Pad node adds."""
     from onnx import numpy_helper
 
     values = next(

@@ -1,7 +1,7 @@
-"""Keras' weights inside an ONNX file: how they lie there, and back into a model of the same architecture.
+"""Keras' weights inside an ONNX file: their layout there, and how to load them back.
 
-Every initialiser that is one of the model's weights is named keras/NNNN/PATH, NNNN being its position in `model.weights` and PATH
-Keras' own path of the variable. Its numbers are the variable's own, only their order differs where ONNX wants another.
+An initialiser that is one of the model's weights is named keras/NNNN/PATH: NNNN is its position in
+`model.weights`, PATH Keras' path of the variable. Only the order of axes may differ.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ Array = npt.NDArray[np.float32]
 
 
 def stored(values: Array, layout: str) -> Array:
-    """A variable as ONNX wants it.
+    """Return a variable with its axes in ONNX' order.
 
-    layout: `convolution`, from (h, w, in, out) to (out, in, h, w); `depthwise`, from (h, w, in, m) to (in * m, 1, h, w);
-    `pointwise`, from (in, out), a dense layer that acts on every position, to (out, in, 1, 1); `as is`.
+    layout: `convolution`, (h, w, in, out) to (out, in, h, w); `depthwise`, (h, w, in, m) to
+        (in * m, 1, h, w); `pointwise`, a dense layer at every position, (in, out) to
+        (out, in, 1, 1); `as is`.
     """
     if layout == "convolution":
         return values.transpose(3, 2, 0, 1)
@@ -39,7 +40,10 @@ def stored(values: Array, layout: str) -> Array:
 
 
 def restored(values: Array, shape: tuple[int, ...], *, depthwise: bool) -> Array | None:
-    """The inverse of `stored` for a variable of this shape; None when it does not fit. depthwise: one filter bank for each input."""
+    """Return the inverse of `stored` for a variable of this shape; None if it does not fit.
+
+    depthwise: whether it has a filter bank per input channel.
+    """
     result = values
     if values.ndim == 4 and len(shape) == 4:
         if depthwise:
@@ -55,15 +59,16 @@ def restored(values: Array, shape: tuple[int, ...], *, depthwise: bool) -> Array
 
 
 def _kind(path: str) -> str:
-    """What a variable is, such as kernel: the end of its path, without the number Keras gives to what has no name."""
+    """Return what a variable is, such as kernel: the end of its path, without a number."""
     return re.sub(r"_\d+$", "", path.rpartition("/")[2])
 
 
 def read_weights(proto: onnx.ModelProto, model: Any) -> None:
-    """Put the weights a converted file holds back into a Keras model of the same architecture, whatever its input size.
+    """Load the weights of a converted file into a Keras model of the same architecture.
 
-    Further nodes and initialisers in the file do not matter. Raises BackboneError when a weight of the model is not in the file,
-    or has another shape there, naming it; the model may then have been changed in part.
+    The input size may differ, and the file may have further initialisers. Raises BackboneError,
+    which names it, for a weight that is missing or has another shape; the model may then have been
+    changed in part.
     """
     from onnx import numpy_helper
 
@@ -74,8 +79,8 @@ def read_weights(proto: onnx.ModelProto, model: Any) -> None:
             found[int(position)] = tensor
     if not found and model.weights:
         raise BackboneError(
-            "the file holds no Keras weights; only backbones made by the Keras engine can be turned back into Keras: "
-            "tailorbird backbones pull keras:NAME"
+            "the file holds no Keras weights; only backbones made by the Keras engine can be "
+            "rebuilt in Keras: tailorbird backbones pull keras:NAME"
         )
     layers = {
         id(variable): layer
@@ -84,10 +89,11 @@ def read_weights(proto: onnx.ModelProto, model: Any) -> None:
     }
     for position, variable in enumerate(model.weights):
         if "int" in str(variable.dtype):
-            continue  # counters, such as Normalization's, which no result depends on
+            continue  # counters, on which no result depends
         if position not in found:
             raise BackboneError(
-                f"the file lacks the weight {variable.path} (number {position} of {len(model.weights)}); it was made from another network"
+                f"the file lacks the weight {variable.path} (number {position} of "
+                f"{len(model.weights)}); it was made from another network"
             )
         kind = type(layers.get(id(variable))).__name__
         depthwise = kind == "DepthwiseConv2D" or variable.name == "depthwise_kernel"
@@ -96,10 +102,11 @@ def read_weights(proto: onnx.ModelProto, model: Any) -> None:
         )
         if values is None or _kind(found[position].name) != _kind(variable.name):
             raise BackboneError(
-                f"the weight {variable.path} has shape {tuple(variable.shape)} in Keras, and {found[position].name} in the file has "
-                f"{tuple(found[position].dims)}; the file was made from another network"
+                f"the weight {variable.path} has shape {tuple(variable.shape)} in Keras, and "
+                f"{found[position].name} in the file has {tuple(found[position].dims)}; the file "
+                "was made from another network"
             )
         variable.assign(values)
     for layer in model._flatten_layers():
-        if hasattr(layer, "finalize_state"):  # Normalization keeps a reshaped copy of its weights
+        if hasattr(layer, "finalize_state"):  # Normalization has a copy of its weights
             layer.finalize_state()

@@ -1,7 +1,8 @@
-"""An ONNX graph in the making: tensors with their axes, names, constants, and weights that can be read back.
+"""Write an ONNX graph: tensors with their axes, names, constants, and weights to be read back.
 
-Keras keeps images as (N, height, width, channels), ONNX as (N, channels, height, width). A Value therefore says whether its axes
-were moved; tensors stay moved for as long as possible, and are put back only where the order of axes matters.
+Keras keeps images as (N, height, width, channels), ONNX as (N, channels, height, width). A Value
+states whether its axes were moved. Tensors stay moved as long as possible; they are moved back only
+where the order of axes matters.
 """
 
 from __future__ import annotations
@@ -21,15 +22,21 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET, IR_VERSION = 17, 8
-"""Operator set 17 brings LayerNormalization and is read by every ONNX Runtime since 1.12."""
+"""Operator set 17 has LayerNormalization; ONNX Runtime reads it since 1.12."""
 
 MOVED = {0: 0, 1: 2, 2: 3, 3: 1}
-"""Where each of Keras' axes of (N, h, w, C) stands in (N, C, h, w)."""
+"""Positions of Keras' axes (N, h, w, C) in (N, C, h, w)."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor in the ONNX graph. shape: on Keras' axes, the batch as None. moved: ONNX has the channels second, Keras last."""
+    """A tensor in the ONNX graph.
+
+    Attributes:
+        name: of the tensor.
+        shape: on Keras' axes, the batch as None.
+        moved: whether the channels are second in ONNX and last in Keras.
+    """
 
     name: str
     shape: tuple[int | None, ...]
@@ -37,35 +44,35 @@ class Value:
 
     @property
     def rank(self) -> int:
-        """Number of axes, the batch included."""
+        """Return the number of axes, with the batch."""
         return len(self.shape)
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """The fixed axes as they stand in the ONNX graph, without the batch."""
+        """Return the sides in ONNX' order, without the batch."""
         sides = [side or 0 for side in self.shape[1:]]
         return (sides[-1], *sides[:-1]) if self.moved else tuple(sides)
 
     @property
     def pointlike(self) -> bool:
-        """Whether there is a single position, or a single channel, so that both orders of axes are the same in memory."""
+        """Return whether both orders of axes are the same in memory: one position or channel."""
         return self.rank == 4 and (self.shape[1:3] == (1, 1) or self.shape[3] == 1)
 
     def axis(self, axis: int) -> int:
-        """Where one of Keras' axes stands in the ONNX graph."""
+        """Return the position of one of Keras' axes in the ONNX graph."""
         axis %= self.rank
         return MOVED[axis] if self.moved else axis
 
 
 Made = tuple[str, bool]
-"""What a layer's translation gives back: the name of the result, and whether its axes are moved."""
+"""Result of a layer's translation: the tensor's name, and whether its axes are moved."""
 
 
 class Writer:
-    """Collects nodes and initialisers. `path` is the layer at work; its nodes are named after it."""
+    """Collects nodes and initialisers; `path` is the current layer, after which nodes are named."""
 
     def __init__(self, weights: Sequence[Any]) -> None:
-        """weights: the model's variables, whose positions number the initialisers."""
+        """Start an empty graph; positions in `weights`, Keras variables, number initialisers."""
         self.nodes: list[onnx.NodeProto] = []
         self.initialisers: list[onnx.TensorProto] = []
         self.path = "input"
@@ -78,7 +85,7 @@ class Writer:
     def add(
         self, operator: str, inputs: Sequence[str], *, name: str | None = None, **attributes: Any
     ) -> str:
-        """Append a node; the name of its only output, the layer's path and the operator unless `name` is given."""
+        """Append a node and return the name of its output, by default `path/operator`."""
         from onnx import helper
 
         output = self._unused(name or f"{self.path}/{operator}")
@@ -88,7 +95,7 @@ class Writer:
         return output
 
     def constant(self, values: Any, kind: Any = np.float32) -> str:
-        """The name of an initialiser that holds these numbers, one for equal ones."""
+        """Return the name of an initialiser with these numbers; equal ones share it."""
         from onnx import numpy_helper
 
         array = np.ascontiguousarray(np.asarray(values, kind)).reshape(np.shape(values))
@@ -103,17 +110,21 @@ class Writer:
         return self._constants[key]
 
     def weight(self, variable: Any, layout: str = "as is") -> str:
-        """The name of the initialiser that holds a Keras variable, `layout` as in `weights.stored`. Raises BackboneError."""
+        """Return the name of a Keras variable's initialiser. Raises BackboneError.
+
+        layout: as in `weights.stored`.
+        """
         from onnx import numpy_helper
 
         if not hasattr(variable, "path"):
             raise BackboneError(
-                f"{self.path} computes its weights (LoRA or quantisation); merge them and save the model as plain float32"
+                f"{self.path} computes its weights (LoRA or quantisation); merge them and save the "
+                "model as plain float32"
             )
         key = (id(variable), layout)
         if key not in self._weights:
             position = self._positions.get(id(variable))
-            # The same variable in a second layout is a copy that is not read back.
+            # A variable in a second layout is a copy, which is not read back.
             first = not any(other == id(variable) for other, _ in self._weights)
             prefix = f"{PREFIX}{position:04d}/" if position is not None and first else "weights/"
             values = np.asarray(backend.load().ops.convert_to_numpy(variable), np.float32)
@@ -125,7 +136,7 @@ class Writer:
         return self._weights[key]
 
     def across(self, name: str, sides: Sequence[int], value: Value) -> str:
-        """An initialiser of these sides, which stands along the last of Keras' axes, ready to be broadcast with `value`."""
+        """Return an initialiser, on the last of Keras' axes, ready to broadcast with `value`."""
         if not value.moved or not sides:
             return name
         padded = [1] * (3 - len(sides)) + list(sides)
@@ -135,7 +146,7 @@ class Writer:
         return self._reshaped(name, [sides[0], 1, 1])
 
     def turn(self, value: Value, *, moved: bool) -> Value:
-        """The same tensor with its axes moved, or put back; nothing happens when they are already, or have no such axes."""
+        """Return a tensor with its axes moved or moved back, if it has such axes."""
         if value.rank != 4 or value.moved == moved:
             return value
         key = (value.name, moved)
@@ -150,7 +161,7 @@ class Writer:
         return Value(self._turned[key], value.shape, moved)
 
     def alike(self, values: Sequence[Value]) -> list[Value]:
-        """Tensors that are to be combined position by position: all moved, or none."""
+        """Return tensors that are combined elementwise with the same axes: all moved, or none."""
         moved = all(value.rank == 4 for value in values) and any(value.moved for value in values)
         return [self.turn(value, moved=moved) for value in values]
 
@@ -158,7 +169,7 @@ class Writer:
         return self.add("Reshape", [name, self.constant(list(target), np.int64)])
 
     def reshape(self, value: Value, shape: Sequence[int | None]) -> Made:
-        """A tensor with another shape on Keras' axes, its numbers in Keras' order."""
+        """Return a tensor reshaped on Keras' axes, in Keras' order of numbers."""
         sides = [side or 0 for side in shape[1:]]
         if not value.pointlike:
             value = self.turn(value, moved=False)
@@ -167,7 +178,7 @@ class Writer:
         return self._reshaped(value.name, [-1, *sides]), False
 
     def finish(self, name: str, made: Value, layout: str) -> onnx.ValueInfoProto:
-        """Name a tensor as the graph's output; layout as in `convert.Output`."""
+        """Make a tensor an output of the graph; layout as in `convert.Output`."""
         from onnx import TensorProto, helper
 
         result = self.turn(made, moved=False) if layout == "keras" else made
@@ -178,7 +189,7 @@ class Writer:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *result.sides])
 
     def used(self, outputs: Sequence[str]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-        """The nodes that the outputs depend on, in order, and the initialisers those use."""
+        """Return the nodes that the outputs depend on, in order, and their initialisers."""
         wanted, nodes = set(outputs), []
         for node in reversed(self.nodes):
             if wanted.intersection(node.output):
@@ -196,7 +207,7 @@ class Writer:
 
 
 def floats(values: Any) -> npt.NDArray[np.float32]:
-    """Numbers, arrays or tensors of the backend as float32."""
+    """Return numbers, arrays or tensors of the backend as a float32 array."""
     if isinstance(values, (int, float, list, tuple, np.ndarray, np.generic)):
         return np.asarray(values, np.float32)
     return np.asarray(backend.load().ops.convert_to_numpy(values), np.float32)
