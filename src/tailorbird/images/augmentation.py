@@ -67,9 +67,9 @@ def warp(
 ) -> Pixels:
     """Return one augmented view, uint8 (size, size, 3).
 
-    Flip, zoom, rotation, shear and shift are a single affine map; brightness follows. The picture is
-    first shrunk to the sharpness that the view can show, because an affine map samples points and
-    would alias. Corners that would lie outside the picture repeat its border colours.
+    Flip, zoom, rotation, shear and shift are a single affine map; brightness follows. The picture
+    is first shrunk to the sharpness that the view can show, because an affine map samples points
+    and would alias. Corners that would lie outside the picture repeat its border colours.
     """
     size = rule.size
     a = augmentation

@@ -47,7 +47,7 @@ class Container:
     data: the picture without metadata, for the decoder.
     size: width and height in pixels from the header; None leaves them to the decoder.
     orientation: the EXIF orientation, 1 to 8; None leaves it to the decoder.
-    one_scan: a JPEG that the decoder can decode at a fraction of its size without holding all of it.
+    one_scan: a JPEG that can be decoded at a fraction of its size without holding all of it.
     complete: False for a JPEG without its end marker.
     tile_pixels: pixels of the largest tile that the decoder has to hold.
     bits: significant bits per value of a 16-bit picture where the file says so.
@@ -81,11 +81,11 @@ def orientation_of(exif: bytes, xmp: bytes = b"") -> int:
         start = struct.unpack_from(f"{order}I", exif.ljust(8, b"\0"), 4)[0]
         count = struct.unpack(f"{order}H", exif[start : start + 2].ljust(2, b"\0"))[0]
         entries = exif[start + 2 : start + 2 + 12 * count]
-        for tag, _, _, value in struct.iter_unpack(
-            f"{order}HHI2s2x", entries[: len(entries) // 12 * 12]
-        ):
+        whole = entries[: len(entries) // 12 * 12]
+        for tag, kind, _, value in struct.iter_unpack(f"{order}HHI4s", whole):
             if tag == 0x0112:
-                number = int(struct.unpack(f"{order}H", value)[0])
+                long = kind == 4
+                number = int(struct.unpack(order + ("I" if long else "H2x"), value)[0])
                 return number if 1 <= number <= 8 else 1
     found = re.search(rb"tiff:Orientation(?:=[\"']|>)([1-8])", xmp)
     return int(found[1]) if found else 1
@@ -153,7 +153,7 @@ def _intact(data: bytes, start: int, end: int) -> bool:
 
 
 def _text(chunk: bytes) -> bytes:
-    """Return the text of a tEXt, zTXt or iTXt chunk, given as its kind and what follows the keyword."""
+    """Return the text of a PNG text chunk, given its kind and what follows the keyword."""
     kind, body = chunk[:4], chunk[4:]
     compressed = kind == b"zTXt" or (kind == b"iTXt" and body[:1] == b"\1")
     if kind == b"zTXt":
@@ -367,7 +367,7 @@ def pnm(data: bytes) -> Container:
         return Container(data, size=(width, height), orientation=1)
     count = width * height * (3 if kind in b"36" else 1)
     body = memoryview(data)[header.end() :]
-    # At least two characters, or one or two bytes, a value: a file cannot announce more than it has.
+    # A value takes two characters, or one or two bytes: a file cannot announce more than it has.
     least = count * 2 - 1 if kind in b"23" else count * (2 if most > 255 else 1)
     if least > len(body):
         raise UnreadableImage("the file is truncated")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 from tailorbird.errors import ImageTooLarge, UnreadableImage
@@ -35,6 +36,20 @@ _XMP: Final = b"http://ns.adobe.com/xap/1.0/\0"
 _MARKER: Final = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 
 
+@dataclass
+class _Parts:
+    """What the segments of a JPEG say; positions are offsets into the file."""
+
+    end: int
+    complete: bool = False
+    first_scan: int = 0
+    header: list[tuple[int, int]] = field(default_factory=lambda: [(0, 2)])
+    frame: tuple[int, bytes] = (0, b"")
+    scans: list[bytes] = field(default_factory=list)
+    exif: bytes = b""
+    xmp: bytes = b""
+
+
 def jpeg(data: bytes) -> Container:
     """Keep the segments of a JPEG that make the picture, up to its own end.
 
@@ -43,47 +58,49 @@ def jpeg(data: bytes) -> Container:
     Raises ImageTooLarge for more segments, scans or fill bytes than a photo has; UnreadableImage
     for a file that ends before its last scan.
     """
-    kept = [(0, 2)]
-    exif = xmp = b""
-    frame: tuple[int, bytes] | None = None
-    scans: list[bytes] = []
-    first_scan = end = len(data)
+    parts = _parts(data)
+    kind, frame = parts.frame
+    if len(frame) < 6 or not parts.scans:
+        raise UnreadableImage("the file is damaged or truncated: its header cannot be read")
+    if data.find(b"\xff" * MOST_FILL_BYTES, parts.first_scan, parts.end) >= 0:
+        raise UnreadableImage(f"the file is damaged: more than {MOST_FILL_BYTES:,} fill bytes")
+    height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
+    components = frame[5]
+    one_scan = kind in _SEQUENTIAL and parts.scans[0][:1] >= bytes([components])
+    _check_scans(1 if one_scan else len(parts.scans), width, height)
+    if not parts.complete and not (one_scan or _all_coefficients(parts.scans, components)):
+        raise UnreadableImage("the file is truncated: its last scans are missing")
+    return Container(
+        joined(data, [*parts.header, (parts.first_scan, parts.end)]),
+        size=(width, height),
+        orientation=orientation_of(parts.exif, parts.xmp),
+        one_scan=one_scan,
+        complete=parts.complete,
+    )
+
+
+def _parts(data: bytes) -> _Parts:
+    # Half of the end marker, or of a stuffed byte, is not part of the picture.
+    parts = _Parts(end=len(data.rstrip(b"\xff")))
     for marker, start, stop in _segments(data):
-        body = data[start + 4 : stop] if marker != _EOI else b""
+        body = data[start + 4 : stop]
         if marker == _EOI:
-            end = stop
+            parts.end, parts.complete = stop, True
         elif marker == _SOS:
-            first_scan = first_scan if scans else start
-            scans.append(body)
-        elif scans:
+            parts.first_scan = parts.first_scan or start
+            parts.scans.append(body)
+        elif parts.scans:
             continue  # tables between scans stay where they are
         elif marker == _APP1:
-            exif = exif or (body if body.startswith(b"Exif\0") else b"")
-            xmp = xmp or (body if body.startswith(_XMP) else b"")
+            if body.startswith(b"Exif\0"):
+                parts.exif = parts.exif or body
+            elif body.startswith(_XMP):
+                parts.xmp = parts.xmp or body
         elif not _is_metadata(marker, body):
-            kept.append((start, stop))
-            frame = frame or ((marker, body) if marker in _SOF else None)
-    if frame is None or not scans or len(frame[1]) < 6:
-        raise UnreadableImage("the file is damaged or truncated: its header cannot be read")
-    if data.find(b"\xff" * MOST_FILL_BYTES, first_scan, end) >= 0:
-        raise UnreadableImage(f"the file is damaged: more than {MOST_FILL_BYTES:,} fill bytes")
-    height, width = int.from_bytes(frame[1][1:3], "big"), int.from_bytes(frame[1][3:5], "big")
-    components = frame[1][5]
-    one_scan = frame[0] in _SEQUENTIAL and scans[0][:1] >= bytes([components])
-    _check_scans(1 if one_scan else len(scans), width, height)
-    complete = data[end - 2 : end] == b"\xff\xd9"
-    if not complete and not (one_scan or _all_coefficients(scans, components)):
-        raise UnreadableImage("the file is truncated: its last scans are missing")
-    if not complete:
-        end = len(data.rstrip(b"\xff"))  # half of the end marker, or of a stuffed byte
-    kept.append((first_scan, end))
-    return Container(
-        joined(data, kept),
-        size=(width, height),
-        orientation=orientation_of(exif, xmp),
-        one_scan=one_scan,
-        complete=complete,
-    )
+            parts.header.append((start, stop))
+            if marker in _SOF and not parts.frame[0]:
+                parts.frame = marker, body
+    return parts
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -122,7 +139,7 @@ def _check_scans(scans: int, width: int, height: int) -> None:
 
 
 def _all_coefficients(scans: list[bytes], components: int) -> bool:
-    """Whether the scans bring every coefficient of every component in full precision (T.81, G.1)."""
+    """Whether the scans hold every coefficient of every component in full precision."""
     found: dict[int, set[int]] = {}
     for scan in scans:
         count = scan[0] if scan else 0

@@ -38,7 +38,7 @@ COLOURS: Final = _table()
 
 
 def thumbnail(image: Image.Image, side: int) -> Image.Image:
-    """Return an RGB copy that fits into `side` x `side` pixels; a smaller picture keeps its size."""
+    """Return an RGB copy that fits into `side` x `side` pixels; it is never enlarged."""
     copy = image.convert("RGB")  # always a copy without the original's metadata
     copy.info.clear()
     copy.thumbnail((side, side), Image.Resampling.LANCZOS)
