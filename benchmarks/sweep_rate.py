@@ -11,8 +11,8 @@ import time
 
 from common import parser, report
 
-from tailorbird.experiments import read_photos, sweep
-from tailorbird.experiments.folds import partitions
+from tailorbird.experiments import read_data, sweep
+from tailorbird.experiments.cross_validation import partitions
 from tailorbird.head import fit
 
 ALTERNATIVES = {"learning_rate": [1e-4, 1e-3, 1e-2, 1e-1], "inner": [(), (10,), (100,)]}
@@ -20,7 +20,7 @@ ALTERNATIVES = {"learning_rate": [1e-4, 1e-3, 1e-2, 1e-1], "inner": [(), (10,), 
 
 def main() -> None:
     options = parser(__doc__ or "").parse_args()
-    photos = read_photos(options.photos, backbone=options.backbone)
+    photos = read_data(options.photos, backbone=options.backbone)
     start, busy = time.perf_counter(), time.process_time()
     result = sweep(photos, ALTERNATIVES, grid=True, folds=5, seeds=1)
     seconds, cpu = time.perf_counter() - start, time.process_time() - busy

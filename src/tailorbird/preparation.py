@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.corrections import Joined, Labelled, join
-from tailorbird.dataset import SPLITS, UNUSABLE, Dataset, Sample, clean, scan
+from tailorbird.dataset import SPLITS, UNUSABLE, Dataset, DataSettings, Sample, clean, scan
 from tailorbird.dataset.layout import Layout
 from tailorbird.dataset.scanner import scan_layout
 from tailorbird.errors import DatasetError
@@ -38,18 +38,20 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Steps:
-    """What happens to the scanned photos.
+    """How photos are read and what happens to them.
 
     splitter: gives every photo a split; the splits are then cleaned of photos that would leak or
         contradict each other. None: photos are neither split nor cleaned.
     classes: the labels to use, in order; photos with another label are left out. None: all labels
         that have a photo in train.
     corrections: corrected photos that join the training photos.
+    data: how the folder or CSV is read.
     """
 
     splitter: Splitter | None = None
     classes: tuple[str, ...] | None = None
     corrections: Labelled | None = None
+    data: DataSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def prepare_data(
     """
     progress, timer = progress or NoProgress(), timer or StageTimer()
     with timer.measure("scan"):
-        scanned = _scanned(photos, embedder, progress)
+        scanned = _scanned(photos, embedder, steps.data, progress)
     dataset, joined = scanned, None
     left_out = [
         LeftOut(path, finding.message)
@@ -164,7 +166,10 @@ def prepare_data(
 
 
 def _scanned(
-    photos: str | Path | Layout | Dataset, embedder: Embedder | None, progress: Progress
+    photos: str | Path | Layout | Dataset,
+    embedder: Embedder | None,
+    data: DataSettings | None,
+    progress: Progress,
 ) -> Dataset:
     """Scan the photos unless that is done; compute the features that are not in the cache."""
     if isinstance(photos, Dataset):
@@ -175,7 +180,7 @@ def _scanned(
         if isinstance(photos, Layout):
             progress.stage("scan" if embedder is None else "embed", len(photos.entries))
             return scan_layout(photos, photos.root, visitor=embedder, progress=progress)
-        return scan(photos, visitor=embedder, progress=progress)
+        return scan(photos, data=data, visitor=embedder, progress=progress)
     finally:
         if embedder is not None:
             embedder.flush()
@@ -202,7 +207,7 @@ def _learnable(dataset: Dataset, scanned: Dataset) -> tuple[Dataset, list[LeftOu
 
 
 def _only(dataset: Dataset, classes: Sequence[str], reason: str) -> tuple[Dataset, list[LeftOut]]:
-    """Keep the photos of these classes; `reason` is formatted with the label of each other photo."""
+    """Keep the photos of these classes; format `reason` with the label of each other photo."""
     known = frozenset(classes)
     kept = [i for i, sample in enumerate(dataset.samples) if sample.label in known]
     left_out = [

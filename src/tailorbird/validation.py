@@ -215,6 +215,17 @@ def build(kind: Callable[..., T], values: Mapping[str, Any], what: str) -> T:
     return kind(**values)
 
 
+def merge(kind: type[T], settings: T | None, options: Mapping[str, Any], what: str) -> T:
+    """Return `settings` (None: the defaults) of a settings dataclass, changed by `options`.
+
+    Raises SettingsError as `build` does.
+    """
+    base = settings if settings is not None else kind()
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    values = {name: getattr(base, name) for name in names}
+    return build(kind, {**values, **options}, what)
+
+
 def check_writable(path: PathLike) -> None:
     """Raise SettingsError if a file cannot be written at `path`, before the work begins."""
     with Problems() as problems:

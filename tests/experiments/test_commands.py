@@ -19,8 +19,8 @@ from support.cli import lines, run
 from support.data import CLOTHING, needs_shared
 from support.experiment_data import blobs
 from tailorbird.errors import SettingsError
-from tailorbird.experiments import find_learning_rate, learning_curve, read_photos, sweep
-from tailorbird.experiments.pictures import draw_curve, draw_rates, draw_sweep
+from tailorbird.experiments import find_learning_rate, learning_curve, read_data, sweep
+from tailorbird.experiments.plots import draw_curve, draw_rates, draw_sweep
 
 SWEEP = (
     "--learning-rate",
@@ -187,7 +187,7 @@ def test_pictures_take_any_class_name_and_are_the_same_each_time(tmp_path: Path)
 
 @needs_shared
 def test_on_photos_of_clothes_the_suggested_rate_is_within_noise_of_the_best() -> None:
-    photos = read_photos(
+    photos = read_data(
         CLOTHING / "validation"
     )  # with the shipped backbone: 341 photos in a few seconds
     found = find_learning_rate(photos)

@@ -12,7 +12,7 @@ from support.progress import RecordedProgress
 from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.experiments import find_learning_rate, learning_curve, sweep
 from tailorbird.experiments.power_law import extrapolate, fit_power_laws
-from tailorbird.experiments.words import curve_lines, rate_lines
+from tailorbird.experiments.summaries import curve_lines, rate_lines
 
 QUICK = {"learning_rate": 0.03, "epochs": 12}
 SIZES = 50.0 * 2 ** (np.arange(9) / 2)
@@ -56,7 +56,7 @@ def test_the_rates_searched_must_reach_the_minimum() -> None:
         find_learning_rate(photos, lowest=1, highest=0.1, steps=3, seeds=0)
     with pytest.raises(SettingsError, match="learning_rate cannot be fixed"):
         find_learning_rate(photos, fixed={"learning_rate": 0.1})
-    with pytest.raises(SettingsError, match="no setting layers"):
+    with pytest.raises(SettingsError, match="has no setting 'layers'"):
         find_learning_rate(photos, fixed={"layers": 3})
 
 
@@ -168,3 +168,9 @@ def test_too_few_photos_are_refused() -> None:
         learning_curve(blobs((4, 4)), folds=2)
     with pytest.raises(SettingsError, match=r"dropout is 3"):
         learning_curve(blobs(), fixed={"dropout": 3})
+
+
+def test_classes_of_a_handful_are_not_tried() -> None:
+    found = learning_curve(blobs((60, 60, 6)), fixed=QUICK, folds=2, seeds=1)
+    assert {gain.label for gain in found.classes} == {"class 0", "class 1"} and found.untried == 1
+    assert found.fits == len(found.points) * 2 + 2 * 2

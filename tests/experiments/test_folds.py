@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from support.experiment_data import blobs
 from tailorbird.dataset import Sample, clean, scan, split
 from tailorbird.errors import DatasetError, SettingsError
-from tailorbird.experiments import learning_curve, read_photos, sweep
-from tailorbird.experiments.folds import fold_numbers, nested_order, partitions
+from tailorbird.experiments import learning_curve, read_data, sweep
+from tailorbird.experiments.cross_validation import fold_numbers, nested_order, partitions
 from tailorbird.features import Embedder
 
 
@@ -30,7 +30,7 @@ def test_folds_never_split_a_group_and_every_photo_has_one(
 ) -> None:
     labels, groups = (np.array(column, np.int64) for column in zip(*rows, strict=True))
     if len(np.unique(groups)) < folds:
-        with pytest.raises(SettingsError, match="number of different pictures"):
+        with pytest.raises(SettingsError, match=r"count as only|folds is"):
             fold_numbers(labels, groups, folds, (seed,))
         return
     numbers = fold_numbers(labels, groups, folds, (seed,))
@@ -95,7 +95,7 @@ def test_the_photos_are_those_of_train_and_validation_and_test_features_are_neve
         return rows
 
     monkeypatch.setattr(Embedder, "matrix", poisoned)
-    photos = read_photos(shapes, seed=3)
+    photos = read_data(shapes, seed=3)
     assert tests and read == known and np.isfinite(photos.features).all()
     assert photos.test_photos == len(tests) and len(photos) == len(known)
     assert photos.validation.sum() == sum(
@@ -113,4 +113,13 @@ def test_the_photos_are_those_of_train_and_validation_and_test_features_are_neve
 def test_one_class_is_refused(make_dataset: object) -> None:
     folder = make_dataset(labels=("disc",), count=6)  # type: ignore[operator]
     with pytest.raises(DatasetError, match="at least two"):
-        read_photos(folder)
+        read_data(folder)
+
+
+def test_photos_that_count_as_one_picture_are_refused_with_what_to_do() -> None:
+    labels, groups = np.repeat(np.arange(2), 40), np.zeros(80, np.int64)
+    with pytest.raises(SettingsError, match=r"80 photos count as only 1 different picture:.*keep"):
+        fold_numbers(labels, groups, 5, (0,))
+    groups[:3] = 1, 2, 3
+    with pytest.raises(SettingsError, match="use at most 4 folds"):
+        fold_numbers(labels, groups, 5, (0,))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tailorbird.experiments.comparison import (
+from tailorbird.experiments.paired_tests import (
     compare,
     compare_with_best,
     corrected_t_test,

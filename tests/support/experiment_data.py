@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tailorbird.experiments import Photos
+from tailorbird.experiments import ExperimentData
 
 
 def blobs(
@@ -15,7 +15,7 @@ def blobs(
     seed: int = 0,
     duplicates: int = 0,
     spreads: tuple[float, ...] | None = None,
-) -> Photos:
+) -> ExperimentData:
     """Normal clouds, one a class, in random directions; the first `duplicates` photos come twice, as one group."""
     generator = np.random.default_rng(seed)
     centres = generator.standard_normal((len(counts), width))
@@ -27,7 +27,7 @@ def blobs(
     return photos_of(features[order], labels[order], duplicates=duplicates)
 
 
-def photos_of(features: np.ndarray, labels: np.ndarray, *, duplicates: int = 0) -> Photos:
+def photos_of(features: np.ndarray, labels: np.ndarray, *, duplicates: int = 0) -> ExperimentData:
     groups = np.arange(len(labels))
     twice = np.arange(duplicates)
     features, labels = (
@@ -36,7 +36,7 @@ def photos_of(features: np.ndarray, labels: np.ndarray, *, duplicates: int = 0) 
     )
     groups = np.concatenate([groups, groups[twice]])
     classes = tuple(f"class {number}" for number in range(int(labels.max()) + 1))
-    return Photos(
+    return ExperimentData(
         source="photos",
         backbone="pocket",
         classes=classes,

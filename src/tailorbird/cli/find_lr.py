@@ -50,7 +50,7 @@ def find_lr(
     smoothed loss. Only training photos are used.
     """
     from tailorbird import experiments
-    from tailorbird.experiments import pictures
+    from tailorbird.experiments import plots
 
     experiments.check_outputs(photos, backbone, picture=picture)
     fixed: dict[str, Any] = {"inner": parsing.inner_layers(inner), "dropout": dropout, "l2": l2}
@@ -69,7 +69,7 @@ def find_lr(
             progress=progress,
         )
     if picture is not None:
-        pictures.draw_rates(result, picture)
+        plots.draw_rates(result, picture)
         output.say(f"picture written: {picture}")
     if json:
         output.print_json(result.as_dict())
@@ -78,7 +78,7 @@ def find_lr(
 
 
 def _print(result: RateFinding) -> None:
-    from tailorbird.experiments.words import rate_lines
+    from tailorbird.experiments.summaries import rate_lines
 
     widest = max(result.losses)
     # The flat beginning is not informative: show rows from a hundredth of the suggestion on.

@@ -50,7 +50,7 @@ def learning_curve(
     which class to photograph. Cross-validated on train and validation; the test split is not used.
     """
     from tailorbird import experiments
-    from tailorbird.experiments import pictures
+    from tailorbird.experiments import plots
 
     experiments.check_outputs(photos, backbone, picture=picture)
     fixed: dict[str, Any] = {
@@ -71,7 +71,7 @@ def learning_curve(
             progress=progress,
         )
     if picture is not None:
-        pictures.draw_curve(result, picture)
+        plots.draw_curve(result, picture)
         output.say(f"picture written: {picture}")
     if json:
         output.print_json(result.as_dict())
@@ -82,7 +82,7 @@ def learning_curve(
 
 
 def _print(result: LearningCurve) -> None:
-    from tailorbird.experiments.words import curve_lines
+    from tailorbird.experiments.summaries import curve_lines
 
     output.print_table(
         {"training photos": True, "accuracy %": True, "balanced %": True},
@@ -102,7 +102,7 @@ def _print(result: LearningCurve) -> None:
         output.print_table(columns, map(_class_row, result.classes))
         if result.untried:
             output.line(
-                f"  the {result.untried} other classes, which have a higher recall, were not tried"
+                f"  the {result.untried} other classes (higher recall, or a handful of photos) were not tried"
             )
     for line in curve_lines(result):
         output.line(line)

@@ -102,7 +102,7 @@ def sweep(
     Ctrl-C prints the results so far.
     """
     from tailorbird import experiments
-    from tailorbird.experiments import pictures
+    from tailorbird.experiments import plots
 
     given = {
         "learning_rate": alternatives("--learning-rate", learning_rate, float),
@@ -133,7 +133,7 @@ def sweep(
             folds=folds,
             seeds=seeds,
             seed=seed,
-            metric=metric,  # type: ignore[arg-type]  # the library checks it
+            metric=metric,
             backbone=backbone,
             progress=progress,
             on_fit=lambda standing: board.show(standing, progress),
@@ -145,7 +145,7 @@ def sweep(
         result.write_fits(csv)
         output.say(f"every fit written: {csv}")
     if picture is not None:
-        pictures.draw_sweep(result, picture)
+        plots.draw_sweep(result, picture)
         output.say(f"picture written: {picture}")
     if json:
         output.print_json(result.as_dict())
@@ -210,13 +210,13 @@ def table(
     """Return a table of settings, best first, with mean and spread of their scores."""
     from rich.table import Table
 
-    from tailorbird.experiments.plan import WORDS, value_text
+    from tailorbird.experiments.alternatives import NAMES, value_text
 
     noted = any(score.pruned or score.failed for score in settings)
     gap = (0, 1 if noted else 2, 0, 0)
     found = Table(box=None, pad_edge=False, padding=gap, caption=caption, caption_justify="left")
     scores = ("accuracy %", "log-loss")
-    for name in (*(WORDS.get(name, name) for name in varied), *scores, "fits", "s a fit"):
+    for name in (*(NAMES.get(name, name) for name in varied), *scores, "fits", "s a fit"):
         found.add_column(name, justify="right", no_wrap=name in scores)
     if noted:
         found.add_column("")
@@ -234,7 +234,7 @@ def table(
 
 
 def _print(result: SweepResult) -> None:
-    from tailorbird.experiments.words import sweep_lines
+    from tailorbird.experiments.summaries import sweep_lines
 
     shown = result.settings if output.STATE.verbose else result.settings[:SHOWN]
     output.out().print(table(shown, result.varied))

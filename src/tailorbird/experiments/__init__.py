@@ -1,32 +1,45 @@
-"""Experiments over cached features: sweeps of the head's settings, a learning-rate finder, learning curves."""
+"""Experiments on cached features: sweeps, learning rates and learning curves."""
 
-from tailorbird.experiments.comparison import Comparison
-from tailorbird.experiments.curve import ClassGain, CurvePoint, LearningCurve, learning_curve
-from tailorbird.experiments.photos import Photos, check_outputs, read_photos
+from tailorbird.experiments.cross_validation import FitScore
+from tailorbird.experiments.data import ExperimentData, check_outputs, read_data
+from tailorbird.experiments.learning_curves import (
+    ClassGain,
+    CurvePoint,
+    LearningCurve,
+    LearningCurveSettings,
+    learning_curve,
+)
+from tailorbird.experiments.learning_rates import (
+    RangeTestSettings,
+    RateFinding,
+    find_learning_rate,
+)
+from tailorbird.experiments.paired_tests import SettingComparison
 from tailorbird.experiments.power_law import Extrapolation, PowerLaw
-from tailorbird.experiments.range_test import RateFinding, find_learning_rate
-from tailorbird.experiments.results import Factor, SettingScore, SweepResult
-from tailorbird.experiments.runs import FitScore
+from tailorbird.experiments.sweep_results import Factor, SettingScore, SweepResult
+from tailorbird.experiments.sweep_run import Standing, SweepSettings
 from tailorbird.experiments.sweeping import sweep
-from tailorbird.experiments.work import Standing
 
 __all__ = [
     "ClassGain",
-    "Comparison",
     "CurvePoint",
+    "ExperimentData",
     "Extrapolation",
     "Factor",
     "FitScore",
     "LearningCurve",
-    "Photos",
+    "LearningCurveSettings",
     "PowerLaw",
+    "RangeTestSettings",
     "RateFinding",
+    "SettingComparison",
     "SettingScore",
     "Standing",
     "SweepResult",
+    "SweepSettings",
     "check_outputs",
     "find_learning_rate",
     "learning_curve",
-    "read_photos",
+    "read_data",
     "sweep",
 ]

@@ -1,4 +1,4 @@
-"""Error against training photos as a power law: fitted, doubted, and only then extended."""
+"""Fit error against training photos by a power law; extrapolate only if a back-test passes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 EXPONENTS = np.linspace(0.05, 2.0, 79)
-"""Tried for b. Hestness et al. 2017 see 0.07 to 0.35 when networks learn from nothing; features learned elsewhere are faster."""
+"""Exponents tried. Hestness et al. 2017 see 0.07 to 0.35 for networks trained from scratch; on
+pretrained features the error falls faster."""
 
 RESAMPLES = 1000
 FEWEST_SIZES = 5
@@ -18,8 +19,8 @@ FEWEST_SIZES = 5
 class PowerLaw:
     """error(n) = scale * n ** -exponent + floor, with scale and floor at least 0.
 
-    The form is that of Cortes et al. 1993 ("Learning curves: asymptotic values and rate of convergence") and Hestness et al. 2017
-    ("Deep learning scaling is predictable, empirically").
+    The form is that of Cortes et al. 1993 ("Learning curves: asymptotic values and rate of
+    convergence") and Hestness et al. 2017 ("Deep learning scaling is predictable, empirically").
     """
 
     scale: float
@@ -27,7 +28,7 @@ class PowerLaw:
     floor: float
 
     def error(self, photos: float | NDArray[np.float64]) -> NDArray[np.float64]:
-        """The expected error, 0 to 1, with so many training photos."""
+        """Return the expected error, 0 to 1, with so many training photos."""
         return np.asarray(
             self.scale * np.asarray(photos, np.float64) ** -self.exponent + self.floor
         )
@@ -35,10 +36,14 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """What twice the photos would give. gain: accuracy, 0 to 1; interval: 95%.
+    """What twice the photos would give.
 
-    law: the fit, None where there are too few sizes. refused: why it should not be extended; gain and interval are then None.
-    backtest: (predicted, seen) gain of the last doubling, from the sizes before it; None where there are too few.
+    Attributes:
+        law: the fit; None if there are too few sizes.
+        gain: of accuracy, 0 to 1. interval: its 95% interval. Both None if refused.
+        backtest: gain of the last doubling as predicted from the sizes before it, and as measured;
+            None if there are too few sizes.
+        refused: why the law should not be extrapolated, else None.
     """
 
     law: PowerLaw | None
@@ -51,10 +56,15 @@ class Extrapolation:
 def fit_power_laws(
     sizes: NDArray[np.float64], errors: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Weighted least squares for B curves at once: sizes (S,), errors (B, S), weights (S,) -> (B, 3) scale, exponent, floor.
+    """Fit B curves by weighted least squares; return scale, exponent and floor (B, 3).
 
-    For a given exponent the best scale and floor have a closed form, also with either held at zero; so the exponents are tried one
-    by one, and there is no starting point to depend on.
+    For a given exponent the best scale and floor have a closed form, also with one of them fixed at
+    zero. So all exponents are tried, and the result depends on no starting point.
+
+    Args:
+        sizes: (S,).
+        errors: (B, S).
+        weights: (S,).
     """
     best = np.full(len(errors), np.inf)
     found = np.zeros((len(errors), 3))
@@ -82,17 +92,24 @@ def fit_power_laws(
 def extrapolate(
     sizes: NDArray[np.float64], errors: NDArray[np.float64], *, ratio: float, seed: int
 ) -> tuple[Extrapolation, NDArray[np.float64]]:
-    """What twice the largest size would give, and the bootstrap's power laws (B, 3) for a picture's band.
+    """Return what twice the largest size would give, and the power laws of the bootstrap (B, 3).
 
-    sizes: (S,), rising, each about sqrt(2) times the one before. errors: (J, S), one row a run. ratio: photos held out over
-    photos that train.
+    The interval comes from a bootstrap over runs, widened about the estimate by
+    sqrt(1 + J * ratio), the factor of Nadeau and Bengio 2003: the runs share photos, so a mean of J
+    of them is less certain than of J independent ones.
 
-    The interval comes from a bootstrap over runs, widened about the estimate by sqrt(1 + J * ratio), the factor of Nadeau
-    and Bengio 2003: the runs share photos, so a mean of J of them is less certain than of J independent ones.
+    Args:
+        sizes: (S,), rising, each about sqrt(2) times the one before.
+        errors: (J, S), one row per run.
+        ratio: photos held out over photos that train.
+        seed: of the bootstrap.
     """
     runs = len(errors)
     if len(sizes) < FEWEST_SIZES or runs < 2:
-        why = f"{len(sizes)} sizes and {runs} runs are too few to fit a curve; at least {FEWEST_SIZES} and 2 are needed"
+        why = (
+            f"{len(sizes)} sizes and {runs} runs are too few to fit a curve; at least "
+            f"{FEWEST_SIZES} and 2 are needed"
+        )
         return Extrapolation(None, None, None, None, why), np.zeros((0, 3))
     mean = errors.mean(axis=0)
     spread = errors.std(axis=0, ddof=1)
@@ -122,7 +139,7 @@ def _gain(
 def _backtest(
     sizes: NDArray[np.float64], mean: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[float, float] | None:
-    """From the sizes up to half the largest: the gain of the last doubling as it would have been predicted, and as seen."""
+    """Return the gain of the last doubling, predicted from the sizes before it and as measured."""
     known = sizes <= 0.51 * sizes[-1]
     if known.sum() < FEWEST_SIZES - 1:
         return None
@@ -141,24 +158,28 @@ def _refusal(
     backtest: tuple[float, float] | None,
     interval: tuple[float, float],
 ) -> str | None:
-    """Why the curve should not be extended, None where it may. Errors are fractions; a point is 0.01."""
+    """Return why the curve should not be extrapolated, or None."""
     misses = np.abs(mean - law.error(sizes))
     worst = int(np.argmax(misses - 2 * standard_error))
     if misses[worst] > max(0.01, 2 * standard_error[worst]):
         return (
-            f"a power law does not fit: at {sizes[worst]:,.0f} photos it is off by {100 * misses[worst]:.1f} points, more than chance "
-            f"explains ({200 * standard_error[worst]:.1f})"
+            f"a power law does not fit: at {sizes[worst]:,.0f} photos it is off by "
+            f"{100 * misses[worst]:.1f} points, more than chance explains "
+            f"({200 * standard_error[worst]:.1f})"
         )
     if mean[-1] - mean[0] > 2 * float(np.hypot(standard_error[0], standard_error[-1])):
-        return "the error rises with more photos, which no power law does: look at the labels"
+        return "the error rises with more photos, which no power law does: check the labels"
     if backtest is not None:
         noise = 2 * float(np.hypot(standard_error[-1], standard_error[len(sizes) // 2]))
         miss = abs(backtest[0] - backtest[1])
         if miss > max(0.01, noise):
             return (
-                f"from half the photos it would have predicted {100 * backtest[0]:+.1f} points for the last doubling; "
-                f"it gave {100 * backtest[1]:+.1f}"
+                f"from half the photos it would have predicted {100 * backtest[0]:+.1f} points for "
+                f"the last doubling; it gave {100 * backtest[1]:+.1f}"
             )
     if interval[1] - interval[0] > 0.1:
-        return f"the runs differ too much: anything from {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points fits"
+        return (
+            f"the runs differ too much: anything from {100 * interval[0]:+.1f} to "
+            f"{100 * interval[1]:+.1f} points fits"
+        )
     return None

@@ -1,4 +1,4 @@
-"""What a sweep found: every fit, a score with its spread for each setting, and which differences are more than chance."""
+"""Results of a sweep: fits, scores per setting with their spread, and paired comparisons."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from tailorbird.experiments.comparison import Comparison
-from tailorbird.experiments.plan import Metric
-from tailorbird.experiments.runs import FitScore
+from tailorbird.experiments.alternatives import Metric
+from tailorbird.experiments.cross_validation import FitScore
+from tailorbird.experiments.paired_tests import SettingComparison
 from tailorbird.files import write_text
 from tailorbird.head import HeadSettings
 
 
 @dataclass(frozen=True)
 class SettingScore:
-    """One setting over its fits.
+    """The scores of one setting over its fits.
 
-    accuracy: mean, 0 to 1. log_loss: mean, nats. The spreads are standard deviations over folds and seeds. Scores are NaN where
-    there is no fit. failed: fits that diverged. pruned: it was given up early.
+    Attributes:
+        number: of the setting.
+        accuracy: mean, 0 to 1. log_loss: mean, in nats. Their spreads are standard deviations over
+            folds and seeds. NaN where there is no fit.
+        seconds: mean per fit, on one core.
+        failed: number of fits that diverged.
+        pruned: whether it was stopped early.
     """
 
     number: int
@@ -36,17 +41,16 @@ class SettingScore:
     log_loss: float
     log_loss_spread: float
     seconds: float
-    """Mean of a fit, on one core."""
     failed: int = 0
     pruned: bool = False
 
     def merit(self, metric: Metric) -> float:
-        """The score by which settings are ranked, higher is better; minus infinity without one, or where a fit diverged."""
+        """Return the score for ranking, higher is better; -inf without one or after a failure."""
         value = self.accuracy if metric == "accuracy" else -self.log_loss
         return -math.inf if math.isnan(value) or self.failed else value
 
     def as_dict(self) -> dict[str, Any]:
-        """As in `sweep --json`: NaN as null."""
+        """Return the object of `sweep --json`: NaN as null."""
         plain = {**asdict(self), "settings": plain_settings(self.settings)}
         return {
             key: None if isinstance(value, float) and math.isnan(value) else value
@@ -56,7 +60,7 @@ class SettingScore:
 
 @dataclass(frozen=True)
 class Factor:
-    """One thing that was varied: the numbers of its settings in the order given, the one carried on, and why if not the best."""
+    """A factor that was varied: its settings in order, the chosen one, and why if not the best."""
 
     name: str
     settings: tuple[int, ...]
@@ -66,11 +70,18 @@ class Factor:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What `sweep` found.
+    """The result of `sweep`.
 
-    settings: best first. factors: in the order varied; for a grid or guided search a single one. fits: every single fit.
-    comparisons: pairs within a factor. varied: the fields with several alternatives. chosen: the setting to train with.
-    total: how many fits were planned. interrupted: Ctrl-C ended it early. command: the `tailorbird train` line that uses the choice.
+    Attributes:
+        settings: best first.
+        factors: in the order varied; a single one for a grid or guided search.
+        fits: every single fit.
+        comparisons: pairs within a factor.
+        varied: the fields with several alternatives.
+        chosen: the setting to train with.
+        total: number of fits planned.
+        interrupted: whether Ctrl-C ended it early.
+        command: the `tailorbird train` command with the chosen setting.
     """
 
     source: str
@@ -85,7 +96,7 @@ class SweepResult:
     settings: tuple[SettingScore, ...]
     factors: tuple[Factor, ...]
     fits: tuple[FitScore, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[SettingComparison, ...]
     varied: tuple[str, ...]
     chosen: SettingScore
     total: int
@@ -94,15 +105,15 @@ class SweepResult:
     command: str
 
     def setting(self, number: int) -> SettingScore:
-        """The setting of this number."""
+        """Return the setting with this number."""
         return next(score for score in self.settings if score.number == number)
 
-    def comparison(self, first: int, second: int) -> Comparison | None:
-        """The comparison of two settings, whichever way round; None where they were not compared."""
+    def comparison(self, first: int, second: int) -> SettingComparison | None:
+        """Return the comparison of two settings in either order; None if there is none."""
         return next((c for c in self.comparisons if {c.first, c.second} == {first, second}), None)
 
     def as_dict(self) -> dict[str, Any]:
-        """The object of `sweep --json`."""
+        """Return the object of `sweep --json`."""
         return {
             "source": self.source,
             "backbone": self.backbone,
@@ -146,7 +157,7 @@ class SweepResult:
         write_text(path, text.getvalue())
 
     def fit_rows(self) -> list[dict[str, Any]]:
-        """Every single fit as a flat row, for a CSV: its setting, seed, fold and scores."""
+        """Return every fit as a flat row for a CSV: setting, round, fold and scores."""
         settings = {score.number: plain_settings(score.settings) for score in self.settings}
         rows = []
         for fit in self.fits:
@@ -171,7 +182,7 @@ class SweepResult:
 
 
 def plain_settings(settings: HeadSettings) -> dict[str, Any]:
-    """Settings as JSON has them."""
+    """Return settings for JSON."""
     return {**asdict(settings), "inner": list(settings.inner)}
 
 
@@ -183,15 +194,12 @@ def summarise(
     *,
     pruned: bool = False,
 ) -> SettingScore:
-    """Mean and spread over the fits of one setting."""
+    """Return mean and spread over the fits of one setting."""
     good = [fit for fit in fits if fit.failure is None]
 
     def mean_and_spread(values: list[float]) -> tuple[float, float]:
-        if not values:
-            return math.nan, math.nan
-        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(
-            values
-        ) > 1 else math.nan
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        return float(np.mean(values)) if values else math.nan, spread
 
     accuracy, accuracy_spread = mean_and_spread([fit.accuracy for fit in good])
     loss, loss_spread = mean_and_spread([fit.log_loss for fit in good])
@@ -211,7 +219,7 @@ def summarise(
 
 
 def by_partition(fits: Sequence[FitScore], metric: Metric) -> dict[int, float]:
-    """Partition -> score, higher is better, of the fits that did not fail."""
+    """Return partition -> score, higher is better, of the fits that succeeded."""
     return {
         fit.partition: fit.accuracy if metric == "accuracy" else -fit.log_loss
         for fit in fits
@@ -220,7 +228,7 @@ def by_partition(fits: Sequence[FitScore], metric: Metric) -> dict[int, float]:
 
 
 def best_first(scores: Mapping[int, SettingScore], metric: Metric) -> tuple[SettingScore, ...]:
-    """Best first; pruned and failed ones last, equal ones in the order planned."""
+    """Return settings best first; pruned and failed ones last, ties in the order planned."""
     return tuple(
         sorted(
             scores.values(), key=lambda score: (score.pruned, -score.merit(metric), score.number)

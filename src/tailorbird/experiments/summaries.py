@@ -1,31 +1,31 @@
-"""What an experiment found, in sentences: the same ones on the terminal and in its picture."""
+"""Summaries of experiments in sentences, for the terminal and for plots."""
 
 from __future__ import annotations
 
-from tailorbird.experiments.comparison import p_text
-from tailorbird.experiments.curve import LearningCurve
-from tailorbird.experiments.plan import WORDS, value_text
-from tailorbird.experiments.range_test import RateFinding
-from tailorbird.experiments.results import Factor, SweepResult
+from tailorbird.experiments.alternatives import NAMES, value_text
+from tailorbird.experiments.learning_curves import LearningCurve
+from tailorbird.experiments.learning_rates import RateFinding
+from tailorbird.experiments.paired_tests import p_text
+from tailorbird.experiments.sweep_results import Factor, SweepResult
 
 NAMED = 4
-"""So many settings of a large family are named; the rest are counted."""
+"""Maximum number of settings of a large family that are named; the rest are counted."""
 
 
 def sweep_lines(result: SweepResult) -> list[str]:
-    """A sentence for each factor, and how the p-values came about."""
+    """Return a sentence for each factor, and one on the p-values."""
     lines = [_factor_line(result, factor) for factor in result.factors]
     count = len(result.comparisons)
     if count:
         lines.append(
-            f"p-values are corrected for {count} comparison{'s' * (count > 1)} on the same folds (Nadeau and Bengio's test, Holm); from 0.05 on, "
-            "a difference may be chance."
+            f"p-values are corrected for {count} comparison{'s' * (count > 1)} on the same folds "
+            "(Nadeau and Bengio's test, Holm); from 0.05 on, a difference may be chance."
         )
     return lines
 
 
 def sweep_title(result: SweepResult) -> str:
-    """What was learned, in one line."""
+    """Return the result in one line."""
     equal = 0
     for factor in result.factors:
         compared = (result.comparison(factor.chosen, number) for number in factor.settings)
@@ -57,8 +57,8 @@ def _score(result: SweepResult, number: int) -> str:
 
 
 def _factor_line(result: SweepResult, factor: Factor) -> str:
-    """`learning rate: 0.001 is best (86.2%); 0.01 cannot be told apart (difference 0.5 points, p = 0.61); ...`."""
-    name = WORDS.get(factor.name, factor.name)
+    """Return `learning rate: 0.001 is best (86.2%); 0.01 cannot be told apart (difference ...)`."""
+    name = NAMES.get(factor.name, factor.name)
     tried = [
         number
         for number in factor.settings
@@ -96,12 +96,14 @@ def _factor_line(result: SweepResult, factor: Factor) -> str:
 
 
 def rate_lines(result: RateFinding) -> list[str]:
-    """The suggestion, where it comes from, and any doubt."""
+    """Return the suggestion, where it comes from, and a warning."""
     low, high = min(result.by_seed), max(result.by_seed)
     seeds = f"{result.seeds} seeds: {low:g} to {high:g}" if result.seeds > 1 else "one seed"
     lines = [
-        f"Learning rate {result.suggestion:g}: a tenth of {result.lowest_loss:.2g}, where the loss is lowest ({seeds})",
-        f"The loss falls fastest at {result.steepest:.2g}, and grows again above {result.lowest_loss:.2g}.",
+        f"Learning rate {result.suggestion:g}: a tenth of {result.lowest_loss:.2g}, where the loss "
+        f"is lowest ({seeds})",
+        f"The loss falls fastest at {result.steepest:.2g}, and grows again above "
+        f"{result.lowest_loss:.2g}.",
     ]
     if result.warning:
         lines.append(f"Do not trust it: {result.warning}.")
@@ -109,7 +111,7 @@ def rate_lines(result: RateFinding) -> list[str]:
 
 
 def curve_lines(result: LearningCurve) -> list[str]:
-    """Would more photos help, and of which class."""
+    """Return whether more photos would help, and of which class."""
     gain, low, high = result.last_doubling
     top = result.points[-1]
     lines = []
@@ -121,14 +123,16 @@ def curve_lines(result: LearningCurve) -> list[str]:
         lines.append(f"{top.photos:,} photos reach {100 * top.accuracy:.1f}%; {what}")
     else:
         lines.append(
-            f"{top.photos:,} photos reach {100 * top.accuracy:.1f}%; what twice as many would give cannot be said"
+            f"{top.photos:,} photos reach {100 * top.accuracy:.1f}%; what twice as many would give "
+            "cannot be estimated"
         )
-        lines.append(f"Not extended: {found.refused}.")
+        lines.append(f"Not extrapolated: {found.refused}.")
     lines.append(f"The last doubling gave {_points(gain)} ({_range((low, high))}).")
     if found.backtest is not None and not found.refused:
         predicted, seen = found.backtest
         lines.append(
-            f"Checked on what is known: from half the photos the same curve says {_points(predicted)} for that doubling; it gave {_points(seen)}."
+            f"Back-test: from half the photos the same curve predicts {_points(predicted)} for that "
+            f"doubling; it gave {_points(seen)}."
         )
     return lines + _class_lines(result)
 
@@ -139,7 +143,8 @@ def _class_lines(result: LearningCurve) -> list[str]:
         return []
     if not real:
         return [
-            "No class can be named whose photos are worth more than others': all differences may be chance."
+            "No class is named whose photos are worth more than others': all differences may be "
+            "chance."
         ]
     named = ", ".join(
         f"{gain.label} ({100 * gain.expected:+.1f} for twice its {gain.photos:,})"
@@ -153,7 +158,7 @@ def _class_lines(result: LearningCurve) -> list[str]:
 
 
 def _range(interval: tuple[float, float]) -> str:
-    """`0.4 to 2.0`, in points."""
+    """Return an interval in points, `0.4 to 2.0`."""
     return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
 
 

@@ -1,7 +1,7 @@
-"""The experiments' pictures, drawn with matplotlib, which is imported only here and only when a picture is asked for.
+"""Plots of experiments, with matplotlib, which is imported only here and only when needed.
 
-Colours are Okabe and Ito's, which people with any kind of colour blindness can tell apart. In SVG, text stays text. Class names are
-text from outside and never read as mathematics.
+Colours are Okabe and Ito's, which can be distinguished with any kind of colour blindness. In SVG,
+text stays text. Class names are untrusted text and never parsed as mathematics.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tailorbird.dataset import printable
-from tailorbird.experiments.curve import LearningCurve
-from tailorbird.experiments.photos import PICTURES
-from tailorbird.experiments.plan import WORDS, value_text
-from tailorbird.experiments.range_test import RateFinding
-from tailorbird.experiments.results import Factor, SweepResult
-from tailorbird.experiments.words import curve_lines, rate_lines, sweep_lines, sweep_title
+from tailorbird.experiments.alternatives import NAMES, value_text
+from tailorbird.experiments.data import PICTURES
+from tailorbird.experiments.learning_curves import LearningCurve
+from tailorbird.experiments.learning_rates import RateFinding
+from tailorbird.experiments.summaries import curve_lines, rate_lines, sweep_lines, sweep_title
+from tailorbird.experiments.sweep_results import Factor, SweepResult
 from tailorbird.files import write_bytes
 from tailorbird.rendering import fonts
 from tailorbird.validation import Problems
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
 SHOWN = 20
-"""Settings of a grid, or classes, in one picture."""
+"""Maximum number of settings of a grid, or of classes, in one plot."""
 
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -54,7 +54,10 @@ _STYLE: Any = {
 
 
 def draw_sweep(result: SweepResult, path: str | Path) -> None:
-    """A panel for each factor: every fit a dot, means as a line, the choice marked. Raises SettingsError, StorageError."""
+    """Plot every fit, the means and the choice, one panel per factor.
+
+    Raises SettingsError, StorageError.
+    """
     factors = result.factors
     one = len(factors) == 1 and factors[0].name == "settings"
 
@@ -130,7 +133,7 @@ def _levels(axes: Axes, result: SweepResult, factor: Factor) -> None:
     )
     axes.set_xlim(-0.5, len(settings) - 0.5)
     axes.set_xlabel(
-        WORDS.get(factor.name, factor.name) + (" layers" if factor.name == "inner" else "")
+        NAMES.get(factor.name, factor.name) + (" layers" if factor.name == "inner" else "")
     )
 
 
@@ -159,7 +162,7 @@ def _ranking(axes: Axes, result: SweepResult, factor: Factor) -> None:
 
 
 def draw_rates(result: RateFinding, path: str | Path) -> None:
-    """Loss against learning rate, the suggestion marked. Raises SettingsError, StorageError."""
+    """Plot loss against learning rate. Raises SettingsError, StorageError."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -204,7 +207,10 @@ def draw_rates(result: RateFinding, path: str | Path) -> None:
 
 
 def draw_curve(result: LearningCurve, path: str | Path) -> None:
-    """Accuracy against photos with the power law, and what each class's photos are worth. Raises SettingsError, StorageError."""
+    """Plot accuracy against photos, and what each class's photos are worth.
+
+    Raises SettingsError, StorageError.
+    """
     classes = result.classes[:SHOWN]
 
     def draw(figure: Figure) -> None:
@@ -239,7 +245,7 @@ def _curve(axes: Axes, result: LearningCurve) -> None:
         low, middle, high = 100 * result.band
         axes.fill_between(result.band_photos, low, high, color=ORANGE, alpha=0.2, lw=0)
         label = (
-            "power law (does not fit, not extended)"
+            "power law (does not fit, not extrapolated)"
             if refused
             else "power law, to twice the photos, 95% band"
         )
@@ -272,7 +278,8 @@ def _worth(axes: Axes, result: LearningCurve) -> None:
     axes.set_yticks(range(len(classes)), names)
     axes.set_ylim(len(classes) - 0.5, -0.5)
     axes.set_xlabel(
-        "points of balanced accuracy lost without ¾ of the\nclass's photos (in brackets); hollow grey: may be chance"
+        "points of balanced accuracy lost without ¾ of the\nclass's photos (in brackets); "
+        "hollow grey: may be chance"
     )
 
 
@@ -288,7 +295,7 @@ def _save(
     title: str,
     lines: Sequence[str],
 ) -> None:
-    """Draw and write the picture, or a page that holds it with the findings as text."""
+    """Draw and write the plot, or a page with the plot and the findings as text."""
     path = Path(path)
     with Problems() as problems:
         problems.ending("picture", path, *PICTURES)
@@ -324,11 +331,13 @@ def _styled() -> Iterator[type[Figure]]:
 
 def _page(title: str, lines: Sequence[str], svg: str) -> str:
     picture = svg[svg.index("<svg") :]
-    said = "".join(f"<li>{html.escape(printable(line))}</li>" for line in lines)
+    items = "".join(f"<li>{html.escape(printable(line))}</li>" for line in lines)
     return (
-        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width'>"
         f"<title>{html.escape(printable(title))}</title>"
-        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
+        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;"
+        "padding:0 1rem;color:#222}"
         "svg{max-width:100%;height:auto}</style></head>"
-        f"<body>{picture}<ul>{said}</ul></body></html>\n"
+        f"<body>{picture}<ul>{items}</ul></body></html>\n"
     )

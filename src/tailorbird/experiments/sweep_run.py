@@ -1,4 +1,4 @@
-"""A sweep under way: settings, their fits, what is decided, and how long the rest will take."""
+"""A running sweep: its settings, the fits done so far, what is decided, and the time left."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
+from tailorbird.backbone.catalogue import SHIPPED
+from tailorbird.dataset import DataSettings
 from tailorbird.errors import TrainingError
-from tailorbird.experiments.comparison import (
-    Comparison,
-    compare,
-    compare_with_best,
-    corrected_t_test,
-)
-from tailorbird.experiments.photos import Photos
-from tailorbird.experiments.plan import (
+from tailorbird.experiments.alternatives import (
+    METRICS,
     Metric,
     complete,
     describe,
@@ -27,7 +24,15 @@ from tailorbird.experiments.plan import (
     starting_point,
     train_command,
 )
-from tailorbird.experiments.results import (
+from tailorbird.experiments.cross_validation import MOST_SEEDS, FitScore, Fitter, Job
+from tailorbird.experiments.data import ExperimentData
+from tailorbird.experiments.paired_tests import (
+    SettingComparison,
+    compare,
+    compare_with_best,
+    corrected_t_test,
+)
+from tailorbird.experiments.sweep_results import (
     Factor,
     SettingScore,
     SweepResult,
@@ -35,13 +40,64 @@ from tailorbird.experiments.results import (
     by_partition,
     summarise,
 )
-from tailorbird.experiments.runs import FitScore, Fitter, Job
 from tailorbird.head import HeadSettings
+from tailorbird.validation import Problems
+
+LARGEST_FAMILY: Final = 32
+"""In a larger family of settings, only the best is compared with each of the others."""
+
+MOST_TRIALS: Final = 10_000
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """How a sweep is done.
+
+    Attributes:
+        grid: try every combination instead of varying one factor at a time.
+        optuna: number of settings that Optuna chooses instead; needs `tailorbird[optuna]`.
+        folds: of each round of cross-validation, at least 2.
+        seeds: rounds, each with its own folds and first weights, 1 to 100.
+        seed: of the split (as in `train`), the folds and the fits.
+        metric: what settings are ranked by: accuracy or log-loss.
+        backbone: name of an installed backbone, or the path of an .onnx file.
+        workers: fits at the same time; None: one per core. It does not change the result.
+        data: how the folder or CSV is read.
+    """
+
+    grid: bool = False
+    optuna: int | None = None
+    folds: int = 5
+    seeds: int = 3
+    seed: int = 0
+    metric: Metric = "accuracy"
+    backbone: str | Path = SHIPPED
+    workers: int | None = None
+    data: DataSettings | None = None
+
+    def __post_init__(self) -> None:
+        """Raise one SettingsError that names every problem."""
+        with Problems() as problems:
+            problems.choice("metric", self.metric, METRICS)
+            if self.optuna is not None:
+                problems.whole("optuna", self.optuna, 1, MOST_TRIALS)
+                problems.need(not self.grid, "grid and optuna are both given; choose one, not both")
+            problems.whole("folds", self.folds, 2)
+            problems.whole("seeds", self.seeds, 1, MOST_SEEDS)
+            problems.seed(self.seed)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A sweep under way: fits done and planned, settings so far best first, expected seconds left, what is being varied now and in all."""
+    """The state of a running sweep.
+
+    Attributes:
+        done, total: fits.
+        settings: scores so far, best first.
+        seconds_left: expected.
+        stage: the factor that is varied now.
+        varied: all factors that are varied.
+    """
 
     done: int
     total: int
@@ -51,30 +107,26 @@ class Standing:
     varied: tuple[str, ...]
 
 
-LARGEST_FAMILY = 32
-"""Of more settings than this not all pairs are compared, only the best with each of the others."""
-
 OnFit = Callable[[Standing], None]
 
 
-class Work:
-    """What is known so far: settings, their fits, the factors decided."""
+class SweepRun:
+    """A running sweep: the settings tried so far, their fits, and the factors decided."""
 
     def __init__(
         self,
-        photos: Photos,
+        data: ExperimentData,
         alternatives: dict[str, tuple[Any, ...]],
         fitter: Fitter,
         metric: Metric,
         on_fit: OnFit | None,
     ) -> None:
-        self.photos = photos
+        self.data = data
         self.alternatives = alternatives
         self.fitter = fitter
         self.metric = metric
-        self.varied = [name for name, values in alternatives.items() if len(values) > 1] or list(
-            alternatives
-        )
+        several = [name for name, values in alternatives.items() if len(values) > 1]
+        self.varied = several or list(alternatives)
         self.settings: list[HeadSettings] = []
         self.fits: dict[int, list[FitScore]] = {}
         self.pruned: set[int] = set()
@@ -88,17 +140,17 @@ class Work:
         self._began = time.perf_counter()
 
     def number(self, values: Mapping[str, Any]) -> int:
-        """The number of a setting, a new one where it was not tried yet."""
-        settings = complete(values, self.photos, self._train)
+        """Return the number of a setting; a new one where it was not tried yet."""
+        settings = complete(values, self.data, self._train)
         if settings not in self.settings:
             self.settings.append(settings)
             self.fits[len(self.settings) - 1] = []
         return self.settings.index(settings)
 
     def one_at_a_time(self) -> None:
-        """Vary each factor in turn, carrying on the best."""
+        """Vary each factor in turn, with the best values so far of the others."""
         factors = {name: values for name, values in self.alternatives.items() if len(values) > 1}
-        if not factors:  # a single setting: its score is all that is asked for
+        if not factors:  # a single setting: only its score is wanted
             factors = dict(list(self.alternatives.items())[:1])
         parts = len(self.fitter.partitions)
         self.total = parts * (1 + sum(len(values) - 1 for values in factors.values()))
@@ -111,13 +163,16 @@ class Work:
             current[name] = values[numbers.index(factor.chosen)]
 
     def whole_grid(self) -> None:
-        """Every combination."""
+        """Fit every combination."""
         numbers = [self.number(values) for values in grid(self.alternatives)]
         self.total = len(self.fitter.partitions) * len(numbers)
         self._run_family("settings", numbers)
 
     def _run_family(self, name: str, numbers: Sequence[int]) -> None:
-        """Fit the settings of a family, all on one fold before the next: what Ctrl-C leaves can then be compared."""
+        """Fit a family of settings, all on one fold before the next.
+
+        What is done when Ctrl-C is pressed can then be compared.
+        """
         self.families.append((name, tuple(numbers)))
         jobs = [
             Job(number, self.settings[number], part)
@@ -130,25 +185,18 @@ class Work:
                 self.add(score, name, jobs[count:])
 
     def add(self, score: FitScore, stage: str, waiting: Sequence[Job] = ()) -> None:
-        """Take the score of a fit and tell who watches."""
+        """Add the score of a fit and report the standing."""
         self.fits[score.setting].append(score)
         self.done += 1
         self._summarise(score.setting)
         if self._on_fit is not None:
+            ranked = best_first(self._scores, self.metric)
             left = self._seconds_left(waiting)
-            self._on_fit(
-                Standing(
-                    self.done,
-                    self.total,
-                    best_first(self._scores, self.metric),
-                    left,
-                    stage,
-                    tuple(self.varied),
-                )
-            )
+            varied = tuple(self.varied)
+            self._on_fit(Standing(self.done, self.total, ranked, left, stage, varied))
 
     def prune(self, number: int) -> None:
-        """A setting is given up."""
+        """Stop fitting a setting."""
         self.pruned.add(number)
         self._summarise(number)
 
@@ -160,45 +208,41 @@ class Work:
         )
 
     def _seconds_left(self, waiting: Sequence[Job]) -> float:
-        """What each setting's fits took so far tells of its next ones; the mean of all stands for those unknown."""
+        """Expect each setting's fits to take as long as before; unknown ones the mean of all."""
         known = {
             number: score.seconds for number, score in self._scores.items() if score.seconds > 0
         }
-        mean = float(np.mean([fit.seconds for fits in self.fits.values() for fit in fits]))
+        seconds = [fit.seconds for fits in self.fits.values() for fit in fits]
+        mean = float(np.mean(seconds))
         later = max(0, self.total - self.done - len(waiting))
         expected = sum(known.get(job.setting, mean) for job in waiting) + later * mean
-        # Fits slow each other down a little, and there is work around them: measured against the clock.
-        busy = sum(fit.seconds for fits in self.fits.values() for fit in fits)
-        return expected * (time.perf_counter() - self._began) / max(busy, 1e-9)
+        # Fits slow each other down, and there is work around them: scaled by the wall time so far.
+        return expected * (time.perf_counter() - self._began) / max(sum(seconds), 1e-9)
+
+    def _best(self, numbers: Sequence[int]) -> int:
+        return max(numbers, key=lambda number: self._scores[number].merit(self.metric))
 
     def _decide(self, name: str, numbers: Sequence[int]) -> Factor:
-        """The best mean; of inner layers the smallest within one standard error of it."""
+        """Choose the best mean; of inner layers the smallest within one standard error of it."""
         tried = [number for number in numbers if number in self._scores]
-        best = max(tried, key=lambda number: self._scores[number].merit(self.metric))
+        best = self._best(tried)
         if name != "inner":
             return Factor(name, tuple(tried), best)
         scores = {number: by_partition(self.fits[number], self.metric) for number in tried}
-        for number in sorted(
-            tried, key=lambda number: parameters(self.settings[number], self.photos)
-        ):
+        smallest = sorted(tried, key=lambda number: parameters(self.settings[number], self.data))
+        for number in smallest:
             if number == best or self._scores[number].failed:
                 break
             both = sorted(scores[best].keys() & scores[number].keys())
-            test = corrected_t_test(
-                [scores[best][part] - scores[number][part] for part in both], self.ratio
-            )
+            differences = [scores[best][part] - scores[number][part] for part in both]
+            test = corrected_t_test(differences, self.fitter.ratio)
             if test.difference <= test.standard_error:
                 reason = "the smallest within one standard error of the best"
                 return Factor(name, tuple(tried), number, reason)
         return Factor(name, tuple(tried), best)
 
-    @property
-    def ratio(self) -> float:
-        """Photos held out over photos that train."""
-        return float(np.mean([part.ratio for part in self.fitter.partitions]))
-
-    def result(self, *, folds: int, seeds: int, seed: int, interrupted: bool) -> SweepResult:
-        """Rank, compare, choose. Raises TrainingError when every fit diverged."""
+    def result(self, settings: SweepSettings, *, interrupted: bool) -> SweepResult:
+        """Rank, compare and choose. Raises TrainingError when every fit diverged."""
         usable = {
             number for number, score in self._scores.items() if score.merit(self.metric) > -np.inf
         }
@@ -208,24 +252,23 @@ class Work:
                 f"every setting diverged ({len(self._scores)} tried); the first: {first}"
             )
         for name, numbers in self.families[len(self.factors) :]:
-            self.factors.append(
-                self._decide(name, [number for number in numbers if number not in self.pruned])
-            )
+            kept = [number for number in numbers if number not in self.pruned]
+            self.factors.append(self._decide(name, kept))
         compared = [
             [number for number in factor.settings if number in usable and number not in self.pruned]
             for factor in self.factors
         ]
         chosen = self._scores[self.factors[-1].chosen]
         return SweepResult(
-            source=self.photos.source,
-            backbone=self.photos.backbone,
-            classes=self.photos.classes,
-            photos=len(self.photos),
-            test_photos=self.photos.test_photos,
+            source=self.data.source,
+            backbone=self.data.backbone,
+            classes=self.data.classes,
+            photos=len(self.data),
+            test_photos=self.data.test_photos,
             metric=self.metric,
-            folds=folds,
-            seeds=seeds,
-            seed=seed,
+            folds=settings.folds,
+            seeds=settings.seeds,
+            seed=settings.seed,
             settings=best_first(self._scores, self.metric),
             factors=tuple(self.factors),
             fits=tuple(sorted((fit for fits in self.fits.values() for fit in fits), key=_order)),
@@ -235,23 +278,22 @@ class Work:
             total=self.total,
             interrupted=interrupted,
             seconds=time.perf_counter() - self._began,
-            command=train_command(self.photos, chosen.settings, list(self.alternatives)),
+            command=train_command(self.data, chosen.settings, list(self.alternatives)),
         )
 
-    def _compare(self, families: Sequence[Sequence[int]]) -> list[Comparison]:
-        """All pairs within each family; of a large one, the best with each of the others."""
+    def _compare(self, families: Sequence[Sequence[int]]) -> list[SettingComparison]:
+        """Compare all pairs within each family; of a large one, the best with each other."""
         scores = {
             number: by_partition(self.fits[number], self.metric)
             for family in families
             for number in family
         }
         if max(map(len, families)) <= LARGEST_FAMILY:
-            return compare(families, scores, self.ratio)
+            return compare(families, scores, self.fitter.ratio)
         (family,) = families
-        best = max(family, key=lambda number: self._scores[number].merit(self.metric))
-        return compare_with_best(
-            best, [number for number in family if number != best], scores, self.ratio
-        )
+        best = self._best(family)
+        others = [number for number in family if number != best]
+        return compare_with_best(best, others, scores, self.fitter.ratio)
 
 
 def _order(fit: FitScore) -> tuple[int, int]:

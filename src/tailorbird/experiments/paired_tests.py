@@ -1,4 +1,4 @@
-"""Which differences between settings are more than chance: paired tests for repeated cross-validation."""
+"""Paired tests for repeated cross-validation: which differences are more than chance."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from tailorbird.metrics.distributions import student_t_tail
 
 SIGNIFICANT = 0.05
-"""Corrected p-values below this tell two settings apart."""
+"""Differences with corrected p-values below this are significant."""
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Mean of paired differences, its standard error, two-sided p-value in [0, 1], and the number of pairs."""
+    """Mean of paired differences, standard error, two-sided p-value in [0, 1], number of pairs."""
 
     difference: float
     standard_error: float
@@ -27,10 +27,15 @@ class PairedTest:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two settings on the same folds. difference: mean score of `first` minus that of `second`, positive where `first` is better.
+class SettingComparison:
+    """Two settings on the same folds.
 
-    p is that of `corrected_t_test`; corrected is p after Holm's correction for all the comparisons made.
+    Attributes:
+        first, second: numbers of the settings.
+        difference: mean score of `first` minus that of `second`; positive where `first` is better.
+        standard_error: of the difference, corrected for shared training photos.
+        p: of `corrected_t_test`.
+        corrected: p after Holm's correction for all comparisons made.
     """
 
     first: int
@@ -42,21 +47,23 @@ class Comparison:
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the two can be told apart."""
+        """Return whether the difference is significant."""
         return self.corrected < SIGNIFICANT
 
 
 def corrected_t_test(
     differences: NDArray[np.floating] | Sequence[float], ratio: float
 ) -> PairedTest:
-    """Are paired differences (J,) over J train/test partitions of the same photos zero on average?
+    """Test whether paired differences (J,) over J partitions of the same photos have mean zero.
 
-    The corrected resampled t-test of Nadeau and Bengio 2003 ("Inference for the generalization error", Machine Learning 52),
-    as Bouckaert and Frank 2004 use it for repeated cross-validation: t = mean / sqrt((1 / J + ratio) * variance) with J - 1
-    degrees of freedom. The partitions share most of their training photos, so their scores are not independent; the plain
+    This is the corrected resampled t-test of Nadeau and Bengio 2003 ("Inference for the
+    generalization error", Machine Learning 52), as Bouckaert and Frank 2004 use it for repeated
+    cross-validation: t = mean / sqrt((1 / J + ratio) * variance) with J - 1 degrees of freedom. The
+    partitions share most of their training photos, so their scores are not independent; the plain
     test, with 1 / J alone, finds differences that are not there.
 
-    ratio: photos held out over photos that train, 1 / (folds - 1) in cross-validation. Fewer than two differences give p = 1.
+    ratio: photos held out over photos that train, 1 / (folds - 1) in cross-validation. Fewer than
+        two differences give p = 1.
     """
     values = np.asarray(differences, np.float64)
     pairs = len(values)
@@ -71,7 +78,7 @@ def corrected_t_test(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected so that the chance of even one false alarm stays below the level (Holm 1979, step-down)."""
+    """Return p-values corrected for the family-wise error rate (Holm 1979, step-down)."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     corrected = [1.0] * len(p_values)
     highest = 0.0
@@ -83,11 +90,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def compare(
     families: Sequence[Sequence[int]], scores: Mapping[int, Mapping[int, float]], ratio: float
-) -> list[Comparison]:
-    """Every pair within each family, p-values corrected for all pairs of all families together.
+) -> list[SettingComparison]:
+    """Compare every pair within each family; p-values are corrected for all pairs together.
 
-    scores: for each setting, partition -> score, higher is better; only partitions that both have are compared.
-    A pair that is in two families counts once.
+    Args:
+        families: numbers of the settings; a pair that is in two families counts once.
+        scores: for each setting, partition -> score, higher is better; only partitions that both
+            have are compared.
+        ratio: see `corrected_t_test`.
     """
     pairs: dict[tuple[int, int], PairedTest] = {}
     for family in families:
@@ -99,18 +109,18 @@ def compare(
             pairs[first, second] = corrected_t_test(differences, ratio)
     corrected = holm([test.p for test in pairs.values()])
     return [
-        Comparison(first, second, test.difference, test.standard_error, test.p, value)
+        SettingComparison(first, second, test.difference, test.standard_error, test.p, value)
         for ((first, second), test), value in zip(pairs.items(), corrected, strict=True)
     ]
 
 
 def compare_with_best(
     best: int, others: Sequence[int], scores: Mapping[int, Mapping[int, float]], ratio: float
-) -> list[Comparison]:
-    """The best of a large family with each of the others.
+) -> list[SettingComparison]:
+    """Compare the best setting of a large family with each of the others.
 
-    Which one is best was seen in the same scores, so p-values are multiplied by the number of all pairs (Bonferroni), as
-    if every pair had been compared.
+    It was chosen by the same scores, so p-values are multiplied by the number of all pairs
+    (Bonferroni), as if every pair had been compared.
     """
     found = compare([(best, other) for other in others], scores, ratio)
     pairs = len(others) * (len(others) + 1) // 2
@@ -118,7 +128,7 @@ def compare_with_best(
 
 
 def p_text(p: float) -> str:
-    """`p = 0.61`, `p < 0.001`."""
+    """Return `p = 0.61` or `p < 0.001`."""
     if p < 0.001:
         return "p < 0.001"
     return f"p = {p:.2f}" if p >= 0.1 else f"p = {p:.3f}"
