@@ -6,8 +6,11 @@ To add one: a function from a Dataset to Findings, listed in `CHECKS`, and its k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
+
+import numpy as np
+import numpy.typing as npt
 
 from tailorbird.dataset.labels import (
     colliding_labels,
@@ -15,13 +18,16 @@ from tailorbird.dataset.labels import (
     shown_label,
     similar_label,
 )
-from tailorbird.dataset.samples import Dataset, Finding
+from tailorbird.dataset.samples import Dataset, Finding, Sample
 
 SMALL: Final = 10
 """Training photos below which a class is reported as small."""
 
 RECOMMENDED: Final = 50
 """Training photos that are recommended for each class."""
+
+DARK: Final = 12
+"""Brightness of 255 below which every part of an almost black photo is."""
 
 IMBALANCE: Final = 10.0
 """Ratio of the largest to the smallest class from which a dataset is reported as imbalanced."""
@@ -90,6 +96,15 @@ def similar_labels(dataset: Dataset) -> Iterator[Finding]:
             "they are different classes; rename them if they are one"
         )
         yield Finding("similar-labels", shown, message)
+
+
+def dark_findings(samples: Sequence[Sample], sketches: npt.NDArray[np.uint8]) -> list[Finding]:
+    """Return a finding for the photos that are almost black, by their grey sketches (N, 32, 32)."""
+    dark = np.flatnonzero(sketches.reshape(len(samples), -1).max(axis=1) < DARK)
+    names = tuple(samples[i].name for i in dark.tolist())
+    what = "1 photo is" if len(names) == 1 else f"{len(names):,} photos are"
+    message = f"{what} almost black: a covered lens, or 16-bit data of which few bits are used"
+    return [Finding("almost-black", names, message)] if names else []
 
 
 CHECKS: Final[tuple[Callable[[Dataset], Iterable[Finding]], ...]] = (

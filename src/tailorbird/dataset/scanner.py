@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tailorbird import images, parallel
-from tailorbird.dataset.checks import class_findings
+from tailorbird.dataset.checks import class_findings, dark_findings
 from tailorbird.dataset.duplicates.groups import duplicate_groups
 from tailorbird.dataset.facts import FACTS, facts, open_facts, remember
 from tailorbird.dataset.grouping import group_samples
@@ -108,6 +108,7 @@ def scan_layout(
         grouped.one_scene,
         grouped.pictures,
     )
+    findings += dark_findings(samples, known["sketch"])
     findings += [*grouped.findings, *vanished, *class_findings(dataset)]
     return replace(dataset, findings=tuple(findings), table=layout.table)
 
