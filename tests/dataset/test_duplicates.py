@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from support.data import CLOTHING, SHARED, MakeDataset, draw_dataset, encoded, needs_shared, picture
 from tailorbird.dataset import Dataset, Finding, Sample, scan
+from tailorbird.dataset.duplicates.facts import FACTS, oriented_hashes, perceptual_hash
 from tailorbird.dataset.duplicates.groups import duplicate_groups
 from tailorbird.dataset.duplicates.hash_neighbours import near_pairs
 from tailorbird.dataset.duplicates.similarity import (
@@ -23,7 +24,6 @@ from tailorbird.dataset.duplicates.similarity import (
     sketch,
     sketches_agree,
 )
-from tailorbird.dataset.facts import FACTS, oriented_hashes, perceptual_hash
 from tailorbird.images import decode
 
 

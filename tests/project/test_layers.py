@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -18,41 +20,6 @@ from tailorbird.cli.app import app
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "tailorbird"
 
-# Lowest first. A module may import modules that stand above it in this list, and its own folder's.
-LADDER = (
-    "errors",
-    "progress",
-    "validation",
-    "parallel",
-    "images",
-    "files",
-    "privacy",
-    "onnx_files",
-    "inference",
-    "rendering",
-    "metrics",
-    "dataset",
-    "corrections",
-    "backbone",
-    "head",
-    "model",
-    "features",
-    "preparation",
-    "label_errors",
-    "review",
-    "experiments",
-    "report",
-    "explanation",
-    "engines",
-    "importing",
-    "training",
-    "evaluation",
-    "comparison",
-    "service",
-    "demo",
-    "cli",
-    "__main__",
-)
 FRAMEWORKS = {
     "torch",
     "timm",
@@ -66,11 +33,6 @@ FRAMEWORKS = {
     "fastapi",
     "uvicorn",
 }
-ALLOWED = {
-    "service": {"starlette", "uvicorn"},
-    "engines": {"keras", "tensorflow", "torch", "jax", "timm"},
-}
-"""Frameworks a part may import: the web's in `service/` alone, deep learning's in `engines/`."""
 DATABASES = {"sqlalchemy", "psycopg"}
 HEAVY = {
     "onnx",
@@ -87,14 +49,6 @@ HEAVY = {
 }
 
 
-def modules() -> list[Path]:
-    return sorted(SOURCE.rglob("*.py"))
-
-
-def part(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
-
-
 def imported(tree: ast.AST) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(tree):
@@ -106,29 +60,32 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
-def test_every_module_stands_on_the_ladder() -> None:
-    assert {part(path) for path in modules()} - {"__init__"} == set(LADDER)
+def check_contracts(root: Path) -> subprocess.CompletedProcess[str]:
+    """Run `lint-imports` on the sources below a folder, with the contracts in pyproject.toml."""
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    return subprocess.run(
+        [sys.executable, "-c", code, "--no-cache", "--config", str(ROOT / "pyproject.toml")],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root / "src")},
+        capture_output=True,
+        text=True,
+    )
 
 
-@pytest.mark.parametrize(
-    "path",
-    [p for p in modules() if part(p) != "__init__"],
-    ids=lambda p: str(p.relative_to(SOURCE)),
-)
-def test_imports_point_downward_only(path: Path) -> None:
-    own = LADDER.index(part(path))
-    for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
-        head, *rest = name.split(".")
-        assert head not in FRAMEWORKS - ALLOWED.get(part(path), set()), (
-            f"{path.name} may not import {head}"
-        )
-        assert head not in DATABASES or part(path) == "corrections", (
-            f"{path.name} imports {head}; only corrections may"
-        )
-        if head == "tailorbird" and rest and rest[0] != "__version__":
-            assert rest[0] == part(path) or LADDER.index(rest[0]) < own, (
-                f"{path} imports {name}, which is not below it"
-            )
+def test_the_contracts_of_the_layers_hold() -> None:
+    """Layers, circles of modules, and who may import what; `make lint` checks them as well."""
+    done = check_contracts(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_broken_layer_is_found(tmp_path: Path) -> None:
+    """Also if the import is inside a function."""
+    copy = Path(shutil.copytree(SOURCE, tmp_path / "src" / "tailorbird"))
+    with (copy / "errors.py").open("a") as file:
+        file.write("\n\ndef broken() -> None:\n    from tailorbird.files import write_text\n")
+    done = check_contracts(tmp_path)
+    assert done.returncode == 1
+    assert "tailorbird.errors -> tailorbird.files" in done.stdout
 
 
 @pytest.mark.parametrize("folder", ["src", "tests", "examples"])

@@ -17,8 +17,8 @@ from PIL import Image
 
 from tailorbird import images, parallel
 from tailorbird.dataset.checks import class_findings, dark_findings
+from tailorbird.dataset.duplicates.facts import FACTS, facts, open_facts, remember
 from tailorbird.dataset.duplicates.groups import duplicate_groups
-from tailorbird.dataset.facts import FACTS, facts, open_facts, remember
 from tailorbird.dataset.grouping import group_samples
 from tailorbird.dataset.layout import Entry, Layout, find
 from tailorbird.dataset.samples import Dataset, Finding, Sample, printable

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import images
+from tailorbird.dataset.duplicates.facts import open_verdicts, oriented_hashes, remember
 from tailorbird.dataset.duplicates.hash_neighbours import Pairs, near_pairs, near_pairs_between
 from tailorbird.dataset.duplicates.similarity import (
     DECODED,
@@ -30,7 +31,6 @@ from tailorbird.dataset.duplicates.similarity import (
     prepare,
     sketches_agree,
 )
-from tailorbird.dataset.facts import open_verdicts, oriented_hashes, remember
 from tailorbird.dataset.samples import SPLITS, Finding, Sample
 from tailorbird.errors import ImageError
 
