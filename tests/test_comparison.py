@@ -364,7 +364,7 @@ def test_training_photos_are_warned_of(trained: Path, shapes: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--csv", "a.txt"], "--csv is 'a.txt'; give the name of a .csv file"),
+        (["--csv", "a.txt"], "the CSV is 'a.txt'; its name must end in .csv"),
         (["--contact-sheet", "a.svg"], "its name must end in .png, .jpg, .jpeg"),
         (["--split", "test"], "has no split 'test'"),
     ],

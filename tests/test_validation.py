@@ -99,7 +99,9 @@ def test_a_file_name_must_end_as_its_kind_does() -> None:
         problems.ending("model file", "shop.ONNX", ".onnx")
         problems.ending("picture", None, ".png")
     with (
-        pytest.raises(SettingsError, match=r"the picture is 'a\.txt'; its name must end in"),
+        pytest.raises(
+            SettingsError, match=r"the picture is 'a\.txt'; its name must end in \.png or \.svg"
+        ),
         Problems() as problems,
     ):
         problems.ending("picture", Path("a.txt"), ".png", ".svg")

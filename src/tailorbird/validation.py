@@ -125,7 +125,9 @@ class Problems:
     def ending(self, what: str, path: PathLike | None, *valid: str) -> None:
         """Require that the name of the file `what` ends in one of `valid`, such as `.onnx`."""
         if path is not None and Path(path).suffix.lower() not in valid:
-            self.add(f"the {what} is {Path(path).name!r}; its name must end in {', '.join(valid)}")
+            *most, last = valid
+            endings = f"{', '.join(most)} or {last}" if most else last
+            self.add(f"the {what} is {Path(path).name!r}; its name must end in {endings}")
 
     def outputs(
         self,

@@ -204,7 +204,7 @@ def test_predict_reads_standard_input_and_globs(trained: Path, tmp_path: Path) -
         *(str(folder / "disc" / f"disc-00{i}.jpg") for i in (0, 1)),
     ]
     assert len(lines(run("predict", trained, f"{folder}/*/*-001.jpg", "--json"))) == 3
-    assert "nothing matches" in run("predict", trained, f"{folder}/*.gif", code=2).stderr
+    assert "no file matches" in run("predict", trained, f"{folder}/*.gif", code=2).stderr
     assert "no such file" in run("predict", trained, folder / "gone.jpg", code=3).stderr
     (tmp_path / "none").mkdir()
     assert "holds no photos" in run("predict", trained, tmp_path / "none", code=2).stderr

@@ -115,7 +115,7 @@ def test_bad_input_is_one_line(shapes: Path, tmp_path: Path) -> None:
     for arguments, words in (
         (("sweep", shapes, "--learning-rate", "fast"), "--learning-rate is 'fast'; give numbers"),
         (("sweep", shapes, "--inner", "10,x"), "--inner is '10,x'"),
-        (("sweep", shapes, "--batch-norm", "yes"), "give off, on or both"),
+        (("sweep", shapes, "--batch-norm", "yes"), "give one or more of off, on"),
         (("sweep", shapes, "--dropout", "0,1.5"), "dropout is 1.5"),
         (("sweep", shapes, "-o", "s.pdf"), "must end in .svg, .png or .html"),
         (("sweep", shapes, "--csv", tmp_path / "none" / "f.csv"), "folder that exists"),
