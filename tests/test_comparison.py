@@ -365,7 +365,7 @@ def test_training_photos_are_warned_of(trained: Path, shapes: Path) -> None:
     ("options", "said"),
     [
         (["--csv", "a.txt"], "the CSV is 'a.txt'; its name must end in .csv"),
-        (["--contact-sheet", "a.svg"], "its name must end in .png, .jpg, .jpeg"),
+        (["--contact-sheet", "a.svg"], "its name must end in .png, .jpg or .jpeg"),
         (["--split", "test"], "has no split 'test'"),
     ],
 )
