@@ -323,7 +323,7 @@ def test_scan_without_suspects_judges_nothing(mislabelled: Path) -> None:
     [
         (["--backbone", "pocket"], "--backbone without --suspects"),
         (["--contact-sheet", "a.png"], "--contact-sheet without --suspects"),
-        (["--suspects", "--contact-sheet", "a.pdf"], "the contact sheet is 'a.pdf'; its name must end in .png, .jpg, .jpeg"),
+        (["--suspects", "--contact-sheet", "a.pdf"], "the contact sheet is 'a.pdf'; its name must end in .png, .jpg or .jpeg"),
         (["--suspects", "--backbone", "nosuch"], "nosuch"),
         (["--suspects", "--seed", "-1"], "seed is -1"),
     ],
