@@ -96,7 +96,8 @@ def test_a_photo_that_changed_since_the_scan_is_named(
     victim.write_bytes(encoded(picture("disc", 77)))
     with pytest.raises(
         UnreadableImage,
-        match=rf"{victim.name}: the file has changed since; it was fine when the dataset was scanned; run again",
+        match=rf"{victim.name}: the file has changed since; it was fine when the dataset was "
+        "scanned; run again",
     ):
         embed(dataset.samples, Embedder(pocket, view=1))
     victim.write_bytes(original)

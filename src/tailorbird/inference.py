@@ -1,8 +1,8 @@
 """Run ONNX graphs: the only place that makes and runs ONNX Runtime sessions.
 
-A `Device` says how work is cut: images per run, runs at once, threads per run. A `Runner` is a graph
-opened on a device. On the CPU many small runs at once, each on one thread, beat one large run on
-all cores, because the activations of 8 images stay in a core's cache.
+A `Device` says how work is cut: images per run, runs at once, threads per run. A `Runner` is a
+graph opened on a device. On the CPU many small runs at once, each on one thread, beat one large run
+on all cores, because the activations of 8 images stay in a core's cache.
 
 Shapes: images are uint8 (N, S, S, 3); outputs are arrays whose first axis is N.
 """

@@ -149,6 +149,23 @@ def is_external(tensor: onnx.TensorProto) -> bool:
     return bool(tensor.external_data) or tensor.data_location == tensor.EXTERNAL
 
 
+def nan_weights(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the weights that hold NaN.
+
+    Running the graph may not show them: ReLU is max(x, 0), and some processors return 0 for
+    max(NaN, 0). Infinity is not damage: exported attention masks contain it.
+    """
+    import numpy as np
+    from onnx import TensorProto, numpy_helper
+
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+    return [
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.data_type in floats and np.isnan(numpy_helper.to_array(tensor)).any()
+    ]
+
+
 def metadata(model: onnx.ModelProto) -> dict[str, str]:
     """Return the file's metadata entries."""
     return {entry.key: entry.value for entry in model.metadata_props}

@@ -1,4 +1,4 @@
-"""Published networks of each kind, turned into backbones: the same features as the original, or a refusal that says why."""
+"""Published networks of each kind become backbones with the same features, or are refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Adapted = Callable[..., Backbone]
 
 @pytest.fixture
 def adapted(tmp_path: Path) -> Adapted:
-    """Save a published network, adapt it, and open the result as a backbone: every one has to pass the contract's own checks."""
+    """Save a published network, adapt it, and open the result as a backbone."""
 
     def make(
         model: onnx.ModelProto, preprocessor: dict[str, Any] | None = None, **more: Any
@@ -188,7 +188,8 @@ def test_a_classifier_gives_what_its_last_layer_works_on(adapted: Adapted) -> No
 
     assert adapted(networks.transformer(head="logits")).info.grid is None
 
-    d = networks.Drawing()  # timm's form: average over positions, then MatMul and a bias, then softmax, under another name
+    # timm's form: average over positions, then MatMul and a bias, then softmax, other names.
+    d = networks.Drawing()
     x = d.add("Relu", d.add("Conv", "pixel_values", d.weight(6, 3, 4, 4), strides=[4, 4]))
     x = d.add("ReduceMean", x, axes=[2, 3], keepdims=0)
     d.add("Softmax", d.add("Add", d.add("MatMul", x, d.weight(6, 7)), d.weight(7)), out="output")
@@ -364,7 +365,8 @@ def test_outputs_that_are_refused(adapted: Adapted) -> None:
     d.add("Conv", "pixel_values", d.weight(5, 3, 3, 3), pads=[1, 1, 1, 1], out="mask")
     with pytest.raises(
         BackboneError,
-        match=r"mask is not a feature map of an image of 32 x 32 pixels; outputs seen: mask \(3, 5, 32, 32\); supported",
+        match=r"mask is not a feature map of an image of 32 x 32 pixels; "
+        r"outputs seen: mask \(3, 5, 32, 32\); supported",
     ):
         adapted(d.model({"mask": ["b", 5, "h", "w"]}))
     d.add("Conv", "pixel_values", d.weight(5, 3, 4, 4), strides=[4, 4], out="boxes")
@@ -433,7 +435,7 @@ def test_names_that_clash_with_ours(adapted: Adapted) -> None:
 
 
 def test_branches_keep_the_tensors_they_use(adapted: Adapted) -> None:
-    """An If whose branches use the outer graph's tensors and weights, one of them under a name that is ours."""
+    """An If whose branches use tensors of the outer graph, one of them named like ours."""
     d = networks.Drawing()
     x = d.add("Conv", "pixel_values", d.weight(6, 3, 4, 4), strides=[4, 4], out="features")
     d.weights.append(numpy_helper.from_array(np.array(3, np.float32), "outer"))

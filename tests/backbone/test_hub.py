@@ -1,6 +1,6 @@
-"""Pulling from a hub: every download goes to a server on 127.0.0.1 and every scenario runs in a process of its own.
+"""Pulling from a hub: downloads go to a server on 127.0.0.1, each scenario in its own process.
 
-huggingface_hub reads its environment variables once, at import; a process per scenario is what a user's command is.
+huggingface_hub reads its environment variables once, at import, as in a user's command.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ from tailorbird.errors import BackboneError, HubError, MissingExtra, SettingsErr
 Pulls = Callable[..., list[dict[str, Any]]]
 
 PREPROCESSOR = json.dumps({**networks.IMAGENET, "size": {"height": 32, "width": 32}}).encode()
-CARD = b"---\nlicense: apache-2.0\ndatasets:\n- imagenet-1k\nbase_model: someone/original\n---\n# A network\n"
+CARD = b"""---
+license: apache-2.0
+datasets:
+- imagenet-1k
+base_model: someone/original
+---
+# A network
+"""
 
 # Runs one request per argument and prints, for each, what came of it.
 PULL = """
@@ -61,7 +68,7 @@ def repository(model: onnx.ModelProto | None = None, **more: bytes) -> dict[str,
 
 
 def large() -> onnx.ModelProto:
-    """A network of 12 MB: huggingface_hub writes in pieces of 10 MiB, and only a whole piece survives a cut."""
+    """A network of 12 MB: of a cut download, huggingface_hub keeps whole pieces of 10 MiB."""
     return networks.convolutional(channels=90_000, side=32)
 
 
@@ -126,7 +133,7 @@ def pulls(tmp_path: Path, hub: Hub) -> Pulls:
     return run
 
 
-def test_pull_end_to_end_then_at_hand_then_offline(hub: Hub, pulls: Pulls, tmp_path: Path) -> None:
+def test_pull_end_to_end_again_and_offline(hub: Hub, pulls: Pulls, tmp_path: Path) -> None:
     first, again, half = pulls(
         {"reference": "hf:birds/tiny"},
         {"reference": "hf:birds/tiny"},
@@ -161,7 +168,8 @@ def test_pull_end_to_end_then_at_hand_then_offline(hub: Hub, pulls: Pulls, tmp_p
         and Backbone(half["path"]).info.size == 64
     )
 
-    # Without a connection: what was pulled is at hand, another size is made from the download cache, another network is not there.
+    # Without a connection, what was pulled is available, another size is made from the download
+    # cache, and another network is missing.
     before = len(hub.requests)
     kept, other_size, missing = pulls(
         {"reference": "hf:birds/tiny"},
@@ -244,7 +252,8 @@ def test_refusals_say_what_to_do(hub: Hub, pulls: Pulls) -> None:
         (
             "hf:birds/several",
             "BackboneError",
-            "several ONNX files and none is the usual one: a.onnx, b.onnx; choose one: hf:birds/several:a.onnx",
+            "several ONNX files and none is the usual one: a.onnx, b.onnx; "
+            "choose one: hf:birds/several:a.onnx",
         ),
     ]
     results = pulls(*({"reference": reference} for reference, _, _ in expected))
@@ -275,7 +284,7 @@ def test_a_transfer_that_breaks_off_is_resumed(hub: Hub, pulls: Pulls) -> None:
     assert ranges == [None, f"bytes={10 * 1024 * 1024}-"]
 
 
-def test_weights_in_a_second_file_are_downloaded_and_taken_in(
+def test_weights_in_a_second_file_are_downloaded_and_embedded(
     hub: Hub, pulls: Pulls, tmp_path: Path
 ) -> None:
     networks.with_external_data(networks.transformer(), tmp_path)
@@ -356,12 +365,12 @@ NO_REFERENCES = [
 
 
 @pytest.mark.parametrize("text", NO_REFERENCES)
-def test_references_that_are_none(text: str) -> None:
+def test_invalid_references(text: str) -> None:
     with pytest.raises(SettingsError, match=r"give hf:OWNER/REPO|give the path of an \.onnx file"):
         parse(text)
 
 
-def test_references_contradicting_themselves_and_engines_to_come() -> None:
+def test_contradicting_references_and_other_schemes() -> None:
     assert parse("hf:a/b", file="m.onnx", revision="v1") == Reference("a", "b", "v1", "m.onnx")
     with pytest.raises(SettingsError, match="has the revision 'v1'"):
         parse("hf:a/b@v1", revision="v2")

@@ -88,7 +88,7 @@ def run(model: onnx.ModelProto, pixels: np.ndarray, *outputs: str) -> list[np.nd
 def reference_grad_cam(
     backbone: Backbone, layers: Head, pixels: np.ndarray, temperature: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities, and heat maps whose gradients come from finite differences in float64, not from any formula."""
+    """Probabilities, and heat maps with gradients from finite differences in float64."""
     feature_map = run(backbone.proto, pixels, "feature_map")[0].astype(np.float64)
 
     def logits(maps: np.ndarray) -> np.ndarray:
@@ -208,7 +208,7 @@ def test_grad_cam_is_exact_behind_every_pooling(
 
 
 def test_positions_that_share_the_maximum_change_nothing(backbone: Backbone) -> None:
-    """On one flat colour all inner positions of a map are equal; whichever framework's rule shares the slope, its sum is the same."""
+    """On a flat colour all inner positions are equal; any rule that shares the slope sums to it."""
     flat = np.full((1, 16, 16, 3), 90, np.uint8)
     maps = run(backbone.proto, flat, "feature_map")[0]
     assert np.ptp(maps, axis=(2, 3)).max() < 1e-5 and maps.max() > 0
@@ -222,11 +222,15 @@ def test_positions_that_share_the_maximum_change_nothing(backbone: Backbone) -> 
     assert np.abs(found[0] - expected).max() < 1e-5
 
 
-def test_a_trunk_says_what_does_not_fit(backbone: Backbone) -> None:
+def test_a_backbone_graph_refuses_shapes_that_contradict_each_other(backbone: Backbone) -> None:
     assert BackboneGraph.of(backbone) == BackboneGraph(backbone.proto, 6, (6, 4, 4), "mean")
-    with pytest.raises(ValueError, match="one says that there is no map"):
+    with pytest.raises(
+        ValueError, match="pooling is 'none' if and only if there is no feature map"
+    ):
         BackboneGraph(backbone.proto, 6, None, "max")
-    with pytest.raises(ValueError, match=r"flatten of a map \(6, 4, 4\) gives 96 features, not 6"):
+    with pytest.raises(
+        ValueError, match=r"flatten of a feature map \(6, 4, 4\) gives 96 features, not 6"
+    ):
         BackboneGraph(backbone.proto, 6, (6, 4, 4), "flatten")
 
 
@@ -296,7 +300,7 @@ def _function(model: onnx.ModelProto) -> None:
 
 
 def _sparse_external(model: onnx.ModelProto) -> None:
-    """A constant whose sparse values lie in another file: no initialiser, an attribute of a node."""
+    """A constant whose sparse values lie in another file: an attribute, not an initialiser."""
     node = model.graph.node.add()
     node.op_type = "Constant"
     node.output.append("stolen")
@@ -585,3 +589,14 @@ def test_probabilities_that_are_not_finite_name_the_photo(
     monkeypatch.setattr(classifier._runner, "run_batch", damaged)
     with pytest.raises(ModelFileError, match=r"probabilities of .*disc-000\.jpg that are NaN"):
         classifier.predict(shapes / "disc" / "disc-000.jpg")
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_head_with_nan_is_refused_whatever_the_processor_makes_of_it(
+    backbone: Backbone, layer: int
+) -> None:
+    """ReLU gives 0 for NaN on some processors, so that running the model may not show it."""
+    damaged = head((6, 9, 4))
+    damaged.layers[layer].weight[2, 1] = np.nan
+    with pytest.raises(TrainingError, match=f"layer {layer + 1} of the head has weights that are"):
+        build(backbone, damaged, 1.0)

@@ -99,6 +99,12 @@ class Backbone:
         self.path = Path(path)
         self.proto = onnx_files.read_audited(self.path, BackboneError)
         self.info = check(self.proto, self.path)
+        damaged = onnx_files.nan_weights(self.proto)
+        if damaged:
+            raise BackboneError(
+                f"{self.path}: {len(damaged)} weights hold NaN, the first is {damaged[0]!r}; "
+                "the file is damaged or badly converted: download or convert it again"
+            )
         self.runner = Runner(self.proto, str(self.path), BackboneError)
         self.seconds_per_image = self._probe()
         """Time to run one image on one thread, from a single measurement."""

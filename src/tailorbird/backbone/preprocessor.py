@@ -156,7 +156,7 @@ def _triple(value: object, name: str) -> Triple:
 
 
 def _mean_and_std(preprocessor: Mapping[str, Any]) -> tuple[Triple, Triple]:
-    """Return the mean and standard deviation; zeros and ones if the publisher does not normalise."""
+    """Return mean and standard deviation; zeros and ones if the publisher does not normalise."""
     stated = None not in (preprocessor.get("image_mean"), preprocessor.get("image_std"))
     if not preprocessor.get("do_normalize", stated):
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

@@ -1,22 +1,26 @@
-"""The model's graph: backbone, head, calibrated softmax and exact Grad-CAM in one ONNX graph.
+"""Build a model's graph: backbone, head, calibrated softmax and exact Grad-CAM in one ONNX graph.
 
     input   images         uint8    (N, S, S, 3)   RGB, 0 to 255
     output  probabilities  float32  (N, C)         rows sum to 1, calibrated
-    output  heatmaps       float32  (N, T, h, w)   Grad-CAM of the T = min(3, C) most probable classes, most probable first;
-                                                   0 or more; only where the backbone graph has a feature map
+    output  heatmaps       float32  (N, T, h, w)   Grad-CAM of the T = min(3, C) most probable
+                                                   classes, most probable first; 0 or more; only if
+                                                   the backbone graph has a feature map
 
-Grad-CAM (Selvaraju et al., ICCV 2017) weighs the feature map A by the gradient of a class's logit and keeps what is
-positive: relu(sum_k alpha_k A_k), alpha_k = mean over the h w positions of d logit / d A_k. With g = d logit / d features, which
-behind dense layers with ReLU is a product of their weight matrices with the rows of inactive units struck out:
+Grad-CAM (Selvaraju et al., ICCV 2017) weighs the feature map A by the gradient of a class's logit
+and keeps what is positive: relu(sum_k alpha_k A_k), alpha_k = mean over the h w positions of
+d logit / d A_k. Let g = d logit / d features: behind dense layers with ReLU, a product of their
+weight matrices without the rows of inactive units. Then alpha_k follows from the pooling:
 
-- average pooling: every position has the gradient g_k / (h w), and so has their mean.
-- maximum over positions: the position that holds the maximum has the gradient g_k, the others none: the mean is g_k / (h w) again.
-  Where several positions share the maximum the derivative is not unique; every framework's choice (all to one of them, or shared
-  equally) has the sum g_k, so alpha does not depend on it.
-- flattened, in Keras' order (row, column, channel): each position has a gradient of its own, and alpha_k is the mean of the g at
-  the h w places of channel k. The mean over positions is linear, so it is taken of the first layer's weights, once and for all.
+- mean: every position has the gradient g_k / (h w), and so has their mean.
+- max: the position of the maximum has the gradient g_k, the others 0, so that the mean is
+  g_k / (h w) again. If several positions share the maximum, the derivative is not unique; the
+  choice of every framework (all to one of them, or shared equally) has the sum g_k, so that
+  alpha_k does not depend on it.
+- flatten, in Keras' order (row, column, channel): each position has a gradient of its own, and
+  alpha_k is the mean of g at the h w places of channel k. This mean is linear, so that it can be
+  taken of the first layer's weights in advance.
 
-So the gradient is a few small products in the graph itself.
+Hence the gradient is a few small products in the graph itself.
 """
 
 from __future__ import annotations
@@ -28,23 +32,28 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.backbone import Backbone
+from tailorbird.errors import TrainingError
 from tailorbird.head import Head
 
 if TYPE_CHECKING:
     import onnx
 
 TOP = 3
+"""Heat maps per image."""
+
 PREFIX = "tailorbird/"
+"""Of the names of all nodes and constants that are added to a backbone."""
 
 
 class _Builder:
-    """Appends nodes and constants whose names no backbone uses."""
+    """Collects nodes and constants whose names no backbone uses."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
     def constant(self, name: str, value: npt.NDArray[Any] | np.generic) -> str:
+        """Append a constant and return its full name."""
         from onnx import numpy_helper
 
         self.constants.append(numpy_helper.from_array(np.asarray(value), PREFIX + name))
@@ -58,7 +67,7 @@ class _Builder:
         name: str | None = None,
         **attributes: Any,
     ) -> str:
-        """Append a node; the name of its last output."""
+        """Append a node and return the name of its last output."""
         from onnx import helper
 
         names = [f"{PREFIX}{operator.lower()}{len(self.nodes)}_{i}" for i in range(outputs)]
@@ -72,9 +81,14 @@ class _Builder:
 class BackboneGraph:
     """Backbone graph with its feature-map shape and pooling.
 
-    proto: input `images` uint8 (N, S, S, 3); output `features` float32 (N, width) and, where feature_map is not None, `feature_map`
-    float32 (N, K, h, w). feature_map: its (K, h, w). pooling: how the features come from the map: their mean or max over the
-    positions (width = K), or flatten, the map in the order row, column, channel (width = h w K); none: in no such way, no heat maps.
+    Attributes:
+        proto: Input `images` uint8 (N, S, S, 3); output `features` float32 (N, width) and, if
+            feature_map is not None, `feature_map` float32 (N, K, h, w).
+        width: Features per image.
+        feature_map: Its (K, h, w).
+        pooling: How features come from the feature map: mean or max over the positions
+            (width = K), flatten in the order row, column, channel (width = h w K), or none (in no
+            such way, so that there are no heat maps).
     """
 
     proto: onnx.ModelProto
@@ -83,22 +97,24 @@ class BackboneGraph:
     pooling: Literal["mean", "max", "flatten", "none"]
 
     def __post_init__(self) -> None:
-        """Refuse shapes that do not fit each other."""
+        """Refuse shapes that contradict each other."""
         if (self.feature_map is None) != (self.pooling == "none"):
             raise ValueError(
-                f"pooling is {self.pooling!r} and the feature map {self.feature_map}: one says that there is no map"
+                f"pooling {self.pooling!r} contradicts the feature map {self.feature_map}: "
+                "pooling is 'none' if and only if there is no feature map"
             )
         if self.feature_map is not None:
             channels, height, width = self.feature_map
             expected = channels * height * width if self.pooling == "flatten" else channels
             if self.width != expected:
                 raise ValueError(
-                    f"{self.pooling} of a map {self.feature_map} gives {expected} features, not {self.width}"
+                    f"{self.pooling} of a feature map {self.feature_map} gives {expected} "
+                    f"features, not {self.width}"
                 )
 
     @classmethod
     def of(cls, backbone: Backbone) -> BackboneGraph:
-        """A backbone, whose features are the mean of its feature map where it has one."""
+        """Return a backbone's graph; its features are the mean of its feature map, if any."""
         width, grid = backbone.info.width, backbone.info.grid
         if grid is None:
             return cls(backbone.proto, width, None, "none")
@@ -106,9 +122,18 @@ class BackboneGraph:
 
 
 def build(backbone: Backbone | BackboneGraph, head: Head, temperature: float) -> onnx.ModelProto:
-    """Join a backbone, or a backbone graph, and a head trained on its features into the model's graph, without metadata.
+    """Join a backbone and a head into the model's graph, without metadata.
 
-    temperature: the logits are divided by it before the softmax. The result passes the ONNX checker.
+    Args:
+        backbone: The backbone or its graph.
+        head: Dense layers trained on its features.
+        temperature: The logits are divided by it before the softmax.
+
+    Returns:
+        A graph that passes the ONNX checker.
+
+    Raises:
+        TrainingError: A weight of the head is NaN or infinite.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -122,6 +147,11 @@ def build(backbone: Backbone | BackboneGraph, head: Head, temperature: float) ->
     hidden: list[str] = []
     x = "features"
     for number, layer in enumerate(head.layers):
+        if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
+            raise TrainingError(
+                f"layer {number + 1} of the head has weights that are NaN or infinite; "
+                "lower the learning rate"
+            )
         weight = add.constant(f"weight{number}", layer.weight.astype(np.float32))
         bias = add.constant(f"bias{number}", layer.bias.astype(np.float32))
         x = add.node("Gemm", x, weight, bias)
@@ -152,7 +182,7 @@ def build(backbone: Backbone | BackboneGraph, head: Head, temperature: float) ->
 def _grad_cam(
     add: _Builder, head: Head, hidden: list[str], classes: int, backbone_graph: BackboneGraph
 ) -> None:
-    """Append the heat maps of the most probable classes, from the logits' gradients by the features."""
+    """Append the heat maps of the most probable classes; see the module's docstring."""
     from onnx import TensorProto
 
     assert backbone_graph.feature_map is not None
@@ -176,8 +206,8 @@ def _grad_cam(
         largest=1,
         sorted=1,
     )
-    # (classes, inputs of the last layer) gathered by (N, top) gives one row of gradient per image and class.
-    # Transposing a constant costs nothing at run time: the runtime does it once when it opens the file.
+    # (classes, inputs of the last layer) gathered by (N, top): one row of gradient per image and
+    # class. The runtime transposes a constant only once, when it opens the file.
     rows = add.node("Transpose", weights[-1], perm=[1, 0])
     gradient = add.node("Gather", rows, ranked, axis=0)
     for number in range(len(head.layers) - 2, -1, -1):

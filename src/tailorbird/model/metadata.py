@@ -179,7 +179,9 @@ def _moderate(text: str) -> int:
 
 
 def _is_number(low: float, high: float) -> Callable[[object], bool]:
-    return lambda value: type(value) in (int, float) and low <= value <= high  # type: ignore[operator]
+    return lambda value: (
+        isinstance(value, float | int) and (not isinstance(value, bool) and low <= value <= high)
+    )
 
 
 def _is_a(*kinds: type) -> Callable[[object], bool]:
