@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import subprocess
@@ -49,53 +48,6 @@ def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
-
-
-# --- the colours and the overlay ---
-
-
-def test_the_colour_map_is_plasma_and_grows_lighter() -> None:
-    matplotlib = pytest.importorskip("matplotlib")
-    theirs = matplotlib.colormaps["plasma"](np.linspace(0, 1, 256))[:, :3] * 255
-    assert np.abs(overlays.COLOURS - theirs).max() < 5
-    light = overlays.COLOURS @ np.array([0.2126, 0.7152, 0.0722])
-    assert (np.diff(light) > 0).all(), "it reads as a ramp in grey too"
-
-
-def test_an_overlay_glows_where_the_heat_is() -> None:
-    photo = Image.new("RGB", (120, 80), (128, 128, 128))
-    heat = np.zeros((7, 7), np.float32)
-    heat[1, 5] = 3.5
-    found = np.asarray(overlays.overlay(photo, heat)).astype(int)
-    assert found.shape == (80, 120, 3)
-    change = np.abs(found - 128).sum(axis=2)
-    y, x = np.unravel_index(int(change.argmax()), change.shape)
-    assert abs((x + 0.5) / 120 - 5.5 / 7) < 0.05 and abs((y + 0.5) / 80 - 1.5 / 7) < 0.05
-    assert change[40:, :60].max() <= 3, "cold places keep their pixels"
-    assert np.array_equal(np.asarray(overlays.overlay(photo, heat, alpha=0.0)), np.asarray(photo))
-    assert np.array_equal(
-        np.asarray(overlays.overlay(photo, heat)), np.asarray(overlays.overlay(photo, heat * 1e6))
-    )
-    for nothing in (np.zeros((3, 3), np.float32), np.full((3, 3), np.nan, np.float32)):
-        assert np.abs(np.asarray(overlays.overlay(photo, nothing)).astype(int) - 128).max() <= 1
-
-
-def test_shown_photos_carry_pixels_only() -> None:
-    exif = Image.Exif()
-    exif[0x010F] = "a maker"
-    exif.get_ifd(0x8825)[2] = (52.0, 31.0, 12.0)  # GPS latitude
-    data = encoded(
-        picture("disc", 1), exif=exif.tobytes(), comment=b"secret", icc_profile=b"not a profile"
-    )
-    with Image.open(io.BytesIO(data)) as image:
-        image.load()
-        small = Image.open(io.BytesIO(overlays.jpeg(overlays.thumbnail(image, 48))))
-    assert (
-        max(small.size) == 48
-        and not small.getexif()
-        and "comment" not in small.info
-        and "icc_profile" not in small.info
-    )
 
 
 # --- explain ---
