@@ -1,7 +1,7 @@
 # On a fresh machine: `make demo` and `make test`. Each makes its own virtual environment.
 #   make quick      before each commit: linting, types and the fast tests, under two minutes on two cores
 #   make test       linting, types and every test that is not marked slow
-#   make test-slow  the tests marked slow: replays of whole notebooks, and repetitions of benchmarks
+#   make test-slow  the tests marked slow: repetitions of benchmarks, of notebooks, and on a second Keras backend
 
 PYTHON ?= python3
 LIGHT := .venv

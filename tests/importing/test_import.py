@@ -214,6 +214,7 @@ def test_built_otherwise_there_are_no_heat_maps_and_it_is_said_why(
         explain(classifier, photos[0])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     OTHER_BACKEND or find_spec("jax") is None,
     reason="this is the other backend, or it is not installed",

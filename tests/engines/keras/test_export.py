@@ -248,6 +248,7 @@ def test_a_pulled_network_with_its_real_weights_goes_back(tmp_path: Path) -> Non
     assert export_model(model, tmp_path / "mobile.keras").difference < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(JAX, reason="this is the other backend")
 def test_the_core_holds_on_jax() -> None:
     done = subprocess.run(

@@ -500,6 +500,7 @@ def test_what_the_backend_computes_on() -> None:
     assert devices.compilation() == expected[keras.backend.backend()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(JAX, reason="this is the other backend")
 def test_the_core_holds_on_jax_over_two_devices() -> None:
     environment = jax_environment("--xla_force_host_platform_device_count=2")
