@@ -1,4 +1,8 @@
-"""Write docs/reference.md from the commands themselves: `python docs/make_reference.py`. A test fails when it is out of date."""
+"""Write docs/reference.md from the commands: `python docs/make_reference.py`.
+
+A test fails when the page is out of date. Typer's own generator is not used: it has no tables,
+omits `-h`, and repeats the options that every command has.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +16,20 @@ from tailorbird.cli.app import app
 
 HEAD = """# Reference of every command
 
-Made from the commands' own `--help` by `docs/make_reference.py`; a test compares the two. Results go to standard output, everything else to
-standard error. Exit codes: 0 done, 1 failed run, 2 bad input, 3 findings or bad photos, 130 Ctrl-C. With `--json` a command
-writes [one object for programs](json.md).
+Made from the commands' `--help` by `docs/make_reference.py`; a test compares the two. Results go to
+standard output, everything else to standard error. Exit codes: 0 success, 1 failed run, 2 invalid
+input, 3 findings or unusable photos, 130 Ctrl-C. With `--json` a command prints
+[one object for programs](json.md).
 
-Every command also takes `--quiet` or `-q` (results and errors only), `--verbose` or `-v` (more about what is done), `--debug` (tracebacks and
-log messages) and `--help` or `-h`.
+Every command also takes `--quiet` or `-q` (results and errors only), `--verbose` or `-v` (more
+details), `--debug` (tracebacks and log messages) and `--help` or `-h`.
 """
 EVERYWHERE = {"help", "quiet", "verbose", "debug"}
-"""Options that every command has; a test in test_layers.py sees to it."""
+"""Options that every command has; a test in test_layers.py checks it."""
 
 
 def commands() -> list[tuple[str, Any]]:
-    """(name, command) of everything that can be typed, in the order of `tailorbird --help`."""
+    """Return (name, command) of every command, in the order of `tailorbird --help`."""
     found = []
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
         inner = getattr(command, "commands", {})
@@ -35,12 +40,12 @@ def commands() -> list[tuple[str, Any]]:
 
 
 def reference() -> str:
-    """The whole page."""
+    """Return the whole page."""
     return HEAD + "".join(section(name, command) for name, command in commands())
 
 
 def section(name: str, command: Any) -> str:
-    """One command: what it does, what it takes."""
+    """Return the section of one command: description, arguments and options."""
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [
         p for p in command.params if p.param_type_name == "option" and p.name not in EVERYWHERE
@@ -87,7 +92,7 @@ def option_row(parameter: Any) -> str:
 
 
 def kind_of(parameter: Any) -> str:
-    """TEXT, INTEGER, FLOAT or PATH; typer has kept it in two places over its versions."""
+    """Return TEXT, INTEGER, FLOAT or PATH; versions of typer keep it in two places."""
     descriptor = getattr(parameter, "type_descriptor", None)
     words = str(descriptor.annotation if descriptor is not None else parameter.type.name).lower()
     kinds = {"int": "INTEGER", "float": "FLOAT", "path": "PATH"}
@@ -101,10 +106,8 @@ def said(parameter: Any) -> str:
 
 
 def plain(text: str | None) -> str:
-    """Help text on one line, without rich's markup."""
-    return re.sub(
-        r"\s+", " ", re.sub(r"\[/?(dim|bold|italic|cyan|green|yellow)\]", "", text or "")
-    ).strip()
+    """Return help text on one line."""
+    return re.sub(r"\s+", " ", text or "").strip()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line as a user or a program meets it: real processes, exit codes, what is on which stream."""
+"""The command line as users and programs see it: processes, exit codes, output streams."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_train_json_and_what_programs_read(shapes: Path, tmp_path: Path) -> None
         "test",
     }
     assert set(found["scores"]["test"]) >= {
-        "n", "accuracy", "interval", "top3", "log_loss", "ece", "macro", "per_class", "classes", "confusion",
-        "majority_baseline", "threshold", "coverage",
+        "n", "accuracy", "interval", "top3", "log_loss", "ece", "macro", "per_class", "classes",
+        "confusion", "majority_baseline", "threshold", "coverage",
     }  # fmt: skip
     assert (
         found["settings"]["inner"] == []
@@ -310,7 +310,7 @@ def test_output_can_be_cut_short(trained: Path, shapes: Path) -> None:
 def test_results_reach_the_file_while_the_bar_is_on_the_terminal(
     trained: Path, shapes: Path, tmp_path: Path
 ) -> None:
-    """With a terminal for standard error and a file for standard output, neither may end up in the other."""
+    """Standard error is a terminal and standard output a file: neither may go to the other."""
     terminal, child = pty.openpty()
     with (tmp_path / "out.jsonl").open("wb") as out:
         command = [

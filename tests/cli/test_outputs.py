@@ -181,8 +181,8 @@ def test_the_process_exits_2_with_one_line(folder: Path) -> None:
     )
     assert done.returncode == 2 and not done.stdout
     assert done.stderr == (
-        "tailorbird: the manifest labels.csv would overwrite the dataset, which this command reads; "
-        "give another name\n"
+        "tailorbird: the manifest labels.csv would overwrite the dataset, which this command "
+        "reads; give another name\n"
     )
     assert contents(folder) == before
 

@@ -1,4 +1,4 @@
-"""`serve --token-file`, `--corrections-file` and `tailorbird health`: what containers and unit files start with."""
+"""`serve --token-file`, `--corrections-file` and `tailorbird health`, as containers use them."""
 
 from __future__ import annotations
 

@@ -91,7 +91,10 @@ def test_a_full_disk_is_named_and_leaves_the_rest(
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    message = r"the disk is full: .* could not be written; free some space and run again, nothing else was lost"
+    message = (
+        r"the disk is full: .* could not be written; free some space and run again, nothing else "
+        "was lost"
+    )
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(StorageError, match=message):
@@ -189,7 +192,8 @@ start, count = int(sys.argv[2]), int(sys.argv[3])
 store = RowStore(Path(sys.argv[1]), dtype=np.float32, width=5)
 print("ready", flush=True)
 for number in range(start, start + count):
-    store.put([hashlib.sha256(str(number).encode()).digest()], np.array([[number * 10 + i for i in range(5)]], np.float32))
+    key = hashlib.sha256(str(number).encode()).digest()
+    store.put([key], np.array([[number * 10 + i for i in range(5)]], np.float32))
 """
 
 

@@ -1,4 +1,4 @@
-"""Gates: layers hold, public names are pinned, docs cover the commands, the light install stays light."""
+"""Gates: layers, public names, documented commands, and what a light install imports."""
 
 from __future__ import annotations
 
@@ -110,10 +110,11 @@ def test_errors_import_nothing_of_ours() -> None:
 
 def test_public_names_are_pinned_and_all_there() -> None:
     assert tailorbird.__all__ == [
-        "Classifier", "Comparison", "Dataset", "Evaluation", "Explanation", "Failure", "Finding", "FinetuneSettings",
-        "InputError", "Prediction", "RunError", "Sample", "Scores", "Suspect", "Suspects", "TailorbirdError", "TrainResult", "TrainSettings",
-        "compare", "evaluate", "explain", "find_learning_rate", "import_model", "learning_curve", "load", "scan", "suspects", "sweep",
-        "train", "write_manifest",
+        "Classifier", "Comparison", "Dataset", "Evaluation", "Explanation", "Failure", "Finding",
+        "FinetuneSettings", "InputError", "Prediction", "RunError", "Sample", "Scores", "Suspect",
+        "Suspects", "TailorbirdError", "TrainResult", "TrainSettings", "compare", "evaluate",
+        "explain", "find_learning_rate", "import_model", "learning_curve", "load", "scan",
+        "suspects", "sweep", "train", "write_manifest",
     ]  # fmt: skip
     for name in tailorbird.__all__:
         assert getattr(tailorbird, name).__doc__
@@ -148,7 +149,10 @@ def test_importing_the_package_costs_nothing() -> None:
 
 
 def test_predict_loads_no_training_library(trained: Path) -> None:
-    code = f"from tailorbird.model import Classifier; import numpy; Classifier({str(trained)!r}).predict(numpy.zeros((9, 9, 3), numpy.uint8))"
+    code = (
+        "import numpy; from tailorbird.model import Classifier; "
+        f"Classifier({str(trained)!r}).predict(numpy.zeros((9, 9, 3), numpy.uint8))"
+    )
     assert not fresh(code) & (
         FRAMEWORKS | DATABASES | {"sklearn", "scipy", "huggingface_hub", "matplotlib", "jinja2"}
     )

@@ -167,7 +167,8 @@ def forget(
         )
     if folder is None:
         output.say(
-            "warning: the folder of kept photos is not known, so no photo was deleted; give --photos"
+            "warning: the folder of kept photos is not known, so no photo was deleted; give "
+            "--photos"
         )
     if json:
         output.print_json({"rows": gone.rows, "photo": gone.photo})

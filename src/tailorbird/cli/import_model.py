@@ -1,4 +1,4 @@
-"""`tailorbird import`: make a model file of a Keras classifier. (A module cannot be named import.)"""
+"""`tailorbird import`: convert a Keras classifier. (A module cannot be named import.)"""
 
 from __future__ import annotations
 

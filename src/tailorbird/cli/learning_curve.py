@@ -102,7 +102,8 @@ def _print(result: LearningCurve) -> None:
         output.print_table(columns, map(_class_row, result.classes))
         if result.untried:
             output.line(
-                f"  the {result.untried} other classes (higher recall, or a handful of photos) were not tried"
+                f"  the {result.untried} other classes (higher recall, or a handful of photos) "
+                "were not tried"
             )
     for line in curve_lines(result):
         output.line(line)

@@ -17,7 +17,7 @@ REASONS = 8
 """Reasons for leaving photos out that are printed without --verbose."""
 
 MATRIX_CLASSES = 13
-"""Most classes whose confusion matrix fits a terminal; of more, the most confused pairs are shown."""
+"""Most classes whose confusion matrix fits a terminal; else the most confused pairs are shown."""
 
 PAIRS = 20
 """Confused pairs that are printed."""

@@ -92,7 +92,8 @@ def serve(
         list[str] | None,
         typer.Option(
             envvar="TAILORBIRD_ALLOW_ORIGINS",
-            help="Site whose pages may call the API, such as https://shop.example; can be repeated.",
+            help="Site whose pages may call the API, such as https://shop.example; can be "
+            "repeated.",
         ),
     ] = None,
     frame_ancestor: Annotated[
