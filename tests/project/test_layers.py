@@ -148,6 +148,16 @@ def test_importing_the_package_costs_nothing() -> None:
     assert not fresh("import tailorbird") & (HEAVY | FRAMEWORKS | DATABASES)
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        f"import contextlib, sys; sys.argv = ['tailorbird', *{arguments}]\n"
+        "from tailorbird.cli import main\n"
+        "with contextlib.suppress(SystemExit): main()"
+    )
+    assert not fresh(code) & (HEAVY | FRAMEWORKS | DATABASES)
+
+
 def test_predict_loads_no_training_library(trained: Path) -> None:
     code = (
         "import numpy; from tailorbird.model import Classifier; "

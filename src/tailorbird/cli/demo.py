@@ -17,7 +17,7 @@ SHOWN = 6
 
 def demo(
     folder: Annotated[
-        Path, typer.Argument(metavar="[FOLDER]", help="Folder for the pictures and the model.")
+        Path, typer.Argument(metavar="FOLDER", help="Folder for the pictures and the model.")
     ] = Path("tailorbird-demo"),
     per_class: Annotated[
         int, typer.Option(help="Pictures of each of the ten classes.", min=12, max=2000)

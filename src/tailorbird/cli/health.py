@@ -15,7 +15,7 @@ def health(
     url: Annotated[
         str | None,
         typer.Argument(
-            metavar="[URL]",
+            metavar="URL",
             help="Address of the service; by default this machine, port TAILORBIRD_PORT or 8000.",
         ),
     ] = None,
