@@ -154,15 +154,20 @@ def serve(
     from tailorbird import service
 
     token = secret_from("token", token, token_file)
-    url = _corrections(secret_from("corrections", corrections, corrections_file), model)
+    database, folder = service.storage_for(
+        model,
+        secret_from("corrections", corrections, corrections_file),
+        keep_photos=keep_photos,
+        photos=photos,
+    )
     settings = service.ServeSettings(
         model=model,
         host=host,
         port=port,
         workers=workers,
         token=token or None,
-        corrections=url,
-        photos=_photos(keep_photos, photos, url, model),
+        corrections=database,
+        photos=folder,
         allow_hosts=tuple(_split(allow_host)),
         allow_origins=tuple(_split(allow_origin)),
         frame_ancestors=tuple(_split(frame_ancestor)),
@@ -205,34 +210,6 @@ def _announce(settings: ServeSettings, address: str) -> None:
         output.say(f"Corrections are stored in {locate(settings.corrections).shown}{kept}")
     # The only line on standard output: programs read the address from it.
     print(address, flush=True)
-
-
-def _corrections(given: str | None, model: Path) -> str | None:
-    """Return the database, by default beside the model, or None for `off`."""
-    if given is None:
-        return str(model.with_suffix(".db"))
-    return None if given.strip().lower() in ("off", "none", "no", "") else given
-
-
-def _photos(keep: bool, folder: Path | None, url: str | None, model: Path) -> Path | None:
-    """Return the folder for kept photos, or None. Raises SettingsError."""
-    from tailorbird.errors import SettingsError
-
-    if not keep:
-        if folder is not None:
-            raise SettingsError(
-                f"--photos {folder} requires --keep-photos; add it, or leave --photos out"
-            )
-        return None
-    if url is None:
-        raise SettingsError(
-            "--keep-photos requires a database of corrections; leave out --corrections off"
-        )
-    if folder is not None:
-        return folder
-    from tailorbird.corrections import default_photos
-
-    return default_photos(url) or model.with_suffix(".photos")
 
 
 def _split(values: list[str] | None) -> list[str]:

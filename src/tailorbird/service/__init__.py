@@ -11,13 +11,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tailorbird.errors import MissingExtra
-from tailorbird.service.settings import ServeSettings
+from tailorbird.service.settings import ServeSettings, storage_for
 
 if TYPE_CHECKING:
     from tailorbird.review import Review
     from tailorbird.service.app import Service
 
-__all__ = ["ServeSettings", "create_app", "need_extra", "serve", "serve_review"]
+__all__ = ["ServeSettings", "create_app", "need_extra", "serve", "serve_review", "storage_for"]
 
 PACKAGES = (
     "starlette",

@@ -7,7 +7,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tailorbird.corrections.database import default_photos
 from tailorbird.service.web.settings import WebSettings
+from tailorbird.validation import Problems
 
 PROXIES = "FORWARDED_ALLOW_IPS"
 
@@ -76,6 +78,37 @@ class ServeSettings(WebSettings):
             for proxy in self.trusted_proxies
             if proxy != "*" and not _is_network(proxy)
         ]
+
+
+def storage_for(
+    model: Path, corrections: str | None, *, keep_photos: bool, photos: Path | None
+) -> tuple[str | None, Path | None]:
+    """Return the database of corrections and the folder of kept photos of a service.
+
+    Args:
+        model: the model file.
+        corrections: path or URL of the database; `off` for none, None for the default: shop.db
+            beside shop.onnx.
+        keep_photos: keep the photos that people correct.
+        photos: folder for them; by default beside the database, else beside the model.
+
+    Raises:
+        SettingsError: a folder without `keep_photos`, or photos without a database.
+    """
+    database = str(model.with_suffix(".db")) if corrections is None else corrections
+    stored = database if database.strip().lower() not in ("off", "none", "no", "") else None
+    with Problems() as problems:
+        problems.need(
+            keep_photos or photos is None,
+            f"--photos {photos} requires --keep-photos; add it, or leave --photos out",
+        )
+        problems.need(
+            stored is not None or not keep_photos,
+            "--keep-photos requires a database of corrections; leave out --corrections off",
+        )
+    if not keep_photos or stored is None:
+        return stored, None
+    return stored, photos or default_photos(stored) or model.with_suffix(".photos")
 
 
 def _is_network(text: str) -> bool:
