@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
 import zlib
@@ -145,6 +146,31 @@ def test_no_jpeg_metadata_reaches_the_decoder(filling: bytes) -> None:
     data = with_jpeg_segments(filling)
     assert len(handed_on(data)) <= len(SMALL)
     assert decode(data).image.tobytes() == decode(SMALL).image.tobytes()
+
+
+@pytest.mark.parametrize("marker", [0xDB, 0xC4])
+def test_tables_of_a_jpeg_are_bounded(marker: int) -> None:
+    """Pillow reads each of thousands in a segment in Python."""
+    decode(with_jpeg_segments(segment(0xDB, bytes(65)) * 100))
+    with pytest.raises(ImageTooLarge, match="more than 65,536 bytes of tables"):
+        decode(with_jpeg_segments(segment(marker, bytes(60_000)) * 2))
+
+
+def packed_bmp(width: int, height: int, runs: bytes) -> bytes:
+    """A run-length encoded bitmap of 256 colours."""
+    start = 14 + 40 + 1024
+    file_header = struct.pack("<IHHI", start + len(runs), 0, 0, start)
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 256)
+    return b"BM" + file_header + header + bytes(1024) + runs
+
+
+def test_run_length_encoded_bitmaps_are_bounded() -> None:
+    """Pillow decodes them in a loop in Python; a short row costs as much as a full one."""
+    row = b"\x01\x07\0\0"
+    assert decode(packed_bmp(30, 20, row * 20 + b"\0\1")).image.size == (30, 20)
+    for data in (packed_bmp(30_000, 2_900, row * 2_900), packed_bmp(30, 20, row * 2_000_000)):
+        with pytest.raises(ImageTooLarge, match="a run-length encoded bitmap of"):
+            decode(data)
 
 
 def test_fill_bytes_inside_the_picture_are_bounded() -> None:

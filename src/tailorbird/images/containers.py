@@ -37,6 +37,9 @@ MOST_BOX_BYTES: Final = 1 << 20
 MOST_FRAMES: Final = 10_000
 """Frames of an AVIF sequence."""
 
+MOST_PACKED_PIXELS: Final = 4_000_000
+"""Pixels, and bytes, of a run-length encoded bitmap."""
+
 _MOST_PROFILE: Final = 1 << 20  # bytes of a decompressed text chunk that may hold an orientation
 
 
@@ -174,6 +177,19 @@ def _raw_profile(chunk: bytes) -> bytes:
         return bytes.fromhex("".join(_text(chunk).decode("ascii").split("\n")[3:]))
     except ValueError:
         return b""
+
+
+def bmp(data: bytes) -> Container:
+    """Bound the pixels and bytes of a run-length encoded BMP, which Pillow decodes in Python."""
+    header, width, height, compression = struct.unpack("<Iii4xI", data[14:34].ljust(20, b"\0"))
+    size = width, abs(height)
+    packed = header >= 40 and compression in (1, 2)
+    if packed and (size[0] * size[1] > MOST_PACKED_PIXELS or len(data) > MOST_PACKED_PIXELS):
+        raise ImageTooLarge(
+            f"a run-length encoded bitmap of {size[0]} x {size[1]} pixels in {len(data):,} bytes; "
+            f"at most {MOST_PACKED_PIXELS:,} of each are read; save it as PNG"
+        )
+    return Container(data)
 
 
 def gif(data: bytes) -> Container:

@@ -13,7 +13,7 @@ from typing import Final
 
 from PIL import features
 
-from tailorbird.images.containers import Container, gif, iso_media, plain, png, pnm, tiff, webp
+from tailorbird.images.containers import Container, bmp, gif, iso_media, plain, png, pnm, tiff, webp
 from tailorbird.images.jpeg import jpeg
 
 Signature = tuple[tuple[int, bytes], ...]
@@ -128,6 +128,7 @@ FORMATS: Final = (
         # "BM" alone may begin a file's name in a list; the reserved bytes of a bitmap are zero.
         (((0, b"BM"), (6, bytes(4))),),
         pillow="BMP",
+        inspect=bmp,
         suffixes=(".bmp", ".dib"),
         media_types=("image/bmp",),
         served=True,

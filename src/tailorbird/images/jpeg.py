@@ -16,6 +16,9 @@ from tailorbird.images.containers import Container, joined, orientation_of
 MOST_SEGMENTS: Final = 10_000
 """Segments of all kinds up to the end of the picture. Extended XMP of 30 MB takes 500."""
 
+MOST_HEADER_BYTES: Final = 1 << 16
+"""Bytes of tables before the first scan, which Pillow reads in Python; encoders write 1 KB."""
+
 MOST_FILL_BYTES: Final = 4096
 """Consecutive fill bytes (0xFF) inside the picture; encoders write one or none."""
 
@@ -62,6 +65,8 @@ def jpeg(data: bytes) -> Container:
     kind, frame = parts.frame
     if len(frame) < 6 or not parts.scans:
         raise UnreadableImage("the file is damaged or truncated: its header cannot be read")
+    if sum(stop - start for start, stop in parts.header) > MOST_HEADER_BYTES:
+        raise ImageTooLarge(f"more than {MOST_HEADER_BYTES:,} bytes of tables; save it again")
     if data.find(b"\xff" * MOST_FILL_BYTES, parts.first_scan, parts.end) >= 0:
         raise UnreadableImage(f"the file is damaged: more than {MOST_FILL_BYTES:,} fill bytes")
     height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
