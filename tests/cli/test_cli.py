@@ -23,7 +23,7 @@ from support.cli import lines, run
 from support.data import MakeDataset, draw_dataset, encoded, picture
 from support.hostile_images import bomb
 from support.server import eventually
-from tailorbird.files import formula_safe
+from tailorbird.files import exact_cell, formula_safe
 
 
 def test_train_json_and_what_programs_read(shapes: Path, tmp_path: Path) -> None:
@@ -188,6 +188,13 @@ def test_predict_as_text_and_csv(trained: Path, tmp_path: Path) -> None:
 )
 def test_formula_safe(cell: str, safe: str) -> None:
     assert formula_safe(cell) == safe
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "-5", "-", "'-", "''-", "'=x", "'quoted'", "", "a", "+"])
+def test_a_guarded_cell_is_read_back_exactly(cell: str) -> None:
+    safe = formula_safe(cell)
+    assert exact_cell(safe) == cell
+    assert safe == "-" or not safe.startswith(("=", "+", "-", "@"))
 
 
 def test_predict_reads_standard_input_and_globs(trained: Path, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_without_a_folder_no_photo_is_kept(url: str, tmp_path: Path) -> None:
     with open_store(url) as store:
         add(store, data, "disc", photo=data)
         assert [row.photo_kept for row in store.rows()] == [False]
-        with pytest.raises(SettingsError, match="where the kept photos are"):
+        with pytest.raises(SettingsError, match="is not known; name it with --photos"):
             labelled(store)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
@@ -426,12 +426,12 @@ def test_what_is_no_database(tmp_path: Path, name: str, content: bytes | None, w
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("", "which is no file"),
-        (":memory:", "which is no file"),
-        ("sqlite://", "which is no file"),
-        ("sqlite://shop.db", "names a host"),
-        ("mysql://root:hunter2@host/x", "cannot be kept in 'mysql'"),
-        ("postgresql://shop:hunter2@host:port/x", "cannot be read"),
+        ("", "which is not a file"),
+        (":memory:", "which is not a file"),
+        ("sqlite://", "which is not a file"),
+        ("sqlite://shop.db", "cannot contain a host"),
+        ("mysql://root:hunter2@host/x", "cannot be stored in 'mysql'"),
+        ("postgresql://shop:hunter2@host:port/x", "is not valid"),
         (
             "postgresql://shop:hunt@er2@host/x",
             "write / @ : % in a user name or password as %2F %40",
@@ -453,7 +453,7 @@ def test_a_damaged_and_a_newer_database(tmp_path: Path) -> None:
     connection.execute("UPDATE tailorbird_about SET value = '2' WHERE name = 'schema'")
     connection.commit()
     with pytest.raises(
-        SettingsError, match="schema version 2; this tailorbird knows version 1: upgrade tailorbird"
+        SettingsError, match="schema version 2; this tailorbird reads version 1: upgrade tailorbird"
     ):
         open_store(str(path))
     connection.execute("UPDATE tailorbird_about SET value = '1' WHERE name = 'schema'")
@@ -477,7 +477,7 @@ def test_existing_only(tmp_path: Path) -> None:
         open_existing(str(tmp_path / "other.db"))
     assert (tmp_path / "other.db").read_bytes() == before
     open_store(str(tmp_path / "shop.db")).close()
-    with pytest.raises(SettingsError, match="does not exist or is no folder"):
+    with pytest.raises(SettingsError, match="does not exist or is not a folder"):
         open_existing(str(tmp_path / "shop.db"), tmp_path / "none")
     assert default_photos(str(tmp_path / "shop.db")) == tmp_path / "shop.photos"
     assert default_photos("postgresql://a:b@c/d") is None
@@ -619,7 +619,7 @@ def test_a_database_that_is_away_keeps_no_photo_either(tmp_path: Path) -> None:
 
 def test_a_folder_for_photos_that_is_none_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match="is no folder that this user may write to"):
+    with pytest.raises(SettingsError, match="is not a folder that this user may write to"):
         open_store(str(tmp_path / "shop.db"), photos=tmp_path / "file")
     assert not (tmp_path / "shop.db").exists()
 
@@ -674,6 +674,7 @@ def test_export_can_be_trained_on_and_all_lists_everything(
     with (tmp_path / "out" / "all.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert everything.written == len(rows) == 4
+    assert {row["label"] for row in rows} == {'a "hat", size ü', "disc", "'=1+1", "box"}
     assert [row["newest"] for row in rows] == ["True", "False", "True", "True"] and [
         bool(row["path"]) for row in rows
     ] == [True, True, True, False]
@@ -754,7 +755,7 @@ def test_export_command(shop: Path, tmp_path: Path) -> None:
     said = run("corrections", "export", shop, "-o", tmp_path / "c.csv")
     assert (
         "4 labelled photos written" in said.stdout
-        and "2 photos people answered about were not kept" in said.stderr
+        and "2 photos with an answer were not kept" in said.stderr
     )
     assert len(scan(tmp_path / "c.csv").samples) == 4
     next((tmp_path / "shop.photos").rglob("*.png")).unlink()
@@ -773,7 +774,8 @@ def test_forget_command(shop: Path) -> None:
     digest = hashlib.sha256(photo(60)).hexdigest()
     assert "deleted: 1 row, and the photo" in run("corrections", "forget", shop, digest).stdout
     assert (
-        "nothing is kept about a photo" in run("corrections", "forget", shop, digest, code=2).stderr
+        "nothing is stored about a photo"
+        in run("corrections", "forget", shop, digest, code=2).stderr
     )
     assert "is not a SHA-256" in run("corrections", "forget", shop, "abc", code=2).stderr
 

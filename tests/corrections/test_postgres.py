@@ -91,7 +91,7 @@ def test_the_photos_folder_must_be_named(postgres_database: str, tmp_path: Path)
     with open_store(postgres_database, photos=tmp_path / "kept") as store:
         add(store, photo(2), "disc", photo=photo(2))
     with open_existing(postgres_database) as store:
-        with pytest.raises(SettingsError, match="name their folder"):
+        with pytest.raises(SettingsError, match="name it with --photos"):
             labelled(store)
         assert export(store, tmp_path / "all.csv", everything=True).written == 1, (
             "a log needs no photos"

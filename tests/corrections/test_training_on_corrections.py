@@ -139,13 +139,13 @@ def test_a_correction_wins_over_the_datasets_own_label(scene: tuple[Dataset, Cor
     correct(store, agreed.path.read_bytes(), "cross")
     result, reasons = joined(dataset, store)
     assert reasons == {
-        wrong.name: "people say that this photo shows box, not disc",
-        agreed.digest: f"identical to {agreed.name}, which is kept",
+        wrong.name: "corrected to box; it was labelled disc",
+        agreed.digest: f"identical to {agreed.name}, which is used",
     }
     assert (result.used, result.replaced) == (1, 1)
     assert [s.label for s in result.dataset.samples if s.digest == wrong.digest] == ["box"]
     assert len(result.dataset) == len(dataset)
-    assert "1 photo of the dataset had another label and gave way" in result.sentence()
+    assert "1 photo of the dataset replaced, with another label" in result.sentence()
 
 
 def test_a_new_class_needs_enough_photos(
@@ -157,7 +157,8 @@ def test_a_new_class_needs_enough_photos(
     result, reasons = joined(dataset, store)
     assert result.used == 0 and result.new_classes == () and len(reasons) == 9
     assert set(reasons.values()) == {
-        "no training photo is labelled ring, and 9 corrected ones are too few for a new class: 10 are the least"
+        "no training photo is labelled ring, and a new class needs at least 10 corrected photos; "
+        "there are 9"
     }
     correct(store, ring(9), "ring")
     result, reasons = joined(dataset, store)
@@ -204,7 +205,7 @@ def test_missing_and_damaged_photos_are_named(
     result, reasons = joined(dataset, store)
     assert result.used == 1 and fine in {s.digest for s in result.dataset.of("train")}
     assert (
-        reasons[gone] == "the file of this kept photo is missing"
+        reasons[gone] == "the file of this kept photo no longer exists"
         and "truncated or damaged" in reasons[damaged]
     )
 
@@ -245,7 +246,10 @@ def test_the_command_says_what_became_of_them(shapes: Path, tmp_path: Path) -> N
         "--manifest",
         manifest,
     )
-    line = "Corrections: 5 photos joined the training photos, 1 left out; 1 photo got different answers, the newest counts"
+    line = (
+        "Corrections: 5 photos added to the training photos, 1 left out; "
+        "1 photo with different answers, the newest counts"
+    )
     assert line in said.stdout and "no training photo is labelled ring" in said.stdout
     assert len(scan(manifest).of("train")) == len(prepared(shapes).of("train")) + 5
     shutil.move(tmp_path / "my shop ü.photos", tmp_path / "elsewhere")
@@ -279,7 +283,7 @@ def test_no_kept_photo_is_no_failure_and_a_missing_folder_is(shapes: Path, tmp_p
         and result.corrections.used == 0
         and result.corrections.without_photo == 1
     )
-    with pytest.raises(SettingsError, match="does not exist or is no folder"):
+    with pytest.raises(SettingsError, match="does not exist or is not a folder"):
         train(
             shapes,
             tmp_path / "m.onnx",

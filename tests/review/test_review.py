@@ -123,11 +123,11 @@ def test_a_review_is_gone_on_with(wrong: Path) -> None:
     said = " ".join(again.notes)
     assert (
         "2 of 73 photos have a decision" in said
-        and "1 photo (photos/box/new.jpg) came since" in said
+        and "1 photo (photos/box/new.jpg) added since" in said
     )
     assert (
-        "2 photos (photos/box/box-001.jpg, photos/disc/wrong.jpg) went since; 1 decisions about them stay"
-        in said
+        "2 photos (photos/box/box-001.jpg, photos/disc/wrong.jpg) removed since; "
+        "1 decisions about them stay" in said
     )
     assert decisions(again.manifest.path)["photos/disc/wrong.jpg"] == (
         "relabel",
@@ -167,7 +167,7 @@ def test_a_label_that_changed_at_the_source_is_judged_anew(tmp_path: Path) -> No
     )
     again = opened(table)
     assert any(
-        "photos/box/copy.jpg) got another label at the source" in note for note in again.notes
+        "photos/box/copy.jpg) given another label in the dataset" in note for note in again.notes
     )
     assert decisions(again.manifest.path) == {"photos/box/box-000.jpg": ("exclude", "disc", "")}
 
@@ -318,11 +318,11 @@ def test_proposals_and_undo(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("item", "choices", "message"),
     [
-        (99, [Choice(0, "keep")], "there is no item 99; there are 2"),
-        (0, [], "no photo is named"),
-        (0, [Choice(0, "keep")], "photo 0 is not one of item 0"),
-        (0, [Choice(-1, "keep")], "photo -1 is not one of item 0"),
-        (0, [Choice(45, "keep"), Choice(45, "keep")], "decided about twice"),
+        (99, [Choice(0, "keep")], "there is no item 99; valid: 0 to 1"),
+        (0, [], "name at least one photo"),
+        (0, [Choice(0, "keep")], "photo 0 does not belong to item 0"),
+        (0, [Choice(-1, "keep")], "photo -1 does not belong to item 0"),
+        (0, [Choice(45, "keep"), Choice(45, "keep")], "has two decisions"),
         (
             0,
             [Choice(45, "delete")],
@@ -661,3 +661,13 @@ def test_the_command_refuses_what_it_cannot_use(make_dataset: MakeDataset, tmp_p
         "is not the manifest of a review"
         in run("review", photos, "-o", tmp_path / "mine.csv", code=2).stderr
     )
+
+
+def test_a_manifest_guards_formulas_and_reads_them_back(make_dataset: MakeDataset) -> None:
+    photos = make_dataset()
+    (photos / "disc").rename(photos / "=disc")
+    opened = open_review(photos, find_suspects=False)
+    text = opened.manifest.path.read_text(encoding="utf-8")
+    assert ",'=disc," in text and ",=disc," not in text
+    again = open_review(opened.manifest.path, find_suspects=False)
+    assert again.classes == opened.classes and "=disc" in again.classes

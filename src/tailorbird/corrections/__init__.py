@@ -1,4 +1,4 @@
-"""What people answered when they were asked whether a prediction is right: stored, counted, and given back as training data."""
+"""People's answers to predictions: stored, counted, and returned as training data."""
 
 from tailorbird.corrections.database import default_photos
 from tailorbird.corrections.exporting import Export, export

@@ -1,7 +1,7 @@
-"""The database behind the corrections: where it is, how it is opened, and what its errors mean.
+"""The database of the corrections: its location, how it is opened, and what its errors mean.
 
-SQLite and PostgreSQL through SQLAlchemy Core, which is imported only when a database is opened. A password is never part
-of a message.
+SQLite and PostgreSQL through SQLAlchemy Core, which is imported only when a database is opened. No
+message contains a password.
 """
 
 from __future__ import annotations
@@ -29,31 +29,37 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
 
 BUSY_SECONDS: Final = 5.0
-"""How long a write waits for another process's write before it gives up."""
+"""How long a write waits for another process's write."""
 
 CONNECT_SECONDS: Final = 5
 STATEMENT_SECONDS: Final = 30
-"""PostgreSQL ends a statement that takes longer: a server's request must not hang."""
+"""PostgreSQL ends a statement that takes longer: a request must not hang."""
 
 _WRITE: Final = "tailorbird_write"
-_NEARLY_FULL: Final = (
-    65_536  # bytes free below which an I/O error of SQLite is put down to the full disk
+_NEARLY_FULL: Final = 65_536
+"""Free bytes below which an I/O error of SQLite means a full disk."""
+
+_VALID: Final = (
+    "give the path of an SQLite file such as shop.db, or "
+    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 )
-_VALID: Final = "give the path of an SQLite file such as shop.db, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 _REFUSED: Final = (
     ("password authentication failed", "the user name or the password is wrong"),
     ("no password supplied", "a password is needed: put it into the URL, PGPASSWORD or ~/.pgpass"),
     ("does not exist", "create it first, or correct the URL"),
     (
         "no pg_hba.conf entry",
-        "the server does not let this user in from this machine (pg_hba.conf)",
+        "the server does not admit this user from this machine (pg_hba.conf)",
     ),
 )
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where a database is: a file (SQLite) or a URL (PostgreSQL). `shown` is safe to print: it holds no password."""
+    """Where a database is: a file (SQLite) or a URL (PostgreSQL).
+
+    shown: its name for messages, without a password.
+    """
 
     path: Path | None
     url: URL | None
@@ -61,18 +67,19 @@ class Location:
 
 
 def locate(url: str) -> Location:
-    """What a path or URL means. Raises SettingsError for anything but SQLite and PostgreSQL, and for a URL that is none."""
+    """Parse a path or URL. Raises SettingsError for anything but SQLite and PostgreSQL."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return _file(url)
     if scheme in ("sqlite", "sqlite+pysqlite"):
         if rest and not rest.startswith("/"):
             raise SettingsError(
-                f"{url} names a host, which SQLite has not; write sqlite:///shop.db or sqlite:////srv/shop.db"
+                f"{url}: SQLite URLs cannot contain a host; write sqlite:///shop.db or "
+                "sqlite:////srv/shop.db"
             )
         return _file(rest[1:].partition("?")[0])
     if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
-        raise SettingsError(f"corrections cannot be kept in {scheme!r}; {_VALID}")
+        raise SettingsError(f"corrections cannot be stored in {scheme!r}; {_VALID}")
     try:
         from sqlalchemy import make_url
         from sqlalchemy.exc import ArgumentError
@@ -80,12 +87,13 @@ def locate(url: str) -> Location:
         raise _missing_sqlalchemy() from None
     try:
         if rest.partition("?")[0].count("@") > 1:
-            raise ValueError  # an @ in the password: its end would be taken for the host's name, and printed
+            raise ValueError  # an @ in the password: its end would be shown as the host's name
         parsed = make_url(f"postgresql+psycopg://{rest}")
     except (ArgumentError, ValueError):
-        # SQLAlchemy's message may quote a piece of the password: one with / or @ in it is the usual cause.
+        # SQLAlchemy's message may quote a part of the password: / or @ in it is the usual cause.
         raise SettingsError(
-            f"the URL {scheme}://... cannot be read; {_VALID}; write / @ : % in a user name or password as %2F %40 %3A %25"
+            f"the URL {scheme}://... is not valid; {_VALID}; write / @ : % in a user name or "
+            "password as %2F %40 %3A %25"
         ) from None
     host = parsed.host or parsed.query.get("host") or "the local socket"
     where = f"{host}:{parsed.port}" if parsed.port else str(host)
@@ -99,14 +107,18 @@ def locate(url: str) -> Location:
 def _file(name: str) -> Location:
     if not name or name == ":memory:" or "\0" in name:
         raise SettingsError(
-            f"the corrections' database is {name!r}, which is no file: they would be lost; {_VALID}"
+            f"the corrections database is {name!r}, which is not a file: they would be lost; "
+            f"{_VALID}"
         )
     path = Path(name)
     return Location(path, None, str(path))
 
 
 def default_photos(url: str) -> Path | None:
-    """The folder of kept photos when none is named: beside an SQLite file `shop.db` it is `shop.photos`; else None."""
+    """Return the default folder of kept photos: `shop.photos` beside the SQLite file `shop.db`.
+
+    None for other databases.
+    """
     path = locate(url).path
     return path.with_name(f"{path.stem}.photos") if path is not None else None
 
@@ -118,7 +130,9 @@ def _missing_sqlalchemy() -> MissingExtra:
 
 
 def open_engine(location: Location, *, create: bool) -> Engine:
-    """An engine for the database. create: make an SQLite file that is not there.
+    """Return an SQLAlchemy engine for the database.
+
+    create: create an SQLite file that does not exist.
 
     Raises SettingsError (no such file, a folder), StorageError (not permitted), MissingExtra.
     """
@@ -140,7 +154,7 @@ def _sqlite(path: Path, create: bool) -> Engine:
     absolute = path.absolute()
 
     def connect() -> sqlite3.Connection:
-        # mode=rw: a file that vanished while a server runs is an error, not a new and empty database.
+        # mode=rw: a file deleted while a server runs is an error, not a new, empty database.
         connection = sqlite3.connect(
             f"file:{quote(str(absolute))}?mode=rw",
             uri=True,
@@ -148,7 +162,7 @@ def _sqlite(path: Path, create: bool) -> Engine:
             check_same_thread=False,
             isolation_level=None,
         )
-        # FULL: a commit that was reported survives a power cut. secure_delete: what is forgotten is overwritten.
+        # FULL: a reported commit survives a power cut. secure_delete: deleted rows are overwritten.
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA secure_delete=ON")
         return connection
@@ -159,7 +173,7 @@ def _sqlite(path: Path, create: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        # A transaction that begins by reading and then writes can fail at once instead of waiting its turn.
+        # A transaction that reads before it writes could fail at once instead of waiting.
         writes = connection.get_execution_options().get(_WRITE)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -169,7 +183,7 @@ def _sqlite(path: Path, create: bool) -> Engine:
 
     @event.listens_for(engine, "checkout")
     def _still_there(_: Any, record: Any, __: Any) -> None:
-        # A connection to a file that was deleted or replaced would acknowledge rows nobody can ever read.
+        # A connection to a deleted or replaced file would acknowledge rows that nobody can read.
         if record.info.get("file") != _identity(absolute):
             raise DisconnectionError
 
@@ -185,7 +199,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _prepare_file(path: Path, create: bool) -> None:
-    """Refuse what is no database by its looks; create the file, for its owner only: it will hold the receipts' secret."""
+    """Refuse what cannot be a database; create the file.
+
+    Only its owner may read it: it will hold the secret of the receipts.
+    """
     try:
         folder, there = path.is_dir(), path.exists()
     except OSError as error:
@@ -200,7 +217,8 @@ def _prepare_file(path: Path, create: bool) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as error:
         raise SettingsError(
-            f"{path} cannot be created: {error.strerror}; name a file in a folder this user may write to"
+            f"{path} cannot be created: {error.strerror}; name a file in a folder that this user "
+            "may write to"
         ) from None
 
 
@@ -215,7 +233,7 @@ def _postgresql(location: Location) -> Engine:
         "application_name": "tailorbird",
     }
     assert location.url is not None
-    # What the URL says of these itself is meant.
+    # Values in the URL take precedence.
     chosen = {name: value for name, value in arguments.items() if name not in location.url.query}
     try:
         engine = create_engine(
@@ -230,14 +248,16 @@ def _postgresql(location: Location) -> Engine:
         )
     except ImportError:
         raise MissingExtra(
-            "PostgreSQL needs the driver psycopg 3, which is not installed: pip install 'tailorbird[postgres]'"
+            "PostgreSQL needs the driver psycopg 3, which is not installed: "
+            "pip install 'tailorbird[postgres]'"
         ) from None
-    # For each transaction rather than each connection, which a pooler may share. A server set to acknowledge commits before
-    # they are on its disk (synchronous_commit off) is told not to here.
+    # Set for each transaction, because a pooler may share connections. A commit must be on the
+    # disk before it is acknowledged, also where the server's default is synchronous_commit off.
     limits = text(
-        "SELECT set_config('statement_timeout', :statement, true), set_config('lock_timeout', :lock, true), "
-        "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' "
-        "ELSE current_setting('synchronous_commit') END, true)"
+        "SELECT set_config('statement_timeout', :statement, true), "
+        "set_config('lock_timeout', :lock, true), "
+        "set_config('synchronous_commit', CASE current_setting('synchronous_commit') "
+        "WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)"
     ).bindparams(statement=str(STATEMENT_SECONDS * 1000), lock=str(round(BUSY_SECONDS * 1000)))
 
     @event.listens_for(engine, "begin")
@@ -248,12 +268,12 @@ def _postgresql(location: Location) -> Engine:
 
 
 def for_writing(engine: Engine) -> Engine:
-    """The same engine, whose transactions are going to write."""
+    """Return the same engine for transactions that write."""
     return engine.execution_options(**{_WRITE: True})
 
 
 def use_wal(engine: Engine, location: Location) -> None:
-    """Let readers and one writer of an SQLite file work at the same time. Two processes may do so at once."""
+    """Let readers and one writer of an SQLite file work at the same time (WAL mode)."""
     patience = time.monotonic() + BUSY_SECONDS
     while True:
         with translated(location, opening=True), engine.connect() as connection:
@@ -264,7 +284,7 @@ def use_wal(engine: Engine, location: Location) -> None:
                     raw.execute("PRAGMA journal_mode=WAL")
                 return
             except sqlite3.OperationalError as error:
-                # Changing the mode does not wait for others by itself.
+                # SQLite does not wait for other processes when it changes the mode.
                 if (
                     error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY
                     or time.monotonic() > patience
@@ -279,7 +299,7 @@ def use_wal(engine: Engine, location: Location) -> None:
 def translated(location: Location, *, opening: bool = False) -> Iterator[None]:
     """Turn the database's errors into StorageFull, StorageError and, when `opening`, SettingsError.
 
-    No message holds the password, a statement or its values.
+    No message contains the password, a statement or its values.
     """
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -290,33 +310,35 @@ def translated(location: Location, *, opening: bool = False) -> Iterator[None]:
     except sqlite3.Error as error:
         raise _from_sqlite(error, location, opening) from None
     except SQLAlchemyError as error:
-        said = _one_line(str(error), location)
+        text = _one_line(str(error), location)
         raise StorageError(
-            f"{location.shown}: {said}; the database is away or overloaded, try again"
+            f"{location.shown}: {text}; the database is unreachable or overloaded, try again"
         ) from None
 
 
 def _from_driver(error: BaseException | None, location: Location, opening: bool) -> TailorbirdError:
     if isinstance(error, sqlite3.Error):
         return _from_sqlite(error, location, opening)
-    said = _one_line(str(error), location)
+    text = _one_line(str(error), location)
     state = getattr(error, "sqlstate", None)
     if state == "53100":
         return StorageFull(
-            f"the disk of {location.shown} is full: {said}; free some space there, nothing stored before is lost"
+            f"the disk of {location.shown} is full: {text}; free some space there, nothing stored "
+            "before is lost"
         )
     if state in ("57014", "55P03"):
         return StorageError(
-            f"{location.shown} took too long: {said}; another program may hold a lock, try again"
+            f"{location.shown} took too long: {text}; another program may hold a lock, try again"
         )
     if opening:
         for sign, hint in _REFUSED:
-            if sign in said:
-                return SettingsError(f"{location.shown} cannot be used: {said}; {hint}")
+            if sign in text:
+                return SettingsError(f"{location.shown} cannot be used: {text}; {hint}")
     if state is not None and not state.startswith(("08", "57P")):
-        return StorageError(f"{location.shown}: {said}")
+        return StorageError(f"{location.shown}: {text}")
     return StorageError(
-        f"{location.shown} cannot be reached: {said}; see that the server runs and the network lets you"
+        f"{location.shown} cannot be reached: {text}; check that the server runs and that the "
+        "network permits the connection"
     )
 
 
@@ -327,22 +349,25 @@ def _from_sqlite(error: sqlite3.Error, location: Location, opening: bool) -> Tai
         code == sqlite3.SQLITE_IOERR and _nearly_full(location.path)
     ):
         return StorageFull(
-            f"the disk is full: {shown} could not be written; free some space, nothing stored is lost"
+            f"the disk is full: {shown} could not be written; free some space, nothing stored is "
+            "lost"
         )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StorageError(
             f"{shown} was locked by another program for more than {BUSY_SECONDS:g} s; try again"
         )
     if code == sqlite3.SQLITE_NOTADB:
-        said = f"{shown} is not an SQLite database; {_VALID}"
-        return SettingsError(said) if opening else StorageError(said)
+        message = f"{shown} is not an SQLite database; {_VALID}"
+        return SettingsError(message) if opening else StorageError(message)
     if code == sqlite3.SQLITE_CORRUPT:
         return StorageError(
-            f"{shown} is damaged ({error}); restore a backup, or save what can be read: sqlite3 {shown} .recover"
+            f"{shown} is damaged ({error}); restore a backup, or save what can be read: "
+            f"sqlite3 {shown} .recover"
         )
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         return StorageError(
-            f"{shown} cannot be opened for writing ({error}); it and its folder must be there and writable"
+            f"{shown} cannot be opened for writing ({error}); it and its folder must exist and be "
+            "writable"
         )
     return StorageError(f"{shown}: {error}")
 
@@ -356,7 +381,7 @@ def _nearly_full(path: Path | None) -> bool:
 
 
 def _one_line(text: str, location: Location) -> str:
-    """A driver's message on one line, without the URL's password should it ever quote it."""
+    """Return a driver's message on one line, without the URL's password."""
     if location.url is not None:
         for secret in (location.url.password, location.url.query.get("password")):
             if secret:

@@ -1,4 +1,8 @@
-"""Corrections as a CSV that can be trained on, or as JSON."""
+"""Export corrections as a CSV file that `train` reads, or as JSON.
+
+Spreadsheets do not evaluate cells of the CSV: a formula's start gets an apostrophe before it, which
+`train` removes again. JSON holds every value exactly.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,23 @@ from tailorbird.corrections.labelling import Labelled, labelled
 from tailorbird.corrections.photos import kept_photos
 from tailorbird.corrections.store import Corrections, Row
 from tailorbird.errors import SettingsError
-from tailorbird.files import atomic_path
+from tailorbird.files import atomic_path, formula_safe
 from tailorbird.validation import Problems
 
 COLUMNS: Final = (
-    "path", "label", "predicted", "probability", "right", "created", "model", "model_sha256", "sha256", "receipt", "newest", "id",
-)  # fmt: skip
+    "path",
+    "label",
+    "predicted",
+    "probability",
+    "right",
+    "created",
+    "model",
+    "model_sha256",
+    "sha256",
+    "receipt",
+    "newest",
+    "id",
+)
 """The CSV's columns; `train` reads the first two."""
 
 
@@ -28,8 +43,9 @@ COLUMNS: Final = (
 class Export:
     """What was written: `written` rows to `path`.
 
-    missing: kept photos whose file is gone, by name. conflicts: photos with different answers, of which the newest counts.
-    without_photo: different photos that were answered about but not kept.
+    missing: names of kept photos whose file no longer exists.
+    conflicts: photos with different answers, of which the newest counts.
+    without_photo: different photos that people answered about but that were not kept.
     """
 
     path: Path
@@ -39,7 +55,7 @@ class Export:
     without_photo: int
 
     def as_dict(self) -> dict[str, Any]:
-        """The object of `corrections export --json`."""
+        """Return the object of `corrections export --json`."""
         return {
             "path": str(self.path),
             "written": self.written,
@@ -52,8 +68,10 @@ class Export:
 def export(store: Corrections, output: str | Path, *, everything: bool = False) -> Export:
     """Write corrections to a .csv or .json file, atomically.
 
-    By default a row for each kept photo with the newest answer about it: `train` reads such a CSV. Paths are relative to the
-    file's folder. everything: a row for each answer ever given, in order; its path is empty where no photo was kept.
+    By default there is one row per kept photo with the newest answer about it; `train` reads such
+    a CSV. Paths are relative to the file's folder.
+
+    everything: one row per answer ever given, in order; the path is empty where no photo was kept.
 
     Raises SettingsError for another kind of file, StorageError.
     """
@@ -64,7 +82,7 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
     with Problems() as problems:
         read = {"database": store.path, "folder of kept photos": store.photos}
         problems.outputs({"output": output}, inputs=read, make_folders=True)
-    # A log of answers can be written without knowing where the photos are, a training set cannot.
+    # A log of answers can be written without the folder of photos, a training set cannot.
     found = Labelled((), (), 0, 0) if everything and store.photos is None else labelled(store)
     folder = output.parent.resolve()
     rows: Iterator[tuple[Path | None, Row]]
@@ -84,11 +102,8 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
             if kind == ".csv":
                 file.write(_line([values[name] for name in COLUMNS]))
             else:
-                file.write(
-                    ("," if written else "")
-                    + "\n"
-                    + json.dumps({**values, "top": row.as_dict()["top"]})
-                )
+                separator = ",\n" if written else "\n"
+                file.write(separator + json.dumps({**values, "top": row.as_dict()["top"]}))
             written += 1
         if kind == ".json":
             file.write("\n]}\n")
@@ -96,8 +111,8 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
 
 
 def _values(path: str, row: Row) -> dict[str, Any]:
-    said = row.as_dict()
-    return {name: said.get(name) for name in COLUMNS} | {"path": path, "label": row.answer}
+    found = row.as_dict()
+    return {name: found.get(name) for name in COLUMNS} | {"path": path, "label": row.answer}
 
 
 def _relative(path: Path | None, folder: Path) -> str:
@@ -112,5 +127,6 @@ def _relative(path: Path | None, folder: Path) -> str:
 
 def _line(values: Any) -> str:
     out = io.StringIO(newline="")
-    csv.writer(out, lineterminator="\r\n").writerow(values)
+    cells = [formula_safe(value) if isinstance(value, str) else value for value in values]
+    csv.writer(out, lineterminator="\r\n").writerow(cells)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""Corrected photos join the training photos; validation and test stay what they were, so that scores can be compared."""
+"""Add corrected photos to the training photos; validation and test sets do not change."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from tailorbird.progress import Progress
 class Joined:
     """A dataset with corrected photos among its training photos.
 
-    used: how many. left_out: (name, reason) of the corrected photos that were not used, and of the training photos that a
-    correction replaced. replaced: how many of the latter. new_classes: labels that no training photo had before. conflicts,
-    without_photo: as in `Labelled`.
+    used: number of corrected photos added.
+    left_out: (name, reason) of corrected photos that were not used, and of training photos that
+        a correction replaced.
+    replaced: number of the latter.
+    new_classes: labels that no training photo had before.
+    conflicts, without_photo: as in `Labelled`.
     """
 
     dataset: Dataset
@@ -33,7 +36,7 @@ class Joined:
     without_photo: int
 
     def as_dict(self) -> dict[str, Any]:
-        """What stands in `train --json` and in the model's metadata."""
+        """Return the object for `train --json` and the model's metadata."""
         return {
             "used": self.used,
             "left_out": len(self.left_out) - self.replaced,
@@ -44,28 +47,25 @@ class Joined:
         }
 
     def sentence(self) -> str:
-        """What became of the corrections, for people."""
+        """Return a summary for people."""
         left_out = len(self.left_out) - self.replaced
-        said = (
-            f"Corrections: {_photos(self.used)} joined the training photos, {left_out:,} left out"
-        )
+        parts = [
+            f"Corrections: {_photos(self.used)} added to the training photos, {left_out:,} left out"
+        ]
         if self.replaced:
-            said += f"; {_photos(self.replaced)} of the dataset had another label and gave way"
+            parts.append(f"{_photos(self.replaced)} of the dataset replaced, with another label")
         if self.new_classes:
-            said += f"; new classes, which validation and test cannot score: {', '.join(self.new_classes)}"
+            names = ", ".join(self.new_classes)
+            parts.append(f"new classes, which validation and test cannot score: {names}")
         if self.conflicts:
-            said += f"; {_photos(self.conflicts)} got different answers, the newest counts"
+            parts.append(f"{_photos(self.conflicts)} with different answers, the newest counts")
         if self.without_photo:
-            said += f"; {_photos(self.without_photo)} people answered about {_were(self.without_photo)} not kept"
-        return said
+            parts.append(f"{_photos(self.without_photo)} with an answer but not kept")
+        return "; ".join(parts)
 
 
 def _photos(n: int) -> str:
     return f"{n:,} photo{'s' * (n != 1)}"
-
-
-def _were(n: int) -> str:
-    return "was" if n == 1 else "were"
 
 
 def join(
@@ -75,16 +75,18 @@ def join(
     visitor: Visitor | None = None,
     progress: Progress | None = None,
 ) -> Joined:
-    """Add corrected photos to the training photos of a dataset whose splits are made and clean.
+    """Add corrected photos to the training photos of a dataset that is split and clean.
 
-    Left out are: photos whose file is missing or cannot be used; photos identical or nearly identical to one in validation
-    or test; photos that are a training photo with the same label already; and classes that no training photo has, unless
-    there are at least SMALL of them. A training photo identical to one that was corrected to another label gives way, unless
-    it is the last of its class.
+    These corrected photos are left out: those whose file is missing or unusable; those identical
+    or nearly identical to a photo in validation or test; those that are training photos with the
+    same label already; those of a class without training photos, unless there are at least SMALL
+    of them. A training photo that was corrected to another label is replaced, unless it is the
+    last one of its class.
 
-    visitor: as in `scan`; sees the corrected photos. progress: receives the stage `corrections`.
+    visitor: as in `scan`; sees the corrected photos.
+    progress: receives the stage `corrections`.
     """
-    left_out = [(name, "the file of this kept photo is missing") for name in answered.missing]
+    left_out = [(name, "the file of this kept photo no longer exists") for name in answered.missing]
     usable, refused = _scanned(dataset, answered.photos, visitor, progress)
     left_out += refused
     training = {sample.digest: sample for sample in dataset.of("train")}
@@ -94,7 +96,7 @@ def join(
     for sample, group in usable:
         same = training.get(sample.digest)
         if same is not None and same.label == sample.label:
-            left_out.append((sample.name, f"identical to {same.name}, which is kept"))
+            left_out.append((sample.name, f"identical to {same.name}, which is used"))
         else:
             added.append((sample, group))
     added, few = _without_small_classes(added, known)
@@ -106,7 +108,7 @@ def join(
     left_out += [
         (
             sample.name,
-            f"people say that this photo shows {replaced[sample.digest]}, not {sample.label}",
+            f"corrected to {replaced[sample.digest]}; it was labelled {sample.label}",
         )
         for sample in dataset.of("train")
         if sample.digest in replaced
@@ -147,11 +149,11 @@ def _scanned(
     visitor: Visitor | None,
     progress: Progress | None,
 ) -> tuple[list[tuple[Sample, int]], list[tuple[str, str]]]:
-    """The corrected photos that may train, with their duplicate groups, and the others with the reason.
+    """Return usable corrected photos with their duplicate groups, and (name, reason) of the others.
 
-    They are scanned together with the held-out photos, so that the dataset's own rule finds what would leak; the held-out
-    photos themselves stay as they are, whatever it says about them. The training photos play no part: the groups of the
-    dataset, and with them its splits, cannot change.
+    They are scanned together with the held-out photos, so that the dataset's own rule finds leaks.
+    The held-out photos do not change, whatever is found about them. The training photos are not
+    scanned: the groups of the dataset, and so its splits, cannot change.
     """
     if not photos:
         return [], []
@@ -189,8 +191,8 @@ def _without_small_classes(
     left_out = [
         (
             sample.name,
-            f"no training photo is labelled {sample.label}, and {small[sample.label]} corrected ones are too few for "
-            f"a new class: {SMALL} are the least",
+            f"no training photo is labelled {sample.label}, and a new class needs at least {SMALL} "
+            f"corrected photos; there are {small[sample.label]}",
         )
         for sample, _ in added
         if sample.label in small
@@ -201,7 +203,7 @@ def _without_small_classes(
 def _without_last_photos(
     added: list[tuple[Sample, int]], training: dict[str, Sample], known: Counter[str]
 ) -> tuple[list[tuple[Sample, int]], list[tuple[str, str]]]:
-    """Without the corrections that would take the last training photo of a class that validation and test still ask for."""
+    """Leave out corrections that would take away the last training photo of a class."""
     remaining = known + Counter(sample.label for sample, _ in added)
     kept: list[tuple[Sample, int]] = []
     left_out: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""The kept photos with what people say they show: corrections as training data."""
+"""Corrections as training data: the kept photos with the labels that people gave them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tailorbird.errors import SettingsError
 
 @dataclass(frozen=True)
 class LabelledPhoto:
-    """One kept photo: where it lies, the newest answer about it, the name to show, and the row of that answer."""
+    """A kept photo: its path, the newest answer about it, a name to show, and that answer's row."""
 
     path: Path
     label: str
@@ -24,8 +24,9 @@ class LabelledPhoto:
 class Labelled:
     """The kept photos, sorted by name, and what is not among them.
 
-    missing: names of photos whose rows say they were kept, but whose file is gone. conflicts: photos about which the answers
-    to different predictions differ; the newest counts. without_photo: different photos people answered about that were not kept.
+    missing: names of kept photos whose file no longer exists.
+    conflicts: photos about which answers to different predictions differ; the newest counts.
+    without_photo: different photos that people answered about but that were not kept.
     """
 
     photos: tuple[LabelledPhoto, ...]
@@ -35,7 +36,7 @@ class Labelled:
 
 
 def labelled(store: Corrections) -> Labelled:
-    """The newest answer about each kept photo.
+    """Return the newest answer about each kept photo.
 
     Raises SettingsError when the store has no folder of photos, StorageError.
     """
@@ -45,7 +46,7 @@ def labelled(store: Corrections) -> Labelled:
 
     if store.photos is None:
         raise SettingsError(
-            f"{store.shown} does not say where the kept photos are; name their folder"
+            f"the folder of kept photos of {store.shown} is not known; name it with --photos"
         )
     found = kept_photos(store.photos)
     columns = corrections.c
@@ -70,14 +71,11 @@ def labelled(store: Corrections) -> Labelled:
         for values in connection.execute(query).mappings():
             row = row_from(values)
             path = found.get(row.sha256)
+            shelf = f"{store.photos.name}/{row.sha256[:2]}"
             if path is None:
-                missing.append(f"{store.photos.name}/{row.sha256[:2]}/{row.sha256}")
+                missing.append(f"{shelf}/{row.sha256}")
             else:
-                photos.append(
-                    LabelledPhoto(
-                        path, row.answer, f"{store.photos.name}/{row.sha256[:2]}/{path.name}", row
-                    )
-                )
+                photos.append(LabelledPhoto(path, row.answer, f"{shelf}/{path.name}", row))
         conflicts = connection.execute(
             select(func.count()).select_from(differing.subquery())
         ).scalar_one()
@@ -88,7 +86,9 @@ def labelled(store: Corrections) -> Labelled:
 
 
 def read_labelled(url: str, photos: Path | None = None) -> Labelled:
-    """Open corrections that are there, read the labelled photos, close. photos: as for `open_existing`.
+    """Open an existing database, read the labelled photos and close it.
+
+    photos: as for `open_existing`.
 
     Raises SettingsError, StorageError, MissingExtra.
     """

@@ -1,4 +1,4 @@
-"""The folder of kept photos: each file is named by its content, `ab/abcdef....jpg`, and written once."""
+"""The folder of kept photos: each file is named by its content, `ab/abcdef....jpg`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ def suffix(data: bytes) -> str:
 
 
 def keep(folder: Path, digest: str, data: bytes) -> Path:
-    """Write a photo whose SHA-256 is `digest`, unless it is there; it is on the disk when this returns.
+    """Write a photo whose SHA-256 is `digest`, unless it exists; return once it is on the disk.
 
-    A folder that has to be made is for its owner only. Raises StorageFull, StorageError, UnsupportedImage.
+    New folders are readable by their owner only.
+
+    Raises StorageFull, StorageError, UnsupportedImage.
     """
     path = folder / digest[:2] / f"{digest}.{suffix(data)}"
     try:
@@ -38,7 +40,7 @@ def keep(folder: Path, digest: str, data: bytes) -> Path:
     except OSError as error:
         raise storage_error(path.parent, error) from error
     if _holds(path, data):
-        sync_folder(path.parent)  # whoever wrote it may not have come to this yet
+        sync_folder(path.parent)  # another process may have written it just now
         return path
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
@@ -53,7 +55,10 @@ def _holds(path: Path, data: bytes) -> bool:
 
 
 def kept_photos(folder: Path) -> dict[str, Path]:
-    """The kept photos by SHA-256. Empty when there is no such folder. Raises StorageError when it cannot be read."""
+    """Return the kept photos by SHA-256; none if the folder does not exist.
+
+    Raises StorageError when it cannot be read.
+    """
     found: dict[str, Path] = {}
     try:
         shelves = sorted(
@@ -74,7 +79,7 @@ def kept_photos(folder: Path) -> dict[str, Path]:
 
 
 def delete(folder: Path, digest: str) -> bool:
-    """Delete a kept photo; whether there was one. Raises StorageError."""
+    """Delete a kept photo; return whether there was one. Raises StorageError."""
     gone = False
     for ending in SUFFIXES:
         path = folder / digest[:2] / f"{digest}.{ending}"

@@ -1,4 +1,4 @@
-"""How often the model is right in use: counted by the database, so that a million answers need no memory here."""
+"""Accuracy in use, counted by the database, so that a million answers need no memory here."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 DAYS: Final = 90
-"""Days that `by_day` goes back."""
+"""Days that `by_day` covers."""
 
 MISTAKEN: Final = 20
-"""Confusions that are listed."""
+"""Maximum number of confusions listed."""
 
 
 @dataclass(frozen=True)
 class ClassCount:
-    """Of `total` photos that people say show `label`, `right` were called so."""
+    """Of `total` photos that people labelled `label`, `right` were predicted as such."""
 
     label: str
     total: int
@@ -30,7 +30,7 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class DayCount:
-    """Answers of one UTC day, `day` as 2026-05-01."""
+    """Answers of one UTC day, written as 2026-05-01."""
 
     day: str
     total: int
@@ -39,7 +39,7 @@ class DayCount:
 
 @dataclass(frozen=True)
 class Mistaken:
-    """`count` photos of `answer` were called `predicted`."""
+    """`count` photos of `answer` were predicted as `predicted`."""
 
     predicted: str
     answer: str
@@ -48,10 +48,12 @@ class Mistaken:
 
 @dataclass(frozen=True)
 class Stats:
-    """What people answered; the newest answer for each receipt counts.
+    """Counts of answers; the newest answer to each receipt counts.
 
-    accuracy: 0 to 1, None without an answer. interval: its 95% Wilson interval. per_class: sorted by label, counted by the
-    answer. by_day: days with answers among the last 90, oldest first. mistaken: at most 20, the most frequent first.
+    accuracy: 0 to 1, None without answers. interval: its 95% Wilson interval.
+    per_class: by people's answer, sorted by label.
+    by_day: days with answers among the last DAYS, oldest first.
+    mistaken: the most frequent confusions, at most MISTAKEN.
     """
 
     total: int
@@ -63,7 +65,7 @@ class Stats:
     mistaken: tuple[Mistaken, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The object of `GET /v1/corrections/stats` and `corrections stats --json`."""
+        """Return the object of `GET /v1/corrections/stats` and `corrections stats --json`."""
         return {
             "total": self.total,
             "right": self.right,
@@ -76,7 +78,7 @@ class Stats:
 
 
 def count(connection: Connection) -> dict[tuple[str, str], tuple[int, int]]:
-    """{(answer, predicted): (photos, right)}: a row for each pair that occurs, never one for each answer."""
+    """Return {(answer, predicted): (photos, right)} for each pair that occurs."""
     from sqlalchemy import func, select
 
     from tailorbird.corrections.tables import corrections, newest
@@ -87,10 +89,8 @@ def count(connection: Connection) -> dict[tuple[str, str], tuple[int, int]]:
         .where(newest)
         .group_by(columns.answer, columns.predicted)
     )
-    return {
-        (answer, said): (int(n), int(hits))
-        for answer, said, n, hits in connection.execute(statement)
-    }
+    rows = connection.execute(statement)
+    return {(answer, predicted): (int(n), int(hits)) for answer, predicted, n, hits in rows}
 
 
 def _hits() -> Any:
@@ -102,7 +102,7 @@ def _hits() -> Any:
 
 
 def read(connection: Connection, today: datetime.date) -> Stats:
-    """The statistics as of `today` (UTC)."""
+    """Return the statistics as of `today` (UTC)."""
     from sqlalchemy import func, select
 
     from tailorbird.corrections.tables import corrections, newest
@@ -115,7 +115,11 @@ def read(connection: Connection, today: datetime.date) -> Stats:
     total = sum(n for n, _ in classes.values())
     right = sum(hits for _, hits in classes.values())
     wrong = sorted(
-        ((n - hits, said, answer) for (answer, said), (n, hits) in pairs.items() if n > hits),
+        (
+            (n - hits, predicted, answer)
+            for (answer, predicted), (n, hits) in pairs.items()
+            if n > hits
+        ),
         key=lambda item: (-item[0], item[1:]),
     )
     day = func.substr(corrections.c.created, 1, 10).label("day")
@@ -135,5 +139,5 @@ def read(connection: Connection, today: datetime.date) -> Stats:
         by_day=tuple(
             DayCount(str(name), int(n), int(hits)) for name, n, hits in connection.execute(days)
         ),
-        mistaken=tuple(Mistaken(said, answer, n) for n, said, answer in wrong[:MISTAKEN]),
+        mistaken=tuple(Mistaken(predicted, answer, n) for n, predicted, answer in wrong[:MISTAKEN]),
     )

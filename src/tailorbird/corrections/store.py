@@ -1,4 +1,4 @@
-"""The corrections: an append-only log of people's answers in SQLite or PostgreSQL, and a folder of the photos they are about."""
+"""An append-only log of people's answers in SQLite or PostgreSQL, and a folder of their photos."""
 
 from __future__ import annotations
 
@@ -33,18 +33,20 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-_MOST_TEXT: Final = 4000  # characters; class names are shorter by far
+_MOST_TEXT: Final = 4000  # characters; class names are much shorter
 _PAGE: Final = 1000  # rows fetched at a time
 SECRET_BYTES: Final = 32
 
 
 @dataclass(frozen=True)
 class Row:
-    """One answer as it was stored.
+    """One answer as stored.
 
-    id: counts up. created: UTC. sha256: of the photo's bytes, 64 hexadecimal digits. predicted, probability (0 to 1), top
-    ((label, probability), ...): what the model had said. answer: what the person says. right: whether these agree. model,
-    model_sha256: which model it was. receipt: the prediction that was answered. photo_kept: the photo went to the folder.
+    id: increases. created: UTC. sha256: of the photo's bytes, 64 hexadecimal digits.
+    predicted, probability (0 to 1), top ((label, probability), ...): the model's prediction.
+    answer: the class that the person named. right: whether it equals `predicted`.
+    model, model_sha256: the model. receipt: the prediction that was answered.
+    photo_kept: the photo was written to the folder.
     newest: no later row answers the same receipt; only such rows count.
     """
 
@@ -63,28 +65,31 @@ class Row:
     newest: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """The row as JSON has it; created in ISO 8601."""
+        """Return the row for JSON; `created` in ISO 8601."""
         top = [{"label": label, "probability": probability} for label, probability in self.top]
         return {**vars(self), "created": self.created.isoformat(), "top": top}
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What `forget` deleted: the number of rows, and whether a kept photo was among it."""
+    """What `forget` deleted: the number of rows, and whether there was a kept photo."""
 
     rows: int
     photo: bool
 
 
 def open_store(url: str, *, photos: Path | None = None, create: bool = True) -> Corrections:
-    """Open the corrections in `url`; tables that are missing are made, also when two processes do so at once.
+    """Open the corrections in `url` and create missing tables; several processes may do so at once.
 
-    url: the path of an SQLite file (`shop.db`, `sqlite:///shop.db`) or `postgresql://user:password@host/database`.
-    photos: the folder for photos people agreed to hand in; None keeps none. It is made when the first photo comes.
-    create: False raises for a database without corrections instead of making the tables.
+    url: the path of an SQLite file (`shop.db`, `sqlite:///shop.db`) or
+        `postgresql://user:password@host/database`.
+    photos: folder for the photos of corrections; None keeps none. It is created with the first
+        photo.
+    create: False raises for a database without corrections instead of creating the tables.
 
-    Raises SettingsError (a path or URL that cannot be one, a file that is no SQLite database, a wrong password, a schema of a
-    newer tailorbird), StorageError (the server cannot be reached, the file not be written), StorageFull, MissingExtra.
+    Raises SettingsError (an invalid path or URL, a file that is not an SQLite database, a wrong
+    password, a schema of a newer tailorbird), StorageError (an unreachable server, a file that
+    cannot be written), StorageFull, MissingExtra.
     """
     location = locate(url)
     if photos is not None:
@@ -99,7 +104,9 @@ def open_store(url: str, *, photos: Path | None = None, create: bool = True) -> 
 
 
 def open_existing(url: str, photos: Path | None = None) -> Corrections:
-    """Open corrections that are there already, with the folder of photos `photos` or the one beside an SQLite file.
+    """Open existing corrections.
+
+    photos: the folder of kept photos; by default the one beside an SQLite file.
 
     Raises what `open_store` raises, and SettingsError when there is no such database or folder.
     """
@@ -108,12 +115,12 @@ def open_existing(url: str, photos: Path | None = None) -> Corrections:
     except OSError:
         there = False
     if not there:
-        raise SettingsError(f"the folder of kept photos {photos} does not exist or is no folder")
+        raise SettingsError(f"the folder of kept photos {photos} does not exist or is not a folder")
     return open_store(url, photos=photos or default_photos(url), create=False)
 
 
 def _check_folder(photos: Path, *, writable: bool) -> None:
-    """Say at the start, rather than at the first photo, that a folder cannot be used; one that is not there yet is fine."""
+    """Raise SettingsError for a folder that cannot be used; it need not exist yet."""
     allowed = "write to" if writable else "read"
     try:
         fine = not photos.exists() or (
@@ -123,7 +130,7 @@ def _check_folder(photos: Path, *, writable: bool) -> None:
         fine = False
     if not fine:
         raise SettingsError(
-            f"the folder for photos {photos} is no folder that this user may {allowed}"
+            f"the folder for photos {photos} is not a folder that this user may {allowed}"
         )
 
 
@@ -134,7 +141,7 @@ def _set_up(engine: Engine, location: Location, create: bool) -> None:
         there = tables.version(connection, location) is not None
     if not there and not create:
         raise SettingsError(
-            f"{location.shown} holds no corrections; name the database that `tailorbird serve` was given"
+            f"{location.shown} holds no corrections; name the database of `tailorbird serve`"
         )
     if not create:
         return
@@ -146,10 +153,10 @@ def _set_up(engine: Engine, location: Location, create: bool) -> None:
 
 
 class Corrections:
-    """Open corrections; every method may be called from several threads at once. Made by `open_store`.
+    """Open corrections, as returned by `open_store`; methods may be called from several threads.
 
-    Every method raises StorageError when the database is away, or locked for more than 5 seconds; what is then tried again
-    later works again as soon as the database is back.
+    Every method raises StorageError when the database is unreachable, or locked for more than 5
+    seconds, and works again as soon as the database does.
     """
 
     def __init__(self, engine: Engine, location: Location, photos: Path | None) -> None:
@@ -158,7 +165,7 @@ class Corrections:
         self.path = location.path
         """The SQLite file, None for a server's database."""
         self.shown = location.shown
-        """What to call the database in a message: without a password."""
+        """The database's name for messages, without a password."""
         self._engine = engine
         self._writer = for_writing(engine)
         self._location = location
@@ -173,7 +180,7 @@ class Corrections:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that reads: one consistent state of the database."""
+        """Open a transaction that reads one consistent state of the database."""
         with translated(self._location), self._engine.begin() as connection:
             yield connection
 
@@ -195,15 +202,14 @@ class Corrections:
         receipt: str,
         photo: bytes | None = None,
     ) -> int:
-        """Store one answer and return its id; by then it is committed, and the photo, if it is kept, on the disk.
+        """Store one answer and return its id, once it and a kept photo are on the disk.
 
-        sha256: of the photo's bytes, 64 hexadecimal digits. predicted, probability (0 to 1), top ((label, probability), ...):
-        what the model said. answer: the class the person names; the row is right when that is `predicted`. model,
-        model_sha256: which model. receipt: names the prediction, at most 200 characters; its newest answer counts. photo: the
-        very bytes; kept only where the store has a folder for photos.
+        The values are those of `Row`. receipt: names the prediction, at most 200 characters; its
+        newest answer counts. photo: the bytes that were predicted; kept only where the store has
+        a folder for photos.
 
-        Raises SettingsError for a value that cannot be stored (nothing was stored then), UnsupportedImage for a photo of
-        another format, StorageFull, StorageError.
+        Raises SettingsError for a value that cannot be stored, UnsupportedImage for a photo of
+        another format (nothing was stored then), StorageFull, StorageError.
         """
         from sqlalchemy import insert
 
@@ -219,17 +225,16 @@ class Corrections:
         kept = photo is not None and self.photos is not None
         if photo is not None and hashlib.sha256(photo).hexdigest() != sha256:
             raise SettingsError(
-                f"the photo's bytes do not have the SHA-256 {sha256}; send the very bytes that were predicted"
+                f"the photo's bytes do not have the SHA-256 {sha256}; send exactly the bytes that "
+                "were predicted"
             )
-        said = json.dumps(
-            [[label, round(float(value), 6)] for label, value in top], ensure_ascii=False
-        )
+        rounded = [[label, round(float(value), 6)] for label, value in top]
         values = {
             "created": _text(datetime.datetime.now(datetime.UTC)),
             "sha256": sha256,
             "predicted": predicted,
             "probability": float(probability),
-            "top": said,
+            "top": json.dumps(rounded, ensure_ascii=False),
             "answer": answer,
             "right": answer == predicted,
             "model": model,
@@ -240,14 +245,14 @@ class Corrections:
         with self._writing() as connection:
             identity = connection.execute(insert(corrections).values(values)).inserted_primary_key
             if photo is not None and self.photos is not None:
-                # Before the commit, so that no row speaks of a photo that is not there; after the insert, so that no photo stays
-                # of which a database that is away or full knows nothing.
+                # Before the commit: no row may name a photo that does not exist. After the insert:
+                # no photo may stay that an unreachable or full database has no row for.
                 folder.keep(self.photos, sha256, photo)
         assert identity is not None
         return int(identity[0])
 
     def secret(self) -> bytes:
-        """32 random bytes, made once and kept in the database: whoever opens it, at the same moment too, gets the same."""
+        """Return 32 random bytes that the database keeps: the same for every process that opens it."""
         from tailorbird.corrections.tables import remember
 
         with self._lock:
@@ -259,12 +264,12 @@ class Corrections:
             return self._secret
 
     def stats(self) -> statistics.Stats:
-        """How often the model was right in use, in all, by class and by day, and what it confuses."""
+        """Return the accuracy in use: in total, by class and by day, with the confusions."""
         with self.reading() as connection:
             return statistics.read(connection, datetime.datetime.now(datetime.UTC).date())
 
     def counts(self) -> dict[tuple[str, bool], int]:
-        """{(answer, right): photos}, the newest answer for each receipt; only what occurs."""
+        """Return {(answer, right): photos} of the newest answer to each receipt."""
         with self.reading() as connection:
             pairs = statistics.count(connection)
         result: dict[tuple[str, bool], int] = {}
@@ -275,9 +280,9 @@ class Corrections:
         return result
 
     def rows(self, since: datetime.datetime | None = None) -> Iterator[Row]:
-        """Every answer, oldest first, in bounded memory; answers that come meanwhile are among them.
+        """Yield every answer, oldest first, in bounded memory; answers stored meanwhile are included.
 
-        since: only answers from this moment on; a datetime with a time zone.
+        since: yield only answers from this moment on; a datetime with a time zone.
         """
         from sqlalchemy import select
 
@@ -292,23 +297,21 @@ class Corrections:
             query = select(corrections, newest.label("newest")).where(corrections.c.id > last)
             if since is not None:
                 query = query.where(corrections.c.created >= _text(since))
-            # A page at a time: a transaction left open for long would keep either database from cleaning up.
+            query = query.order_by(corrections.c.id).limit(_PAGE)
+            # In pages: a long transaction would keep either database from cleaning up.
             with self.reading() as connection:
-                page = [
-                    row_from(found)
-                    for found in connection.execute(
-                        query.order_by(corrections.c.id).limit(_PAGE)
-                    ).mappings()
-                ]
+                page = [row_from(found) for found in connection.execute(query).mappings()]
             yield from page
             if len(page) < _PAGE:
                 return
             last = page[-1].id
 
     def forget(self, sha256: str) -> Forgotten:
-        """Delete all rows about one photo, and the photo. Raises SettingsError for what is no SHA-256.
+        """Delete all rows about one photo, then the photo.
 
-        Rows first: should this be interrupted, calling it again deletes the rest.
+        If it is interrupted, calling it again deletes the rest.
+
+        Raises SettingsError for a malformed SHA-256.
         """
         from sqlalchemy import delete
 
@@ -317,14 +320,14 @@ class Corrections:
         digest = sha256.strip().lower()
         if not _DIGEST.fullmatch(digest):
             raise SettingsError(
-                f"{sha256!r} is not a SHA-256: 64 hexadecimal digits, as `sha256sum photo.jpg` prints"
+                f"{sha256!r} is not a SHA-256; give 64 hexadecimal digits, as "
+                "`sha256sum photo.jpg` prints"
             )
         with self._writing() as connection:
-            rows = connection.execute(
-                delete(corrections).where(corrections.c.sha256 == digest)
-            ).rowcount
+            about_photo = delete(corrections).where(corrections.c.sha256 == digest)
+            rows = connection.execute(about_photo).rowcount
         if self._location.path is not None and rows:
-            # The journal too still holds the rows as they were until it is emptied.
+            # The journal holds the deleted rows until it is emptied.
             with translated(self._location), self._engine.connect() as connection:
                 raw: Any = connection.connection.dbapi_connection
                 raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -341,7 +344,7 @@ def _text(moment: datetime.datetime) -> str:
 
 
 def row_from(values: Any) -> Row:
-    """A Row from a mapping of the table's columns and `newest`."""
+    """Return a Row from a mapping of the table's columns and `newest`."""
     named = dict(values)
     named["created"] = datetime.datetime.fromisoformat(named["created"])
     named["top"] = tuple((str(label), float(value)) for label, value in json.loads(named["top"]))
@@ -361,11 +364,12 @@ def _check(
     if not (math.isfinite(probability) and 0 <= probability <= 1):
         problems.append(f"the probability is {probability}; it must be from 0 to 1")
     if not 1 <= len(receipt) <= 200:
-        problems.append(f"the receipt's name has {len(receipt)} characters; it must have 1 to 200")
+        problems.append(f"the receipt has {len(receipt)} characters; it must have 1 to 200")
     for value in (*texts, receipt):
         if not 1 <= len(value) <= _MOST_TEXT or "\0" in value or not _encodes(value):
             problems.append(
-                f"{value[:80]!r} must be UTF-8 text of 1 to {_MOST_TEXT} characters without a zero byte"
+                f"{value[:80]!r} is not valid; it must be UTF-8 text of 1 to {_MOST_TEXT} "
+                "characters without a zero byte"
             )
     if problems:
         raise SettingsError("; ".join(problems))

@@ -1,4 +1,7 @@
-"""The two tables, and what "the newest answer" means in SQL. Imports SQLAlchemy: import this module inside functions only."""
+"""The two tables, and the SQL condition for the newest answer.
+
+This module imports SQLAlchemy: import it inside functions only.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,9 @@ from tailorbird.corrections.database import Location
 from tailorbird.errors import SettingsError
 
 VERSION: Final = 1
-"""Raised when an older tailorbird could misread the tables."""
+"""Increased when an older tailorbird could misread the tables."""
 
-_LOCK: Final = 0x7461696C6F72  # "tailor": PostgreSQL's advisory lock while the tables are made
+_LOCK: Final = 0x7461696C6F72  # "tailor": PostgreSQL's advisory lock while tables are created
 
 metadata = MetaData()
 
@@ -44,11 +47,11 @@ about = Table(
 corrections = Table(
     "tailorbird_corrections",
     metadata,
-    # SQLite counts up by itself only in an INTEGER; AUTOINCREMENT so that the id of a forgotten row never comes back.
+    # SQLite numbers rows only in an INTEGER. With AUTOINCREMENT it never reuses a deleted id.
     Column(
         "id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
     ),
-    # UTC as 2026-05-01T09:30:00.000000Z: sorts as time does, and its first ten characters are the day in both databases.
+    # UTC as 2026-05-01T09:30:00.000000Z: it sorts by time, and starts with the day.
     Column("created", String(27), nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("predicted", Text, nullable=False),
@@ -72,25 +75,29 @@ newest: ColumnElement[bool] = ~exists(
         _later.c.receipt == corrections.c.receipt, _later.c.id > corrections.c.id
     )
 ).correlate(corrections)
-"""True for the row that counts: no later one answers the same receipt."""
+"""True for a row that counts: no later one answers the same receipt."""
 
 
 def version(connection: Connection, location: Location) -> int | None:
-    """The version of the tables that are there, None when there are none. Raises SettingsError for one that is unknown."""
+    """Return the version of the existing tables, None without tables.
+
+    Raises SettingsError for an unknown version.
+    """
     if not inspect(connection).has_table(about.name):
         return None
-    said = connection.execute(select(about.c.value).where(about.c.name == "schema")).scalar()
-    if said != str(VERSION):
+    found = connection.execute(select(about.c.value).where(about.c.name == "schema")).scalar()
+    if found != str(VERSION):
         raise SettingsError(
-            f"{location.shown} keeps corrections in schema version {said}; this tailorbird knows version {VERSION}: upgrade tailorbird"
+            f"{location.shown} has corrections of schema version {found}; this tailorbird reads "
+            f"version {VERSION}: upgrade tailorbird"
         )
     return VERSION
 
 
 def create(connection: Connection, location: Location) -> None:
-    """Make the tables inside the transaction at hand, unless another process was quicker."""
+    """Create the tables in the current transaction, unless another process has."""
     if connection.dialect.name == "postgresql":
-        # CREATE TABLE IF NOT EXISTS can fail when two sessions run it at the same moment.
+        # CREATE TABLE IF NOT EXISTS can fail when two sessions run it at the same time.
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=_LOCK))
     if version(connection, location) is None:
         metadata.create_all(connection)
@@ -98,9 +105,10 @@ def create(connection: Connection, location: Location) -> None:
 
 
 def remember(connection: Connection, name: str, value: str) -> str:
-    """Put down a value unless there is one; the one that stands. Several processes agree on it."""
+    """Store a value unless there is one; return the stored one, the same in all processes."""
     statement = text(
-        f"INSERT INTO {about.name} (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING"
+        f"INSERT INTO {about.name} (name, value) VALUES (:name, :value) "
+        "ON CONFLICT (name) DO NOTHING"
     )
     connection.execute(statement.bindparams(name=name, value=value))
     return str(connection.execute(select(about.c.value).where(about.c.name == name)).scalar_one())

@@ -16,7 +16,7 @@ from tailorbird.dataset.labels import normal_label
 from tailorbird.dataset.samples import SPLITS, Dataset, Sample, printable
 from tailorbird.dataset.split_folders import SPLIT_WORDS
 from tailorbird.errors import DatasetError
-from tailorbird.files import write_bytes
+from tailorbird.files import exact_cell, formula_safe, write_bytes
 from tailorbird.validation import Problems
 
 if TYPE_CHECKING:
@@ -186,7 +186,9 @@ def _row(cells: list[str], width: int, columns: dict[str, int]) -> Row | str:
             f"{len(cells)} columns where the header has {width}; "
             "put quotes around a value that holds a comma"
         )
-    cell = {name: cells[columns[name]] if name in columns else "" for name in _COLUMNS}
+    cell = {
+        name: exact_cell(cells[columns[name]]) if name in columns else "" for name in _COLUMNS
+    }
     label, was = normal_label(cell["label"]), normal_label(cell["was"])
     split = cell["split"].strip().lower()
     split = SPLIT_WORDS.get(split, split)
@@ -245,7 +247,8 @@ def write_manifest(dataset: Dataset, path: str | Path) -> None:
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(columns)
     for sample, name in zip(dataset.samples, names_from(path, dataset.samples), strict=True):
-        writer.writerow([name, *(getattr(sample, column) or "" for column in columns[1:])])
+        cells = [name, *(getattr(sample, column) or "" for column in columns[1:])]
+        writer.writerow(map(formula_safe, cells))
     write_bytes(path, out.getvalue().encode("utf-8", "surrogateescape"))
 
 

@@ -10,7 +10,7 @@ from tailorbird.files.atomic import (
 )
 from tailorbird.files.cache import cache_folder
 from tailorbird.files.lock import exclusive
-from tailorbird.files.spreadsheets import csv_text, formula_safe
+from tailorbird.files.spreadsheets import csv_text, exact_cell, formula_safe
 from tailorbird.files.store import RowStore
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "atomic_path",
     "cache_folder",
     "csv_text",
+    "exact_cell",
     "exclusive",
     "formula_safe",
     "sha256_file",

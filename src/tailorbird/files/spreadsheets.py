@@ -12,9 +12,20 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 def formula_safe(cell: str) -> str:
     """Return a cell that no spreadsheet evaluates, with an apostrophe before a formula's start.
 
-    The signs are those of OWASP's page on CSV injection. A single `-` is no formula.
+    The signs are those of OWASP's page on CSV injection. A single `-` is no formula. A cell that
+    looks like the result gets an apostrophe too, so that `exact_cell` undoes it without loss.
     """
-    return f"'{cell}" if cell.startswith(_FORMULA_STARTS) and cell != "-" else cell
+    return f"'{cell}" if _needs_guard(cell) else cell
+
+
+def exact_cell(cell: str) -> str:
+    """Return the cell that `formula_safe` was given."""
+    return cell[1:] if cell.startswith("'") and _needs_guard(cell[1:]) else cell
+
+
+def _needs_guard(cell: str) -> bool:
+    bare = cell.lstrip("'")
+    return bare.startswith(_FORMULA_STARTS) and cell != "-"
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:

@@ -1,4 +1,4 @@
-"""A person's look at what a scan found: items to decide about, and the manifest that keeps the decisions."""
+"""Review what a scan found: items to decide about, and the manifest with the decisions."""
 
 from tailorbird.review.items import Item
 from tailorbird.review.manifest import HEADER, ChangedMeanwhile, Manifest

@@ -1,4 +1,4 @@
-"""What there is to decide about: a photo whose label is suspect, or photos that show the same picture."""
+"""Items to decide about: a photo with a suspect label, or photos that show the same picture."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from tailorbird.dataset.duplicates.groups import group_findings, same_pictures
 from tailorbird.label_errors import Suspect
 
 KINDS: Final = ("suspect-label", "conflicting-label", "leak", "duplicate", "near-duplicate")
-"""The kinds of findings that a person can decide about, in the order in which they are shown."""
+"""Kinds of findings that a person can decide about, in the order in which they are shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
     """One question to a person.
 
-    kinds: of KINDS, the most serious first. photos: indices of its samples. message: what was found. keep: the photos that
-    the proposed answer keeps; it excludes the others. Empty where no answer is proposed, and for a suspect label, whose
-    proposed answer is the suggested label. proposal: that answer in words. reason: why, and what `train` does by itself.
+    kinds: of KINDS, the most serious first.
+    photos: indices of its samples.
+    message: what was found.
+    keep: photos that the proposed answer keeps; it excludes the others. Empty without a proposal,
+        and for a suspect label, whose proposed answer is the suggested label.
+    proposal: the proposed answer in words.
+    reason: why, and what `train` does without a decision.
     """
 
     kinds: tuple[str, ...]
@@ -35,10 +39,11 @@ class Item:
 def make_items(
     dataset: Dataset, reported: Sequence[Suspect], judged: Mapping[Sample, Suspect]
 ) -> list[Item]:
-    """Every item: suspect labels first, the most suspect of them at the top, then groups by kind.
+    """Return every item: suspect labels, the most suspect first, then groups by kind.
 
-    reported: the suspects, in their order. judged: every photo whose label was judged; of photos with conflicting labels the
-    one whose label is the most probable is proposed to be kept.
+    reported: the suspects in their order.
+    judged: every photo whose label was judged. Of photos with conflicting labels, the one with the
+        most probable label is proposed to be kept.
     """
     index = {sample: i for i, sample in enumerate(dataset.samples)}
     items = [
@@ -68,9 +73,12 @@ _Proposal = tuple[Sequence[int], str, str]
 
 
 def _of_conflict(samples: Sequence[Sample], judged: Mapping[Sample, Suspect]) -> _Proposal:
-    reason = "Identical photos under two labels teach nothing: tailorbird train leaves them all out until one label is right."
+    reason = (
+        "Identical photos with two labels contradict each other: tailorbird train leaves all of "
+        "them out until one label is chosen."
+    )
     if len({sample.digest for sample in samples}) > 1:
-        reason = "Nearly identical photos under two labels teach the opposite of each other."
+        reason = "Nearly identical photos with two labels contradict each other."
     if not all(sample in judged for sample in samples):
         return (), "", reason
     best = max(range(len(samples)), key=lambda i: judged[samples[i]].label_probability)
@@ -91,8 +99,8 @@ def _of_leak(samples: Sequence[Sample], _: Mapping[Sample, Suspect]) -> _Proposa
         for name, n in others.items()
     )
     reason = (
-        f"A photo that the model was trained on proves nothing in {SPLITS[held]}. tailorbird train would leave out {copies} anyway; "
-        "excluding writes that down."
+        f"A photo that the model was trained on makes the {SPLITS[held]} score too good. tailorbird "
+        f"train leaves out {copies} anyway; excluding records that in the manifest."
     )
     return keep, f"Exclude {copies}", reason
 
@@ -102,15 +110,15 @@ def _of_duplicate(samples: Sequence[Sample], _: Mapping[Sample, Suspect]) -> _Pr
     return (
         (0,),
         f"Keep the first, exclude {rest}",
-        "tailorbird train uses one of several identical photos and leaves the others out by itself.",
+        "tailorbird train uses one of several identical photos and leaves out the others anyway.",
     )
 
 
 def _of_near_duplicate(samples: Sequence[Sample], _: Mapping[Sample, Suspect]) -> _Proposal:
     both = "both" if len(samples) == 2 else f"all {len(samples):,}"
     reason = (
-        "They do no harm where they are: copies stay together when tailorbird train makes the splits. "
-        "Many of them give one thing too much weight."
+        "They do no harm: copies stay together when tailorbird train makes the splits. Many of "
+        "them give one object too much weight."
     )
     return range(len(samples)), f"Keep {both}", reason
 

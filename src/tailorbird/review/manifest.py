@@ -1,4 +1,4 @@
-"""The file of a review: `path,label,split,decision,was`, a row for each photo, written anew after each decision."""
+"""The CSV file of a review, `path,label,split,decision,was`, rewritten after each decision."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from typing import Final
 from tailorbird.dataset.samples import Sample, printable
 from tailorbird.dataset.table import DECISIONS, Row, names_from
 from tailorbird.errors import StorageError, TailorbirdError
-from tailorbird.files import sha256_file, write_bytes
+from tailorbird.files import formula_safe, sha256_file, write_bytes
 
 HEADER: Final = ("path", "label", "split", "decision", "was")
 
 
 class ChangedMeanwhile(StorageError):
-    """Somebody else wrote the manifest since it was read."""
+    """Another program has changed the manifest since it was read."""
 
 
 def decided(row: Row, decision: str, label: str = "") -> Row:
-    """The row after a decision. decision: one of DECISIONS, or empty to take a decision back. label: for relabel, the new one.
+    """Return a row after a decision.
 
-    Relabelling to the label the photo had all along is keeping it.
+    decision: one of DECISIONS, or empty to remove the decision. label: the new label for
+    `relabel`; relabelling to the photo's original label is keeping it.
     """
     if decision not in ("", *DECISIONS):
         raise ValueError(
@@ -43,7 +44,7 @@ def decided(row: Row, decision: str, label: str = "") -> Row:
 
 @dataclass
 class _Batch:
-    """Changes that wait to be written; before: the rows they replace."""
+    """Changes that wait to be written; `before` holds the rows that they replace."""
 
     before: dict[int, Row]
     saved: bool = False
@@ -53,16 +54,17 @@ class _Batch:
 class Manifest:
     """The rows of a manifest and its file.
 
-    `change` returns once its changes are on the disk; changes that come while the file is being written share the next writing.
-    A file that another program changed since is never written over.
+    `change` returns once its changes are on the disk; changes made while the file is being
+    written share the next write. A file that another program has changed is never overwritten.
     """
 
     def __init__(
         self, path: Path, rows: Sequence[Row], *, gone: Sequence[Row] = (), seen: str | None
     ) -> None:
-        """Rows in the order of the samples. gone: rows of photos that are no longer there, kept at the end of the file.
+        """Hold `rows` in the order of the samples.
 
-        seen: the SHA-256 of the file that stands at `path`, None where there is none.
+        gone: rows of photos that no longer exist, kept at the end of the file.
+        seen: the SHA-256 of the present file at `path`, None without a file.
         """
         self.path = path
         self._rows = list(rows)
@@ -78,21 +80,24 @@ class Manifest:
         return len(self._rows)
 
     def row(self, index: int) -> Row:
-        """One photo's row."""
+        """Return one photo's row."""
         return self._rows[index]
 
     def rows(self) -> list[Row]:
-        """Every photo's row, as of now."""
+        """Return all photos' present rows."""
         with self._lock:
             return list(self._rows)
 
     def write(self) -> None:
-        """Write the file as it is now. Raises StorageError, StorageFull, ChangedMeanwhile."""
+        """Write the file. Raises StorageError, StorageFull, ChangedMeanwhile."""
         with self._turn:
             self._replace(b"".join([_HEAD, *self._lines, self._tail]))
 
     def change(self, rows: Mapping[int, Row]) -> dict[int, Row]:
-        """Replace rows and write the file; the rows before. When writing fails nothing has changed, and the reason is raised."""
+        """Replace rows, write the file and return the former rows.
+
+        When writing fails, nothing has changed and the error is raised.
+        """
         with self._lock:
             batch = _Batch({index: self._rows[index] for index in rows})
             self._apply(rows)
@@ -112,8 +117,9 @@ class Manifest:
     def _replace(self, data: bytes) -> None:
         if self._is_foreign():
             raise ChangedMeanwhile(
-                f"another program has changed {printable(str(self.path))}, so nothing was written over it; "
-                "end this review (Ctrl-C) and start it again, it goes on from that file"
+                f"another program has changed {printable(str(self.path))}, so it was not "
+                "overwritten; end this review (Ctrl-C) and start it again, it resumes from that "
+                "file"
             )
         digest = hashlib.sha256(data).hexdigest()
         if digest != self._seen or not self.path.exists():
@@ -121,7 +127,7 @@ class Manifest:
         self._seen, self._signature = digest, _signature(self.path)
 
     def _is_foreign(self) -> bool:
-        """Whether the file holds something else than what was last seen in it. It is read only where its date or size changed."""
+        """Whether another program has changed the file; it is read only if its date or size has."""
         present = _signature(self.path)
         if present is None or present == self._signature:
             return False
@@ -135,7 +141,7 @@ class Manifest:
             self._replace(data)
         except TailorbirdError as error:
             with self._lock:
-                # What came meanwhile was decided on rows that are not to be: all of it is undone, the last first.
+                # Later changes were based on rows that are not saved: undo all, the last first.
                 for batch in reversed(self._pending):
                     batch.error = error
                     self._apply(batch.before)
@@ -148,7 +154,7 @@ class Manifest:
 
 
 def content_hash(path: Path) -> str | None:
-    """The SHA-256 of a file; None where there is none. Raises StorageError where it cannot be read."""
+    """Return the SHA-256 of a file, None without a file. Raises StorageError if unreadable."""
     try:
         return sha256_file(path)
     except FileNotFoundError:
@@ -158,7 +164,7 @@ def content_hash(path: Path) -> str | None:
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:
-    """What changes when somebody writes the file: time, size, inode. None where there is no file."""
+    """Return the time, size and inode of a file, which a write changes; None without a file."""
     try:
         about = path.stat()
     except OSError:
@@ -168,9 +174,8 @@ def _signature(path: Path) -> tuple[int, ...] | None:
 
 def _line(row: Row) -> bytes:
     out = io.StringIO(newline="")
-    csv.writer(out, lineterminator="\r\n").writerow(
-        (row.path, row.label, row.split or "", row.decision, row.was)
-    )
+    cells = (row.path, row.label, row.split or "", row.decision, row.was)
+    csv.writer(out, lineterminator="\r\n").writerow(map(formula_safe, cells))
     return out.getvalue().encode("utf-8", "surrogateescape")
 
 
@@ -178,7 +183,7 @@ _HEAD = ",".join(HEADER).encode() + b"\r\n"
 
 
 def fresh_rows(path: Path, samples: Sequence[Sample]) -> list[Row]:
-    """A row without a decision for each sample, its photo named relative to the manifest at `path`."""
+    """Return a row without a decision per sample, with paths relative to the manifest at `path`."""
     return [
         Row(name, sample.label, sample.split)
         for name, sample in zip(names_from(path, samples), samples, strict=True)
@@ -189,9 +194,11 @@ def fresh_rows(path: Path, samples: Sequence[Sample]) -> list[Row]:
 class Resumed:
     """Rows with the decisions of a former review.
 
-    came, gone: names of photos that the former review did not have, or that are no longer there. gone_rows: those of the gone
-    that carry a decision; it is not forgotten. relabelled: names of photos whose label changed at the source since, so that
-    the old decision says nothing about the new label. found: photos that both know.
+    came, gone: names of photos that are new, or that no longer exist.
+    gone_rows: rows of the latter that have a decision, which is kept.
+    relabelled: names of photos whose label changed in the dataset, so that the old decision no
+        longer applies.
+    found: number of photos in both reviews.
     """
 
     rows: tuple[Row, ...]
@@ -203,10 +210,11 @@ class Resumed:
 
 
 def resume(path: Path, rows: Sequence[Row], former: Path, former_rows: Sequence[Row]) -> Resumed:
-    """Take over the decisions of a former review; photos are recognised by where they are.
+    """Apply the decisions of a former review; photos are matched by their location.
 
-    path, rows: the manifest to be and its rows. former, former_rows: the manifest before, often the same file.
-    A photo listed several times is matched in the order of its rows.
+    path, rows: the new manifest and its rows.
+    former, former_rows: the former manifest, often the same file. A photo listed several times is
+        matched in the order of its rows.
     """
     known: dict[str, list[Row]] = defaultdict(list)
     for row in former_rows:
@@ -241,12 +249,12 @@ def resume(path: Path, rows: Sequence[Row], former: Path, former_rows: Sequence[
 
 
 def _place(manifest: Path, row: Row) -> str:
-    """Where a row's photo is: an absolute path without `..`."""
+    """Return the absolute path of a row's photo, without `..`."""
     return os.path.normpath(manifest.parent.resolve() / row.path)
 
 
 def _moved(former: Path, row: Row, manifest: Path) -> str:
-    """A row's path as another manifest has it."""
+    """Return a row's path for another manifest."""
     if former.parent.resolve() == manifest.parent.resolve():
         return row.path
     return _place(former, row)

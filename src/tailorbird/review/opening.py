@@ -1,4 +1,4 @@
-"""Begin a review, or go on with one: find what there is to decide, take over what was decided before."""
+"""Begin or resume a review: find what there is to decide, apply former decisions."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from tailorbird.review.session import Review
 from tailorbird.validation import Problems, same_file
 
 NAMED = 3
-"""Photos that a note names; it counts the rest."""
+"""Photos that a note names; it states the number of the others."""
 
 
 def default_manifest(photos: Path) -> Path:
-    """Where a review goes when nothing else is said: beside the photos, `photos.reviewed.csv`; a review's own file goes on."""
+    """Return the default manifest: `photos.reviewed.csv` beside the photos.
+
+    For the manifest of a review it is that file, which is resumed.
+    """
     if is_review(photos):
         return photos
     place = photos if photos.name not in ("", "..") else photos.resolve()
@@ -34,7 +37,7 @@ def default_manifest(photos: Path) -> Path:
 
 
 def is_review(path: Path) -> bool:
-    """Whether a file is the manifest of a review. Raises DatasetError where it cannot be read."""
+    """Whether a file is the manifest of a review. Raises DatasetError if it is unreadable."""
     return path.is_file() and tuple(read_header(path)) == HEADER
 
 
@@ -47,14 +50,16 @@ def open_review(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Review:
-    """Scan photos, find suspect labels, and begin the manifest or take it up where it was left.
+    """Scan photos, find suspect labels, and begin or resume the manifest.
 
-    photos: a folder, a CSV, or the manifest of a former review. manifest: the file to write, `default_manifest` where None.
-    backbone: what suspect labels are found with. find_suspects: False shows duplicates and leaks only, and needs no features.
+    photos: a folder, a CSV, or the manifest of a former review.
+    manifest: the file to write; None for `default_manifest`.
+    backbone: computes the features for finding suspect labels.
+    find_suspects: False finds duplicates and leaks only, and needs no features.
     progress: receives the stages `scan`, or `embed` and `labels`.
 
-    Raises DatasetError for photos that cannot be used or a manifest that is something else, SettingsError for its name,
-    StorageError where it cannot be written, BackboneError.
+    Raises DatasetError for unusable photos or a file that is not a manifest, SettingsError for an
+    invalid name, StorageError when it cannot be written, BackboneError.
     """
     source = Path(photos)
     former = is_review(source)
@@ -87,8 +92,8 @@ def open_review(
         resumed = resume(target, rows, where, former_rows)
         if not resumed.found:
             raise DatasetError(
-                f"{_show(target)} is the review of other photos: none of its {len(former_rows):,} is in {_show(source)}; "
-                "give another name with -o"
+                f"{_show(target)} is the review of other photos: none of its "
+                f"{len(former_rows):,} is in {_show(source)}; give another name with -o"
             )
         notes += _notes(resumed)
     result = Manifest(target, resumed.rows, gone=resumed.gone_rows, seen=seen)
@@ -97,9 +102,11 @@ def open_review(
 
 
 def _former(source: Path | None, target: Path) -> tuple[tuple[Path, list[Row]] | None, str | None]:
-    """The manifest to go on from with its rows, and the hash of the file at `target`.
+    """Return the manifest to resume with its rows, and the hash of the file at `target`.
 
-    source: the photos where they are the manifest of a review. Raises SettingsError or DatasetError for a target that is none.
+    source: the manifest of a review that was given as the photos, or None.
+
+    Raises SettingsError or DatasetError for a target that is not a manifest.
     """
     if target.suffix.lower() != ".csv" or target.is_dir():
         raise SettingsError(f"the manifest is {_show(target)!r}; give the name of a .csv file")
@@ -108,30 +115,31 @@ def _former(source: Path | None, target: Path) -> tuple[tuple[Path, list[Row]] |
         return ((source, read_table(source)) if source else None), None
     if not is_review(target):
         raise DatasetError(
-            f"{_show(target)} exists and is not the manifest of a review (its first line is not {','.join(HEADER)}); "
-            "it was left as it is; give another name with -o"
+            f"{_show(target)} exists and is not the manifest of a review (its first line is not "
+            f"{','.join(HEADER)}); it was not changed; give another name with -o"
         )
     return (target, read_table(target)), seen
 
 
 def _notes(resumed: Resumed) -> list[str]:
-    """What a former review brings, in sentences."""
+    """Return messages about a former review."""
     decisions = sum(bool(row.decision) for row in resumed.rows)
     notes = [
-        f"goes on from a former review: {decisions:,} of {len(resumed.rows):,} photos have a decision"
+        f"resumes a former review: {decisions:,} of {len(resumed.rows):,} photos have a decision"
     ]
     if resumed.came:
-        notes.append(f"{_named(resumed.came)} came since")
+        notes.append(f"{_named(resumed.came)} added since")
     if resumed.gone:
         kept = (
             f"; {len(resumed.gone_rows):,} decisions about them stay in the manifest"
             if resumed.gone_rows
             else ""
         )
-        notes.append(f"{_named(resumed.gone)} went since{kept}")
+        notes.append(f"{_named(resumed.gone)} removed since{kept}")
     if resumed.relabelled:
         notes.append(
-            f"{_named(resumed.relabelled)} got another label at the source since; what was decided about the old one is forgotten"
+            f"{_named(resumed.relabelled)} given another label in the dataset since; decisions "
+            "about the old label were dropped"
         )
     return notes
 

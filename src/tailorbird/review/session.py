@@ -1,4 +1,4 @@
-"""A review under way: its items, what was decided, and the way back."""
+"""A review in progress: its items, its decisions, and undo."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from tailorbird.review.items import Item
 from tailorbird.review.manifest import Manifest, decided
 
 MOST_UNDONE: Final = 10_000
-"""Decisions that can be taken back."""
+"""Decisions that can be undone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A decision about one photo: its index, one of DECISIONS or empty for none, and for relabel the new label."""
+    """A decision about one photo.
+
+    photo: its index. decision: one of DECISIONS, or empty for none. label: the new label for
+    `relabel`.
+    """
 
     photo: int
     decision: str
@@ -32,7 +36,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class ReviewCounts:
-    """Photos by decision, and items: an item is done when each of its photos has a decision."""
+    """Numbers of photos by decision, and of items; an item is done when all its photos are decided."""
 
     keep: int
     relabel: int
@@ -42,7 +46,7 @@ class ReviewCounts:
 
 
 class Review:
-    """Items to decide about, and the manifest the decisions go to. Every method may be called from any thread."""
+    """Items to decide about, and the manifest with the decisions; methods are thread-safe."""
 
     def __init__(
         self,
@@ -53,7 +57,10 @@ class Review:
         manifest: Manifest,
         notes: Sequence[str] = (),
     ) -> None:
-        """source: what is reviewed. judged: what is known of labels. notes: what a person should hear at the start."""
+        """Begin with `items`.
+
+        source: the dataset's path. judged: judgements of labels. notes: messages for the start.
+        """
         self.source = source
         self.dataset = dataset
         self.items = tuple(items)
@@ -66,10 +73,12 @@ class Review:
         self._lock = threading.Lock()
 
     def decide(self, item: int, choices: Sequence[Choice]) -> None:
-        """Take decisions about photos of one item; together they are one step that `undo` takes back.
+        """Decide about photos of one item; return once the decisions are on the disk.
 
-        Returns when they are on the disk. Raises SettingsError for what cannot be decided (nothing has changed then), and
-        StorageError when they could not be written (nor then).
+        They are one step for `undo`.
+
+        Raises SettingsError for an invalid decision, StorageError when they could not be written;
+        nothing has changed then.
         """
         changes = self._checked(item, choices)
         before = self.manifest.change(changes)
@@ -77,7 +86,7 @@ class Review:
             self._past.append((item, before))
 
     def undo(self) -> tuple[int, tuple[int, ...]] | None:
-        """Take the last step back; its item and the photos that changed, None where there is nothing to take back.
+        """Undo the last step; return its item and the changed photos, or None without a step.
 
         Raises StorageError when that could not be written; the step can be undone again then.
         """
@@ -95,11 +104,11 @@ class Review:
 
     @property
     def can_undo(self) -> bool:
-        """Whether there is a step to take back."""
+        """Whether there is a step to undo."""
         return bool(self._past)
 
     def counts(self) -> ReviewCounts:
-        """How far it is."""
+        """Return the progress of the review."""
         rows = self.manifest.rows()
         counts = Counter(row.decision for row in rows)
         done = sum(all(rows[photo].decision for photo in item.photos) for item in self.items)
@@ -109,29 +118,29 @@ class Review:
 
     @property
     def train_command(self) -> str:
-        """The command that trains on the manifest, as a shell takes it."""
+        """The shell command that trains on the manifest."""
         return f"tailorbird train {shlex.quote(printable(str(self.manifest.path)))}"
 
     def _checked(self, item: int, choices: Sequence[Choice]) -> dict[int, Row]:
         if not 0 <= item < len(self.items):
-            raise SettingsError(
-                f"there is no item {item}; there are {len(self.items):,}, counted from 0"
-            )
+            raise SettingsError(f"there is no item {item}; valid: 0 to {len(self.items) - 1}")
         if not choices:
-            raise SettingsError("there is nothing to decide: no photo is named")
+            raise SettingsError("no decision was sent; name at least one photo")
         changes: dict[int, Row] = {}
         for choice in choices:
             if choice.photo not in self.items[item].photos:
-                raise SettingsError(f"photo {choice.photo} is not one of item {item}")
+                raise SettingsError(f"photo {choice.photo} does not belong to item {item}")
             if choice.photo in changes:
-                raise SettingsError(f"photo {choice.photo} is decided about twice")
+                raise SettingsError(f"photo {choice.photo} has two decisions; send one")
             if choice.decision not in ("", *DECISIONS):
                 raise SettingsError(
-                    f"the decision is {choice.decision!r}; it must be {', '.join(DECISIONS)} or empty"
+                    f"the decision is {choice.decision!r}; it must be {', '.join(DECISIONS)} or "
+                    "empty"
                 )
             if choice.decision == "relabel" and choice.label not in self._known:
                 raise SettingsError(
-                    f"there is no class {choice.label[:100]!r}; a photo can be given one of the {len(self.classes):,} there are"
+                    f"there is no class {choice.label[:100]!r}; choose one of the "
+                    f"{len(self.classes):,} classes of the dataset"
                 )
             changes[choice.photo] = decided(
                 self.manifest.row(choice.photo), choice.decision, choice.label
