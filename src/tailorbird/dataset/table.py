@@ -186,9 +186,7 @@ def _row(cells: list[str], width: int, columns: dict[str, int]) -> Row | str:
             f"{len(cells)} columns where the header has {width}; "
             "put quotes around a value that holds a comma"
         )
-    cell = {
-        name: exact_cell(cells[columns[name]]) if name in columns else "" for name in _COLUMNS
-    }
+    cell = {name: exact_cell(cells[columns[name]]) if name in columns else "" for name in _COLUMNS}
     label, was = normal_label(cell["label"]), normal_label(cell["was"])
     split = cell["split"].strip().lower()
     split = SPLIT_WORDS.get(split, split)
