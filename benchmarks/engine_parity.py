@@ -1,11 +1,11 @@
-"""The Keras engine's parity on every backend: the same weights, the same head, the same photos, in Keras and in the written file.
+"""Check the Keras engine on every backend: Keras' probabilities against those of the written file.
 
-    python benchmarks/engine_parity.py                                 makes benchmarks/.venv-keras-{tensorflow,jax,torch}
-    python benchmarks/engine_parity.py --python .venv/bin/python       with environments at hand, each for the backends it has
+    python benchmarks/engine_parity.py                             makes an environment per backend
+    python benchmarks/engine_parity.py --python .venv/bin/python   uses existing environments
 
-MobileNetV2 with its ImageNet weights and a head with one inner layer, 224 px: the network as it was pulled, and after two steps of
-fine-tuning at the pixels. Compared on each backend: Keras' probabilities, and those of the written backbone and head in ONNX Runtime.
-Target: max |dp| < 1e-3.
+MobileNetV2 with its ImageNet weights and a head with one inner layer, 224 px: as it was pulled, and
+after two steps of fine-tuning at the pixels. Compared on each backend are Keras' probabilities and
+those of the written backbone and head in ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def main() -> None:
         runs = [(backend, environment(backend)) for backend in BACKENDS]
     worst = 0.0
     print(
-        f"{'backend':<12}{'as pulled':>12}{'fine-tuned':>12}{'moved by tuning':>18}{'spread':>9}   largest |dp|, {given.count} photos"
+        f"{'backend':<12}{'as pulled':>12}{'fine-tuned':>12}{'moved by tuning':>18}{'spread':>9}"
+        f"   largest |dp|, {given.count} photos"
     )
     for backend, python in runs:
         command = [
@@ -146,11 +147,13 @@ def main() -> None:
         found = json.loads(done.stdout.splitlines()[-1])
         worst = max(worst, found["pulled"], found["tuned"])
         print(
-            f"{backend:<12}{found['pulled']:>12.1e}{found['tuned']:>12.1e}{found['moved']:>18.2f}{found['spread']:>9.3f}",
+            f"{backend:<12}{found['pulled']:>12.1e}{found['tuned']:>12.1e}"
+            f"{found['moved']:>18.2f}{found['spread']:>9.3f}",
             flush=True,
         )
     print(
-        f"largest of all: {worst:.1e} (target < {TARGET:g}): {'met' if worst < TARGET else 'MISSED'}"
+        f"largest of all: {worst:.1e} (target < {TARGET:g}): "
+        f"{'met' if worst < TARGET else 'MISSED'}"
     )
     common.report(
         "engine_parity",

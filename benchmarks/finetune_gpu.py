@@ -1,10 +1,11 @@
-"""finetune_vs_keras.py on a GPU, if one is at hand: both sides on the same Keras backend and the same GPU.
+"""Run finetune_vs_keras.py on a GPU: both sides on the same Keras backend and the same GPU.
 
     python benchmarks/finetune_gpu.py [--size 224] [--epochs 6] [--keras-python PYTHON]
 
-The interpreter of the peer (by default this one) needs Keras on JAX or PyTorch with CUDA; KERAS_BACKEND chooses, else the first that sees a GPU.
-The peer is compiled as Keras chooses (`jit_compile="auto"`: XLA on JAX), ours runs with --mixed-precision if --mixed-precision is given.
-Where there is no GPU it says so and measures nothing.
+The peer's interpreter (by default this one) needs Keras on JAX or PyTorch with CUDA; KERAS_BACKEND
+chooses, else the first that sees a GPU. The peer is compiled as Keras chooses
+(`jit_compile="auto"`: XLA on JAX); --mixed-precision is passed to tailorbird. Without a GPU it says
+so and measures nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from finetuning import ours, peer, save
 # Each framework in its own words: Keras' list of devices does not know PyTorch's.
 LOOK = {
     "jax": "import jax; print([str(d) for d in jax.devices() if d.platform == 'gpu'])",
-    "torch": "import torch; print([torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())])",
-    "tensorflow": "import tensorflow as tf; print([d.name for d in tf.config.list_physical_devices('GPU')])",
+    "torch": "import torch; n = torch.cuda.device_count(); "
+    "print([torch.cuda.get_device_name(i) for i in range(n)])",
+    "tensorflow": "import tensorflow as tf; "
+    "print([d.name for d in tf.config.list_physical_devices('GPU')])",
 }
 
 
@@ -73,9 +76,17 @@ def main() -> None:
     )
     save(mine, given.keep)
     theirs = peer(
-        given.keras_python, given.photos, given.weights, given.size, given.head_epochs, given.epochs, given.rate, given.keep / "keras",
-        jit="auto", environment=environment,
-    )  # fmt: skip
+        given.keras_python,
+        given.photos,
+        given.weights,
+        given.size,
+        given.head_epochs,
+        given.epochs,
+        given.rate,
+        given.keep / "keras",
+        jit="auto",
+        environment=environment,
+    )
     save(theirs, given.keep)
     compare(
         mine,

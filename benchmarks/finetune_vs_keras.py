@@ -1,10 +1,11 @@
-"""The notebook's way of fine-tuning (plain Keras `fit`) against `tailorbird train --engine keras --finetune`: same photos, weights, size.
+"""Compare `tailorbird train --finetune` with plain Keras `fit`: same photos, weights and size.
 
-    python benchmarks/finetune_vs_keras.py [--size 160] [--epochs 6] [--only keras|tailorbird|report]
+    python benchmarks/finetune_vs_keras.py [--size 160] [--only keras|tailorbird|report]
 
-Measured: seconds from the start of the process until the weights that are kept have the same validation accuracy, the highest that both
-reach. Ours counts pulling the backbone, the scan, the embedding and the head search; theirs starts with reading the photos. What a side did is kept
-in --keep, so that each can be run alone and reported with the other later; without --only both run, one after the other.
+Measured are the seconds from the start of the process until the kept weights have the same
+validation accuracy, the highest that both reach. tailorbird's include pulling the backbone, scan,
+embedding and head search; Keras' begin with reading the photos. Results are kept in --keep, so that
+each side can be run alone and reported later; without --only both run, one after the other.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ def compare(ours: Side, theirs: Side, name: str, **figures: object) -> None:
     """Print both sides by level, and the ratio at the highest level both reach."""
     for side in (ours, theirs):
         print(
-            f"{side.name}: {side.seconds:.1f} s in all, validation {side.validation:.4f}, test {side.test:.4f}"
+            f"{side.name}: {side.seconds:.1f} s in all, validation {side.validation:.4f}, "
+            f"test {side.test:.4f}"
         )
     both = levels(ours, theirs)
     if not both:
@@ -81,9 +83,16 @@ def main() -> None:
         python = given.keras_python or str(keras_python())
         place = given.keep / "keras"
         theirs = peer(
-            python, given.photos, given.weights, given.size, given.head_epochs, given.epochs, given.rate, place,
+            python,
+            given.photos,
+            given.weights,
+            given.size,
+            given.head_epochs,
+            given.epochs,
+            given.rate,
+            place,
             environment={"KERAS_BACKEND": "tensorflow"},
-        )  # fmt: skip
+        )
         save(theirs, given.keep)
     sides = saved("tailorbird", given.keep), saved("keras", given.keep)
     if sides[0] is None or sides[1] is None:

@@ -1,10 +1,11 @@
-"""Every Keras Application as a backbone, with random weights: does it agree with Keras, and do its weights come back?
+"""Compare every Keras application, as a backbone with random weights, with Keras.
 
     python benchmarks/keras_applications.py [NAME ...] [--size 96]
 
-One line for each network: the largest difference from Keras relative to the largest feature (at most 1e-3 is accepted), whether the
-weights read back from the ONNX file are equal, bit by bit, and the seconds for building, converting and checking. Batch
-normalisation gets random statistics, so that a mistake in them cannot hide. Needs tailorbird[keras]; KERAS_BACKEND chooses.
+Prints a line per network: the largest difference from Keras relative to the largest feature (at
+most 1e-3 is allowed), whether the weights read back from the ONNX file are equal bit by bit, and
+the seconds for building, converting and checking. Batch normalisation gets random statistics, so
+that mistakes in them show. Needs tailorbird[keras]; KERAS_BACKEND chooses the backend.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from tailorbird.rendering.probes import probe_images
 
 
 def shake(model: Any, seed: int = 0) -> None:
-    """Random numbers in the place of the ones and zeros that batch normalisation, biases and scales start with.
+    """Give random values to weights that start as ones or zeros.
 
-    Mild ones: with statistics that make a deep network amplify, rounding errors alone grow to a tenth of the result, in Keras too.
+    The values are moderate: in a deep network that amplifies, rounding errors alone grow to a tenth
+    of the result, in Keras too.
     """
     random = np.random.default_rng(seed)
     for variable in model.weights:

@@ -1,11 +1,13 @@
-"""The notebook's way of fine-tuning, run by finetune_vs_keras.py in the Keras environment: a dense head on the frozen base, then the base too.
+"""Fine-tune as in a notebook: a dense head on the frozen base, then the base too.
 
-    python keras_finetune.py PHOTOS WEIGHTS.h5 SIZE HEAD_EPOCHS EPOCHS RATE JIT     prints a JSON line after every epoch, and one at the end
+    python keras_finetune.py PHOTOS WEIGHTS.h5 SIZE HEAD_EPOCHS EPOCHS RATE JIT
 
-Plain `fit`: Adam, augmentation layers before the base, ModelCheckpoint on validation accuracy. Photos are decoded once and kept in memory,
-which is kinder than a generator that reads them every epoch. Batch normalisation stays frozen layer by layer: since Keras 3 `training=False`
-at the base's call is overruled by `fit`, and with these weights the base's answers would be noise. JIT is `none` (jit_compile=False: on a CPU
-TensorFlow trains this network about ten times slower compiled with XLA), or `auto`, as Keras chooses.
+Run by finetune_vs_keras.py in the Keras environment; prints a JSON line after every epoch, and one
+at the end. Plain `fit`: Adam, augmentation layers before the base, ModelCheckpoint on validation
+accuracy. Photos are decoded once and kept in memory, which is faster than a generator that reads
+them every epoch. Batch normalisation is frozen layer by layer: in Keras 3 `fit` overrides
+`training=False` in the call of the base. JIT is `none` (jit_compile=False: on a CPU, TensorFlow
+trains this network about ten times slower with XLA) or `auto`, Keras' own choice.
 """
 
 from __future__ import annotations
@@ -83,13 +85,19 @@ def main() -> None:
 
     def fit(stage: str, learning_rate: float, rounds: int) -> None:
         model.compile(
-            keras.optimizers.Adam(learning_rate), "categorical_crossentropy", metrics=["accuracy"],
+            keras.optimizers.Adam(learning_rate),
+            "categorical_crossentropy",
+            metrics=["accuracy"],
             jit_compile=False if jit == "none" else "auto",
-        )  # fmt: skip
+        )
         model.fit(
-            *parts["train"], validation_data=parts["validation"], epochs=rounds, batch_size=32, verbose=0,
+            *parts["train"],
+            validation_data=parts["validation"],
+            epochs=rounds,
+            batch_size=32,
+            verbose=0,
             callbacks=[keep, Say(stage)],
-        )  # fmt: skip
+        )
 
     fit("head", 1e-3, int(head_epochs))
     base.trainable = True

@@ -1,7 +1,9 @@
-"""The notebook's way, run by train_vs_keras.py in the Keras environment: frozen MobileNetV2, pooling, dense head, epochs over photos.
+"""Train as in a notebook: frozen MobileNetV2, pooling, dense head, epochs over photos.
 
-python keras_notebook.py PHOTOS WEIGHTS.h5 train   trains and scores on test, prints JSON
-python keras_notebook.py PHOTOS WEIGHTS.h5 predict MODEL.keras   photos/s of `model.predict` over a folder
+    python keras_notebook.py PHOTOS WEIGHTS.h5 train                 trains, scores on test
+    python keras_notebook.py PHOTOS WEIGHTS.h5 predict MODEL.keras   photos/s of `model.predict`
+
+Run by train_vs_keras.py in the Keras environment; prints JSON.
 """
 
 from __future__ import annotations

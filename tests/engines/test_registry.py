@@ -1,4 +1,4 @@
-"""Engines are found by name, by a file's metadata, by reference and by content; none is imported."""
+"""Engines are found by name, metadata, reference and content, and none is imported."""
 
 from __future__ import annotations
 

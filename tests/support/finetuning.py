@@ -1,4 +1,4 @@
-"""What the tests of fine-tuning share: drawn photos, progress that interrupts, a network that gets worse."""
+"""Fixtures for fine-tuning tests: photos, progress that interrupts, a network that gets worse."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tailorbird.engines.protocol import Step
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 photos to train and 24 for validation; tests must not change them."""
+    """Return 60 training and 24 validation photos; tests must not change them."""
     return draw(tmp_path_factory.mktemp("photos") / "photos")
 
 
 @pytest.fixture(scope="module")
 def task(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Task]:
-    """The photos, scanned."""
+    """Return the scanned photos."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAILORBIRD_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield Task(photos)
 
 
 class Listener:
-    """A Progress that remembers; after `interrupt_at` steps it presses Ctrl-C."""
+    """A Progress that records; sends Ctrl-C after `interrupt_at` steps."""
 
     def __init__(self, interrupt_at: int | None = None) -> None:
         self.notes: list[str] = []
@@ -57,7 +57,7 @@ class Listener:
 
 
 class Spoiling(NumpyNetwork):
-    """Learns for some steps; from then on each step does harm."""
+    """Learns for some steps; then each step makes it worse."""
 
     def __init__(self, after: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Spoiling(NumpyNetwork):
     ) -> Step:
         seen = super().step(inputs, labels, rate)
         if self.steps > self.after:
-            # One answer to everything, which is worse than none: the classes have as many photos each.
+            # The same answer to every photo, with confidence: worse than chance.
             self.values |= {
                 "head": np.zeros_like(self.values["head"]),
                 "head bias": np.array([9, 0, -9], np.float32),

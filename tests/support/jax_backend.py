@@ -1,4 +1,4 @@
-"""The environment of a test's process on Keras' JAX backend. JAX compiles every operation, so it is told not to spend long on that."""
+"""Environment of a test's process on Keras' JAX backend, with little time spent on compilation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny Keras classifiers built in many ways, and files as Keras 2 would have written them; for tests."""
+"""Tiny Keras classifiers built in many ways, and files as Keras 2 writes them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SIDE = 32
 
 
 def keras() -> Any:
-    """Keras, on the backend the process has."""
+    """Return Keras."""
     from tailorbird.engines.keras import backend
 
     return backend.load()
 
 
 def lively(model: Any, seed: int = 0) -> Any:
-    """Give batch normalisation and biases values of their own: fresh ones are the identity, which hides mistakes."""
+    """Give random values to batch norm and biases: as the identity they hide mistakes."""
     random = np.random.default_rng(seed)
     for weight in model.weights:
         if "moving_variance" in weight.path or "gamma" in weight.path:
@@ -32,7 +32,7 @@ def lively(model: Any, seed: int = 0) -> Any:
 
 
 def convolutions(x: Any) -> Any:
-    """A feature map of 8 x 8 positions and 12 channels."""
+    """Return a feature map of 8 x 8 positions and 12 channels."""
     layers = keras().layers
     x = layers.ReLU()(
         layers.BatchNormalization()(layers.Conv2D(8, 3, strides=2, padding="same")(x))
@@ -52,9 +52,16 @@ def _base(name: str = "xception") -> Any:
 def sequential() -> Any:
     layers = keras().layers
     return keras().Sequential(
-        [_image(), layers.Rescaling(1 / 255), layers.Conv2D(12, 3, strides=2, activation="relu"), layers.MaxPooling2D(),
-         layers.GlobalAveragePooling2D(), layers.Dropout(0.3), layers.Dense(4, activation="softmax")]
-    )  # fmt: skip
+        [
+            _image(),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(12, 3, strides=2, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dropout(0.3),
+            layers.Dense(4, activation="softmax"),
+        ]
+    )
 
 
 def functional() -> Any:
@@ -119,7 +126,7 @@ def flattened_plain() -> Any:
 
 
 def pooled_by_convolution() -> Any:
-    """As MobileNet: pooling that keeps its axes, a convolution of one position, reshaped, softmax as a layer."""
+    """Return a head as in MobileNet: pooling with axes, 1x1 convolution, reshape, softmax."""
     image, layers = _image(), keras().layers
     x = layers.Conv2D(4, 1)(layers.GlobalAveragePooling2D(keepdims=True)(convolutions(image)))
     return keras().Model(image, layers.Activation("softmax")(layers.Reshape((4,))(x)))
@@ -132,7 +139,7 @@ def average_then_flat() -> Any:
 
 
 def arithmetic() -> Any:
-    """Plain arithmetic on tensors, as preprocess_input inside a model is."""
+    """Return a model with arithmetic on tensors, as preprocess_input inside a model makes."""
     image = _image()
     x = keras().ops.mean(convolutions(image / 127.5 - 1.0), axis=(1, 2))
     return keras().Model(image, keras().ops.softmax(keras().layers.Dense(4)(x)))
@@ -145,9 +152,21 @@ def convolutional_classes() -> Any:
 
 
 WITH_MAPS: tuple[Callable[[], Any], ...] = (
-    sequential, functional, nested_base, inner_layers, dropout, logits, two_class_sigmoid, max_pooling, flattened, flattened_plain,
-    pooled_by_convolution, average_then_flat, arithmetic, convolutional_classes,
-)  # fmt: skip
+    sequential,
+    functional,
+    nested_base,
+    inner_layers,
+    dropout,
+    logits,
+    two_class_sigmoid,
+    max_pooling,
+    flattened,
+    flattened_plain,
+    pooled_by_convolution,
+    average_then_flat,
+    arithmetic,
+    convolutional_classes,
+)
 
 
 def tanh_head() -> Any:
@@ -163,7 +182,7 @@ def layer_norm_head() -> Any:
 
 
 def averaged() -> Any:
-    """Two classifiers whose probabilities are averaged: no logits anywhere."""
+    """Return two classifiers whose probabilities are averaged: it has no logits."""
     image, layers = _image(), keras().layers
     one = layers.Dense(4, activation="softmax")(layers.GlobalMaxPooling2D()(convolutions(image)))
     other = layers.Dense(4, activation="softmax")(layers.Flatten()(convolutions(image)))
@@ -186,7 +205,7 @@ WITHOUT_MAPS: tuple[Callable[[], Any], ...] = (
 
 
 def separable() -> Any:
-    """What Xception and MobileNet are made of, with preprocessing by arithmetic, for Keras 2."""
+    """Return layers as in Xception and MobileNet, with preprocessing by arithmetic."""
     image, layers = _image(), keras().layers
     inner = _image()
     x = layers.BatchNormalization()(layers.SeparableConv2D(8, 3, padding="same", strides=2)(inner))
@@ -200,7 +219,7 @@ def separable() -> Any:
 
 
 def as_keras_2(source: Path, target: Path) -> None:
-    """Rewrite a `.h5` file of Keras 3 in the words of Keras 2.15."""
+    """Rewrite a `.h5` file of Keras 3 as Keras 2.15 writes it."""
     import h5py
 
     shutil.copyfile(source, target)

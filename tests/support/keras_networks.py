@@ -1,4 +1,4 @@
-"""What the Keras tests share: random numbers in every weight, and a converted network run beside Keras."""
+"""Random weights for Keras networks, and a converted network compared with Keras."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def numbers(tensor: Any) -> npt.NDArray[np.float32]:
 
 
 def shake(model: Any, seed: int = 0) -> Any:
-    """Random numbers in every weight that starts as zeros or ones, batch statistics among them; the model itself.
+    """Give random values to weights that start as zeros or ones, and return the model.
 
     Mild ones, lest a deep network amplify rounding errors until they are all there is.
     """
@@ -61,7 +61,7 @@ def converted(model: Any, size: int, preprocess: str = "unit") -> onnx.ModelProt
 def assert_agrees(
     model: Any, size: int, preprocess: str = "unit", tolerance: float = 1e-5
 ) -> onnx.ModelProto:
-    """Convert a model, run it and Keras on the same pixels and compare; also that photos are independent of each other."""
+    """Convert a model and compare it with Keras; images of a batch must be independent."""
     proto, photos = converted(model, size, preprocess), images(size)
     (found,) = run(proto, photos)
     expected = numbers(model(prepare(photos, preprocess), training=False))

@@ -1,4 +1,4 @@
-"""A small Keras network for the tests of fine-tuning and of handing back: every kind of layer that matters there, 32 px."""
+"""A small Keras network with every kind of layer that fine-tuning and export must handle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEED = 7
 
 
 def small_model(size: int = SIZE) -> Any:
-    """Convolutions, batch norm with statistics, a residual sum, a depthwise layer, dropout, mean pooling: 12 features."""
+    """Return a network with residual, depthwise and batch-norm layers, and 12 features."""
     keras = backend.load()
     layers, random = keras.layers, np.random.default_rng(SEED)
     images = keras.Input((size, size, 3), name="pixels")
@@ -77,7 +77,7 @@ def small_head(inner: tuple[int, ...] = (6,), classes: int = CLASSES, width: int
 
 
 def photos(count: int, size: int = SIZE, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Coloured fields, fine to coarse: what a network answers to them differs."""
+    """Return images of coloured fields, coarse to fine, which a network answers differently."""
     random = np.random.default_rng(seed)
     images = []
     for number in range(count):

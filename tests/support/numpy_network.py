@@ -1,6 +1,7 @@
-"""A small network in NumPy that fulfils the engines' protocol: fine-tuning is tested on it without a framework.
+"""A small `TrainableNetwork` in NumPy, to test fine-tuning without a framework.
 
-    images -> mean over a 4 x 4 grid -> tint (3 factors) -> [cut 1] -> dense 48 -> 16, ReLU -> [cut 2] -> head -> logits
+    images -> mean over a 4 x 4 grid -> tint (3 factors) -> [cut 1] -> dense 48 -> 16, ReLU
+        -> [cut 2] -> head -> logits
 
 Run as a program it fine-tunes on a folder of photos, so that a test can kill it.
 """
@@ -39,7 +40,10 @@ INPUTS = GRID * GRID * 3
 
 
 class NumpyNetwork:
-    """The network. `frozen_parts` and `steps` count calls; at the step `break_at` (from 1) the loss is not a number."""
+    """The network; `frozen_parts` and `steps` count calls.
+
+    break_at: number of the step, from 1, at which the loss is NaN. relu: a function (x, 0) -> ReLU.
+    """
 
     name = "grid"
     framework = "numpy"
@@ -121,6 +125,9 @@ class NumpyNetwork:
 
     # Training.
 
+    def notes(self, training: Training) -> Sequence[str]:
+        return ["rough numbers"] if training.mixed_precision else []
+
     def attach(self, head: Head, regularisation: Regularisation, features: Floats | None) -> None:
         (layer,) = head.layers
         self.values |= {"head": layer.weight.copy(), "head bias": layer.bias.copy()}
@@ -146,7 +153,7 @@ class NumpyNetwork:
         )
 
     def _forward(self, inputs: npt.NDArray[Any]) -> tuple[Floats, Floats, Floats]:
-        """Grid (B, 48) before the tint, features before ReLU (B, 16), features."""
+        """Return the grid (B, 48) before the tint, features before ReLU (B, 16), features."""
         values, cut = self.values, self.training.cut
         if cut == 2:
             features = inputs.astype(np.float32)
@@ -250,7 +257,7 @@ class NumpyNetwork:
 
 
 def draw(folder: Path, *, train: int = 20, validation: int = 8) -> Path:
-    """Split/class folders of small pictures: the class is where the light is; all else is chance."""
+    """Draw split/class folders of small images; the position of the light is the class."""
     for split, count, start in (("train", train, 0), ("validation", validation, 10_000)):
         for label in range(CLASSES):
             place = folder / split / f"class-{label}"
@@ -267,7 +274,7 @@ def draw(folder: Path, *, train: int = 20, validation: int = 8) -> Path:
 
 
 class Task:
-    """What `finetune` is given beside the network and the settings."""
+    """Photos, labels, features and head for `finetune`."""
 
     def __init__(self, photos: Path) -> None:
         dataset = scan(photos)
@@ -331,7 +338,7 @@ SETTINGS = FinetuneSettings(
 
 
 class Program(NoProgress):
-    """Says each step on standard output, and takes a little time over it."""
+    """Prints each step to standard output, slowly."""
 
     def metrics(self, **values: float) -> None:
         print("step", flush=True)
@@ -342,12 +349,12 @@ class Program(NoProgress):
 
 
 def weights_of(network: NumpyNetwork) -> bytes:
-    """All weights as bytes, to compare runs."""
+    """Return all weights as bytes, to compare runs."""
     return b"".join(value.tobytes() for _, value in sorted(network.values.items()))
 
 
 def main(photos: str, folder: str, seconds: str) -> None:
-    """Fine-tune and print the weights that came of it."""
+    """Fine-tune and print the resulting weights."""
     network = NumpyNetwork()
     Task(Path(photos)).run(
         network,

@@ -137,6 +137,9 @@ class TrainableNetwork(Protocol):
         It has a feature map wherever heat maps can be made.
         """
 
+    def notes(self, training: Training) -> Sequence[str]:
+        """Return what a user should know before a stage with these settings."""
+
     def attach(
         self, head: Head, regularisation: Regularisation, features: npt.NDArray[np.float32] | None
     ) -> None:

@@ -1,9 +1,10 @@
-"""What fine-tuning decides before it begins: settings, stages, learning rates; and how weights are averaged."""
+"""Plan of a fine-tuning run: settings, stages, learning rates, EMA."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tailorbird.engines.protocol import Cut, Regularisation
 from tailorbird.errors import SettingsError
 
 PHOTOS = {"train": 3000, "validation": 300}
-# (name, layers above, parameters above, halvings of the side below, channels) of a network with the proportions of MobileNetV2.
+# (name, layers above, parameters above, halvings of the side below, channels), as in MobileNetV2.
 LAYERS = (
     ("block_2", 43, 2_200_000, 2, 24),
     ("block_5", 34, 2_190_000, 3, 32),
@@ -29,7 +30,7 @@ LAYERS = (
 
 
 class Deep(NumpyNetwork):
-    """Cuts of a deep network; nothing else is asked of it."""
+    """A deep network, of which only the cuts are used."""
 
     name = "deep"
 
@@ -42,18 +43,43 @@ class Deep(NumpyNetwork):
         return [*cuts, Cut("features", 0, 0, 1280)]
 
 
-def stages(disk: int = 2**40, **options: object) -> tuple[Stage, ...]:
-    return plan(Deep(), FinetuneSettings(**options), PHOTOS, size=224, disk=disk)  # type: ignore[arg-type]
+def stages(disk: int = 2**40, **options: Any) -> tuple[Stage, ...]:
+    return plan(Deep(), FinetuneSettings(**options), PHOTOS, size=224, disk=disk)
 
 
 def test_settings_report_every_problem_at_once() -> None:
+    bad: dict[str, Any] = {
+        "dropout": 1.0,
+        "batch_norm": 2,
+        "l2": -1.0,
+        "weight_decay": -1.0,
+        "label_smoothing": 1.0,
+    }
+    wrong: dict[str, Any] = {
+        "sizes": (224, 160),
+        "unfreeze": -1,
+        "epochs": 0,
+        "budget": 0.0,
+        "batch_size": 0,
+        "learning_rate": float("inf"),
+        "base_rate": 1.5,
+        "depth_decay": 0.0,
+        "schedule": "step",
+        "warm_up": 1.0,
+        "optimizer": "lion",
+        "class_weight": "even",
+        "ema": 1.0,
+        "patience": 0,
+        "mixed_precision": 1,
+        "plain_first": 1,
+        "devices": 0,
+        "augmentation": "flip",
+        "views": 0,
+        "checkpoint_seconds": -1.0,
+        "regularisation": Regularisation(**bad),
+    }
     with pytest.raises(SettingsError) as raised:
-        FinetuneSettings(
-            sizes=(224, 160), unfreeze=-1, epochs=0, budget=0.0, batch_size=0, learning_rate=float("inf"), base_rate=1.5,
-            depth_decay=0.0, schedule="step", warm_up=1.0, optimizer="lion", class_weight="even", ema=1.0, patience=0,  # type: ignore[arg-type]
-            mixed_precision=1, plain_first=1, devices=0, augmentation="flip", views=0, checkpoint_seconds=-1.0,  # type: ignore[arg-type]
-            regularisation=Regularisation(dropout=1.0, batch_norm=2, l2=-1.0, weight_decay=-1.0, label_smoothing=1.0),  # type: ignore[arg-type]
-        )  # fmt: skip
+        FinetuneSettings(**wrong)
     names = {*FinetuneSettings.__dataclass_fields__, *Regularisation.__dataclass_fields__} - {
         "regularisation"
     }
@@ -61,7 +87,7 @@ def test_settings_report_every_problem_at_once() -> None:
         assert f"{name} is " in str(raised.value), name
 
 
-def test_photos_as_they_are_come_first_where_that_is_wanted() -> None:
+def test_unaugmented_photos_come_first_on_request() -> None:
     plain, augmented = stages(sizes=(160,), unfreeze="all", plain_first=True)
     assert (plain.augmented, plain.views, plain.epochs) == (
         False,
@@ -73,9 +99,9 @@ def test_photos_as_they_are_come_first_where_that_is_wanted() -> None:
 
 
 @pytest.mark.parametrize("unfreeze", [True, 1.5, "some"])
-def test_unfreeze_is_a_word_or_a_number(unfreeze: object) -> None:
+def test_unfreeze_is_a_word_or_a_number(unfreeze: Any) -> None:
     with pytest.raises(SettingsError, match=r"unfreeze is .* 'gradual', 'all' or a whole number"):
-        FinetuneSettings(unfreeze=unfreeze)  # type: ignore[arg-type]
+        FinetuneSettings(unfreeze=unfreeze)
 
 
 def test_more_devices_than_photos_in_a_batch() -> None:
@@ -98,7 +124,7 @@ def test_gradual_goes_from_small_to_large_and_from_the_top_down_and_spares_the_f
         stage.epochs for stage in found
     ) == 10
     assert [stage.learning_rate for stage in found] == [1.5e-3, 1.5e-3, 0.75e-3]
-    # The layer at the cut learns more slowly the lower it lies, and a layer has one rate in all stages of a size.
+    # Lower layers have lower rates, and a layer has the same rate in all stages of a size.
     assert found[0].depth_decay == pytest.approx(0.5 ** (13 / 52)) and found[
         1
     ].depth_decay == pytest.approx(0.5 ** (34 / 52))
@@ -106,7 +132,8 @@ def test_gradual_goes_from_small_to_large_and_from_the_top_down_and_spares_the_f
         found[1]
         .sentence()
         .startswith(
-            "160 px, the top 34 of 52 layers (above block_5) and the head, 3 epochs, learning rate 0.0015"
+            "160 px, the top 34 of 52 layers (above block_5) and the head, 3 epochs, "
+            "learning rate 0.0015"
         )
     )
 
@@ -136,8 +163,10 @@ def test_a_network_too_deep_for_a_smaller_size_trains_at_its_own() -> None:
 def test_all_trains_everything_and_keeps_nothing() -> None:
     found = stages(unfreeze="all", sizes=(96, 160, 224), epochs=20)
     assert [(stage.size, stage.cut, stage.layers, stage.disk) for stage in found] == [
-        (96, 0, 52, 0), (160, 0, 52, 0), (224, 0, 52, 0),
-    ]  # fmt: skip
+        (96, 0, 52, 0),
+        (160, 0, 52, 0),
+        (224, 0, 52, 0),
+    ]
     assert sum(stage.epochs for stage in found) == 20 and not any(
         stage.keep or stage.keep_validation for stage in found
     )
@@ -155,7 +184,7 @@ def test_a_number_trains_at_least_that_many_layers(layers: int, cut: str) -> Non
 def test_more_layers_than_there_are() -> None:
     with pytest.raises(
         SettingsError,
-        match=r"unfreeze is 53, but deep has 52 layers with weights; give a smaller number, or 'all'",
+        match=r"unfreeze is 53, but deep has 52 layers with weights; give a smaller number",
     ):
         stages(unfreeze=53)
 

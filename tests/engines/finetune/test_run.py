@@ -1,4 +1,4 @@
-"""The run: it learns, keeps its best, can be stopped at any moment and goes on to the same weights."""
+"""The fine-tuning run: it learns, keeps the best weights, and resumes to the same weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tailorbird.engines.finetune import loop as finetune
 from tailorbird.engines.finetune import views
 from tailorbird.engines.finetune.interrupts import Interrupt, deferred_interrupt
 from tailorbird.engines.finetune.loop import discard
-from tailorbird.engines.finetune.results import FinetuneResult
+from tailorbird.engines.finetune.results import Best, FinetuneResult
 from tailorbird.engines.finetune.run import Run
 from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.finetune.views import Inputs
@@ -47,19 +47,19 @@ from tailorbird.head import Dense, Head
 from tailorbird.images import Pixels
 
 STEPS = 6 * 4
-"""Steps of `SETTINGS` in all: four epochs and two of 60 photos in batches of 15."""
+"""Steps of a run with `SETTINGS`: six epochs of 60 photos in batches of 15."""
 
 
 @pytest.fixture(scope="module")
 def whole(task: Task, tmp_path_factory: pytest.TempPathFactory) -> tuple[FinetuneResult, bytes]:
-    """What an uninterrupted run of `SETTINGS` comes to, and its weights."""
+    """Return the result of an uninterrupted run with `SETTINGS`, and its weights."""
     network = NumpyNetwork()
     tuned = task.run(network, SETTINGS, tmp_path_factory.mktemp("whole"))
     return tuned, weights_of(network)
 
 
 def same(tuned: FinetuneResult, other: FinetuneResult) -> bool:
-    """Whether two runs came to the same, apart from how long it took."""
+    """Return whether two results are the same, apart from durations."""
 
     def plain(result: FinetuneResult) -> str:
         history = [
@@ -75,22 +75,23 @@ def same(tuned: FinetuneResult, other: FinetuneResult) -> bool:
 def interrupted(
     task: Task, folder: Path, step: int, settings: FinetuneSettings = SETTINGS, **options: Any
 ) -> Listener:
-    """A run stopped by Ctrl-C after so many steps of its own."""
+    """Run until Ctrl-C after a number of steps."""
     progress = Listener(step)
     with pytest.raises(KeyboardInterrupt):
         task.run(NumpyNetwork(), settings, folder, progress=progress, **options)
     return progress
 
 
-def test_it_learns_and_says_what_it_did(task: Task, tmp_path: Path) -> None:
+def test_it_learns_and_reports(task: Task, tmp_path: Path) -> None:
     network, progress = NumpyNetwork(), Listener()
     tuned = task.run(network, replace(SETTINGS, epochs=12), tmp_path / "run", progress=progress)
     assert tuned.best.score.accuracy >= 0.9 > 0.7 > tuned.start.accuracy
     assert tuned.best.score.log_loss < tuned.start.log_loss / 2
     assert tuned.stopped == "finished" and tuned.resumed_from is None and tuned.seconds > 0
     assert [(epoch.stage, epoch.size, epoch.epoch) for epoch in tuned.history] == [
-        *((1, 16, number) for number in range(7)), *((2, 32, number) for number in range(7)),
-    ]  # fmt: skip
+        *((1, 16, number) for number in range(7)),
+        *((2, 32, number) for number in range(7)),
+    ]
     assert [(told.size, told.cut) for told in network.begun] == [(16, 1), (32, 1)]
     assert network.begun[0].seed != network.begun[1].seed
     # The best is the first of the lowest scores, and the network holds it.
@@ -149,6 +150,22 @@ def test_never_worse_than_the_frozen_base(task: Task, tmp_path: Path) -> None:
     assert np.array_equal(network.head().layers[0].weight, task.head.layers[0].weight)
 
 
+def test_which_weights_were_kept_is_said_in_words(task: Task, tmp_path: Path) -> None:
+    """Also where initial weights are scored again before a stage of another size."""
+    spoilt = task.run(Spoiling(after=0), SETTINGS, tmp_path / "spoilt").best
+    assert spoilt.trained == (0, 0)
+    assert spoilt.sentence() == (
+        f"kept the initial weights at {spoilt.size} px: training improved nothing"
+    )
+    best = task.run(Spoiling(after=8), replace(SETTINGS, ema=0.0), tmp_path / "stage").best
+    assert best.trained[0] == 1 and best.trained[1] in (1, 2)
+    assert (
+        best.sentence()
+        == f"kept the weights of stage 1, epoch {best.trained[1]}, at {best.size} px"
+    )
+    assert Best.from_dict(best.as_dict(), best.logits) == best
+
+
 def test_a_stage_starts_from_the_best_and_takes_lower_layers_back_too(
     task: Task, tmp_path: Path
 ) -> None:
@@ -170,7 +187,7 @@ def test_a_stage_starts_from_the_best_and_takes_lower_layers_back_too(
 
 
 class Blurred(NumpyNetwork):
-    """Answers small images badly, however much it has learned."""
+    """Gives bad answers to small images, however well it is trained."""
 
     entered: dict[int, bytes]
 
@@ -183,7 +200,7 @@ class Blurred(NumpyNetwork):
         return (super().logits(inputs) + worse).astype(np.float32)
 
 
-def test_what_small_images_taught_is_kept_though_they_score_worse(
+def test_a_stage_of_small_images_is_kept_although_it_scores_worse(
     task: Task, tmp_path: Path
 ) -> None:
     network = Blurred()
@@ -409,7 +426,10 @@ def test_a_loss_that_is_not_finite(task: Task, tmp_path: Path, mixed: bool) -> N
     settings = replace(SETTINGS, mixed_precision=mixed)
     with pytest.raises(TrainingError) as raised:
         task.run(NumpyNetwork(break_at=6), settings, tmp_path)
-    said = "the training loss became nan in stage 1 of 2 (16 px), epoch 2, step 2: try a learning rate of 0.01 instead of 0.05"
+    said = (
+        "the training loss became nan in stage 1 of 2 (16 px), epoch 2, step 2: "
+        "try a learning rate of 0.01 instead of 0.05"
+    )
     assert str(raised.value).startswith(said)
     assert (", or no mixed precision" in str(raised.value)) == mixed
     assert list(tmp_path.glob("state-*.json")) and str(tmp_path) in str(raised.value)
@@ -525,24 +545,27 @@ def test_a_damaged_checkpoint_is_noticed(
     assert same(tuned, whole[0]) and weights_of(network) == whole[1]
 
 
-def test_a_changed_command_starts_anew_and_says_so(task: Task, tmp_path: Path) -> None:
+def test_a_changed_command_starts_a_new_run_and_says_why(task: Task, tmp_path: Path) -> None:
     interrupted(task, tmp_path, 6)
     progress = Listener()
     tuned = task.run(
-        NumpyNetwork(), replace(SETTINGS, learning_rate=0.04, checkpoint_seconds=5), tmp_path,
-        progress=progress, identity={"backbone": "x"},
-    )  # fmt: skip
+        NumpyNetwork(),
+        replace(SETTINGS, learning_rate=0.04, checkpoint_seconds=5),
+        tmp_path,
+        progress=progress,
+        identity={"backbone": "x"},
+    )
     assert tuned.resumed_from is None
     assert (
-        "held another run (backbone was None, is x; learning_rate was 0.05, is 0.04; plan); starting a new one"
-        in progress.text
+        "held another run (backbone was None, is x; learning_rate was 0.05, is 0.04; plan); "
+        "starting a new one" in progress.text
     )
 
 
-def test_what_scoring_takes_is_not_what_filling_the_cache_takes(
+def test_validation_time_excludes_filling_the_cache(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a budget sets aside, for every scoring, the time that only the first one needs."""
+    """Otherwise a budget would reserve, for every validation, the time of the first one."""
     real, train_stage = Inputs._pixels, finetune._train_stage
     one_at_a_time, told = threading.Lock(), []
 
@@ -563,7 +586,7 @@ def test_what_scoring_takes_is_not_what_filling_the_cache_takes(
 
 
 def test_a_run_of_another_framework_is_kept(task: Task, tmp_path: Path) -> None:
-    """The same command in a shell without KERAS_BACKEND must not cost the hours that a run has taken."""
+    """The same command without KERAS_BACKEND must not delete a run of many hours."""
     interrupted(task, tmp_path, 6, identity={"framework": "keras on torch"})
     files = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(
@@ -606,7 +629,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert same(task.run(network, SETTINGS, tmp_path), whole[0]) and weights_of(network) == whole[1]
 
 
-def test_what_does_not_fit_is_said_at_once(task: Task, tmp_path: Path) -> None:
+def test_invalid_tasks_are_refused_with_every_problem(task: Task, tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as raised:
         task.run(
             NumpyNetwork(),
@@ -624,6 +647,14 @@ def test_what_does_not_fit_is_said_at_once(task: Task, tmp_path: Path) -> None:
     ):
         assert part in str(raised.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_notes_of_the_network_are_reported(task: Task, tmp_path: Path) -> None:
+    for mixed in (False, True):
+        progress = Listener()
+        settings = replace(SETTINGS, epochs=1, mixed_precision=mixed)
+        task.run(NumpyNetwork(), settings, tmp_path / str(mixed), progress=progress)
+        assert ("rough numbers" in progress.notes) == mixed
 
 
 def test_balanced_classes(task: Task, tmp_path: Path) -> None:

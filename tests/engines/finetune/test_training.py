@@ -1,9 +1,10 @@
-"""Fine-tuning as users meet it: `train --finetune` and `--backbone cnn` on drawn photos, with Keras, up to the written model."""
+"""`train --finetune` and `--backbone cnn` with Keras, from drawn photos to the model file."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,9 +32,17 @@ from tailorbird.report.tuning import tuning
 from tailorbird.training import TrainResult, train
 
 SETTINGS = FinetuneSettings(
-    sizes=(SIZE,), unfreeze="all", epochs=8, batch_size=8, learning_rate=1e-2, base_rate=1.0, depth_decay=1.0, ema=0.0,
-    augmentation=None, regularisation=Regularisation(dropout=0.0, label_smoothing=0.0),
-)  # fmt: skip
+    sizes=(SIZE,),
+    unfreeze="all",
+    epochs=8,
+    batch_size=8,
+    learning_rate=1e-2,
+    base_rate=1.0,
+    depth_decay=1.0,
+    ema=0.0,
+    augmentation=None,
+    regularisation=Regularisation(dropout=0.0, label_smoothing=0.0),
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +53,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Lines(NoProgress):
-    """Keeps what is said."""
+    """Records notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -85,7 +94,7 @@ def test_a_finetuned_model_is_one_file_like_any_other(tuned: TrainResult, shapes
     assert tuned.as_dict()["finetune"]["stages"][0]["sentence"]
 
 
-def test_the_report_tells_how_finetuning_went(tuned: TrainResult) -> None:
+def test_the_report_shows_the_finetuning(tuned: TrainResult) -> None:
     assert tuned.report is not None
     page = tuned.report.read_text(encoding="utf-8")
     assert 'id="tuning"' in page and "Fine-tuning" in page
@@ -116,7 +125,7 @@ def test_the_report_tells_how_finetuning_went(tuned: TrainResult) -> None:
         },
     ],
 )
-def test_a_report_takes_nothing_odd_from_a_file(tuned: TrainResult, hostile: object) -> None:
+def test_a_report_ignores_malformed_metadata(tuned: TrainResult, hostile: object) -> None:
     from dataclasses import replace
 
     assert (
@@ -124,12 +133,19 @@ def test_a_report_takes_nothing_odd_from_a_file(tuned: TrainResult, hostile: obj
     )
 
 
-def test_from_scratch_photos_as_they_are_come_first(tmp_path: Path, shapes: Path) -> None:
+def test_from_scratch_unaugmented_photos_come_first(tmp_path: Path, shapes: Path) -> None:
     progress = Lines()
     settings = FinetuneSettings(
-        sizes=(32,), epochs=12, batch_size=8, learning_rate=2e-3, base_rate=1.0, depth_decay=1.0, plain_first=True, ema=0.0,
+        sizes=(32,),
+        epochs=12,
+        batch_size=8,
+        learning_rate=2e-3,
+        base_rate=1.0,
+        depth_decay=1.0,
+        plain_first=True,
+        ema=0.0,
         regularisation=Regularisation(dropout=0.0, label_smoothing=0.0),
-    )  # fmt: skip
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAILORBIRD_CACHE", str(tmp_path / "cache"))
         result = train(
@@ -147,21 +163,51 @@ def test_from_scratch_photos_as_they_are_come_first(tmp_path: Path, shapes: Path
 
 def command(photos: Path, output: Path, backbone: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "-m", "tailorbird", "train", str(photos), "-o", str(output), "--backbone", str(backbone), "--finetune",
-        "--size", str(SIZE), "--unfreeze", "all", "--epochs", "12", "--no-report", "--json", *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "tailorbird",
+        "train",
+        str(photos),
+        "-o",
+        str(output),
+        "--backbone",
+        str(backbone),
+        "--finetune",
+        "--size",
+        str(SIZE),
+        "--unfreeze",
+        "all",
+        "--epochs",
+        "12",
+        "--no-report",
+        "--json",
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
 def left_alone(tmp_path_factory: pytest.TempPathFactory, shapes: Path, backbone: Path) -> Path:
-    """A folder with the model of a run that nothing stopped, what it said, and its cache."""
+    """Return a folder with the model of an uninterrupted run, its output and its cache."""
     folder = tmp_path_factory.mktemp("whole")
     done = subprocess.run(
         command(shapes, folder / "whole.onnx", backbone),
-        capture_output=True, text=True, env={**os.environ, "TAILORBIRD_CACHE": str(folder / "cache")}, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TAILORBIRD_CACHE": str(folder / "cache")},
+        check=True,
+    )
     (folder / "whole.json").write_text(done.stdout)
+    (folder / "whole.err").write_text(done.stderr)
     return folder
+
+
+FOREIGN = re.compile(r"^(WARNING|[IWEF]\d{4} |\d{4}-\d\d-\d\d)|Warning:|absl|oneDNN|XLA|jax", re.M)
+"""Log lines of TensorFlow, XLA, JAX and Python's warnings."""
+
+
+def test_no_log_line_of_a_framework_reaches_the_terminal(left_alone: Path) -> None:
+    lines = (left_alone / "whole.err").read_text()
+    assert "stage 1/1" in lines and not FOREIGN.findall(lines), lines
 
 
 def test_the_answer_of_the_command_has_the_documented_keys(left_alone: Path) -> None:
@@ -174,10 +220,10 @@ def test_the_answer_of_the_command_has_the_documented_keys(left_alone: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_run_goes_on_and_comes_to_the_same_model(
+def test_a_stopped_run_resumes_to_the_same_model(
     tmp_path: Path, shapes: Path, backbone: Path, left_alone: Path, number: signal.Signals
 ) -> None:
-    """kill -9 or Ctrl-C in the middle of fine-tuning; the same command again; the same answers as from a run left alone."""
+    """After kill -9 or Ctrl-C the same command gives the same model as an uninterrupted run."""
     output = tmp_path / "stopped.onnx"
     environment = {**os.environ, "TAILORBIRD_CACHE": str(left_alone / "cache")}
     with subprocess.Popen(
@@ -217,10 +263,10 @@ def test_a_stopped_run_goes_on_and_comes_to_the_same_model(
 
 
 @pytest.mark.skipif(find_spec("jax") is None, reason="needs Keras' other backend, jax")
-def test_the_whole_way_on_another_backend(
+def test_training_on_another_backend(
     tmp_path: Path, shapes: Path, backbone: Path, left_alone: Path
 ) -> None:
-    """With the default settings, dropout among them, from the photos to the verified file."""
+    """With the default settings, dropout among them."""
     output = tmp_path / "jax.onnx"
     environment = {**jax_environment(), "TAILORBIRD_CACHE": str(left_alone / "cache")}
     done = subprocess.run(
@@ -231,6 +277,7 @@ def test_the_whole_way_on_another_backend(
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert not FOREIGN.findall(done.stderr), done.stderr
     assert json.loads(done.stdout)["finetune"]["history"][-1]["epoch"] == 1
     assert load(output).predict(next((shapes / "box").iterdir())).probability > 0
 
@@ -245,7 +292,7 @@ def test_the_whole_way_on_another_backend(
         ({"backbone": "cnn", "views": 2}, "views"),
     ],
 )
-def test_what_does_not_go_together_is_refused_before_the_long_part(
+def test_invalid_combinations_are_refused_before_training(
     tmp_path: Path, shapes: Path, backbone: Path, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(SettingsError, match=words):
@@ -280,9 +327,23 @@ def test_options_of_the_command_line() -> None:
 
 def test_tuning_options_without_finetuning_are_refused(shapes: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tailorbird", "train", str(shapes), "-o", str(tmp_path / "m.onnx"), "--size", "96", "--budget", "5m"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "tailorbird",
+            "train",
+            str(shapes),
+            "-o",
+            str(tmp_path / "m.onnx"),
+            "--size",
+            "96",
+            "--budget",
+            "5m",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (
         done.returncode == 2
         and "--size, --budget: only fine-tuning uses them; add --finetune" in done.stderr
@@ -309,15 +370,20 @@ def test_options_that_change_nothing_from_scratch_are_refused(
 
 
 def test_a_backbone_file_that_holds_program_code_is_refused(tmp_path: Path, shapes: Path) -> None:
-    """The metadata of an ONNX file are untrusted too."""
+    """The metadata of an ONNX file are untrusted input too."""
     from tailorbird import onnx_files
 
     proto = small_backbone()
     said = onnx_files.metadata(proto)
     inside = json.loads(said["keras"])
     inside["config"]["config"]["layers"].append(
-        {"class_name": "Lambda", "module": "keras.layers", "config": {"name": "twice", "function": "x"}, "registered_name": None}
-    )  # fmt: skip
+        {
+            "class_name": "Lambda",
+            "module": "keras.layers",
+            "config": {"name": "twice", "function": "x"},
+            "registered_name": None,
+        }
+    )
     onnx_files.set_metadata(proto, {**said, "keras": json.dumps(inside)})
     bad = tmp_path / "bad.backbone.onnx"
     bad.write_bytes(proto.SerializeToString())

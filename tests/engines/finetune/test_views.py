@@ -1,4 +1,4 @@
-"""What a stage is fed: views of training photos, validation photos as they are, activations kept once they are made."""
+"""Inputs of a stage: augmented training photos, plain validation photos, cached activations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def inputs(task: Task, folder: Path, *, number: int = 0, seed: int = 0, **option
 
 
 def epoch(found: Inputs, number: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """All rows of an epoch, and the photos' numbers."""
+    """Return all rows of an epoch, and the photos' numbers."""
     batches = list(found.training(number, start))
     return np.concatenate([rows for rows, _ in batches]), np.concatenate(
         [numbers for _, numbers in batches]
@@ -48,10 +48,17 @@ def epoch(found: Inputs, number: int, start: int = 0) -> tuple[np.ndarray, np.nd
 @pytest.mark.parametrize(
     ("photos", "wanted", "devices", "expected"),
     [
-        (60, 15, 1, (4, 15)), (3068, 32, 1, (95, 32)), (33, 32, 1, (1, 32)), (7, 32, 1, (1, 7)), (60, 32, 1, (2, 30)),
-        (60, 32, 4, (2, 28)), (100, 32, 8, (3, 32)), (3, 32, 4, (1, 3)), (1, 1, 1, (1, 1)),
+        (60, 15, 1, (4, 15)),
+        (3068, 32, 1, (95, 32)),
+        (33, 32, 1, (1, 32)),
+        (7, 32, 1, (1, 7)),
+        (60, 32, 1, (2, 30)),
+        (60, 32, 4, (2, 28)),
+        (100, 32, 8, (3, 32)),
+        (3, 32, 4, (1, 3)),
+        (1, 1, 1, (1, 1)),
     ],
-)  # fmt: skip
+)
 def test_all_batches_have_one_size_and_leave_few_photos_out(
     photos: int, wanted: int, devices: int, expected: tuple[int, int]
 ) -> None:
@@ -239,7 +246,10 @@ def test_threads_share_a_file(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(np.array_equal(file.get(row), random[row]) for row in range(400))  # type: ignore[arg-type]
+    rows = [file.get(row) for row in range(400)]
+    assert all(
+        row is not None and np.array_equal(row, r) for row, r in zip(rows, random, strict=True)
+    )
 
 
 @pytest.mark.skipif(

@@ -32,7 +32,7 @@ def net(part: Part, size: int = SIZE) -> Any:
 
 
 def first(x: Any) -> Any:
-    """Four channels with values of both signs."""
+    """Return four channels with values of both signs."""
     return L.Conv2D(4, 3, padding="same")(x)
 
 
@@ -54,17 +54,23 @@ LAYERS: dict[str, Part] = {
     "dense on positions": L.Dense(5, activation="relu"),
     "dense on positions, first layer flat": lambda x: L.Dense(5)(L.Reshape((SIZE * SIZE, 3))(x)),
     "dense on features": lambda x: L.Dense(4, use_bias=False)(L.GlobalMaxPooling2D()(x)),
-    "dense on tokens": lambda x: L.LayerNormalization()(L.Dense(6)(L.Reshape((SIZE * SIZE, 4))(first(x)))),
+    "dense on tokens": lambda x: L.LayerNormalization()(
+        L.Dense(6)(L.Reshape((SIZE * SIZE, 4))(first(x)))
+    ),
     "dense after normalised positions": lambda x: L.Dense(3)(L.LayerNormalization()(first(x))),
     "batch norm": lambda x: L.BatchNormalization()(first(x)),
-    "batch norm, epsilon, no scale": lambda x: L.BatchNormalization(epsilon=0.1, scale=False)(first(x)),
+    "batch norm, epsilon, no scale": lambda x: L.BatchNormalization(epsilon=0.1, scale=False)(
+        first(x)
+    ),
     "batch norm, no centre": lambda x: L.BatchNormalization(center=False)(first(x)),
     "batch norm of pixels": L.BatchNormalization(),
     "batch norm of features": lambda x: L.BatchNormalization()(L.GlobalAveragePooling2D()(x)),
     "batch norm of tokens": lambda x: L.BatchNormalization()(L.Reshape((SIZE * SIZE, 4))(first(x))),
     "layer norm": lambda x: L.LayerNormalization(epsilon=1e-3)(first(x)),
     "layer norm of two axes": lambda x: L.LayerNormalization(axis=[2, 3])(first(x)),
-    "layer norm without weights": lambda x: L.LayerNormalization(scale=False, center=False)(first(x)),
+    "layer norm without weights": lambda x: L.LayerNormalization(scale=False, center=False)(
+        first(x)
+    ),
     "rescaling": L.Rescaling(2.0, offset=-1.0),
     "rescaling channels": L.Rescaling([1.0, 2.0, 3.0], offset=[0.5, 0.0, -0.5]),
     "normalization adapted": L.Normalization(),
@@ -73,7 +79,9 @@ LAYERS: dict[str, Part] = {
     "relu capped": lambda x: L.ReLU(0.3)(first(x)),
     "relu with slope and cap": lambda x: L.ReLU(0.3, negative_slope=0.2)(first(x)),
     "relu above a threshold": lambda x: L.ReLU(threshold=0.1)(first(x)),
-    "relu above a threshold, with slope": lambda x: L.ReLU(negative_slope=0.1, threshold=0.1)(first(x)),
+    "relu above a threshold, with slope": lambda x: L.ReLU(negative_slope=0.1, threshold=0.1)(
+        first(x)
+    ),
     "leaky relu": lambda x: L.LeakyReLU(negative_slope=0.4)(first(x)),
     "prelu": lambda x: L.PReLU()(first(x)),
     "prelu of channels": lambda x: L.PReLU(shared_axes=[1, 2])(first(x)),
@@ -83,16 +91,30 @@ LAYERS: dict[str, Part] = {
     "softmax of rows": lambda x: L.Softmax(axis=1)(first(x)),
     "max pooling": L.MaxPooling2D(),
     "max pooling same": lambda x: L.MaxPooling2D(3, strides=2, padding="same")(first(x)),
-    "max pooling behind zeros": lambda x: L.MaxPooling2D(2)(L.ZeroPadding2D(1)(L.Rescaling(-1.0, offset=-0.1)(x))),
-    "max pooling behind zeros, same": lambda x: L.MaxPooling2D(3, 2, "same")(L.ZeroPadding2D(((2, 1), (1, 0)))(first(x))),
-    "max pooling of zeros alone": lambda x: L.MaxPooling2D(2)(L.ZeroPadding2D(3)(L.Rescaling(-1.0, offset=-0.1)(x))),
-    "max pooling behind zeros and relu": lambda x: L.MaxPooling2D(3, 2)(L.ZeroPadding2D(1)(L.ReLU()(first(x)))),
-    "average pooling behind zeros": lambda x: L.AveragePooling2D(3, 2)(L.ZeroPadding2D(1)(first(x))),
+    "max pooling behind zeros": lambda x: L.MaxPooling2D(2)(
+        L.ZeroPadding2D(1)(L.Rescaling(-1.0, offset=-0.1)(x))
+    ),
+    "max pooling behind zeros, same": lambda x: L.MaxPooling2D(3, 2, "same")(
+        L.ZeroPadding2D(((2, 1), (1, 0)))(first(x))
+    ),
+    "max pooling of zeros alone": lambda x: L.MaxPooling2D(2)(
+        L.ZeroPadding2D(3)(L.Rescaling(-1.0, offset=-0.1)(x))
+    ),
+    "max pooling behind zeros and relu": lambda x: L.MaxPooling2D(3, 2)(
+        L.ZeroPadding2D(1)(L.ReLU()(first(x)))
+    ),
+    "average pooling behind zeros": lambda x: L.AveragePooling2D(3, 2)(
+        L.ZeroPadding2D(1)(first(x))
+    ),
     "average pooling": L.AveragePooling2D((2, 3)),
     "average pooling same": lambda x: L.AveragePooling2D(3, strides=2, padding="same")(first(x)),
-    "average pooling same, stride 1": lambda x: L.AveragePooling2D(3, strides=1, padding="same")(first(x)),
+    "average pooling same, stride 1": lambda x: L.AveragePooling2D(3, strides=1, padding="same")(
+        first(x)
+    ),
     "global average": L.GlobalAveragePooling2D(),
-    "global average, axes kept": lambda x: L.Conv2D(3, 1)(L.GlobalAveragePooling2D(keepdims=True)(x)),
+    "global average, axes kept": lambda x: L.Conv2D(3, 1)(
+        L.GlobalAveragePooling2D(keepdims=True)(x)
+    ),
     "global max": L.GlobalMaxPooling2D(keepdims=True),
     "zero padding": L.ZeroPadding2D(((1, 2), (0, 3))),
     "cropping": L.Cropping2D(((1, 2), (0, 3))),
@@ -106,10 +128,14 @@ LAYERS: dict[str, Part] = {
     "flatten of one position": lambda x: L.Flatten()(L.Conv2D(4, SIZE)(x)),
     "reshape": lambda x: L.Reshape((SIZE, 4 * SIZE))(first(x)),
     "reshape to images and back": lambda x: first(L.Reshape((SIZE, SIZE, 3))(L.Reshape((-1,))(x))),
-    "squeeze and excite": lambda x: first(x) * L.Reshape((1, 1, 4))(L.Dense(4)(L.GlobalAveragePooling2D()(x))),
+    "squeeze and excite": lambda x: (
+        first(x) * L.Reshape((1, 1, 4))(L.Dense(4)(L.GlobalAveragePooling2D()(x)))
+    ),
     "permute": lambda x: L.Permute((3, 1, 2))(first(x)),
     "add": lambda x: L.Add()([first(x), first(x), first(x)]),
-    "add broadcast": lambda x: L.Add()([first(x), L.GlobalAveragePooling2D(keepdims=True)(first(x))]),
+    "add broadcast": lambda x: L.Add()(
+        [first(x), L.GlobalAveragePooling2D(keepdims=True)(first(x))]
+    ),
     "subtract": lambda x: L.Subtract()([first(x), first(x)]),
     "multiply": lambda x: L.Multiply()([first(x), first(x)]),
     "average": lambda x: L.Average()([first(x), first(x), first(x)]),
@@ -117,21 +143,35 @@ LAYERS: dict[str, Part] = {
     "minimum": lambda x: L.Minimum()([first(x), first(x)]),
     "concatenate": lambda x: L.Concatenate()([first(x), L.Conv2D(2, 3, padding="same")(x)]),
     "concatenate rows": lambda x: L.Concatenate(axis=1)([first(x), first(x)]),
-    "concatenate features": lambda x: L.Concatenate()([L.GlobalAveragePooling2D()(x), L.GlobalMaxPooling2D()(x)]),
-    "only in training": lambda x: L.GaussianNoise(0.1)(L.SpatialDropout2D(0.5)(L.RandomFlip()(L.Dropout(0.5)(first(x))))),
-    "augmentation": lambda x: L.RandomContrast(0.2)(L.RandomTranslation(0.1, 0.1)(L.RandomZoom(0.1)(L.RandomRotation(0.1)(x)))),
+    "concatenate features": lambda x: L.Concatenate()(
+        [L.GlobalAveragePooling2D()(x), L.GlobalMaxPooling2D()(x)]
+    ),
+    "only in training": lambda x: L.GaussianNoise(0.1)(
+        L.SpatialDropout2D(0.5)(L.RandomFlip()(L.Dropout(0.5)(first(x))))
+    ),
+    "augmentation": lambda x: L.RandomContrast(0.2)(
+        L.RandomTranslation(0.1, 0.1)(L.RandomZoom(0.1)(L.RandomRotation(0.1)(x)))
+    ),
     "identity": lambda x: L.Identity()(L.Activation("linear")(first(x))),
-    "nested": lambda x: keras.Sequential([keras.Input((SIZE, SIZE, 3)), L.Conv2D(4, 3), L.BatchNormalization()])(x),
-}  # fmt: skip
+    "nested": lambda x: keras.Sequential(
+        [keras.Input((SIZE, SIZE, 3)), L.Conv2D(4, 3), L.BatchNormalization()]
+    )(x),
+}
 
 OPERATIONS: dict[str, Part] = {
     "numbers": lambda x: 2.0 - (first(x) + 3.0) * 0.5 / 4.0,
     "numbers on the left": lambda x: 1.0 / (ops.square(first(x)) + 1.0),
     "channels": lambda x: first(x) * np.array([1.0, 2.0, 3.0, 4.0], np.float32),
-    "images of one row": lambda x: first(x) + np.linspace(0, 1, SIZE, dtype=np.float32)[:, None, None],
-    "tensor and features": lambda x: L.GlobalAveragePooling2D()(first(x)) + L.GlobalMaxPooling2D()(first(x)),
+    "images of one row": lambda x: (
+        first(x) + np.linspace(0, 1, SIZE, dtype=np.float32)[:, None, None]
+    ),
+    "tensor and features": lambda x: (
+        L.GlobalAveragePooling2D()(first(x)) + L.GlobalMaxPooling2D()(first(x))
+    ),
     "negative and power": lambda x: (-first(x)) ** 2,
-    "square root": lambda x: ops.sqrt(ops.abs(first(x)) + 0.1) + ops.rsqrt(ops.square(first(x)) + 0.5),
+    "square root": lambda x: (
+        ops.sqrt(ops.abs(first(x)) + 0.1) + ops.rsqrt(ops.square(first(x)) + 0.5)
+    ),
     "exponential and logarithm": lambda x: ops.log(ops.exp(first(x)) + 1.0),
     "maximum": lambda x: ops.maximum(ops.minimum(first(x), 0.2), -0.1),
     "clip": lambda x: ops.clip(first(x), -0.1, 0.3),
@@ -142,15 +182,19 @@ OPERATIONS: dict[str, Part] = {
     "reshape": lambda x: ops.reshape(first(x), (-1, SIZE * SIZE, 4)),
     "transpose": lambda x: ops.transpose(first(x), (0, 2, 3, 1)),
     "squeeze": lambda x: ops.squeeze(L.GlobalMaxPooling2D(keepdims=True)(first(x)), axis=(1, 2)),
-    "expand": lambda x: first(x) * ops.expand_dims(ops.expand_dims(L.Dense(4)(L.GlobalAveragePooling2D()(x)), 1), 1),
+    "expand": lambda x: (
+        first(x) * ops.expand_dims(ops.expand_dims(L.Dense(4)(L.GlobalAveragePooling2D()(x)), 1), 1)
+    ),
     "concatenate": lambda x: ops.concatenate([first(x), first(x)], axis=-1),
     "parts": lambda x: first(x)[:, 2:8:2, -3:, 1:],
     "one channel": lambda x: first(x)[..., -1],
     "stack": lambda x: ops.stack([x[..., channel] for channel in (2, 1, 0)], axis=-1),
-    "activations": lambda x: ops.relu(ops.silu(first(x)) + ops.gelu(first(x), approximate=True) + ops.sigmoid(first(x))),
+    "activations": lambda x: ops.relu(
+        ops.silu(first(x)) + ops.gelu(first(x), approximate=True) + ops.sigmoid(first(x))
+    ),
     "softmax": lambda x: ops.softmax(first(x), axis=-1),
     "cast": lambda x: ops.cast(first(x), "float32") * 2,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("part", LAYERS.values(), ids=LAYERS.keys())
@@ -175,11 +219,33 @@ def test_an_operation_as_keras_computes_it(part: Part) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "linear",
-        "log_sigmoid", "log_softmax", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink", "softmax", "softplus",
-        "softsign", "swish", "tanh", "tanh_shrink",
+        "celu",
+        "elu",
+        "exponential",
+        "gelu",
+        "hard_shrink",
+        "hard_sigmoid",
+        "hard_silu",
+        "hard_tanh",
+        "leaky_relu",
+        "linear",
+        "log_sigmoid",
+        "log_softmax",
+        "mish",
+        "relu",
+        "relu6",
+        "selu",
+        "sigmoid",
+        "silu",
+        "soft_shrink",
+        "softmax",
+        "softplus",
+        "softsign",
+        "swish",
+        "tanh",
+        "tanh_shrink",
     ],
-)  # fmt: skip
+)
 def test_an_activation_as_keras_computes_it(name: str) -> None:
     assert_agrees(net(lambda x: L.Activation(name)(L.Rescaling(9.0)(first(x)))), SIZE)
 
@@ -241,9 +307,13 @@ def test_names_and_numbers_of_the_weights() -> None:
         if tensor.name.startswith("keras/")
     }
     assert names == {
-        "keras/0000/conv/kernel", "keras/0001/conv/bias", "keras/0002/norm/gamma", "keras/0003/norm/beta",
-        "keras/0004/norm/moving_mean", "keras/0005/norm/moving_variance",
-    }  # fmt: skip
+        "keras/0000/conv/kernel",
+        "keras/0001/conv/bias",
+        "keras/0002/norm/gamma",
+        "keras/0003/norm/beta",
+        "keras/0004/norm/moving_mean",
+        "keras/0005/norm/moving_variance",
+    }
 
 
 def test_a_shared_layer_keeps_one_copy_of_its_weights() -> None:

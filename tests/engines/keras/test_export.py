@@ -1,4 +1,4 @@
-"""`tailorbird export --to keras`: a model file goes back to Keras and answers the same. The `core` tests run on JAX as well."""
+"""`tailorbird export --to keras` predicts the same; the `core` tests run on JAX as well."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TEMPERATURE = 1.7
 
 
 def written(path: Path, proto: onnx.ModelProto, head: Head, size: int = SIZE) -> Path:
-    """A model file as `train` writes it, of a backbone by the Keras engine."""
+    """Write a model file as `train` does, of a backbone of the Keras engine."""
     classes = head.layers[-1].weight.shape[1]
     said = {entry.key: entry.value for entry in proto.metadata_props}
     info = ModelInfo(
@@ -111,7 +111,7 @@ def test_core_the_keras_file_answers_as_the_model_file_does(make: object, tmp_pa
 
 
 def test_the_keras_file_opens_without_tailorbird(tmp_path: Path) -> None:
-    """In a process of its own, without a word of ours."""
+    """In a process that does not import tailorbird."""
     model = tuned(tmp_path)
     export_model(model, tmp_path / "back.keras")
     images = photos(5, seed=2)
@@ -160,7 +160,7 @@ def test_the_command(tmp_path: Path) -> None:
     )
 
 
-def test_what_cannot_go_back_is_refused(
+def test_models_that_cannot_be_exported_are_refused(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
@@ -200,7 +200,7 @@ def test_what_cannot_go_back_is_refused(
 
 
 def test_a_file_that_is_there_is_replaced_only_by_name(tmp_path: Path) -> None:
-    """`import shop.keras -o shop.onnx`, then `export shop.onnx`: the notebook's own file must stay."""
+    """`import shop.keras -o shop.onnx`, then `export shop.onnx` must not replace shop.keras."""
     model = frozen(tmp_path)
     theirs = tmp_path / "frozen.keras"
     theirs.write_bytes(b"of the notebook")
@@ -225,7 +225,7 @@ def test_a_full_disk_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [path.name for path in tmp_path.iterdir()] == ["frozen.onnx"]
 
 
-def test_what_was_handed_back_can_be_imported_and_handed_back_again(tmp_path: Path) -> None:
+def test_an_exported_model_can_be_imported_and_exported_again(tmp_path: Path) -> None:
     from tailorbird.importing import import_model
 
     export_model(frozen(tmp_path), tmp_path / "one.keras")
@@ -238,7 +238,7 @@ def test_what_was_handed_back_can_be_imported_and_handed_back_again(tmp_path: Pa
 @pytest.mark.skipif(
     not MOBILENET.exists(), reason="needs the weights of shared/weights beside the checkout"
 )
-def test_a_pulled_network_with_its_real_weights_goes_back(tmp_path: Path) -> None:
+def test_a_pulled_network_with_its_real_weights_is_exported(tmp_path: Path) -> None:
     from tailorbird.engines.keras.pull import pull
 
     weights = MOBILENET.with_name("mobilenetv2_imagenet.weights.h5")
@@ -252,8 +252,21 @@ def test_a_pulled_network_with_its_real_weights_goes_back(tmp_path: Path) -> Non
 @pytest.mark.skipif(JAX, reason="this is the other backend")
 def test_the_core_holds_on_jax() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-k", "core and not holds", "-p", "no:cacheprovider", str(Path(__file__))],
-        env=jax_environment(), capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-k",
+            "core and not holds",
+            "-p",
+            "no:cacheprovider",
+            str(Path(__file__)),
+        ],
+        env=jax_environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert " passed" in done.stdout and "skipped" not in done.stdout

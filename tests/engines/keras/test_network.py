@@ -1,4 +1,4 @@
-"""Fine-tuning in Keras: cuts, steps, precision, resuming, and the written network. The `core` tests run on JAX as well."""
+"""Fine-tuning in Keras: cuts, steps, precision, resuming; the `core` tests run on JAX as well."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ keras = backend.load()
 JAX = keras.backend.backend() == "jax"
 PLAIN = Regularisation(dropout=0.0, weight_decay=0.0, label_smoothing=0.0)
 EXACT = 1e-5
-"""Keras and ONNX Runtime add in different orders; this is far below the 1e-3 that is promised."""
+"""Keras and ONNX Runtime add in different orders; 1e-3 is promised."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ LABELS = np.arange(12) % CLASSES
 def network(
     proto: onnx.ModelProto, training: Training | None = None, regularisation: Regularisation = PLAIN
 ) -> KerasNetwork:
-    """Opened, with a head; and begun where a stage is given."""
+    """Return the network with a head; a stage is begun if one is given."""
     made = KerasNetwork(proto)
     made.attach(small_head(), regularisation, run(proto, photos(40, seed=1)))
     if training is not None:
@@ -104,7 +104,7 @@ def test_core_written_network_answers_as_keras_does(
     np.testing.assert_allclose(softmax(again.logits(images)), after, atol=EXACT)
 
 
-def test_core_resuming_goes_on_as_if_nothing_had_happened(
+def test_core_a_resumed_network_trains_on_identically(
     proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
 ) -> None:
     regularisation = Regularisation(dropout=0.4, batch_norm=True)
@@ -152,8 +152,13 @@ def test_core_only_what_lies_above_the_cut_trains(
     after = made.weights()
     moved = {name for name in after if not np.array_equal(after[name], before[name])}
     assert {name.rpartition("/")[2] for name in after if name.startswith("base/")} == {
-        "kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance"
-    }  # fmt: skip
+        "kernel",
+        "bias",
+        "gamma",
+        "beta",
+        "moving_mean",
+        "moving_variance",
+    }
     assert moved == {name for name in after if "moving" not in name}, "statistics of the base stay"
     lower = run(made.frozen_part(SIZE, cut), images, "activations")
     np.testing.assert_array_equal(lower, activations)
@@ -223,7 +228,7 @@ def test_mixed_precision_keeps_float32_weights(
 def test_float16_is_trained_with_a_scaled_loss(
     proto: onnx.ModelProto, images: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a GPU would do, on this machine's processor."""
+    """As on a GPU, but on this machine's processor."""
     monkeypatch.setattr(devices, "precision", lambda mixed: "mixed_float16" if mixed else "float32")
     training = Training(size=SIZE, cut=0, regularisation=PLAIN, mixed_precision=True)
     made = network(proto, training)
@@ -279,7 +284,7 @@ def test_the_loss_is_the_smoothed_weighted_cross_entropy_and_the_count_is_exact(
 
 
 def test_rates_fall_with_depth(proto: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> None:
-    """With momentum at rest, the first step of SGD is the rate times the gradient: the ratio of two runs is that of the rates."""
+    """The first step of SGD is rate * gradient: the ratio of two runs is that of the rates."""
 
     def moved(base_rate: float, depth_decay: float) -> dict[str, float]:
         training = Training(
@@ -353,7 +358,7 @@ def test_dropout_acts_in_training_only(
 def test_core_dropout_takes_the_seeds_that_runs_have(
     proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
 ) -> None:
-    """Those of a stage have 31 bits; Keras keeps a dropout's in as few as 31, by backend."""
+    """Seeds of a stage have 31 bits; Keras keeps a dropout's seed in 31 or more, by backend."""
     for seed in (0, 1, 1_484_405_855, 2**31 - 1):
         made = network(proto, Training(SIZE, 0, seed=seed), Regularisation())
         assert np.isfinite(made.step(images, LABELS, 1e-3).loss)
@@ -363,7 +368,7 @@ def test_core_dropout_takes_the_seeds_that_runs_have(
 def test_core_non_finite_values_are_in_the_state_after_a_step(
     proto: onnx.ModelProto, images: npt.NDArray[np.uint8], what: str
 ) -> None:
-    """Whatever the processor's ReLU makes of NaN: the loss may stay finite, the state does not."""
+    """The loss may stay finite, depending on the processor's ReLU; the state does not."""
     weights = (1.0, 1.0, float("inf")) if what == "gradient" else None
     made = network(proto)
     cut = len(made.cuts(SIZE)) - 1
@@ -408,7 +413,7 @@ def test_stages_of_growing_size_carry_the_weights_on(
     assert same(made.weights(), early)
 
 
-def test_what_does_not_fit_is_refused_by_name(
+def test_invalid_calls_are_refused_by_name(
     proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
 ) -> None:
     made = KerasNetwork(proto)
@@ -505,8 +510,21 @@ def test_what_the_backend_computes_on() -> None:
 def test_the_core_holds_on_jax_over_two_devices() -> None:
     environment = jax_environment("--xla_force_host_platform_device_count=2")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-k", "core and not holds", "-p", "no:cacheprovider", str(Path(__file__))],
-        env=environment, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-k",
+            "core and not holds",
+            "-p",
+            "no:cacheprovider",
+            str(Path(__file__)),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert " passed" in done.stdout and "skipped" not in done.stdout

@@ -108,6 +108,9 @@ def _opened(task: FinetuneTask, progress: Progress) -> Run:
     run = Run(task, progress)
     for number, stage in enumerate(run.stages, start=1):
         progress.note(f"stage {number}/{len(run.stages)}: {stage.sentence()}")
+    first = run.stages[0].training(task.settings, task.seed, None)
+    for note in task.network.notes(first):
+        progress.note(note)
     saved = run.previous()
     if saved is None:
         task.network.attach(task.head, task.settings.regularisation, task.features)

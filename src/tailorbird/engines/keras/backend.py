@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
+import logging
 import os
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 from tailorbird import privacy
@@ -11,6 +16,9 @@ from tailorbird.errors import MissingExtra, SettingsError
 
 BACKENDS = {"tensorflow": "tensorflow-cpu", "jax": "jax", "torch": "torch"}
 """Keras' backends, each with the distribution to install."""
+
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+"""Log levels that libraries read when they are imported; a user's own value is kept."""
 
 
 def load() -> Any:
@@ -39,10 +47,36 @@ def load() -> Any:
             f"or set KERAS_BACKEND to {' or '.join(there)}"
         )
     os.environ["KERAS_BACKEND"] = wanted or there[0]
-    # TensorFlow's start-up remarks about the processor would stand among our own lines.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for library in ("keras", "matplotlib"):  # Keras imports matplotlib where it is installed
-        privacy.redirect_files(library)
+    if "keras" not in sys.modules:
+        for variable, value in _QUIET.items():
+            os.environ.setdefault(variable, value)
+        for library in ("keras", "matplotlib"):  # Keras imports matplotlib where it is installed
+            privacy.redirect_files(library)
+        for name in ("absl", "tensorflow", "jax"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with _stderr_discarded():
+            importlib.import_module("keras")
     import keras
 
     return keras
+
+
+@contextlib.contextmanager
+def _stderr_discarded() -> Iterator[None]:
+    """Discard what C++ libraries write to standard error while they start.
+
+    TensorFlow writes some lines before it reads its log level. Exceptions are not affected.
+    """
+    try:
+        saved = os.dup(2)
+    except OSError:  # standard error is closed
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)

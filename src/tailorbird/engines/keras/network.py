@@ -92,6 +92,12 @@ class KerasNetwork:
         tensor = found.places[cut][1]
         return found.part_below(found.output if tensor is None else tensor)
 
+    def notes(self, training: Training) -> Sequence[str]:
+        """Return a note where mixed precision makes training slower."""
+        if training.mixed_precision and not devices.gpus():
+            return ["mixed precision is about six times slower than float32 on a CPU; omit it"]
+        return ()
+
     def attach(
         self, head: Head, regularisation: Regularisation, features: npt.NDArray[np.float32] | None
     ) -> None:
