@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.dataset import listed_photos, printable
+from tailorbird.dataset import DataSettings, listed_photos, printable
 from tailorbird.dataset.layout import Entry
 from tailorbird.errors import DatasetError, ImageError
 from tailorbird.evaluation import entries_to_score, trained_on
@@ -181,6 +181,7 @@ def compare(
     split: str | None = None,
     csv: str | Path | None = None,
     contact_sheet: str | Path | None = None,
+    data: DataSettings | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Run two models on the same labelled photos and say which is better, if that can be said.
@@ -209,9 +210,9 @@ def compare(
         problems.outputs(
             {"CSV": csv, "contact sheet": contact_sheet},
             inputs={"dataset": photos, "model A": pair[0].path, "model B": pair[1].path},
-            photos=listed_photos(photos),
+            photos=listed_photos(photos, data),
         )
-    layout, chosen, entries = entries_to_score(photos, split)
+    layout, chosen, entries = entries_to_score(photos, split, data)
     left_out = [(path, finding.message) for finding in layout.findings for path in finding.paths]
     known: list[Entry] = []
     for entry in entries:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tailorbird import parallel
-from tailorbird.dataset import SPLITS, listed_photos, printable
+from tailorbird.dataset import SPLITS, DataSettings, listed_photos, printable
 from tailorbird.dataset.layout import Entry, Layout, find
 from tailorbird.errors import DatasetError, ImageError, SettingsError
 from tailorbird.images import read_bytes
@@ -76,6 +76,7 @@ def evaluate(
     split: str | None = None,
     report: str | Path | bool = False,
     report_format: Format = "html",
+    data: DataSettings | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score a model on a folder or CSV of labelled photos.
@@ -92,8 +93,8 @@ def evaluate(
     # Whether the report can be written is found out at the end: it must not cost the scores.
     with Problems() as problems:
         read = {"dataset": photos, "model": classifier.path}
-        problems.overlaps({"report": wanted}, inputs=read, photos=listed_photos(photos))
-    layout, chosen, entries = entries_to_score(photos, split)
+        problems.overlaps({"report": wanted}, inputs=read, photos=listed_photos(photos, data))
+    layout, chosen, entries = entries_to_score(photos, split, data)
     number = {label: i for i, label in enumerate(classifier.classes)}
     left_out = [(path, finding.message) for finding in layout.findings for path in finding.paths]
     left_out += [
@@ -196,13 +197,13 @@ def _answers(
 
 
 def entries_to_score(
-    photos: str | Path, split: str | None
+    photos: str | Path, split: str | None, data: DataSettings | None = None
 ) -> tuple[Layout, str | None, list[Entry]]:
     """What a source holds, the split to score and its photos: the split asked for, else `test` where there is one, else all (None).
 
     Raises DatasetError for no such source, SettingsError for a split it does not have.
     """
-    layout = find(photos)
+    layout = find(photos, data=data)
     present = {entry.split for entry in layout.entries}
     if split is not None and split not in present:
         named = ", ".join(name for name in SPLITS if name in present) or "none"

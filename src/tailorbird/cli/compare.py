@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,13 +14,16 @@ from tailorbird.cli.options import (
     ModelArgument,
     PhotosArgument,
     SplitOption,
+    reads_photos,
 )
 
 if TYPE_CHECKING:
     from tailorbird.comparison import Comparison, Differing
 
 
+@reads_photos
 def compare(
+    data: Any,
     a: ModelArgument,
     b: Annotated[Path, typer.Argument(metavar="OTHER", help="Model file to compare it with.")],
     photos: PhotosArgument,
@@ -41,7 +44,14 @@ def compare(
 
     with output.ProgressBar() as progress:
         result = comparison.compare(
-            a, b, photos, split=split, csv=csv_file, contact_sheet=contact_sheet, progress=progress
+            a,
+            b,
+            photos,
+            split=split,
+            csv=csv_file,
+            contact_sheet=contact_sheet,
+            data=data,
+            progress=progress,
         )
     output.print_left_out(result.left_out)
     for name, remembered in zip("AB", result.trained_on, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -15,6 +15,7 @@ from tailorbird.cli.options import (
     PhotosArgument,
     ReportOption,
     SplitOption,
+    reads_photos,
 )
 from tailorbird.cli.results import print_confusion, print_scores
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from tailorbird.report import Format
 
 
+@reads_photos
 def evaluate(
+    data: Any,
     model: ModelArgument,
     photos: PhotosArgument,
     split: SplitOption = None,
@@ -44,6 +47,7 @@ def evaluate(
             model,
             photos,
             split=split,
+            data=data,
             report=output.requested_report(report, no_report),
             report_format=cast("Format", report_format),
             progress=progress,

@@ -17,6 +17,7 @@ from tailorbird.cli.options import (
     PhotosArgument,
     PictureOption,
     SplitSeedOption,
+    reads_photos,
 )
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ ROWS = 8
 """Rows of the table, about."""
 
 
+@reads_photos
 def find_lr(
+    data: Any,
     photos: PhotosArgument,
     inner: InnerOption = "0",
     dropout: DropoutOption = 0.0,
@@ -65,6 +68,7 @@ def find_lr(
             steps=steps,
             seeds=seeds,
             seed=seed,
+            data=data,
             backbone=backbone,
             progress=progress,
         )

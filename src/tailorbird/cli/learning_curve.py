@@ -19,13 +19,16 @@ from tailorbird.cli.options import (
     PictureOption,
     RepeatsOption,
     SplitSeedOption,
+    reads_photos,
 )
 
 if TYPE_CHECKING:
     from tailorbird.experiments import ClassGain, LearningCurve
 
 
+@reads_photos
 def learning_curve(
+    data: Any,
     photos: PhotosArgument,
     inner: InnerOption = "0",
     dropout: DropoutOption = 0.0,
@@ -67,6 +70,7 @@ def learning_curve(
             folds=folds,
             seeds=seeds,
             seed=seed,
+            data=data,
             backbone=backbone,
             progress=progress,
         )

@@ -16,6 +16,7 @@ from tailorbird.cli import output
 DEFAULT_BACKBONE = "pocket"
 """Name of the shipped backbone; repeated here because importing the catalogue takes time."""
 
+DATA = "Reading the photos"
 HEAD = "Head"
 FINETUNING = "Fine-tuning"
 REPORT = "Report"
@@ -136,6 +137,74 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
     parameters = [*signature.parameters.values(), *_COMMON]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return command
+
+
+def reads_photos(function: Callable[..., None]) -> Callable[..., None]:
+    """Replace a command's parameter `data`, a DataSettings, by the four options it is made of."""
+
+    @functools.wraps(function)
+    def command(
+        *,
+        split_names: str | None,
+        near_duplicates: str,
+        group_by: str | None,
+        follow_links: bool,
+        **values: Any,
+    ) -> None:
+        from tailorbird.dataset import DataSettings
+
+        data = DataSettings(split_names, near_duplicates, group_by, follow_links)  # type: ignore[arg-type]
+        function(data=data, **values)
+
+    signature = inspect.signature(function, eval_str=True)
+    kept = [one for one in signature.parameters.values() if one.name != "data"]
+    end = next((i for i, one in enumerate(kept) if one.name == "json"), len(kept))
+    after = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in kept[end:]]
+    parameters = [*kept[:end], *_DATA, *after]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _data_option(name: str, default: Any, kind: Any, *decls: str, text: str) -> inspect.Parameter:
+    option = typer.Option(*decls, help=text, rich_help_panel=DATA)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )
+
+
+_DATA = (
+    _data_option(
+        "split_names",
+        None,
+        str | None,
+        "--split-names",
+        text="Folders that are splits, such as Fold1=train,Fold2=test, or none; by default those "
+        "with usual names.",
+    ),
+    _data_option(
+        "near_duplicates",
+        "group",
+        str,
+        "--near-duplicates",
+        text="Nearly identical photos: group keeps them on one side of every split, keep treats "
+        "them as different photos, drop keeps one of them.",
+    ),
+    _data_option(
+        "group_by",
+        None,
+        str | None,
+        "--group-by",
+        text="Regular expression; photos whose names match it with the same text stay on one side "
+        "of every split, such as (patient[0-9]+)_.",
+    ),
+    _data_option(
+        "follow_links",
+        False,
+        bool,
+        "--follow-links",
+        text="Read files outside the dataset that links in it lead to.",
+    ),
+)
 
 
 def _flag(name: str, *decls: str, text: str) -> inspect.Parameter:

@@ -7,18 +7,20 @@ import sys
 import threading
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tailorbird.cli import output
-from tailorbird.cli.options import DEFAULT_BACKBONE, BackboneOption
+from tailorbird.cli.options import DEFAULT_BACKBONE, BackboneOption, reads_photos
 
 if TYPE_CHECKING:
     from tailorbird.review import Review
 
 
+@reads_photos
 def review(
+    data: Any,
     photos: Annotated[
         Path,
         typer.Argument(
@@ -72,6 +74,7 @@ def review(
             backbone=backbone,
             find_suspects=suspects,
             seed=seed,
+            data=data,
             progress=progress,
         )
     for note in opened.notes:

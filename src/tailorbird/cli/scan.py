@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from tailorbird.cli.options import (
     ContactSheetOption,
     JsonOption,
     PhotosArgument,
+    reads_photos,
 )
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ SHOWN = 20
 """Findings of a kind that are printed without --verbose."""
 
 
+@reads_photos
 def scan(
+    data: Any,
     photos: PhotosArgument,
     manifest: Annotated[
         Path | None,
@@ -69,6 +72,7 @@ def scan(
             backbone=backbone,
             sheet=contact_sheet,
             seed=seed,
+            data=data,
             progress=progress,
         )
     if manifest is not None:

@@ -20,6 +20,7 @@ from tailorbird.cli.options import (
     PictureOption,
     RepeatsOption,
     SplitSeedOption,
+    reads_photos,
 )
 from tailorbird.cli.parsing import alternatives, inner_alternatives
 
@@ -42,7 +43,9 @@ def _values(text: str) -> Any:
     return typer.Option(help=text, rich_help_panel=ALTERNATIVES)
 
 
+@reads_photos
 def sweep(
+    data: Any,
     photos: PhotosArgument,
     learning_rate: Annotated[
         str | None, _values("Learning rates, such as 0.0001,0.001,0.01.")
@@ -133,6 +136,7 @@ def sweep(
             folds=folds,
             seeds=seeds,
             seed=seed,
+            data=data,
             metric=metric,
             backbone=backbone,
             progress=progress,

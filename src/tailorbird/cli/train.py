@@ -19,6 +19,7 @@ from tailorbird.cli.options import (
     NoReportOption,
     PhotosArgument,
     ReportOption,
+    reads_photos,
 )
 
 _INNER = "Inner layers: 0 for none, 100 for one, 100x50 for two"
@@ -33,7 +34,9 @@ def _tuning(*names: str, text: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=FINETUNING)
 
 
+@reads_photos
 def train(
+    data: Any,
     photos: PhotosArgument,
     model: Annotated[
         Path, typer.Option("--output", "-o", help="Model file to write, .onnx.")
@@ -183,6 +186,7 @@ def train(
         "refit": refit,
         "precision": precision,
         "seed": seed,
+        "data": data,
         "manifest": manifest,
         "corrections": corrections,
         "corrections_photos": corrections_photos,

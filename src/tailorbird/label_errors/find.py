@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from tailorbird.backbone import open_backbone
 from tailorbird.backbone.catalogue import SHIPPED
-from tailorbird.dataset import Dataset, Finding, Sample
+from tailorbird.dataset import Dataset, DataSettings, Finding, Sample
 from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.features import Embedder
 from tailorbird.label_errors import confident
 from tailorbird.label_errors.crossfit import out_of_fold
-from tailorbird.preparation import PreparedData, prepare_data
+from tailorbird.preparation import PreparedData, Steps, prepare_data
 from tailorbird.progress import Progress
 from tailorbird.rendering.contact_sheets import MOST_TILES, Tile
 
@@ -97,6 +97,7 @@ def suspects(
     *,
     backbone: str | Path = SHIPPED,
     seed: int = 0,
+    data: DataSettings | None = None,
     progress: Progress | None = None,
 ) -> Suspects:
     """Find photos whose label is probably wrong.
@@ -112,8 +113,8 @@ def suspects(
     if not 0 <= seed < 2**32:
         raise SettingsError(f"seed is {seed}; it must be between 0 and 4294967295")
     embedder = Embedder(open_backbone(backbone))
-    data = prepare_data(photos, embedder, progress=progress)
-    return judge_prepared(data, seed=seed, progress=progress)
+    prepared = prepare_data(photos, embedder, Steps(data=data), progress=progress)
+    return judge_prepared(prepared, seed=seed, progress=progress)
 
 
 def judge_prepared(

@@ -8,7 +8,7 @@ from typing import Any
 
 from tailorbird.backbone import find
 from tailorbird.backbone.catalogue import SHIPPED
-from tailorbird.dataset import Dataset, listed_photos, scan, split, write_manifest
+from tailorbird.dataset import Dataset, DataSettings, listed_photos, scan, split, write_manifest
 from tailorbird.label_errors.find import Suspects, suspects, tiles
 from tailorbird.progress import Progress
 from tailorbird.rendering.contact_sheets import SUFFIXES, contact_sheet, save_sheet
@@ -36,6 +36,7 @@ def inspect_dataset(
     backbone: str | Path | None = None,
     sheet: str | Path | None = None,
     seed: int = 0,
+    data: DataSettings | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
     """Scan a dataset, and look for labels that are probably wrong if asked to.
@@ -47,6 +48,7 @@ def inspect_dataset(
         backbone: backbone to judge labels with; None: the shipped one.
         sheet: contact sheet of the suspect photos to write; not written if there are none.
         seed: of the manifest's split, and of the folds that judge labels.
+        data: how the folder or CSV is read.
         progress: receives stages and steps.
 
     Raises:
@@ -66,12 +68,14 @@ def inspect_dataset(
         problems.outputs(
             {"manifest": manifest, "contact sheet": sheet},
             inputs={"dataset": photos, "backbone": find(backbone) if backbone else None},
-            photos=listed_photos(photos),
+            photos=listed_photos(photos, data),
         )
     judged = None
     if judge_labels:
-        judged = suspects(photos, backbone=backbone or SHIPPED, seed=seed, progress=progress)
-    dataset = judged.dataset if judged else scan(photos, progress=progress)
+        judged = suspects(
+            photos, backbone=backbone or SHIPPED, seed=seed, data=data, progress=progress
+        )
+    dataset = judged.dataset if judged else scan(photos, data=data, progress=progress)
     if manifest is not None:
         write_manifest(split(dataset, seed=seed), manifest)
     if judged is not None and sheet is not None and judged.reported:

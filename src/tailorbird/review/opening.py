@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tailorbird.backbone import open_backbone
 from tailorbird.backbone.catalogue import SHIPPED
-from tailorbird.dataset import Sample, listed_photos, printable
+from tailorbird.dataset import DataSettings, Sample, listed_photos, printable
 from tailorbird.dataset.layout import find
 from tailorbird.dataset.table import Row, read_header, read_table
 from tailorbird.errors import DatasetError, SettingsError
@@ -48,6 +48,7 @@ def open_review(
     backbone: str | Path = SHIPPED,
     find_suspects: bool = True,
     seed: int = 0,
+    data: DataSettings | None = None,
     progress: Progress | None = None,
 ) -> Review:
     """Scan photos, find suspect labels, and begin or resume the manifest.
@@ -68,20 +69,20 @@ def open_review(
         # A review's own manifest is rewritten in place, and so may be read and written at once.
         read = None if former and same_file(source, target) else source
         problems.overlaps(
-            {"manifest": target}, inputs={"dataset": read}, photos=listed_photos(source)
+            {"manifest": target}, inputs={"dataset": read}, photos=listed_photos(source, data)
         )
     before, seen = _former(source if former else None, target)
     embedder = Embedder(open_backbone(backbone)) if find_suspects else None
 
-    layout = find(source, as_before_review=former)
-    data = prepare_data(layout, embedder, progress=progress)
-    dataset = data.dataset
+    layout = find(source, data=data, as_before_review=former)
+    prepared = prepare_data(layout, embedder, progress=progress)
+    dataset = prepared.dataset
     notes = []
     reported: Sequence[Suspect] = ()
     judged: dict[Sample, Suspect] = {}
     if find_suspects:
         try:
-            found = judge_prepared(data, seed=seed, progress=progress)
+            found = judge_prepared(prepared, seed=seed, progress=progress)
             reported, judged = found.reported, {suspect.sample: suspect for suspect in found.ranked}
         except DatasetError as error:
             notes.append(f"no label could be judged: {error}")

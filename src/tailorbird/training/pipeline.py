@@ -92,7 +92,9 @@ def _open(run: TrainingRun, photos: str | Path) -> Opened:
             corrections = read_labelled(
                 str(settings.corrections), Path(folder) if folder is not None else None
             )
-        files = len(find(photos).entries) + (len(corrections.photos) if corrections else 0)
+        files = len(find(photos, data=settings.data).entries) + (
+            len(corrections.photos) if corrections else 0
+        )
         if not settings.from_scratch:
             backbone = open_backbone(settings.backbone)
             embedder = Embedder(backbone)
@@ -111,7 +113,9 @@ def _open(run: TrainingRun, photos: str | Path) -> Opened:
 
 def _prepare(run: TrainingRun, photos: str | Path, opened: Opened) -> PreparedData:
     """Scan, split and clean the photos; write the manifest. Raises DatasetError."""
-    steps = Steps(partial(split, seed=run.settings.seed), corrections=opened.corrections)
+    settings = run.settings
+    splitter = partial(split, seed=settings.seed)
+    steps = Steps(splitter, corrections=opened.corrections, data=settings.data)
     data = prepare_data(photos, opened.embedder, steps, progress=run.progress, timer=run.timer)
     for name in ("validation", "test"):
         if not data.parts[name]:
@@ -121,8 +125,8 @@ def _prepare(run: TrainingRun, photos: str | Path, opened: Opened) -> PreparedDa
                 "one each for train, validation and test (copies of one picture count once); there "
                 f"are {', '.join(f'{label} {count}' for label, count in counts)}"
             )
-    if run.settings.manifest is not None:
-        write_manifest(data.dataset, run.settings.manifest)
+    if settings.manifest is not None:
+        write_manifest(data.dataset, settings.manifest)
     return data
 
 

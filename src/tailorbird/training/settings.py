@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tailorbird.backbone.catalogue import SHIPPED, find
 from tailorbird.corrections.database import locate
-from tailorbird.dataset import listed_photos
+from tailorbird.dataset import DataSettings, listed_photos
 from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
 from tailorbird.engines.protocol import Regularisation
 from tailorbird.engines.registry import SCRATCH
@@ -41,6 +41,7 @@ class TrainSettings:
             validation together; the validation scores are those of the head before.
         precision: target precision on validation above the confidence threshold, 0.5 to 1.
         seed: of the split, the search and the fits, 0 to 2**32 - 1.
+        data: how the folder or CSV is read: names of splits, near-duplicates, groups, links.
         manifest: file to write the split to, as a CSV that can be trained on again.
         corrections: database of corrections; its kept photos join the training photos.
         corrections_photos: folder of these photos; by default the one beside an SQLite file,
@@ -61,6 +62,7 @@ class TrainSettings:
     refit: bool = False
     precision: float = 0.95
     seed: int = 0
+    data: DataSettings = field(default_factory=DataSettings)
     manifest: str | Path | None = None
     corrections: str | Path | None = None
     corrections_photos: str | Path | None = None
@@ -213,6 +215,6 @@ def _check_files(photos: str | Path, output: Path, values: Mapping[str, Any]) ->
         problems.outputs(
             {"model": output, "manifest": values["manifest"], "report": report},
             inputs=inputs,
-            photos=listed_photos(photos),
+            photos=listed_photos(photos, values["data"]),
             make_folders=True,
         )
