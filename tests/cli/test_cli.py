@@ -437,3 +437,14 @@ def test_demo_draws_trains_scores_and_says_what_to_do_next(tmp_path: Path) -> No
     assert "Test: accuracy" in done.stdout and (tmp_path / "demo" / "wardrobe.onnx").exists()
     assert "tailorbird train PHOTOS -o shop.onnx" in done.stderr and "hat" in done.stdout
     run("predict", tmp_path / "demo" / "wardrobe.onnx", tmp_path / "demo" / "wardrobe" / "hat")
+
+
+def test_warnings_of_the_package_are_lines_and_others_are_dropped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from tailorbird.cli import _show_warning
+    from tailorbird.rendering.fonts import MissingGlyphs
+
+    _show_warning(MissingGlyphs("no font has x"), MissingGlyphs, "file.py", 3)
+    _show_warning("somebody else's", DeprecationWarning, "file.py", 3)
+    assert capsys.readouterr().err == "tailorbird: warning: no font has x\n"

@@ -162,6 +162,8 @@ def from_pil(image: Image.Image) -> Image.Image:
     try:
         image.load()
         return conversion.as_rgb(ImageOps.exif_transpose(image))
+    except MemoryError:
+        raise UnreadableImage("not enough memory to decode this image") from None
     except Exception as error:  # a lazily opened file raises what its decoder raises
         raise UnreadableImage(f"the image is truncated or damaged: {error}") from None
 
