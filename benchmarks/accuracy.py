@@ -1,9 +1,10 @@
-"""Test accuracy of `tailorbird train` on three real data sets, two backbones and three seeds, with the time of each command.
+"""Test accuracy of `tailorbird train` on three real data sets, two backbones and three seeds, with
+the time of each command.
 
     python benchmarks/accuracy.py [--seeds 0,1,2] [--options "--refit"]
 
-The first seed of each pair starts with an empty cache (cold), the others find the features. The ratio is the mean test accuracy on
-clothing with MobileNetV2 over 0.875, the figure asked for.
+The first seed of each pair starts with an empty cache (cold), the others find the features. The
+ratio is the mean test accuracy on clothing with MobileNetV2 over 0.875, the figure asked for.
 """
 
 from __future__ import annotations
@@ -35,17 +36,30 @@ def main() -> None:
             with folder() as place:
                 for seed in seeds:
                     wall, out = tailorbird(
-                        "train", SHARED / "data" / data, "-o", place / "m.onnx", "--backbone", backbone, "--seed", seed, "--json", "-q",
-                        *shlex.split(given.options), cache=place / "cache",
-                    )  # fmt: skip
+                        "train",
+                        SHARED / "data" / data,
+                        "-o",
+                        place / "m.onnx",
+                        "--backbone",
+                        backbone,
+                        "--seed",
+                        seed,
+                        "--json",
+                        "-q",
+                        *shlex.split(given.options),
+                        cache=place / "cache",
+                    )
                     found = json.loads(out)
                     test = found["scores"]["test"]
                     accuracies.append(test["accuracy"])
                     low, high = test["interval"]
                     print(
-                        f"{data:24} {name:22} seed {seed}: test {test['accuracy']:.4f} [{low:.3f}, {high:.3f}] of {test['n']}, "
-                        f"macro F1 {test['macro']['f1']:.3f}, log-loss {test['log_loss']:.3f}, ECE {test['ece']:.3f}, "
-                        f"left out {len(found['left_out'])}, {wall:.1f} s ({found['embedded']} embedded)",
+                        f"{data:24} {name:22} seed {seed}: test {test['accuracy']:.4f} "
+                        f"[{low:.3f}, {high:.3f}] of {test['n']}, "
+                        f"macro F1 {test['macro']['f1']:.3f}, log-loss {test['log_loss']:.3f}, "
+                        f"ECE {test['ece']:.3f}, "
+                        f"left out {len(found['left_out'])}, {wall:.1f} s ({found['embedded']} "
+                        "embedded)",
                         flush=True,
                     )
             means[f"{data} {name}"] = statistics.mean(accuracies)

@@ -1,4 +1,5 @@
-"""`tailorbird predict` on one photo: the whole process, seconds and peak memory, over starting Python and importing onnxruntime alone.
+"""`tailorbird predict` on one photo: the whole process, seconds and peak memory, over starting
+Python and importing onnxruntime alone.
 
 python benchmarks/cold_start.py [--repeat 7]
 """
@@ -56,7 +57,8 @@ def main() -> None:
         seconds, memory = statistics.median(r[0] for r in runs), max(r[1] for r in runs)
         floor = statistics.median(r[0] for r in bare)
         print(
-            f"{Path(backbone).name}: {seconds:.2f} s (target <= 1.5), {memory:.0f} MB (target <= 300); importing onnxruntime alone {floor:.2f} s"
+            f"{Path(backbone).name}: {seconds:.2f} s (target <= 1.5), {memory:.0f} MB (target <= "
+            f"300); importing onnxruntime alone {floor:.2f} s"
         )
         report(
             "cold_start",

@@ -56,7 +56,10 @@ def machine() -> str:
             name,
         )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    return f"{name}, {cores()} cores, {platform.system()}, Python {platform.python_version()}, load {load:.1f}"
+    return (
+        f"{name}, {cores()} cores, {platform.system()}, Python {platform.python_version()}, "
+        f"load {load:.1f}"
+    )
 
 
 def tailorbird(*arguments: object, cache: Path) -> tuple[float, str]:
@@ -85,7 +88,9 @@ def folder() -> Iterator[Path]:
 
 
 def raw_images_per_second(path: Path, *, seconds: float = 8.0) -> float:
-    """The floor: one ONNX Runtime session with as many threads as cores, random pixels, the best of several batch sizes."""
+    """The floor: one ONNX Runtime session with as many threads as cores, random pixels, the best of
+    several batch sizes.
+    """
     import onnxruntime  # the floor is measured without any code of ours
 
     import tailorbird  # noqa: F401  disables the runtime's telemetry

@@ -1,4 +1,6 @@
-"""What the fine-tuning benchmarks share: both sides' commands, run with a clock beside their lines, and kept in a folder."""
+"""What the fine-tuning benchmarks share: both sides' commands, run with a clock beside their lines,
+and kept in a folder.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ from typing import TextIO
 HERE = Path(__file__).resolve().parent
 BEGUN = re.compile(r"stage 1/\d+: ")
 SAID = re.compile(r"validation log-loss [\d.]+, accuracy ([\d.]+)%(, the best so far)?")
-"""What `tailorbird train` says before the first stage, and after an epoch. What is kept is the best by log-loss."""
+"""What `tailorbird train` says before the first stage, and after an epoch.
+
+What is kept is the best by log-loss.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison. seconds: the whole command, test scores and the finished model file included."""
+    """One side of a comparison. seconds: the whole command, test scores and the finished model file
+    included.
+    """
 
     name: str
     seconds: float
@@ -63,7 +70,9 @@ def saved(name: str, folder: Path) -> Side | None:
 def clocked(
     command: list[str], start: float, *, cwd: Path, environment: dict[str, str]
 ) -> tuple[list[tuple[float, str]], str]:
-    """Run a command: its lines on standard error and output, each with the seconds since `start`, and its standard output."""
+    """Run a command: its lines on standard error and output, each with the seconds since `start`,
+    and its standard output.
+    """
     process = subprocess.Popen(
         command,
         cwd=cwd,
@@ -110,7 +119,9 @@ def ours(
     *,
     environment: dict[str, str] | None = None,
 ) -> Side:
-    """`tailorbird backbones pull` for this size, then `train --engine keras --finetune`, from an empty cache; all of it counts."""
+    """`tailorbird backbones pull` for this size, then `train --engine keras --finetune`, from an
+    empty cache; all of it counts.
+    """
     place = place.resolve()
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -166,18 +177,35 @@ def ours(
 
 
 def peer(
-    python: str, photos: Path, weights: Path, size: int, head_epochs: int, epochs: int, rate: float, place: Path, *,
-    jit: str = "none", environment: dict[str, str] | None = None,
-) -> Side:  # fmt: skip
+    python: str,
+    photos: Path,
+    weights: Path,
+    size: int,
+    head_epochs: int,
+    epochs: int,
+    rate: float,
+    place: Path,
+    *,
+    jit: str = "none",
+    environment: dict[str, str] | None = None,
+) -> Side:
     """keras_finetune.py, from the start of its process."""
     place = place.resolve()
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     start = time.perf_counter()
     lines, out = clocked(
-        [python, str(HERE / "keras_finetune.py"), str(photos.resolve()), str(weights.resolve()), *map(str, (size, head_epochs, epochs, rate, jit))],
-        start, cwd=place, environment=environment or {},
-    )  # fmt: skip
+        [
+            python,
+            str(HERE / "keras_finetune.py"),
+            str(photos.resolve()),
+            str(weights.resolve()),
+            *map(str, (size, head_epochs, epochs, rate, jit)),
+        ],
+        start,
+        cwd=place,
+        environment=environment or {},
+    )
     points, best = [], 0.0
     for seconds, line in lines:
         if line.startswith('{"stage"'):
@@ -190,7 +218,9 @@ def peer(
 
 
 def levels(first: Side, second: Side) -> list[tuple[float, float, float]]:
-    """(validation accuracy, seconds, seconds) at every level one of them names and both reach, rising."""
+    """(validation accuracy, seconds, seconds) at every level one of them names and both reach,
+    rising.
+    """
     # Cut off, not rounded: a side must be found to have reached the levels it names.
     named = sorted(
         {

@@ -1,14 +1,18 @@
-"""Do the heat maps lie on the object? Drawn clothes, whose place is known, explained by models trained on other drawings.
+"""Do the heat maps lie on the object? Drawn clothes, whose place is known, explained by models
+trained on other drawings.
 
     python benchmarks/heatmaps.py [--backbone pocket] [--per-class 60] [--pictures 200]
 
-A model is trained on a drawn wardrobe and explains pictures it has not seen, from other seeds. Of the heat map of the predicted class:
-the share of its mass inside the garment's box, over the box's share of the picture (1 is chance); how many pictures exceed chance;
-and the pointing game (Zhang et al., ECCV 2016): how often the hottest place lies in the box. The box holds background too, between
-trouser legs and around hats, so even a perfect map gains only what lies outside it. Also of the mass: the mean over the box's middle
-half, which a map that points at garments should favour. Garments fill the middle of these pictures, so a map that always glows there
-would do well too: the same is therefore measured with each drawing at half its size in a place drawn by chance on a plain ground
-("moved"), where it would not. Without --backbone, pocket and, where it is at hand, MobileNetV2 are measured.
+A model is trained on a drawn wardrobe and explains pictures it has not seen, from other seeds. Of
+the heat map of the predicted class: the share of its mass inside the garment's box, over the box's
+share of the picture (1 is chance); how many pictures exceed chance; and the pointing game (Zhang et
+al., ECCV 2016): how often the hottest place lies in the box. The box holds background too, between
+trouser legs and around hats, so even a perfect map gains only what lies outside it. Also of the
+mass: the mean over the box's middle half, which a map that points at garments should favour.
+Garments fill the middle of these pictures, so a map that always glows there
+would do well too: the same is therefore measured with each drawing at half its size in a place
+drawn by chance on a plain ground ("moved"), where it would not. Without --backbone, pocket and,
+where it is at hand, MobileNetV2 are measured.
 """
 
 from __future__ import annotations
@@ -105,7 +109,9 @@ def measure(classifier: Classifier, pictures: int, *, moved: bool = False) -> di
 
 
 def elsewhere(drawing: demo.Drawing, random: np.random.Generator) -> demo.Drawing:
-    """The drawing at half its size, by chance somewhere on a ground of the colour of its own border."""
+    """The drawing at half its size, by chance somewhere on a ground of the colour of its own
+    border.
+    """
     width, height = drawing.image.size
     pixels = np.asarray(drawing.image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -117,7 +123,9 @@ def elsewhere(drawing: demo.Drawing, random: np.random.Generator) -> demo.Drawin
 
 
 def place_of(heatmap: np.ndarray, drawing: demo.Drawing) -> tuple[float, float, float, float, bool]:
-    """Share of mass in the box, the box's share of the picture, the same of the box's middle half, whether the hottest place is in it."""
+    """Share of mass in the box, the box's share of the picture, the same of the box's middle half,
+    whether the hottest place is in it.
+    """
     width, height = drawing.image.size
     left, top, right, bottom = drawing.box
     box = (left / width, top / height, right / width, bottom / height)

@@ -1,9 +1,11 @@
-"""100,000 small pictures, made on the fly, through scan and features: peak memory flat, time linear.
+"""100,000 small pictures, made on the fly, through scan and features: peak memory flat, time
+linear.
 
     python benchmarks/memory.py [--counts 25000,50000,100000]
 
-Each count runs in a process of its own with an empty cache. Prints peak memory and time per picture of the largest count over those of the
-smallest; both ratios are 1 when memory is flat and time linear.
+Each count runs in a process of its own with an empty cache. Prints peak memory and time per picture
+of the largest count over those of the smallest; both ratios are 1 when memory is flat and time
+linear.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from PIL import Image
 
 
 def draw(root: Path, count: int) -> None:
-    """`count` distinct JPEG files of 40 x 40 pixels in ten classes, cheap to make: smooth random blobs."""
+    """`count` distinct JPEG files of 40 x 40 pixels in ten classes, cheap to make: smooth random
+    blobs.
+    """
     random = np.random.default_rng(0)
     for label in range(10):
         (root / str(label)).mkdir(parents=True)
@@ -72,12 +76,16 @@ def main() -> None:
             draw(place / "photos", count)
             done = subprocess.run(
                 [sys.executable, __file__, "--work", str(place / "photos")],
-                env={**os.environ, "TAILORBIRD_CACHE": str(place / "cache")}, stdout=subprocess.PIPE, text=True, check=True,
-            )  # fmt: skip
+                env={**os.environ, "TAILORBIRD_CACHE": str(place / "cache")},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
         found = json.loads(done.stdout.splitlines()[-1])
         results.append(found)
         print(
-            f"{count:,} pictures: {found['seconds']:.0f} s ({1e3 * found['seconds'] / count:.2f} ms each), peak {found['peak_mb']:.0f} MB",
+            f"{count:,} pictures: {found['seconds']:.0f} s ({1e3 * found['seconds'] / count:.2f} "
+            f"ms each), peak {found['peak_mb']:.0f} MB",
             flush=True,
         )
     first, last = results[0], results[-1]

@@ -1,9 +1,11 @@
-"""Photos per second of `tailorbird predict` over a folder, against the model's own ONNX Runtime speed and against Keras `predict`.
+"""Photos per second of `tailorbird predict` over a folder, against the model's own ONNX Runtime
+speed and against Keras `predict`.
 
     python benchmarks/predict_throughput.py [--photos FOLDER]
 
-`Classifier.stream` reads, decodes, resizes and classifies files; the floor runs the same model file on random pixels with as many threads
-as cores; Keras reads the same folder with its own loader. The floor is measured before and after.
+`Classifier.stream` reads, decodes, resizes and classifies files; the floor runs the same model file
+on random pixels with as many threads as cores; Keras reads the same folder with its own loader. The
+floor is measured before and after.
 """
 
 from __future__ import annotations
@@ -69,13 +71,23 @@ def main() -> None:
         if not given.without_keras:
             script = Path(__file__).with_name("keras_notebook.py")
             done = subprocess.run(
-                [str(keras_python()), str(script), str(given.photos.resolve()), str(given.weights.resolve()), "predict"],
-                cwd=place, stdout=subprocess.PIPE, text=True, check=True,
-            )  # fmt: skip
+                [
+                    str(keras_python()),
+                    str(script),
+                    str(given.photos.resolve()),
+                    str(given.weights.resolve()),
+                    "predict",
+                ],
+                cwd=place,
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
             peer = json.loads(done.stdout.splitlines()[-1])["photos_per_second"]
             figures |= {"keras_photos_per_second": peer, "over_keras": speed / peer}
             print(
-                f"Keras predict {peer:.1f} photos/s; tailorbird is {speed / peer:.2f} times as fast (target >= 2)"
+                f"Keras predict {peer:.1f} photos/s; tailorbird is {speed / peer:.2f} times as "
+                "fast (target >= 2)"
             )
     report("predict_throughput", ratio, ">= 0.9 of the floor", **figures)
 

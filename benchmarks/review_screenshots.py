@@ -1,8 +1,10 @@
-"""The pictures of the review in docs/images: draws a wardrobe, puts some drawings into wrong folders, and reviews it.
+"""The pictures of the review in docs/images: draws a wardrobe, puts some drawings into wrong
+folders, and reviews it.
 
 python benchmarks/review_screenshots.py [--to docs/images]
 
-What the pages say is what was found. Needs the `test` dependency group (Playwright) and Chromium or Chrome.
+What the pages say is what was found. Needs the `test` dependency group (Playwright) and Chromium or
+Chrome.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""The pictures of the pages in docs/images: draws a wardrobe, trains, serves it, and photographs the pages with drawn photos.
+"""The pictures of the pages in docs/images: draws a wardrobe, trains, serves it, and photographs
+the pages with drawn photos.
 
 python benchmarks/screenshots.py [--model shop.onnx] [--to docs/images]
 
-Everything shown is what the server answered: the dashboard counts answers given just now about drawings the model has not seen.
-The photos were chosen so that each state of a card is seen. Needs the `test` dependency group (Playwright) and Chromium
-or Chrome. --model saves the training; it must know the classes of the drawn wardrobe.
+Everything shown is what the server answered: the dashboard counts answers given just now about
+drawings the model has not seen. The photos were chosen so that each state of a card is seen. Needs
+the `test` dependency group (Playwright) and Chromium or Chrome. --model saves the training; it must
+know the classes of the drawn wardrobe.
 """
 
 from __future__ import annotations
@@ -59,7 +61,10 @@ def ask(server: Server, path: str, body: bytes, kind: str) -> Any:
 
 
 def answer_some(server: Server, each: int) -> tuple[str, int] | None:
-    """Answer truthfully about `each` new drawings of every class. The first one that the model is unsure about and gets right."""
+    """Answer truthfully about `each` new drawings of every class.
+
+    The first one that the model is unsure about and gets right.
+    """
     unsure = None
     for label in CLASSES:
         for seed in range(20_000, 20_000 + each):

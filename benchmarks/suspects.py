@@ -1,12 +1,15 @@
-"""How well `scan --suspects` finds wrong labels: 5% of the labels are flipped, and one looks where the flipped ones rank.
+"""How well `scan --suspects` finds wrong labels: 5% of the labels are flipped, and one looks where
+the flipped ones rank.
 
     python benchmarks/suspects.py [--photos FOLDER] [--backbone NAME] [--share 0.05] [--seeds 0,1,2]
 
-Prints, for each seed and each way of ranking (self-confidence, normalised margin, confidence-weighted entropy, self-confidence less its
-class's mean: the scores of Northcutt et al. 2021 and of the cleanlab package), the share of flipped labels among the first 8% and the
-average precision; how many labels are reported and how many of them were flipped, beside the plain confident joint; and what is reported
-on the labels as they are. Where cleanlab is installed (`pip install cleanlab`; AGPL, so nothing of tailorbird depends on it), its
-`find_label_issues` judges the same probabilities. The ratio is the mean share at 8% over 0.7, the figure asked for.
+Prints, for each seed and each way of ranking (self-confidence, normalised margin,
+confidence-weighted entropy, self-confidence less its class's mean: the scores of Northcutt et al.
+2021 and of the cleanlab package), the share of flipped labels among the first 8% and the average
+precision; how many labels are reported and how many of them were flipped, beside the plain
+confident joint; and what is reported on the labels as they are. Where cleanlab is installed (`pip
+install cleanlab`; AGPL, so nothing of tailorbird depends on it), its `find_label_issues` judges the
+same probabilities. The ratio is the mean share at 8% over 0.7, the figure asked for.
 """
 
 from __future__ import annotations
@@ -99,13 +102,15 @@ def main() -> None:
             shares.setdefault(name, []).append(share)
             precisions.setdefault(name, []).append(float(average_precision_score(wrong, suspicion)))
         print(
-            f"seed {seed}: {wrong.sum()} of {len(labels)} flipped, {shares['self-confidence'][-1]:.3f} of them in the first {FIRST:.0%}; "
+            f"seed {seed}: {wrong.sum()} of {len(labels)} flipped, "
+            f"{shares['self-confidence'][-1]:.3f} of them in the first {FIRST:.0%}; "
             f"{counts(found, noisy, wrong)}",
             flush=True,
         )
     for name, values in shares.items():
         print(
-            f"{name:28} {statistics.mean(values):.3f} in the first {FIRST:.0%}, average precision {statistics.mean(precisions[name]):.3f}"
+            f"{name:28} {statistics.mean(values):.3f} in the first {FIRST:.0%}, average "
+            f"precision {statistics.mean(precisions[name]):.3f}"
         )
     asked = statistics.mean(shares["self-confidence"])
     report(

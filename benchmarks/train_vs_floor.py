@@ -1,10 +1,13 @@
-"""The whole `tailorbird train` with an empty cache over the floor: photos x views / raw ONNX Runtime images per second.
+"""The whole `tailorbird train` with an empty cache over the floor: photos x views / raw ONNX
+Runtime images per second.
 
-    python benchmarks/train_vs_floor.py [--photos FOLDER] [--backbone FILE.onnx] [--views K] [--repeat N]
+    python benchmarks/train_vs_floor.py [--photos FOLDER] [--backbone FILE.onnx] [--views K]
+        [--repeat N]
 
-Process start, scan, decoding, hashing, head search, scores and the verified model file all count; the floor does nothing but
-run the backbone on random pixels, with as many threads as cores. The floor is measured before and after each run and averaged.
-Also prints one session on all threads against single-threaded runs side by side, which is how training runs it.
+Process start, scan, decoding, hashing, head search, scores and the verified model file all count;
+the floor does nothing but run the backbone on random pixels, with as many threads as cores. The
+floor is measured before and after each run and averaged. Also prints one session on all threads
+against single-threaded runs side by side, which is how training runs it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from tailorbird.backbone import find, open_backbone
 
 
 def side_by_side(path: Path, seconds: float = 4.0) -> float:
-    """Images per second of single-threaded runs on every core at once, batches of 4, one session."""
+    """Return images per second of single-threaded runs on all cores, batches of 4, one session."""
     backbone = open_backbone(path)
     done = [0] * cores()
     pixels = np.random.default_rng(0).integers(
@@ -78,7 +81,8 @@ def main() -> None:
             flush=True,
         )
     print(
-        f"one session, {cores()} threads: {raw_images_per_second(path):.0f} images/s; {cores()} single-threaded: {side_by_side(path):.0f} images/s"
+        f"one session, {cores()} threads: {raw_images_per_second(path):.0f} images/s; {cores()} "
+        f"single-threaded: {side_by_side(path):.0f} images/s"
     )
     middle = sorted(range(len(ratios)), key=ratios.__getitem__)[len(ratios) // 2]
     report(

@@ -1,9 +1,11 @@
-"""The notebook's way (Keras, frozen MobileNetV2, dense head, 10 epochs) against `tailorbird train`: same photos, same weights.
+"""The notebook's way (Keras, frozen MobileNetV2, dense head, 10 epochs) against `tailorbird train`:
+same photos, same weights.
 
     python benchmarks/train_vs_keras.py [--epochs 10]
 
-Both start with nothing cached and are whole processes. Keras runs on TensorFlow, its fastest backend on a CPU, and reads photos with
-its own `image_dataset_from_directory`; the best epoch by validation accuracy is scored on test.
+Both start with nothing cached and are whole processes. Keras runs on TensorFlow, its fastest
+backend on a CPU, and reads photos with its own `image_dataset_from_directory`; the best epoch by
+validation accuracy is scored on test.
 """
 
 from __future__ import annotations
@@ -39,13 +41,24 @@ def main() -> None:
         script = Path(__file__).with_name("keras_notebook.py")
         start = time.perf_counter()
         done = subprocess.run(
-            [str(python), str(script), str(given.photos.resolve()), str(given.weights.resolve()), "train", str(given.epochs)],
-            cwd=place, stdout=subprocess.PIPE, text=True, check=True,
-        )  # fmt: skip
+            [
+                str(python),
+                str(script),
+                str(given.photos.resolve()),
+                str(given.weights.resolve()),
+                "train",
+                str(given.epochs),
+            ],
+            cwd=place,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
         theirs = time.perf_counter() - start
         peer = json.loads(done.stdout.splitlines()[-1])
     print(
-        f"Keras {peer['keras']} on {peer['backend']}, {given.epochs} epochs: {theirs:.1f} s, test accuracy {peer['accuracy']:.4f}"
+        f"Keras {peer['keras']} on {peer['backend']}, {given.epochs} epochs: {theirs:.1f} s, "
+        f"test accuracy {peer['accuracy']:.4f}"
     )
     report(
         "train_vs_keras",

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Runs what the Dockerfile runs, without Docker: its RUN commands, then its entrypoint as its user on a read-only root filesystem.
+"""Runs what the Dockerfile runs, without Docker: its RUN commands, then its entrypoint as its user
+on a read-only root filesystem.
 
     sudo python3.13 deploy/check.py [MODEL.onnx]
 
-Needs root (for the mounts and the user), Linux, util-linux and a package index; draws and trains a model of its own where none is
-given. Takes a minute or two, prints seconds, sizes and memory, and exits 1 at the first thing that is not as it should be.
+Needs root (for the mounts and the user), Linux, util-linux and a package index; draws and trains a
+model of its own where none is given. Takes a minute or two, prints seconds, sizes and memory, and
+exits 1 at the first thing that is not as it should be.
 """
 
 from __future__ import annotations
@@ -83,7 +85,8 @@ def check(work: Path, model: Path | None) -> None:
         fail(f"the environment holds {found}")
     size = sum(path.lstat().st_size for path in (work / "opt").rglob("*")) / 2**20
     print(
-        f"{len(installed)} distributions, {size:.0f} MB: {', '.join(name.removesuffix('.dist-info') for name in installed)}"
+        f"{len(installed)} distributions, {size:.0f} MB: "
+        f"{', '.join(name.removesuffix('.dist-info') for name in installed)}"
     )
 
     shown = work / "models" / "model.onnx"
@@ -131,8 +134,10 @@ def serve(
     script = (
         f"set -e; mount --make-rprivate /; {reachable(Path(sys.base_prefix))}"
         'mount --bind "$0/data" "$0/data"; mount -t tmpfs tmpfs /tmp; '
-        'mount -o remount,bind,ro /; if touch "$0/here" 2>/dev/null; then exit 99; fi; cd "$0/data"; '
-        f'exec setpriv --reuid={uid} --regid={gid} --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all "$@"'
+        'mount -o remount,bind,ro /; if touch "$0/here" 2>/dev/null; then exit 99; fi; cd '
+        '"$0/data"; '
+        f"exec setpriv --reuid={uid} --regid={gid} --clear-groups --no-new-privs "
+        '--bounding-set=-all --inh-caps=-all "$@"'
     )
     command = [
         "unshare",
@@ -162,7 +167,8 @@ def serve(
         before = ask(f"{url}/v1/model")["sha256"]
         answer = ask(f"{url}/v1/predict", picture(environment))
         print(
-            f"answered: {answer['results'][0]['label']}, receipt {'given' if answer['results'][0]['receipt'] else 'missing'}"
+            f"answered: {answer['results'][0]['label']}, receipt "
+            f"{'given' if answer['results'][0]['receipt'] else 'missing'}"
         )
         fresh = model.with_name("new.onnx")
         shutil.copy(model, fresh)
@@ -195,23 +201,31 @@ def serve(
 
 
 def reachable(python: Path) -> str:
-    """Shell commands that let any user run this Python, which may lie in a home folder that is closed to others."""
+    """Shell commands that let any user run this Python, which may lie in a home folder that is
+    closed to others.
+    """
     closed = next(
         (folder for folder in reversed(python.parents) if not folder.stat().st_mode & 0o001), None
     )
     if closed is None:
         return ""
     return (
-        f'mkdir "$0/python"; mount --bind "{python}" "$0/python"; mount -t tmpfs -o mode=0755 tmpfs "{closed}"; '
+        f'mkdir "$0/python"; mount --bind "{python}" "$0/python"; mount -t tmpfs -o mode=0755 '
+        f'tmpfs "{closed}"; '
         f'mkdir -p "{python}"; mount --bind "$0/python" "{python}"; '
     )
 
 
 TOUCH_MODEL = """
 import sys, onnx
-model = onnx.load(sys.argv[1]); model.doc_string = "the same model in another file"; onnx.save(model, sys.argv[1])
+model = onnx.load(sys.argv[1])
+model.doc_string = "the same model in another file"
+onnx.save(model, sys.argv[1])
 """
-DRAW = "import io, sys; from PIL import Image; Image.new('RGB', (640, 480), 'teal').save(sys.stdout.buffer, 'JPEG')"
+DRAW = (
+    "import io, sys; from PIL import Image; Image.new('RGB', (640, 480), "
+    "'teal').save(sys.stdout.buffer, 'JPEG')"
+)
 
 
 def picture(environment: dict[str, str]) -> bytes:

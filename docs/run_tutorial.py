@@ -1,10 +1,12 @@
 """Run every command of docs/tutorial.md in order, in an empty folder, on drawn clothes.
 
-python docs/run_tutorial.py            compare what is printed with what the page shows; exit 1 where it differs
-python docs/run_tutorial.py --write    put what is printed, and the pictures, into the page
+python docs/run_tutorial.py            compare what is printed with what the page shows; exit 1
+where it differs python docs/run_tutorial.py --write    put what is printed, and the pictures, into
+the page
 
-The tests do the first. What counts as the same is said, with the reasons, at the top of `tutorial_rules.py`; how a page is written
-in `tutorial_blocks.py`. --write needs the `test` dependency group and Chromium or Chrome for the pictures of pages.
+The tests do the first. What counts as the same is said, with the reasons, at the top of
+`tutorial_rules.py`; how a page is written in `tutorial_blocks.py`. --write needs the `test`
+dependency group and Chromium or Chrome for the pictures of pages.
 """
 
 from __future__ import annotations
@@ -100,7 +102,8 @@ class Run:
         self._names: dict[str, Any] = {"__name__": "tutorial"}
         tools = folder.parent / "tools"
         tools.mkdir()
-        # `python -m tailorbird` under the name by which people call it, whether or not it is on their PATH here.
+        # `python -m tailorbird` under the name by which people call it, whether or not it is on
+        # their PATH here.
         shim = tools / "tailorbird"
         shim.write_text(
             f"#!/bin/sh\nexec '{sys.executable}' -m tailorbird \"$@\"\n", encoding="utf-8"
@@ -150,9 +153,16 @@ class Run:
         if re.match(r"tailorbird (serve|review)\b", command):
             return self._serve(command)
         done = subprocess.run(
-            ["sh", "-c", self._localised(command)], cwd=self.folder, env={**os.environ, **self._environment},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE, check=False, encoding="utf-8",
-        )  # fmt: skip
+            ["sh", "-c", self._localised(command)],
+            cwd=self.folder,
+            env={**os.environ, **self._environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            encoding="utf-8",
+        )
         if done.returncode != step.exit_code:
             raise Broken(
                 f"it exited {done.returncode} rather than {step.exit_code}:\n{done.stdout}"
@@ -163,9 +173,14 @@ class Run:
         if self._server is not None:
             raise Broken("another server is running; end it with ^C first")
         process = subprocess.Popen(
-            ["sh", "-c", f"exec {command}"], cwd=self.folder, env={**os.environ, **self._environment},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
-        )  # fmt: skip
+            ["sh", "-c", f"exec {command}"],
+            cwd=self.folder,
+            env={**os.environ, **self._environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+        )
         self._server = Server(process)
         self._server.wait()
         self._told = len(self._server.lines)
@@ -227,7 +242,9 @@ class Run:
                     os.environ[name] = value
 
     def _decide(self) -> None:
-        """Answer the review over the API of its page: a file's name says what it shows, and of copies the rightly labelled stays."""
+        """Answer the review over the API of its page: a file's name says what it shows, and of
+        copies the rightly labelled stays.
+        """
         if self._server is None:
             raise Broken("no review is running")
         host, _, key = self._server.address.removeprefix("http://").partition("/")
@@ -280,7 +297,8 @@ class Run:
         kept = PICTURES / name
         if not kept.is_file() or kept.stat().st_size > LARGEST:
             raise Broken(
-                f"line {picture.line}: {kept} is missing, or larger than {LARGEST:,} bytes; run with --write"
+                f"line {picture.line}: {kept} is missing, or larger than {LARGEST:,} bytes; run "
+                "with --write"
             )
         if picture.page is None:
             made = self.folder / name
@@ -288,7 +306,8 @@ class Run:
                 raise Broken(f"line {picture.line}: no command wrote {name}")
             if not 0.5 < _area(made) / _area(kept) < 2:
                 raise Broken(
-                    f"line {picture.line}: {name} is now of another size: {_area(made)} and {_area(kept)}"
+                    f"line {picture.line}: {name} is now of another size: {_area(made)} and "
+                    f"{_area(kept)}"
                 )
         elif picture.page.startswith("http"):
             if self._server is None:
@@ -345,7 +364,9 @@ class Run:
 
 
 def _small(data: bytes, target: Path) -> None:
-    """A PNG of at most LARGEST bytes and TALLEST pixels: as wide as 1,100 pixels, with as many colours as fit, then narrower."""
+    """A PNG of at most LARGEST bytes and TALLEST pixels: as wide as 1,100 pixels, with as many
+    colours as fit, then narrower.
+    """
     from PIL import Image
 
     whole = Image.open(io.BytesIO(data)).convert("RGB")

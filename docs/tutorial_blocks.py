@@ -1,13 +1,16 @@
-"""What a page of the tutorial is made of: fenced `console` and `pycon` blocks with what they print, pictures, and remarks to the runner.
+"""What a page of the tutorial is made of: fenced `console` and `pycon` blocks with what they print,
+pictures, and remarks to the runner.
 
-A `console` block holds commands after `$ ` (continued after a backslash, on lines that begin with `> `) and below each what it prints.
-`$ command  # exits 3` says that it ends with that code; every other command must end with 0. `$ tailorbird serve` and
-`$ tailorbird review` keep running until a line `^C`, after which stands what they print at their end.
-A `pycon` block holds Python after `>>> ` and `... `, and below each statement what it prints.
-`![words](images/tutorial/NAME)` is a picture. It is the file NAME that a command wrote, unless the line before is
-`<!-- screenshot: PAGE [SELECTOR] -->`, PAGE being an HTML file that a command wrote or the address of a running server.
-PAGE may be followed by `upload FILE...`: the files are given to the upload page first.
-`<!-- review: answer -->` answers the running review truthfully: the file names of the wardrobe say what the pictures show.
+A `console` block holds commands after `$ ` (continued after a backslash, on lines that begin with
+`> `) and below each what it prints. `$ command  # exits 3` says that it ends with that code; every
+other command must end with 0. `$ tailorbird serve` and `$ tailorbird review` keep running until a
+line `^C`, after which stands what they print at their end. A `pycon` block holds Python after `>>>
+` and `... `, and below each statement what it prints. `![words](images/tutorial/NAME)` is a
+picture. It is the file NAME that a command wrote, unless the line before is `<!-- screenshot: PAGE
+[SELECTOR] -->`, PAGE being an HTML file that a command wrote or the address of a running server.
+PAGE may be followed by `upload FILE...`: the files are given to the upload page first. `<!--
+review: answer -->` answers the running review truthfully: the file names of the wardrobe say what
+the pictures show.
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ class Step:
 
 @dataclass
 class Picture(Step):
-    """A picture: the file of this name, or a photograph of `page`, of the element `selector` alone where it is given."""
+    """A picture: the file of this name, or a photograph of `page`, of the element `selector` alone
+    where it is given.
+    """
 
     page: str | None = None
     selector: str | None = None
@@ -58,7 +63,10 @@ Part = str | Step
 
 
 def parse(text: str) -> list[Part]:
-    """The page as lines and steps, in order. Raises ValueError where a block is not in the form above."""
+    """The page as lines and steps, in order.
+
+    Raises ValueError where a block is not in the form above.
+    """
     parts: list[Part] = []
     kind: str | None = None
     lines = text.splitlines()

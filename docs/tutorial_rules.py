@@ -1,17 +1,22 @@
 """When what a command prints today still counts as what the tutorial shows.
 
-The tutorial is run again by the tests, on other machines, with other versions of NumPy and ONNX Runtime. What it prints then
-differs in what nobody promises (seconds, speeds, which photo is the worst mistake) and must not differ in what a reader relies on.
+The tutorial is run again by the tests, on other machines, with other versions of NumPy and ONNX
+Runtime. What it prints then differs in what nobody promises (seconds, speeds, which photo is the
+worst mistake) and must not differ in what a reader relies on.
 
-1. The form of every line must be the same. A line's form is the line with each number replaced by `#`, each class of the
-   wardrobe by CLASS, each of its pictures by PICTURE, and runs of spaces by one. So a word that changes, a column
-   or a line that goes or comes, an error in place of a result all fail.
-2. Lines of the same form that follow each other count as one: tables may be sorted otherwise, and one more mistake may be listed.
+1. The form of every line must be the same. A line's form is the line with each number replaced by
+`#`, each class of the
+   wardrobe by CLASS, each of its pictures by PICTURE, and runs of spaces by one. So a word that
+   changes, a column or a line that goes or comes, an error in place of a result all fail.
+2. Lines of the same form that follow each other count as one: tables may be sorted otherwise, and
+one more mistake may be listed.
 3. MAY_DIFFER names, with the reason, what hangs on the numbers and is no change of form.
 4. OPTIONAL names lines that are there or not depending on the numbers.
-5. Numbers that say how much there is (files, photos, classes, fits, features: EXACT) must be equal. An accuracy may move by ACCURACY
-   points: the drawn test sets are small (one photo of 52 is 2 points), while a broken command gives 10%, chance among
-   ten classes. A line that is one number below 1, as Python prints scores, may move by the same.
+5. Numbers that say how much there is (files, photos, classes, fits, features: EXACT) must be equal.
+An accuracy may move by ACCURACY
+   points: the drawn test sets are small (one photo of 52 is 2 points), while a broken command gives
+   10%, chance among ten classes. A line that is one number below 1, as Python prints scores, may
+   move by the same.
 """
 
 from __future__ import annotations
@@ -46,7 +51,8 @@ MAY_DIFFER = (
     (r"(CLASS(?: #){4}) CLASS \(#\)$", r"\1"),
     (r"p (?:=|<) #", "p #"),
     (
-        r"\b(?:cannot be told apart \(difference #|is (?:worse|better) \((?:by|the difference is) #)",
+        r"\b(?:cannot be told apart \(difference #|is (?:worse|better) \((?:by|the difference "
+        r"is) #)",
         "VERDICT (#",
     ),
     (
@@ -71,13 +77,15 @@ MAY_DIFFER = (
 
 OPTIONAL = (
     r"^Head: ",  # how many heads are averaged
-    r"^\s*suspect-label ",  # how many are suspect; the tutorial's own wrong labels are looked for by its tests
+    # how many are suspect; the tutorial's own wrong labels are looked for by its tests
+    r"^\s*suspect-label ",
     r"^They differ on # photos|^CLASS: A ",  # which photos two models differ on
     r"^\.\.\. and # more",
 )
 
 EXACT = re.compile(
-    r"(\d[\d,]*) (?:files|pictures(?! of each)|usable photos|classes|photos embedded now|fits in|features|photos judged|judged)"
+    r"(\d[\d,]*) (?:files|pictures(?! of each)|usable photos|classes|photos embedded now|fits "
+    r"in|features|photos judged|judged)"
 )
 _SHAPE = re.compile(r"^\(\d+(?:, \d+)*,?\)$")
 _PERCENT = re.compile(r"accuracy (\d+\.\d)%")
@@ -96,7 +104,7 @@ def form(line: str) -> str:
 
 
 def forms(lines: list[str]) -> list[str]:
-    """The forms of the lines that are always there, each once where it is repeated: rules 2 and 4."""
+    """Return the forms of lines that are always there, repeated ones once: rules 2 and 4."""
     found: list[str] = []
     for line in lines:
         one = form(line)

@@ -1,4 +1,6 @@
-"""The least a server can be: one Starlette handler that runs the session in a thread, one photo at a time, without limits or batching."""
+"""The least a server can be: one Starlette handler that runs the session in a thread, one photo at
+a time, without limits or batching.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
     python benchmarks/serving/memory.py [--requests 100000] [--backbone pocket]
 
-wrk sends the photos of the test split over and over; the resident memory is read when the counter of answered photos passes each mark.
+wrk sends the photos of the test split over and over; the resident memory is read when the counter
+of answered photos passes each mark.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
-"""Throughput and latency of `tailorbird serve` against the floor, a bare handler, LitServe and BentoML.
+"""Throughput and latency of `tailorbird serve` against the floor, a bare handler, LitServe and
+BentoML.
 
     python benchmarks/serving/run.py [--photos FOLDER] [--rounds 3] [--seconds 10] [--only NAME ...]
 
-All get the same model file and the same requests (multipart, one photo each) from wrk, on this machine's loopback, one server at
-a time, in rounds; a figure is the median of its rounds. The floor decodes the same photos and runs the same session in threads of one process,
-without HTTP, and is measured in each round too. Latency is measured at half of the slowest server's saturation, the same load for all.
-The peers' settings are the best of those in SERVERS, each chosen by its own documentation for CPU models.
+All get the same model file and the same requests (multipart, one photo each) from wrk, on this
+machine's loopback, one server at a time, in rounds; a figure is the median of its rounds. The floor
+decodes the same photos and runs the same session in threads of one process, without HTTP, and is
+measured in each round too. Latency is measured at half of the slowest server's saturation, the same
+load for all. The peers' settings are the best of those in SERVERS, each chosen by its own
+documentation for CPU models.
 """
 
 from __future__ import annotations
@@ -153,10 +156,25 @@ def load(
 ) -> dict[str, Any]:
     """One run of wrk. Exits when any request fails: a server that refuses is not compared."""
     done = subprocess.run(
-        ["wrk", "-t", "1", "-c", str(connections), "-d", f"{max(1, round(seconds))}s", "--timeout", "30s", "-s", str(HERE / "post.lua"), f"http://127.0.0.1:{port}"],
+        [
+            "wrk",
+            "-t",
+            "1",
+            "-c",
+            str(connections),
+            "-d",
+            f"{max(1, round(seconds))}s",
+            "--timeout",
+            "30s",
+            "-s",
+            str(HERE / "post.lua"),
+            f"http://127.0.0.1:{port}",
+        ],
         env={**os.environ, "PHOTOS": str(listing), "PAUSE_MS": f"{pause_ms:.3f}"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     said: dict[str, Any] = json.loads(done.stdout.split("RESULT ")[1].splitlines()[0])
     if said["failed"] or said["status"]:
         sys.exit(f"requests failed: {said}\n{done.stdout}")
@@ -241,7 +259,8 @@ def main() -> None:
             for server in chosen:
                 with running(server, model, place / f"{server.name}.log") as port:
                     load(port, listing, connections=given.connections, seconds=2)
-                    # Sixteen independent clients that pause between photos; the pause makes up for the time an answer takes.
+                    # Sixteen independent clients that pause between photos; the pause makes up for
+                    # the time an answer takes.
                     pause = 1000 * given.connections / half - quiet_guess(
                         quiet[server.name], saturated[server.name], given.connections
                     )
@@ -261,12 +280,14 @@ def main() -> None:
 
         print(f"\nfloor {bottom:.1f} photos/s; half load {half:.1f} requests/s")
         print(
-            f"{'server':22} {'req/s':>7} {'of floor':>8} {'p99 sat':>8} | {'rate':>6} {'p50':>7} {'p99':>7}   (milliseconds)"
+            f"{'server':22} {'req/s':>7} {'of floor':>8} {'p99 sat':>8} | {'rate':>6} {'p50':>7} "
+            f"{'p99':>7}   (milliseconds)"
         )
         for name in rates:
             s, q = saturated[name], quiet[name]
             print(
-                f"{name:22} {rates[name]:7.1f} {rates[name] / bottom:8.3f} {middle(s, 'p99_ms'):8.1f} | "
+                f"{name:22} {rates[name]:7.1f} {rates[name] / bottom:8.3f} "
+                f"{middle(s, 'p99_ms'):8.1f} | "
                 f"{middle(q, 'rate'):6.1f} {middle(q, 'p50_ms'):7.1f} {middle(q, 'p99_ms'):7.1f}"
             )
         figures: dict[str, Any] = {
@@ -276,16 +297,20 @@ def main() -> None:
         }
         for name in rates:
             figures[name] = {
-                "rate": rates[name], "p50_ms": middle(quiet[name], "p50_ms"), "p99_ms": middle(quiet[name], "p99_ms"),
+                "rate": rates[name],
+                "p50_ms": middle(quiet[name], "p50_ms"),
+                "p99_ms": middle(quiet[name], "p99_ms"),
                 "p99_saturated_ms": middle(saturated[name], "p99_ms"),
-            }  # fmt: skip
+            }
         report("serving", rates.get("tailorbird", 0.0) / bottom, ">= 0.8 of the floor", **figures)
 
 
 def quiet_guess(
     before: list[dict[str, Any]], saturated: list[dict[str, Any]], connections: int
 ) -> float:
-    """Milliseconds an answer takes at half load: as seen before, else a third of what it takes at saturation."""
+    """Milliseconds an answer takes at half load: as seen before, else a third of what it takes at
+    saturation.
+    """
     if before:
         return float(before[-1]["p50_ms"])
     return statistics.median(run["p50_ms"] for run in saturated) / connections * 2

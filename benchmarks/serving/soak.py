@@ -1,9 +1,11 @@
-"""Ten minutes of load with 5% bad inputs while the model is replaced again and again: every answer must be right.
+"""Ten minutes of load with 5% bad inputs while the model is replaced again and again: every answer
+must be right.
 
     python benchmarks/serving/soak.py [--seconds 600] [--workers 1]
 
-Two models of the same classes take turns (a new file is renamed into place, then SIGHUP); each answer names its model's hash and must be
-that model's answer to that photo. Bad inputs must get their own refusal. Any other status is counted and fails the soak.
+Two models of the same classes take turns (a new file is renamed into place, then SIGHUP); each
+answer names its model's hash and must be that model's answer to that photo. Bad inputs must get
+their own refusal. Any other status is counted and fails the soak.
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ def main() -> None:
     locust = PEERS / "bin" / "locust"
     if not locust.exists():
         sys.exit(
-            f"locust is not installed: python -m venv {PEERS}, then its pip install -r {HERE / 'requirements.txt'}"
+            f"locust is not installed: python -m venv {PEERS}, then its pip install -r "
+            f"{HERE / 'requirements.txt'}"
         )
     print(machine(), flush=True)
     with folder() as place:
@@ -118,9 +121,22 @@ def main() -> None:
         (place / "plan.json").write_text(json.dumps(plan))
         served = place / "served.onnx"
         shutil.copy(models[0], served)
-        server = Server("tailorbird", [
-            sys.executable, "-m", "tailorbird", "serve", str(served), "--port", "{port}", "--corrections", "off", "--workers", str(given.workers),
-        ])  # fmt: skip
+        server = Server(
+            "tailorbird",
+            [
+                sys.executable,
+                "-m",
+                "tailorbird",
+                "serve",
+                str(served),
+                "--port",
+                "{port}",
+                "--corrections",
+                "off",
+                "--workers",
+                str(given.workers),
+            ],
+        )
         log = place / "server.log"
         pid_of: list[int] = []
         reloads, memory, stop = 0, [], threading.Event()
@@ -149,11 +165,31 @@ def main() -> None:
             thread.start()
             start = time.monotonic()
             subprocess.run(
-                [str(locust), "-f", str(HERE / "soak_user.py"), "--headless", "-u", str(given.users), "-r", str(given.users),
-                 "-t", f"{given.seconds}s", "--host", f"http://127.0.0.1:{port}", "--only-summary", "--loglevel", "WARNING"],
-                env={**os.environ, "SOAK_PLAN": str(place / "plan.json"), "SOAK_RESULT": str(place / "result.json")},
-                stdout=subprocess.DEVNULL, check=False,
-            )  # fmt: skip
+                [
+                    str(locust),
+                    "-f",
+                    str(HERE / "soak_user.py"),
+                    "--headless",
+                    "-u",
+                    str(given.users),
+                    "-r",
+                    str(given.users),
+                    "-t",
+                    f"{given.seconds}s",
+                    "--host",
+                    f"http://127.0.0.1:{port}",
+                    "--only-summary",
+                    "--loglevel",
+                    "WARNING",
+                ],
+                env={
+                    **os.environ,
+                    "SOAK_PLAN": str(place / "plan.json"),
+                    "SOAK_RESULT": str(place / "result.json"),
+                },
+                stdout=subprocess.DEVNULL,
+                check=False,
+            )
             seconds = time.monotonic() - start
             stop.set()
             thread.join()
@@ -161,14 +197,29 @@ def main() -> None:
         said = json.loads((place / "result.json").read_text())
         changed = log.read_text().count('"changed": true')
         print(json.dumps(said["counts"], indent=1))
-        print(f"{reloads} reloads asked for, {changed} took over; {said['requests']} requests in {seconds:.0f} s; "
-              f"memory {memory[0] / 1e6:.0f} -> {memory[-1] / 1e6:.0f} MB")  # fmt: skip
+        print(
+            f"{reloads} reloads asked for, {changed} took over; {said['requests']} requests in "
+            f"{seconds:.0f} s; "
+            f"memory {memory[0] / 1e6:.0f} -> {memory[-1] / 1e6:.0f} MB"
+        )
         good = said["counts"].get("right", 0) + said["counts"].get("refused as it should be", 0)
         if said["wrong"]:
             print("NOT right:", json.dumps(said["wrong"], indent=1)[:4000])
-        report("soak", good / max(1, said["requests"]), "1.0: every request answered as it should be", **said["counts"], requests=said["requests"],
-               failures=said["failures"], reloads=reloads, took_over=changed, seconds=seconds, p50_ms=said["p50_ms"], p99_ms=said["p99_ms"],
-               memory_first=memory[0], memory_last=memory[-1])  # fmt: skip
+        report(
+            "soak",
+            good / max(1, said["requests"]),
+            "1.0: every request answered as it should be",
+            **said["counts"],
+            requests=said["requests"],
+            failures=said["failures"],
+            reloads=reloads,
+            took_over=changed,
+            seconds=seconds,
+            p50_ms=said["p50_ms"],
+            p99_ms=said["p99_ms"],
+            memory_first=memory[0],
+            memory_last=memory[-1],
+        )
         sys.exit(0 if good == said["requests"] and not said["failures"] else 1)
 
 

@@ -1,4 +1,6 @@
-"""locust users of the soak: photos whose answers are known for each model, and one request in twenty that must be refused."""
+"""locust users of the soak: photos whose answers are known for each model, and one request in
+twenty that must be refused.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,11 @@ class Seller(FastHttpUser):
 def write(environment: Any, **_: Any) -> None:
     total = environment.stats.total
     said = {
-        "counts": dict(COUNTS), "wrong": WRONG[:20], "requests": total.num_requests, "failures": total.num_failures,
-        "p50_ms": total.get_response_time_percentile(0.5), "p99_ms": total.get_response_time_percentile(0.99),
-    }  # fmt: skip
+        "counts": dict(COUNTS),
+        "wrong": WRONG[:20],
+        "requests": total.num_requests,
+        "failures": total.num_failures,
+        "p50_ms": total.get_response_time_percentile(0.5),
+        "p99_ms": total.get_response_time_percentile(0.99),
+    }
     Path(os.environ["SOAK_RESULT"]).write_text(json.dumps(said))

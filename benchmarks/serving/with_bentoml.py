@@ -1,4 +1,4 @@
-"""The same model file behind BentoML: its services, workers and, if asked, its adaptive batching."""
+"""Serve the model file with BentoML: its services, workers and optional adaptive batching."""
 
 from __future__ import annotations
 

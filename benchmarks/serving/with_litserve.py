@@ -1,6 +1,9 @@
-"""The same model file behind LitServe: its batching, its workers, its way of taking a file (its documentation's image example)."""
+"""The same model file behind LitServe: its batching, its workers, its way of taking a file (its
+documentation's image example).
+"""
 
-# No `from __future__ import annotations` here: LitServe looks at the annotation of decode_request itself.
+# No `from __future__ import annotations` here: LitServe looks at the annotation of decode_request
+# itself.
 import os
 import sys
 

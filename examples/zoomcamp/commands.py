@@ -1,7 +1,8 @@
-"""The tailorbird side: which commands stand for each of the course's steps, how they are run, what is read from their answers.
+"""The tailorbird side: which commands stand for each of the course's steps, how they are run, what
+is read from their answers.
 
-A command is text as the README shows it, with names in braces for what differs from run to run; they run in one folder, so files
-they write are named without one.
+A command is text as the README shows it, with names in braces for what differs from run to run;
+they run in one folder, so files they write are named without one.
 """
 
 from __future__ import annotations
@@ -28,9 +29,13 @@ TUNE = " --engine keras --finetune --backbone {small_backbone} --size {small}"
 
 
 def _cnn(name: str, epochs: str = "{homework_both}") -> str:
-    """A small network from scratch. By default as many epochs on augmented photos as on plain ones before, as in the course."""
+    """A small network from scratch.
+
+    By default as many epochs on augmented photos as on plain ones before, as in the course.
+    """
     return (
-        f"tailorbird train homework.csv -o {name}.onnx --engine keras --backbone cnn --size {{small}} --epochs {epochs} "
+        f"tailorbird train homework.csv -o {name}.onnx --engine keras --backbone cnn --size "
+        f"{{small}} --epochs {epochs} "
         "--optimizer sgd --learning-rate 0.002 --schedule constant --batch-size 20"
     )
 
@@ -47,21 +52,25 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "learning-rate": (
         "tailorbird find-lr {photos} --backbone {small_backbone}",
-        "tailorbird sweep {photos} --backbone {small_backbone} --learning-rate 0.0001,0.001,0.01,0.1 --inner 0 --dropout 0 --seeds 1",
+        "tailorbird sweep {photos} --backbone {small_backbone} --learning-rate "
+        "0.0001,0.001,0.01,0.1 --inner 0 --dropout 0 --seeds 1",
     ),
     "checkpoint": (TRAIN + " -o best.onnx --backbone {small_backbone}",),
     "inner": (
-        "tailorbird sweep {photos} --backbone {small_backbone} --learning-rate 0.001 --inner 0,10,100,1000 --dropout 0 --seeds 1",
+        "tailorbird sweep {photos} --backbone {small_backbone} --learning-rate 0.001 --inner "
+        "0,10,100,1000 --dropout 0 --seeds 1",
     ),
     "dropout": (
-        "tailorbird sweep {photos} --backbone {small_backbone} --learning-rate 0.001 --inner 100 --dropout 0,0.2,0.5,0.8 --seeds 1",
+        "tailorbird sweep {photos} --backbone {small_backbone} --learning-rate 0.001 --inner 100 "
+        "--dropout 0,0.2,0.5,0.8 --seeds 1",
     ),
     "augmentation": (TRAIN + " -o augmented.onnx --backbone {small_backbone} --views 4",),
     "larger": (PULL + " --size {large}", TRAIN + " -o larger.onnx --backbone {large_backbone}"),
     "use": (
         "tailorbird evaluate larger.onnx {photos} --split test",
         "tailorbird predict larger.onnx {photo}",
-        "tailorbird import {notebook}/larger.keras --classes classes.txt --preprocess {preprocess} --validate {photos} -o imported.onnx",
+        "tailorbird import {notebook}/larger.keras --classes classes.txt --preprocess "
+        "{preprocess} --validate {photos} -o imported.onnx",
         "tailorbird compare imported.onnx larger.onnx {photos} --split test",
     ),
     "fine-tune": (TRAIN + " -o fine-tuned.onnx" + TUNE + " --epochs {fine_tune}",),
@@ -79,7 +88,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "pitfall-validation": ("tailorbird evaluate best.onnx {photos} --split validation",) * 2,
     "pitfall-resume": (_cnn("killed"),) * 2,
     "pitfall-preprocess": (
-        "tailorbird import {notebook}/larger.keras --classes classes.txt --preprocess {wrong} --validate {photos} -o wrong.onnx",
+        "tailorbird import {notebook}/larger.keras --classes classes.txt --preprocess {wrong} "
+        "--validate {photos} -o wrong.onnx",
     ),
     "pitfall-batch-norm": (),
 }
@@ -111,7 +121,9 @@ class CommandFailed(Exception):
 
 @dataclass(frozen=True)
 class Done:
-    """One command that ran: its answer (`--json`), what it said to people, and how long it took, start of the process included."""
+    """One command that ran: its answer (`--json`), what it said to people, and how long it took,
+    start of the process included.
+    """
 
     command: str
     seconds: float
@@ -121,9 +133,11 @@ class Done:
 
 @dataclass(frozen=True)
 class Place:
-    """Where commands run: a folder with a cache of its own, and what stands for the names in braces.
+    """Where commands run: a folder with a cache of its own, and what stands for the names in
+    braces.
 
-    inside: in this process, which saves the shortened form a dozen imports of Keras; else each in a process of its own.
+    inside: in this process, which saves the shortened form a dozen imports of Keras; else each in a
+    process of its own.
     """
 
     folder: Path
@@ -131,7 +145,11 @@ class Place:
     inside: bool = False
 
     def run(self, command: str, *, kill_after: float | None = None) -> Done:
-        """Run a command. With `kill_after` it is killed after so many seconds, as a power cut would. Raises CommandFailed."""
+        """Run a command.
+
+        With `kill_after` it is killed after so many seconds, as a power cut would. Raises
+        CommandFailed.
+        """
         arguments = [part.format(**self.names) for part in shlex.split(command)]
         # Options that are not there this time, and those of two words, stand in one name.
         words = [
@@ -164,9 +182,13 @@ class Place:
     def _process(self, words: list[str], kill_after: float | None) -> tuple[int, str, str]:
         environment = {**os.environ, "TAILORBIRD_CACHE": str(self.folder / "cache")}
         process = subprocess.Popen(
-            [sys.executable, "-m", *words, "--json"], cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, "-m", *words, "--json"],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-        )  # fmt: skip
+        )
         try:
             out, said = process.communicate(timeout=kill_after)
         except subprocess.TimeoutExpired:
@@ -313,7 +335,8 @@ READ: dict[str, Callable[[list[Done]], Answer]] = {
 def run_step(step: str, place: Place, *, homework_seconds: float = 0.0) -> Answer:
     """Run a step's commands and say what they found. Raises CommandFailed.
 
-    homework_seconds: what the homework's augmented network took, for the run that is killed in the middle.
+    homework_seconds: what the homework's augmented network took, for the run that is killed in the
+        middle.
     """
     done: list[Done] = []
     for number, command in enumerate(COMMANDS[step]):

@@ -1,9 +1,13 @@
 """The course's deep-learning notebooks, step by step, in plain Keras: no tailorbird in this file.
 
-    python notebook.py PLAN.json     reads names of steps from standard input, like a notebook's kernel, and writes one JSON line for each
+    python notebook.py PLAN.json
 
-`run.py` writes the plan and asks for the steps; the table of steps stands at the end. `seconds` in an answer are those of the recipe
-itself; what is measured besides, to show a pitfall, is not counted.
+It reads names of steps from standard input, like a notebook's kernel, and writes one JSON line for
+each.
+
+`run.py` writes the plan and asks for the steps; the table of steps stands at the end. `seconds` in
+an answer are those of the recipe itself; what is measured besides, to show a pitfall, is not
+counted.
 """
 
 from __future__ import annotations
@@ -49,7 +53,9 @@ from recipe import (  # noqa: E402
 
 
 def weights() -> dict:
-    """For the shortened form: a network of random weights whose activations neither vanish nor explode, one step of batch norm long."""
+    """For the shortened form: a network of random weights whose activations neither vanish nor
+    explode, one step of batch norm long.
+    """
     keras.utils.set_random_seed(0)
     network = NETWORK(weights=None)
     for layer in network.layers:
@@ -176,7 +182,8 @@ def use() -> dict:
 
 
 def fine_tune() -> dict:
-    """The best frozen model goes on with its base at a low rate. Batch normalisation stays frozen layer by layer, as `fit`
+    """The best frozen model goes on with its base at a low rate. Batch normalisation stays frozen
+    layer by layer, as `fit`
     overrules the `training=False` of the base's call."""
     model = keras.models.load_model(BEST)
     base = next(layer for layer in model.layers if isinstance(layer, keras.Model))

@@ -1,4 +1,6 @@
-"""What the notebook's steps share, in plain Keras: reading photos, the frozen base with a dense head, fitting with a checkpoint."""
+"""What the notebook's steps share, in plain Keras: reading photos, the frozen base with a dense
+head, fitting with a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ MODULE = {
 CLASSES = sorted(entry.name for entry in os.scandir(PHOTOS / "train") if entry.is_dir())
 BEST, LARGER, TUNED = OUT / "best.keras", OUT / "larger.keras", OUT / "fine-tuned.keras"
 
-# TensorFlow on a CPU trains these networks many times slower compiled with XLA, which is what Keras chooses by itself.
+# TensorFlow on a CPU trains these networks many times slower compiled with XLA, which is what Keras
+# chooses by itself.
 # The short form has so few batches that building the graph would cost more than it saves.
 COMPILED = {"jit_compile": False, "run_eagerly": PLAN["short"]}
 
@@ -46,8 +49,11 @@ def say(text: str) -> None:
 
 
 def augmenting(kind: str) -> keras.Sequential:
-    """The course's augmentation, on pixels 0 to 255. `strong`: up to 30 degrees, a tenth of zoom, 10 pixels of shift and 10 degrees of
-    shear, upside down now and then; `light`: what it keeps for the larger size; `homework`: up to 50 degrees, mirrored."""
+    """The course's augmentation, on pixels 0 to 255. `strong`: up to 30 degrees, a tenth of zoom,
+    10 pixels of shift and 10 degrees of
+    shear, upside down now and then; `light`: what it keeps for the larger size; `homework`: up to
+    50 degrees, mirrored.
+    """
     layers = keras.layers
     light = [layers.RandomShear(0.17, 0.17), layers.RandomZoom(0.1)]
     strong = [
@@ -67,11 +73,16 @@ def augmenting(kind: str) -> keras.Sequential:
 def photos(
     split: str, size: int, *, augmented: str | None = None, preprocess: object = None
 ) -> object:
-    """Batches of 32 (photos float32 (32, size, size, 3) as the network wants them, one-hot labels)."""
+    """Return batches of 32: preprocessed photos float32 (32, size, size, 3), one-hot labels."""
     found = keras.utils.image_dataset_from_directory(
-        PHOTOS / split, label_mode="categorical", image_size=(size, size), batch_size=32, shuffle=split == "train", seed=1,
+        PHOTOS / split,
+        label_mode="categorical",
+        image_size=(size, size),
+        batch_size=32,
+        shuffle=split == "train",
+        seed=1,
         verbose=False,
-    )  # fmt: skip
+    )
     if augmented:
         augment = augmenting(augmented)
         found = found.map(lambda x, y: (augment(x, training=True), y))
@@ -80,7 +91,9 @@ def photos(
 
 
 def table(name: str, split: str, size: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """A CSV's photos of a split as pixels float32 (N, size, size, 3) in 0 to 255, and their class numbers."""
+    """A CSV's photos of a split as pixels float32 (N, size, size, 3) in 0 to 255, and their class
+    numbers.
+    """
     path = Path(PLAN["out"]) / "tailorbird" / name
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -106,12 +119,16 @@ def whole_network() -> keras.Model:
 
 @functools.cache
 def base_weights() -> list[np.ndarray]:
-    """Those of the file, without the last layer; read once, as files for a network without its top are."""
+    """Those of the file, without the last layer; read once, as files for a network without its top
+    are.
+    """
     return list(whole_network().get_weights()[:-2])
 
 
 def frozen_base(size: int) -> keras.Model:
-    """The network without its pooling and classes, for photos of this size, nothing of it trainable."""
+    """The network without its pooling and classes, for photos of this size, nothing of it
+    trainable.
+    """
     if PLAN["weights"] is None:
         base = NETWORK(weights="imagenet", include_top=False, input_shape=(size, size, 3))
     else:

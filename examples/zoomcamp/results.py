@@ -43,16 +43,20 @@ def markdown(plan: dict[str, Any], found: dict[str, Found], machine: str) -> str
     """The table of steps, the pitfalls with their numbers, what was tried, the commands."""
     small, large = plan["sizes"]
     drawn = (
-        " Drawn photos and random weights: only the machinery is shown, no accuracy means anything, and tailorbird's commands ran in one process."
+        " Drawn photos and random weights: only the machinery is shown, no accuracy means "
+        "anything, and tailorbird's commands ran in one process."
         if plan["short"]
         else ""
     )
     parts = [
         f"{plan['network']}, {small} px, then {large} px. {machine}.{drawn}",
         course(plan, found),
-        "Seconds: the notebook's without importing Keras, tailorbird's whole processes. \"All epochs\": what the notebook's step would take with as "
-        "many epochs as the course gives it, from the seconds measured here; accuracies after fewer epochs are lower than the course's. "
-        "Sweeps: the notebook's best on the validation split, tailorbird's mean over five folds of train and validation.",
+        "Seconds: the notebook's without importing Keras, tailorbird's whole processes. \"All "
+        "epochs\": what the notebook's step would take with as "
+        "many epochs as the course gives it, from the seconds measured here; accuracies after "
+        "fewer epochs are lower than the course's. "
+        "Sweeps: the notebook's best on the validation split, tailorbird's mean over five folds "
+        "of train and validation.",
         "## Pitfalls, measured",
         *[PITFALL[step](found) for step in PITFALLS if complete(found, step)],
         "## What was tried",
@@ -66,7 +70,8 @@ def markdown(plan: dict[str, Any], found: dict[str, Found], machine: str) -> str
 def course(plan: dict[str, Any], found: dict[str, Found]) -> str:
     """The table of the course's steps."""
     lines = [
-        "| step | notebook: fits x epochs (the course's) | s | all epochs, s | validation | test | tailorbird: s | validation | test | avoided |",
+        "| step | notebook: fits x epochs (the course's) | s | all epochs, s | validation | test "
+        "| tailorbird: s | validation | test | avoided |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for name in COURSE:
@@ -76,8 +81,10 @@ def course(plan: dict[str, Any], found: dict[str, Found]) -> str:
         rounds = f"{step.fits} x {done} ({step.epochs})" if step.fits else ""
         scaled = theirs["seconds"] * step.epochs / done if theirs and step.fits and done else None
         lines.append(
-            f"| {step.title} | {rounds} | {number(theirs.get('seconds'), 1)} | {number(scaled, 0)} | {number(theirs.get('validation'), 3)} | "
-            f"{number(theirs.get('test'), 3)} | {number(ours.get('seconds'), 1)} | {number(ours.get('validation'), 3)} | "
+            f"| {step.title} | {rounds} | {number(theirs.get('seconds'), 1)} | "
+            f"{number(scaled, 0)} | {number(theirs.get('validation'), 3)} | "
+            f"{number(theirs.get('test'), 3)} | {number(ours.get('seconds'), 1)} | "
+            f"{number(ours.get('validation'), 3)} | "
             f"{number(ours.get('test'), 3)} | {step.avoided} |"
         )
     both = [sides for name, sides in found.items() if name in COURSE and len(sides) == 2]
@@ -104,8 +111,10 @@ def _validation(found: dict[str, Found]) -> str:
     through = ", ".join(f"{value:.3f}" for value in theirs["augmented"])
     first, second = ours["validation"]
     return (
-        f"**Validation through the augmenting generator.** The notebook's best model scores {theirs['plain']:.3f} on the validation photos "
-        f"as they are, and {through} in three passes through the generator that augments: another figure each time, and the best "
+        "**Validation through the augmenting generator.** The notebook's best model scores "
+        f"{theirs['plain']:.3f} on the validation photos "
+        f"as they are, and {through} in three passes through the generator that augments: "
+        "another figure each time, and the best "
         "epoch is chosen by it. tailorbird augments training photos only; its own model scores "
         f"{first:.3f} and {second:.3f} in two runs of `evaluate`."
     )
@@ -122,11 +131,16 @@ def _resume(found: dict[str, Found]) -> str:
     stage, epoch, step = ours["resumed_from"] or (1, 0, 0)
     same = all(whole[part] == resumed[part] for part in ("validation", "test"))
     return (
-        f"**Best checkpoint lost after a restart.** The checkpoint scored {theirs['before']:.3f} on validation. Training goes on in a new "
-        "process, with a `ModelCheckpoint` made anew, which remembers no best score: after its first epoch the file scores "
-        f"{theirs['after']:.3f}: {lost}. tailorbird's homework, killed (`kill -9`) after {ours['killed_after']:.1f} s and given the same "
-        f"command again, goes on at stage {stage}, epoch {epoch}, step {step}, and reaches {resumed['validation']:.3f} on validation and "
-        f"{resumed['test']:.3f} on test, {'the same as' if same else 'not the same as'} without the kill ({whole['validation']:.3f} and "
+        f"**Best checkpoint lost after a restart.** The checkpoint scored {theirs['before']:.3f} "
+        "on validation. Training goes on in a new "
+        "process, with a `ModelCheckpoint` made anew, which remembers no best score: after its "
+        "first epoch the file scores "
+        f"{theirs['after']:.3f}: {lost}. tailorbird's homework, killed (`kill -9`) after "
+        f"{ours['killed_after']:.1f} s and given the same "
+        f"command again, goes on at stage {stage}, epoch {epoch}, step {step}, and reaches "
+        f"{resumed['validation']:.3f} on validation and "
+        f"{resumed['test']:.3f} on test, {'the same as' if same else 'not the same as'} without "
+        f"the kill ({whole['validation']:.3f} and "
         f"{whole['test']:.3f})."
     )
 
@@ -135,8 +149,10 @@ def _preprocess(found: dict[str, Found]) -> str:
     theirs, ours = (found["pitfall-preprocess"][side] for side in SIDES)
     rows = ", ".join(f"{mode} {value:.3f}" for mode, value in theirs["with"].items())
     return (
-        f"**Pixels prepared another way.** One model on the validation photos: {theirs['right']:.3f} with its own `preprocess_input`; with "
-        f"others', and no error anywhere: {rows}. A tailorbird model takes pixels, so there is nothing to confuse; and told a wrong "
+        "**Pixels prepared another way.** One model on the validation photos: "
+        f"{theirs['right']:.3f} with its own `preprocess_input`; with "
+        f"others', and no error anywhere: {rows}. A tailorbird model takes pixels, so there is "
+        "nothing to confuse; and told a wrong "
         f'`--preprocess`, `tailorbird import` says: "{ours["warning"] or "nothing"}"'
     )
 
@@ -144,9 +160,12 @@ def _preprocess(found: dict[str, Found]) -> str:
 def _batch_norm(found: dict[str, Found]) -> str:
     theirs = found["pitfall-batch-norm"]["notebook"]
     return (
-        f"**Batch normalisation that trains unnoticed.** The checkpoint scores {theirs['in use']:.3f} on validation in use. Its base was "
-        f"called with `training=False`; unfrozen, the same photos and weights score {theirs['in fit']:.3f} as `fit` runs them, before any "
-        "step. (How far it falls depends on how well the statistics in the weights file fit the photos.) tailorbird keeps batch "
+        "**Batch normalisation that trains unnoticed.** The checkpoint scores "
+        f"{theirs['in use']:.3f} on validation in use. Its base was "
+        "called with `training=False`; unfrozen, the same photos and weights score "
+        f"{theirs['in fit']:.3f} as `fit` runs them, before any "
+        "step. (How far it falls depends on how well the statistics in the weights file fit the "
+        "photos.) tailorbird keeps batch "
         "normalisation in inference mode."
     )
 
@@ -160,7 +179,9 @@ PITFALL = {
 
 
 def tried(found: dict[str, Found]) -> list[str]:
-    """Rates, sizes, dropouts with their scores; the photo's names; scores by class; plain and augmented."""
+    """Rates, sizes, dropouts with their scores; the photo's names; scores by class; plain and
+    augmented.
+    """
     parts = []
     for step in ("learning-rate", "inner", "dropout"):
         for side, answer in found.get(step, {}).items():
@@ -177,20 +198,24 @@ def tried(found: dict[str, Found]) -> list[str]:
     used = found.get("use", {}).get("tailorbird")
     if used:
         parts.append(
-            f"- The notebook's larger model, imported: agrees with Keras to {used['agreement']:.1g} in a probability, test "
+            "- The notebook's larger model, imported: agrees with Keras to "
+            f"{used['agreement']:.1g} in a probability, test "
             f"{used['imported_test']:.3f}. Compared with `larger.onnx` (B): {used['verdict']}"
         )
     back = found.get("hand-back", {})
     if set(back) == set(SIDES):
         theirs, ours = (back[side] for side in SIDES)
         parts.append(
-            f"- Back in Keras, the fine-tuned model differs by at most {ours['difference']:.1g} in a probability; photos read by `load_img`, "
-            f"it says {ours['label']} {theirs['probabilities'][ours['label']]:.3f} of the photo, tailorbird {ours['probability']:.3f}"
+            f"- Back in Keras, the fine-tuned model differs by at most {ours['difference']:.1g} "
+            "in a probability; photos read by `load_img`, "
+            f"it says {ours['label']} {theirs['probabilities'][ours['label']]:.3f} of the photo, "
+            f"tailorbird {ours['probability']:.3f}"
         )
     for side, answer in found.get("homework", {}).items():
         plain = answer["plain"]
         parts.append(
-            f"- Network from scratch, {side}: plain {plain['test']:.3f} on test ({plain['seconds']:.1f} s), augmented {answer['test']:.3f}"
+            f"- Network from scratch, {side}: plain {plain['test']:.3f} on test "
+            f"({plain['seconds']:.1f} s), augmented {answer['test']:.3f}"
         )
     lines = ["\n".join(parts)] if parts else []
     for side, answer in found.get("footwear", {}).items():
@@ -200,7 +225,8 @@ def tried(found: dict[str, Found]) -> list[str]:
         ]
         for row in answer["per_class"]:
             rows.append(
-                f"| {row['label']} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} | {row['support']} |"
+                f"| {row['label']} | {row['precision']:.3f} | {row['recall']:.3f} | "
+                f"{row['f1']:.3f} | {row['support']} |"
             )
         lines.append("\n".join(rows))
     return lines

@@ -1,12 +1,15 @@
-"""The course's deep-learning notebooks, replayed twice: in plain Keras and with tailorbird commands, side by side.
+"""The course's deep-learning notebooks, replayed twice: in plain Keras and with tailorbird
+commands, side by side.
 
-    python examples/zoomcamp/run.py --photos clothing-dataset-small [--network Xception] [--weights FILE.weights.h5] [--out FOLDER]
+    python examples/zoomcamp/run.py --photos clothing-dataset-small [--network Xception]
+        [--weights FILE.weights.h5] [--out FOLDER]
     python examples/zoomcamp/run.py --short
 
-Each step runs on both sides, one after the other: the notebook's in one long-lived process, as in a notebook's kernel
-(`notebook.py`), tailorbird's as whole processes (`commands.py`). A step that is done is not run again when the command is given
-again; `--only STEP` runs steps anew. `--short` draws its photos and takes a network of random weights: every step runs in a minute
-or two, and no accuracy means anything.
+Each step runs on both sides, one after the other: the notebook's in one long-lived process, as in a
+notebook's kernel (`notebook.py`), tailorbird's as whole processes (`commands.py`). A step that is
+done is not run again when the command is given again; `--only STEP` runs steps anew. `--short`
+draws its photos and takes a network of random weights: every step runs in a minute or two, and no
+accuracy means anything.
 """
 
 from __future__ import annotations
@@ -32,16 +35,18 @@ from steps import COURSE, FIRST_OURS, PITFALLS, epochs
 HERE = Path(__file__).resolve().parent
 GET_PHOTOS = """There are no photos at {photos}. The course's come with
 
-    git clone https://github.com/alexeygrigorev/clothing-dataset-small     (CC0, 3,781 photos, 10 classes)
+    git clone https://github.com/alexeygrigorev/clothing-dataset-small
 
-then: python examples/zoomcamp/run.py --photos clothing-dataset-small
+(CC0, 3,781 photos, 10 classes); then: python examples/zoomcamp/run.py --photos clothing-dataset-small
 Or try the shortened form on drawn photos: python examples/zoomcamp/run.py --short"""
 SIZES = {"Xception": (150, 299), "MobileNetV2": (150, 224), "MobileNet": (150, 224)}
 PREPROCESS = {"Xception": "xception", "MobileNetV2": "mobilenet_v2", "MobileNet": "mobilenet"}
 
 
 class Notebook:
-    """The notebook's kernel: started with the first step that needs it, then asked for one step after another."""
+    """The notebook's kernel: started with the first step that needs it, then asked for one step
+    after another.
+    """
 
     def __init__(self, python: str, plan: Path) -> None:
         self._command = [python, str(HERE / "notebook.py"), str(plan)]
@@ -55,7 +60,8 @@ class Notebook:
             )
             ready = self._line()
             print(
-                f"notebook: Keras {ready['keras']}, imported in {ready['ready']:.1f} s (not counted)",
+                f"notebook: Keras {ready['keras']}, imported in {ready['ready']:.1f} s (not "
+                "counted)",
                 file=sys.stderr,
             )
         assert self._process.stdin is not None
@@ -99,7 +105,10 @@ def draw_photos(
 
 
 def write_subset(path: Path, photos: Path, wanted: tuple[str, ...]) -> None:
-    """A CSV of some classes' photos, each with its split. Takes the first classes there are where those wanted are not."""
+    """A CSV of some classes' photos, each with its split.
+
+    Takes the first classes there are where those wanted are not.
+    """
     there = sorted(entry.name for entry in (photos / "train").iterdir() if entry.is_dir())
     classes = wanted if set(wanted) <= set(there) else tuple(there[: len(wanted)])
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -113,7 +122,9 @@ def write_subset(path: Path, photos: Path, wanted: tuple[str, ...]) -> None:
 
 
 def prepare(given: argparse.Namespace) -> tuple[dict[str, Any], Place]:
-    """Photos, class lists and subsets in the folder of the run; the notebook's plan, and where commands run."""
+    """Photos, class lists and subsets in the folder of the run; the notebook's plan, and where
+    commands run.
+    """
     out = given.out.resolve()
     ours = out / "tailorbird"
     ours.mkdir(parents=True, exist_ok=True)
@@ -210,7 +221,8 @@ def replay(given: argparse.Namespace) -> int:
     unknown = set(given.only) - set(wanted)
     if unknown:
         sys.exit(
-            f"--only {' '.join(sorted(unknown))}: there is no such step; there are {', '.join(wanted)}"
+            f"--only {' '.join(sorted(unknown))}: there is no such step; there are "
+            f"{', '.join(wanted)}"
         )
     failed = []
     start = time.perf_counter()
@@ -258,7 +270,10 @@ def replay(given: argparse.Namespace) -> int:
 def machine() -> str:
     """The machine in words."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.machine()}, {count} cores, {platform.system()}, Python {platform.python_version()}"
+    return (
+        f"{platform.machine()}, {count} cores, {platform.system()}, Python "
+        f"{platform.python_version()}"
+    )
 
 
 def main() -> int:

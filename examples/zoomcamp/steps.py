@@ -1,4 +1,6 @@
-"""The course's steps in order: what each is called, how many epochs the notebooks give it and how many this replay does."""
+"""The course's steps in order: what each is called, how many epochs the notebooks give it and how
+many this replay does.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Step:
-    """A step. fits: how many models it fits. epochs: of each, in the notebooks; replayed: of each, here; short: in the short form.
+    """A step. fits: how many models it fits. epochs: of each, in the notebooks; replayed: of each,
+    here; short: in the short form.
 
     avoided: what goes wrong without being noticed in the notebook, and does not on the other side.
     """

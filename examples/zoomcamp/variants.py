@@ -1,4 +1,6 @@
-"""Beside the course's own steps, in plain Keras: the footwear variant, the homework's network from scratch, and pitfalls measured."""
+"""Beside the course's own steps, in plain Keras: the footwear variant, the homework's network from
+scratch, and pitfalls measured.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from recipe import (
     table,
 )
 
-# What Keras' `preprocess_input` subtracts and divides by in its modes for other networks (keras.applications.imagenet_utils).
+# What Keras' `preprocess_input` subtracts and divides by in its modes for other networks
+# (keras.applications.imagenet_utils).
 TORCH_MEAN, TORCH_DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 CAFFE_MEAN = np.array([103.939, 116.779, 123.68])
 
@@ -62,8 +65,13 @@ def footwear() -> dict:
         monitor="val_accuracy", patience=3, restore_best_weights=True
     )
     found = model.fit(
-        prepare(x.copy()), y, validation_data=(prepare(vx.copy()), vy), epochs=EPOCHS["footwear"], callbacks=[stop], verbose=0
-    )  # fmt: skip
+        prepare(x.copy()),
+        y,
+        validation_data=(prepare(vx.copy()), vy),
+        epochs=EPOCHS["footwear"],
+        callbacks=[stop],
+        verbose=0,
+    )
     answers = model.predict(prepare(tx.copy()), verbose=0).argmax(1)
     per_class = []
     for number, name in enumerate(classes):
@@ -76,9 +84,13 @@ def footwear() -> dict:
         )
     validation = [float(value) for value in found.history["val_accuracy"]]
     return {
-        "validation": max(validation), "test": float((answers == ty).mean()), "per_class": per_class, "policy": policy,
-        "epochs": len(validation), "by_epoch": validation,
-    }  # fmt: skip
+        "validation": max(validation),
+        "test": float((answers == ty).mean()),
+        "per_class": per_class,
+        "policy": policy,
+        "epochs": len(validation),
+        "by_epoch": validation,
+    }
 
 
 # The homework: a small network from scratch, two classes
@@ -139,7 +151,9 @@ def pitfall_validation() -> dict:
 
 
 def pitfall_resume() -> dict:
-    """After a restart the checkpoint callback is made again, and remembers no best: its first epoch is the best so far."""
+    """After a restart the checkpoint callback is made again, and remembers no best: its first epoch
+    is the best so far.
+    """
     keep = OUT / "resumed.keras"
     model = keras.models.load_model(BEST)
     before = accuracy(model, photos("validation", SMALL))
@@ -151,7 +165,9 @@ def pitfall_resume() -> dict:
 
 
 def pitfall_preprocess() -> dict:
-    """One model, the same photos, pixels prepared in other networks' ways: nothing fails, only the accuracy does."""
+    """One model, the same photos, pixels prepared in other networks' ways: nothing fails, only the
+    accuracy does.
+    """
     model = keras.models.load_model(LARGER)
     modes = {
         "torch (DenseNet)": lambda x: (x / 255.0 - TORCH_MEAN) / TORCH_DEVIATION,
@@ -166,9 +182,11 @@ def pitfall_preprocess() -> dict:
 
 
 def pitfall_batch_norm() -> dict:
-    """The base was called with `training=False`, then unfrozen: what the model answers in use, and while `fit` runs it.
+    """The base was called with `training=False`, then unfrozen: what the model answers in use, and
+    while `fit` runs it.
 
-    On the validation photos, without a step of training: the difference is batch normalisation alone, as this model has no dropout.
+    On the validation photos, without a step of training: the difference is batch normalisation
+    alone, as this model has no dropout.
     """
     model = keras.models.load_model(BEST)
     base = next(layer for layer in model.layers if isinstance(layer, keras.Model))
