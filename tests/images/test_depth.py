@@ -9,7 +9,7 @@ from PIL import Image
 
 from support.data import encoded
 from support.deep_images import deep_png, deep_tiff
-from tailorbird.images import almost_black, decode
+from tailorbird.images import decode
 
 
 def ramp(top: int) -> npt.NDArray[np.uint16]:
@@ -95,12 +95,3 @@ def test_tall_pictures_are_converted_in_strips_without_a_seam() -> None:
     deep = random.integers(0, 65536, (700, 900), dtype=np.uint16)
     grey = np.asarray(decode(encoded(Image.fromarray(deep), "PNG")).image)
     assert np.array_equal(grey[..., 0], np.rint(deep / 257).astype(np.uint8))
-
-
-def test_almost_black() -> None:
-    pixels = np.zeros((100, 100, 3), np.uint8)
-    pixels[:2] = 255
-    assert almost_black(Image.new("RGB", (50, 50)))
-    assert almost_black(Image.new("RGB", (50, 50), (4, 4, 4)))
-    assert not almost_black(Image.fromarray(pixels)), "a light in the night"
-    assert not almost_black(Image.new("RGB", (50, 50), (30, 30, 30)))

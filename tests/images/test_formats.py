@@ -104,3 +104,5 @@ def test_heic_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch)
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
     with pytest.raises(UnsupportedImage, match=r"HEIC is not accepted.*tailorbird\[heic\]"):
         decode(heic)
+    with pytest.raises(UnsupportedImage, match=r"export it as JPEG \(on an iPhone: [^)]*\)$"):
+        decode(heic, accepted=SERVED)

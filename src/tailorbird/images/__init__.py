@@ -4,7 +4,6 @@ Everything outside this package imports these names from here.
 """
 
 from tailorbird.images.augmentation import Augmentation, view_random, warp
-from tailorbird.images.conversion import almost_black
 from tailorbird.images.decoding import (
     MAX_PIXELS,
     MAX_SIDE,
@@ -45,7 +44,6 @@ __all__ = [
     "Photo",
     "Pixels",
     "ResizeRule",
-    "almost_black",
     "decode",
     "from_array",
     "from_pil",

@@ -19,7 +19,6 @@ _DEPTHS: Final = (8, 10, 12, 14, 16, 24, 32)
 """Bits per value of the sensors and files in use."""
 
 _WHITE: Final = (255, 255, 255, 255)
-_DARK, _DARK_SHARE = 12, 0.999
 
 
 def full_scale(highest: int, bits: int | None) -> int:
@@ -61,16 +60,6 @@ def as_rgb(image: Image.Image, *, bits: int | None = None, inverted: bool = Fals
         white = Image.new("RGBA", rgba.size, _WHITE)
         whole.paste(Image.alpha_composite(white, rgba).convert("RGB"), box)
     return whole
-
-
-def almost_black(image: Image.Image) -> bool:
-    """Whether an RGB picture shows next to nothing: 99.9% of its pixels are darker than 12 of 255.
-
-    Brightness is ITU-R 601-2 luma. Photos taken with the lens covered are such, and 16-bit data
-    that was written with too few bits.
-    """
-    counts = image.convert("L").histogram()
-    return sum(counts[:_DARK]) >= _DARK_SHARE * sum(counts)
 
 
 def low_byte_rawmode(image: Image.Image) -> str | None:

@@ -194,7 +194,7 @@ def _accepted_format(data: bytes, accepted: Collection[str]) -> Format:
     if row is None:
         raise UnsupportedImage(f"not an image of a known format; accepted are {names}")
     hint = f"; {row.hint}" if row.hint else ""
-    if row.pillow and row.extra and not row.available():
+    if accepted == ACCEPTED and row.extra and not row.available():
         hint += f"; or install what reads it: pip install 'tailorbird[{row.extra}]'"
     raise UnsupportedImage(f"{row.name} is not accepted; accepted are {names}{hint}")
 

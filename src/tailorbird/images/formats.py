@@ -142,7 +142,6 @@ FORMATS: Final = (
         media_types=("image/avif",),
         served=True,
         pixel_cost=2,
-        hint="this Pillow was built without AVIF; install Pillow from a wheel",
         available=lambda: bool(features.check("avif")),
     ),
     Format(
