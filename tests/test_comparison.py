@@ -374,3 +374,19 @@ def test_wrong_use_is_one_clear_line(
 ) -> None:
     done = run("compare", trained, trained, fresh, *options, code=2)
     assert said in done.stderr and done.stdout == ""
+
+
+def test_a_label_that_differs_only_in_how_it_is_written_names_the_one_that_is_meant(
+    trained: Path, tmp_path: Path
+) -> None:
+    folder = draw_dataset(tmp_path / "new", ("box", "disc"), 4, seed=9)
+    (folder / "disc").rename(folder / "Disc")
+    found = evaluate(trained, folder)
+    reasons = {reason for _, reason in found.left_out}
+    assert reasons == {
+        "the model has no class 'Disc', but 'disc', which differs only in upper and lower case; "
+        "give both the same name"
+    }
+    result = compare(trained, trained, folder)
+    assert {reason.partition(" no class")[0] for _, reason in result.left_out} == {"A and B have"}
+    assert all("but 'disc', which differs only" in reason for _, reason in result.left_out)

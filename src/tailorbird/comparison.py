@@ -1,4 +1,4 @@
-"""Two model files on the same photos: which is better, by how much, where they differ, and whether that could be chance."""
+"""Compare two model files on the same photos: scores, differences and significance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tailorbird.dataset import DataSettings, listed_photos, printable
 from tailorbird.dataset.layout import Entry
 from tailorbird.errors import DatasetError, ImageError
-from tailorbird.evaluation import entries_to_score, trained_on
+from tailorbird.evaluation import first_reason, photos_to_score, trained_on
 from tailorbird.files import csv_text, write_text
 from tailorbird.images import Photo, Pixels, ResizeRule, decode, read_bytes, resize
 from tailorbird.inference import map_batches
@@ -28,12 +28,12 @@ from tailorbird.rendering.contact_sheets import contact_sheet as make_sheet
 from tailorbird.validation import Problems
 
 SIGNIFICANT = 0.05
-"""The p-value below which one model is called better."""
+"""P-value below which a difference is significant."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One model's most probable class for a photo and its probability, 0 to 1; `right` where it is the label."""
+    """One model's prediction for a photo: class, probability, and whether it is the label."""
 
     label: str
     probability: float
@@ -42,7 +42,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Differing:
-    """A photo on which the two models answer differently: its path, its name within the source, its label, both answers."""
+    """A photo for which the models predict different classes: path, name, label, predictions."""
 
     path: Path
     name: str
@@ -51,7 +51,7 @@ class Differing:
     b: Answer
 
     def as_dict(self) -> dict[str, Any]:
-        """The photo as it stands in `compare --json`."""
+        """Return the object of `compare --json`."""
         return {
             "path": self.name,
             "label": self.label,
@@ -62,7 +62,7 @@ class Differing:
 
 @dataclass(frozen=True)
 class Tally:
-    """Photos by who gets them right; `label` is None for all classes together."""
+    """Numbers of photos by which model is right; `label` is None for all classes together."""
 
     label: str | None
     both: int
@@ -72,11 +72,11 @@ class Tally:
 
     @property
     def n(self) -> int:
-        """All of them."""
+        """Return the number of all photos."""
         return self.both + self.only_a + self.only_b + self.neither
 
     def as_dict(self) -> dict[str, Any]:
-        """The counts as they stand in `compare --json`."""
+        """Return the object of `compare --json`."""
         named = {} if self.label is None else {"label": self.label}
         return {
             **named,
@@ -89,12 +89,20 @@ class Tally:
 class Comparison:
     """Model B against model A on the same photos; every difference is B minus A.
 
-    names: of A and B. a, b: the scores of each, over its own classes. tally, per_class: who gets how many right. interval: 95% of the
-    difference in accuracy (Newcombe's method 10). p_value: McNemar's exact test. log_loss_difference, log_loss_interval: mean over
-    the photos in nats, below 0 where B is better, with its normal 95% interval (None for a single photo). differing: where the answers
-    differ; first those that one gets right, the surest wrong answer first. only_classes: classes that only A knows, that only B knows.
-    trained_on: how many of the photos A, and B, was trained on: of these the scores say nothing. left_out: photos not used, with
-    the reason. split: what was scored, None for everything.
+    Attributes:
+        names: of A and B.
+        a, b: the scores of each, over its own classes.
+        tally, per_class: numbers of photos by which model is right.
+        interval: 95% interval of the difference in accuracy (Newcombe's method 10).
+        p_value: of McNemar's exact test.
+        log_loss_difference, log_loss_interval: mean over the photos in nats, below 0 if B is
+            better, with its normal 95% interval (None for a single photo).
+        differing: photos with different predictions; first those that one model gets right, the
+            most confident wrong prediction first.
+        only_classes: classes that only A has, and that only B has.
+        trained_on: numbers of photos that A, and B, was trained on.
+        left_out: photos not used, and why.
+        split: the one that was scored, None for all photos.
     """
 
     names: tuple[str, str]
@@ -114,35 +122,35 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """Accuracy of B minus accuracy of A."""
+        """Return the accuracy of B minus that of A."""
         return (self.tally.only_b - self.tally.only_a) / self.tally.n
 
     @property
     def better(self) -> str | None:
-        """`a` or `b` where the test tells them apart, else None."""
+        """Return `a` or `b` if the difference is significant, else None."""
         if self.p_value >= SIGNIFICANT:
             return None
         return "b" if self.tally.only_b > self.tally.only_a else "a"
 
     @property
     def verdict(self) -> str:
-        """One honest sentence."""
+        """Return the result as a sentence."""
         if not self.differing:
             return f"No difference: A and B give the same answer on all {self.tally.n:,} photos"
         if self.better is not None:
-            more, fewer = (
-                max(self.tally.only_a, self.tally.only_b),
-                min(self.tally.only_a, self.tally.only_b),
-            )
+            fewer, more = sorted((self.tally.only_a, self.tally.only_b))
             winner, loser = ("B", "A") if self.better == "b" else ("A", "B")
-            return f"{winner} is better: {_photos(more)} only {winner} gets right against {fewer:,} only {loser} ({_p(self.p_value)})"
+            return (
+                f"{winner} is better: {_photos(more)} only {winner} gets right against {fewer:,} "
+                f"only {loser} ({_p(self.p_value)})"
+            )
         return (
-            f"No difference can be shown on {_photos(self.tally.n)}: {self.tally.only_b:,} only B gets right "
-            f"against {self.tally.only_a:,} only A ({_p(self.p_value)})"
+            f"No difference can be shown on {_photos(self.tally.n)}: {self.tally.only_b:,} only "
+            f"B gets right against {self.tally.only_a:,} only A ({_p(self.p_value)})"
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The object of `compare --json`."""
+        """Return the object of `compare --json`."""
         return {
             "n": self.tally.n,
             "split": self.split,
@@ -184,15 +192,17 @@ def compare(
     data: DataSettings | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Run two models on the same labelled photos and say which is better, if that can be said.
+    """Run two models on the same labelled photos and test which one is better.
 
-    Classes are matched by name. Only photos whose label both models know are compared, the others are left out and named; so are
-    photos that cannot be read. Each model sees each photo through its own resize rule, exactly as it is served.
+    Classes are matched by name. Only photos whose label both models have are compared; the others,
+    and photos that cannot be read, are left out. Each model gets each photo by its own resize rule,
+    exactly as it is served.
 
     Args:
         a, b: the models.
         photos: labelled photos, a folder or a CSV.
         split: as in `evaluate`: this split only; by default `test` if there is one, else all.
+        data: how the folder or CSV is read.
         csv: file to write the photos to on which the models differ.
         contact_sheet: picture to write of these photos; not written if there are none.
         progress: receives the stage `compare` and its photos.
@@ -212,18 +222,7 @@ def compare(
             inputs={"dataset": photos, "model A": pair[0].path, "model B": pair[1].path},
             photos=listed_photos(photos, data),
         )
-    layout, chosen, entries = entries_to_score(photos, split, data)
-    left_out = [(path, finding.message) for finding in layout.findings for path in finding.paths]
-    known: list[Entry] = []
-    for entry in entries:
-        lacking = [
-            name for name, model in zip("AB", pair, strict=True) if entry.label not in model.classes
-        ]
-        if lacking:
-            who = f"{lacking[0]} has" if len(lacking) == 1 else "A and B have"
-            left_out.append((printable(entry.name), f"{who} no class {entry.label!r}"))
-        else:
-            known.append(entry)
+    chosen, known, left_out = photos_to_score(photos, split, pair, data=data)
     seen = [_Seen() for _ in pair]
     labels: list[str] = []
     used: list[Entry] = []
@@ -241,14 +240,10 @@ def compare(
             mine.rows.append(row)
             mine.trained_on += read[:6] in own
     if not used:
-        why = (
-            f"; the first of {len(left_out)}: {left_out[0][0]}: {left_out[0][1]}"
-            if left_out
-            else ""
-        )
         raise DatasetError(
-            f"{printable(str(photos))} holds no photo on which the models can be compared{why}; A's classes are "
-            f"{', '.join(pair[0].classes)}, B's are {', '.join(pair[1].classes)}"
+            f"{printable(str(photos))} has no photo on which the models can be compared"
+            f"{first_reason(left_out)}; A's classes are {', '.join(pair[0].classes)}, B's are "
+            f"{', '.join(pair[1].classes)}"
         )
     result = _summarise(pair, used, seen, chosen, left_out)
     if csv is not None:
@@ -259,7 +254,7 @@ def compare(
 
 
 class _Seen:
-    """What one model has answered so far."""
+    """The probabilities of one model so far."""
 
     def __init__(self) -> None:
         self.rows: list[npt.NDArray[np.float32]] = []
@@ -291,7 +286,7 @@ def _run(
 
 
 def _pixels(data: bytes, rules: Sequence[ResizeRule]) -> list[Pixels]:
-    """One photo through each rule, decoded once where both rules would decode it at the same size."""
+    """Return a photo resized by each rule; decode it once if both need the same size."""
     decoded: dict[int, Photo] = {}
     first = decode(data, at_least=rules[0].least_side)
     decoded[_reduction(first, rules[0])] = first
@@ -302,7 +297,7 @@ def _pixels(data: bytes, rules: Sequence[ResizeRule]) -> list[Pixels]:
 
 
 def _reduction(photo: Photo, rule: ResizeRule) -> int:
-    """The factor by which libjpeg would shrink a photo of this size while decoding it for `rule` (Pillow's `draft`)."""
+    """Return the factor by which libjpeg shrinks a photo for `rule` (`draft` in Pillow)."""
     room = min(photo.width, photo.height) // rule.least_side
     return next((factor for factor in (8, 4, 2) if room >= factor), 1)
 
@@ -372,7 +367,7 @@ def _surest_mistake(photo: Differing) -> tuple[bool, float, str]:
 
 
 def tiles(photos: Iterable[Differing], limit: int = MOST_TILES) -> list[Tile]:
-    """The first `limit` photos for `sheets.contact_sheet`: the label, both answers, the file."""
+    """Return the first `limit` photos as tiles of a contact sheet."""
     return [
         Tile(
             photo.path,

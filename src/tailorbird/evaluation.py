@@ -14,7 +14,8 @@ import numpy as np
 
 from tailorbird import parallel
 from tailorbird.dataset import SPLITS, DataSettings, listed_photos, printable
-from tailorbird.dataset.layout import Entry, Layout, find
+from tailorbird.dataset.labels import unknown_label
+from tailorbird.dataset.layout import Entry, find
 from tailorbird.errors import DatasetError, ImageError, SettingsError
 from tailorbird.images import read_bytes
 from tailorbird.metrics.scores import Answers, Scores, score
@@ -27,7 +28,7 @@ from tailorbird.validation import Problems
 
 @dataclass(frozen=True)
 class Mistake:
-    """One photo the model got wrong: its label, the model's answer and that answer's probability."""
+    """A wrong prediction: the photo, its label, the predicted class and its probability."""
 
     path: str
     label: str
@@ -37,19 +38,27 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores, every mistake (the surest first), and the photos that could not be scored with the reason."""
+    """The result of `evaluate`.
+
+    Attributes:
+        scores: of the photos that could be scored.
+        split: the one that was scored; None for all photos.
+        trained_on: number of scored photos that the model was trained on; scores of these say
+            nothing about new photos.
+        mistakes: wrong predictions, most confident first.
+        left_out: photos that could not be scored, and why.
+        answers: the predictions.
+        report: the file written. report_error: why there is none although one was wanted.
+    """
 
     scores: Scores
     split: str | None
     trained_on: int
-    """How many of the scored photos the model was trained on: their scores say nothing about new photos."""
     mistakes: tuple[Mistake, ...]
     left_out: tuple[tuple[str, str], ...]
     answers: Answers = field(repr=False)
-    """What the model says of each scored photo."""
     report: Path | None = None
     report_error: str | None = None
-    """Why there is no report although one was wanted."""
 
     def _repr_html_(self) -> str:
         where = f"report: {self.report}" if self.report else ""
@@ -58,7 +67,7 @@ class Evaluation:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The object of `evaluate --json`."""
+        """Return the object of `evaluate --json`."""
         return {
             **self.scores.as_dict(),
             "split": self.split,
@@ -81,12 +90,23 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on a folder or CSV of labelled photos.
 
-    split: score this split only; by default `test` where the source has one, else every photo. Photos that cannot be
-    read, and photos of classes the model does not know, are left out and named.
-    report: True writes a report beside the model (shop.onnx, shop.evaluation.html), False none; or the file to write. One that cannot be
-    written costs no scores: the result's `report_error` says why. report_format: html, markdown or json.
+    Photos that cannot be read, and photos of classes that the model does not have, are left out.
 
-    Raises DatasetError when no photo is left, SettingsError for a split the source does not have, ModelFileError.
+    Args:
+        model: the model file.
+        photos: class folders, split/class folders, or a CSV.
+        split: the split to score; by default `test` if there is one, else all photos.
+        data: how the folder or CSV is read.
+        report: True: beside the model (shop.evaluation.html for shop.onnx); False: none; or the
+            file to write. A report that cannot be written does not fail the evaluation.
+        report_format: html, markdown or json.
+        progress: receives the stage `evaluate` and its photos.
+
+    Raises:
+        DatasetError: no photo is left.
+        SettingsError: a split that the source does not have; a report that would overwrite an
+            input.
+        ModelFileError: the model file cannot be used.
     """
     classifier = model if isinstance(model, Classifier) else Classifier(model)
     wanted = report_path(classifier.path, report, report_format, "evaluation")
@@ -94,59 +114,59 @@ def evaluate(
     with Problems() as problems:
         read = {"dataset": photos, "model": classifier.path}
         problems.overlaps({"report": wanted}, inputs=read, photos=listed_photos(photos, data))
-    layout, chosen, entries = entries_to_score(photos, split, data)
-    number = {label: i for i, label in enumerate(classifier.classes)}
-    left_out = [(path, finding.message) for finding in layout.findings for path in finding.paths]
-    left_out += [
-        (printable(entry.name), f"the model has no class {entry.label!r}")
-        for entry in entries
-        if entry.label not in number
-    ]
-    known = [entry for entry in entries if entry.label in number]
-    photos_scored: list[tuple[Path, str]] = []
-    labels: list[int] = []
-    rows: list[list[float]] = []
-    mistakes: list[Mistake] = []
-    digests = trained_on(classifier)
-    remembered = 0
-    progress = progress or NoProgress()
-    progress.stage("evaluate", len(known))
-    for done, (entry, result, seen) in enumerate(_answers(classifier, known, digests), start=1):
-        if isinstance(result, Prediction):
-            by_label = dict(result.top)
-            remembered += seen
-            photos_scored.append((entry.path, printable(entry.name)))
-            labels.append(number[entry.label])
-            rows.append([by_label[label] for label in classifier.classes])
-            if result.label != entry.label:
-                mistakes.append(
-                    Mistake(printable(entry.name), entry.label, result.label, result.probability)
-                )
-        else:
-            left_out.append((printable(entry.name), str(result)))
-        progress.advance(done, len(known))
-    if not labels:
-        why = (
-            f"; the first of {len(left_out)}: {left_out[0][0]}: {left_out[0][1]}"
-            if left_out
-            else ""
-        )
+    chosen, known, left_out = photos_to_score(photos, split, [classifier], data=data)
+    found = _scored(classifier, known, left_out, progress or NoProgress())
+    if found is None:
         raise DatasetError(
-            f"{photos} holds no photo that can be scored{why}; the model's classes are {', '.join(classifier.classes)}"
+            f"{photos} has no photo that can be scored{first_reason(left_out)}; the model's "
+            f"classes are {', '.join(classifier.classes)}"
         )
-    truth, probabilities = np.array(labels), np.array(rows)
-    found = Evaluation(
-        scores=score(truth, probabilities, classifier.classes, classifier.info.threshold),
-        split=chosen,
-        trained_on=remembered,
-        mistakes=tuple(sorted(mistakes, key=lambda m: -m.probability)),
-        left_out=tuple(left_out),
-        answers=Answers.of(photos_scored, truth, probabilities),
-    )
+    found = replace(found, split=chosen)
     if wanted is None:
         return found
     written, problem = attempt(_content(classifier, found, Path(photos)), wanted, report_format)
     return replace(found, report=written, report_error=problem)
+
+
+def _scored(
+    classifier: Classifier,
+    known: Sequence[Entry],
+    left_out: list[tuple[str, str]],
+    progress: Progress,
+) -> Evaluation | None:
+    """Predict and score photos; add those that cannot be read to `left_out`. None if all are."""
+    number = {label: i for i, label in enumerate(classifier.classes)}
+    scored: list[tuple[Path, str]] = []
+    labels: list[int] = []
+    rows: list[list[float]] = []
+    mistakes: list[Mistake] = []
+    trained_on_these = 0
+    progress.stage("evaluate", len(known))
+    answers = _answers(classifier, known, trained_on(classifier))
+    for done, (entry, result, seen) in enumerate(answers, start=1):
+        name = printable(entry.name)
+        if isinstance(result, Prediction):
+            by_label = dict(result.top)
+            trained_on_these += seen
+            scored.append((entry.path, name))
+            labels.append(number[entry.label])
+            rows.append([by_label[label] for label in classifier.classes])
+            if result.label != entry.label:
+                mistakes.append(Mistake(name, entry.label, result.label, result.probability))
+        else:
+            left_out.append((name, str(result)))
+        progress.advance(done, len(known))
+    if not labels:
+        return None
+    truth, probabilities = np.array(labels), np.array(rows)
+    return Evaluation(
+        scores=score(truth, probabilities, classifier.classes, classifier.info.threshold),
+        split=None,
+        trained_on=trained_on_these,
+        mistakes=tuple(sorted(mistakes, key=lambda m: -m.probability)),
+        left_out=tuple(left_out),
+        answers=Answers.of(scored, truth, probabilities),
+    )
 
 
 def _content(classifier: Classifier, found: Evaluation, photos: Path) -> Content:
@@ -166,7 +186,10 @@ def _content(classifier: Classifier, found: Evaluation, photos: Path) -> Content
 def _answers(
     classifier: Classifier, entries: Sequence[Entry], digests: frozenset[bytes]
 ) -> Iterator[tuple[Entry, Prediction | ImageError, bool]]:
-    """For each entry the answer, or why there is none, and whether the photo was trained on. A file is read once, for both."""
+    """Yield for each entry the prediction or an error, and whether the model was trained on it.
+
+    Each file is read once.
+    """
     waiting: deque[tuple[Entry, ImageError | None, bool]] = deque()
 
     def read(entry: Entry) -> tuple[bytes | ImageError, bool]:
@@ -196,12 +219,28 @@ def _answers(
     yield from unread()
 
 
-def entries_to_score(
-    photos: str | Path, split: str | None, data: DataSettings | None = None
-) -> tuple[Layout, str | None, list[Entry]]:
-    """What a source holds, the split to score and its photos: the split asked for, else `test` where there is one, else all (None).
+def photos_to_score(
+    photos: str | Path,
+    split: str | None,
+    models: Sequence[Classifier],
+    *,
+    data: DataSettings | None = None,
+) -> tuple[str | None, list[Entry], list[tuple[str, str]]]:
+    """Find the photos to score models on.
 
-    Raises DatasetError for no such source, SettingsError for a split it does not have.
+    Args:
+        photos: class folders, split/class folders, or a CSV.
+        split: the one to score; None: `test` if there is one, else all photos.
+        models: one model, or the two that are compared.
+        data: how the folder or CSV is read.
+
+    Returns:
+        The split (None: all photos), the photos whose label all models have, and (path, reason) of
+        those left out.
+
+    Raises:
+        DatasetError: there is no such source.
+        SettingsError: it has no such split.
     """
     layout = find(photos, data=data)
     present = {entry.split for entry in layout.entries}
@@ -209,15 +248,44 @@ def entries_to_score(
         named = ", ".join(name for name in SPLITS if name in present) or "none"
         raise SettingsError(f"{photos} has no split {split!r}; it has: {named}")
     chosen = split or ("test" if "test" in present else None)
-    return (
-        layout,
-        chosen,
-        [entry for entry in layout.entries if chosen is None or entry.split == chosen],
-    )
+    left_out = [(path, finding.message) for finding in layout.findings for path in finding.paths]
+    known = []
+    for entry in layout.entries:
+        if chosen is not None and entry.split != chosen:
+            continue
+        reason = _why_unknown(entry.label, models)
+        if reason is None:
+            known.append(entry)
+        else:
+            left_out.append((printable(entry.name), reason))
+    return chosen, known, left_out
+
+
+def _why_unknown(label: str, models: Sequence[Classifier]) -> str | None:
+    """Return why a label cannot be scored: which of the models do not have it. None if all have."""
+    lacking = [
+        (name, model)
+        for name, model in zip("AB", models, strict=False)
+        if label not in model.classes
+    ]
+    if not lacking:
+        return None
+    who = "the model has"
+    if len(models) > 1:
+        who = f"{lacking[0][0]} has" if len(lacking) == 1 else "A and B have"
+    return unknown_label(label, lacking[0][1].classes, who)
+
+
+def first_reason(left_out: Sequence[tuple[str, str]]) -> str:
+    """Return the first photo left out and why, for a message; empty if there is none."""
+    if not left_out:
+        return ""
+    path, reason = left_out[0]
+    return f"; the first of {len(left_out)}: {path}: {reason}"
 
 
 def trained_on(classifier: Classifier) -> frozenset[bytes]:
-    """The first 6 bytes of the SHA-256 of each training photo; empty where the model's metadata do not say."""
+    """Return the first 6 bytes of the SHA-256 of each training photo, as far as the model says."""
     said = classifier.info.data.get("trained_on")
     try:
         known = base64.b64decode(said) if isinstance(said, str) else b""

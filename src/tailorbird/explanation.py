@@ -1,4 +1,4 @@
-"""Why a model says what it says: a photo beside the places that speak for its most probable classes."""
+"""Explain a prediction: heat-map overlays of the most probable classes beside the photo."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tailorbird.rendering import fonts
 from tailorbird.rendering.overlays import ALPHA, overlay, thumbnail
 
 SIDE = 480
-"""Pixels of the shown photo's longer side."""
+"""Pixels of the longer side of the photo shown."""
 
 MOST = 3
-"""Heat maps a model file gives for a photo: those of its three most probable classes."""
+"""Number of heat maps in a model file: those of the three most probable classes."""
 
 _GAP, _LINE, _TEXT = 16, 26, 18  # pixels between pictures, of a caption's line, of its letters
 _PAPER, _INK, _GREY = (255, 255, 255), (29, 33, 38), (100, 107, 115)
@@ -29,10 +29,13 @@ _PAPER, _INK, _GREY = (255, 255, 255), (29, 33, 38), (100, 107, 115)
 
 @dataclass(frozen=True)
 class Explanation:
-    """One photo explained.
+    """The explanation of one photo.
 
-    image: RGB, the photo and to its right an overlay for each of `labels`, with captions. prediction: the whole answer, with
-    heat maps. path: where the photo came from, None for bytes, images and arrays.
+    Attributes:
+        path: of the photo; None for bytes, images and arrays.
+        image: RGB, the photo and to its right an overlay for each of `labels`, with captions.
+        prediction: with heat maps.
+        labels: the classes explained.
     """
 
     path: str | None
@@ -41,7 +44,7 @@ class Explanation:
     labels: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """One line of `explain --json`, without the picture's own path."""
+        """Return a line of `explain --json`, without the path of the image."""
         return {**self.prediction.as_dict(), "explained": list(self.labels)}
 
 
@@ -53,12 +56,20 @@ def explain(
     label: str | None = None,
     alpha: float = ALPHA,
 ) -> Explanation:
-    """Explain one photo: the photo and, for each of the `top` (1 to 3) most probable classes or for the class `label`, its overlay.
+    """Explain one photo by overlays of the heat maps of its most probable classes.
 
-    alpha: how much of the photo the hottest place covers, 0 to 1.
+    Args:
+        model: the model file.
+        photo: path, bytes, image, array or file object.
+        top: number of classes, 1 to 3.
+        label: explain this class instead.
+        alpha: opacity of the overlay at the hottest place, 0 to 1.
 
-    Raises SettingsError for an option outside its range, a label the model does not know, or a model without heat maps;
-    NotExplained for a label outside the photo's three most probable; ImageError for a photo that cannot be used; ModelFileError.
+    Raises:
+        SettingsError: an option outside its range, an unknown label, a model without heat maps.
+        NotExplained: `label` is not among the three most probable classes of this photo.
+        ImageError: the photo cannot be used.
+        ModelFileError: the model file cannot be used.
     """
     (found,) = explain_many(model, [photo], top=top, label=label, alpha=alpha)
     if isinstance(found, Failure):
@@ -75,9 +86,9 @@ def explain_many(
     label: str | None = None,
     alpha: float = ALPHA,
 ) -> Iterator[Explanation | Failure]:
-    """Explain any number of photos, in order, in bounded memory and on all cores; a bad one gives a Failure and the rest go on.
+    """Explain any number of photos, in order, in bounded memory and on all cores.
 
-    Arguments and errors as in `explain`; a Failure's error may be NotExplained.
+    Arguments and errors are those of `explain`. A photo that cannot be explained gives a Failure.
     """
     classifier = model if isinstance(model, Classifier) else Classifier(model)
     _check(classifier, top, label, alpha)
@@ -103,7 +114,8 @@ def _check(classifier: Classifier, top: int, label: str | None, alpha: float) ->
     problems = []
     if not 1 <= top <= MOST:
         problems.append(
-            f"top is {top}; it must be 1 to {MOST}: the file holds heat maps of the {MOST} most probable classes"
+            f"top is {top}; it must be 1 to {MOST}: a model file has heat maps of the {MOST} most "
+            "probable classes"
         )
     if not 0 <= alpha <= 1:
         problems.append(f"alpha is {alpha}; it must be between 0 and 1")
@@ -111,7 +123,8 @@ def _check(classifier: Classifier, top: int, label: str | None, alpha: float) ->
         problems.append(f"the model has no class {label!r}; it has {', '.join(classifier.classes)}")
     if not classifier.has_heatmaps:
         problems.append(
-            f"{classifier.path} has no heat maps: {classifier.why_no_heatmaps}; train with a backbone that has one, such as pocket"
+            f"{classifier.path} has no heat maps: {classifier.why_no_heatmaps}; train with a "
+            "backbone that has one, such as pocket"
         )
     if problems:
         raise SettingsError("; ".join(problems))
@@ -135,19 +148,20 @@ def _explained(
     label: str | None,
     alpha: float,
 ) -> Explanation:
-    assert answer.heatmaps is not None, "asked for"
+    assert answer.heatmaps is not None, "heat maps were asked for"
     ranked = list(zip(answer.top, answer.heatmaps, strict=False))
     if label is not None:
         ranked = [entry for entry in ranked if entry[0][0] == label]
         if not ranked:
             likeliest = ", ".join(f"{name} {probability:.1%}" for name, probability in answer.top)
             raise NotExplained(
-                f"{label!r} is not among the {len(answer.top)} most probable classes, the only ones with heat maps; they are {likeliest}"
+                f"{label!r} is not among the {len(answer.top)} most probable classes, the only "
+                f"ones with heat maps; they are {likeliest}"
             )
     ranked = ranked[:top]
     panels = [(photo, "photo", "the model is not sure" if answer.unsure else "")]
     for (name, probability), grid in ranked:
-        note = "" if float(grid.max(initial=0.0)) > 0 else "nothing speaks for it"
+        note = "" if float(grid.max(initial=0.0)) > 0 else "no positive evidence"
         panels.append((overlay(photo, grid, alpha=alpha), f"{name}  {probability:.1%}", note))
     prediction = Prediction(
         path,
@@ -175,7 +189,7 @@ def _side_by_side(panels: list[tuple[Image.Image, str, str]]) -> Image.Image:
         left = _GAP + number * (cell + _GAP)
         sheet.paste(picture, (left + (cell - width) // 2, _GAP))
         for line, (text, colour) in enumerate(((caption, _INK), (note, _GREY))):
-            words = fonts.fit(text, _TEXT, cell, keep_end=True)  # the probability stands behind
+            words = fonts.fit(text, _TEXT, cell, keep_end=True)  # the probability is at the end
             start = left + cell / 2 - fonts.length(words, _TEXT) / 2
             place = (start, _GAP + height + 6 + line * _LINE)
             fonts.draw(canvas, place, words, _TEXT, colour)

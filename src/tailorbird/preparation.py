@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tailorbird.corrections import Joined, Labelled, join
 from tailorbird.dataset import SPLITS, UNUSABLE, Dataset, DataSettings, Sample, clean, scan
+from tailorbird.dataset.labels import unknown_label
 from tailorbird.dataset.layout import Layout
 from tailorbird.dataset.scanner import scan_layout
 from tailorbird.errors import DatasetError
@@ -142,7 +143,9 @@ def prepare_data(
     left_out += [LeftOut(name, "excluded in a review") for name in scanned.excluded]
     with timer.measure("split"):
         if steps.classes is not None:
-            dataset, unknown = _only(dataset, steps.classes, "the model has no class {!r}")
+            dataset, unknown = _only(
+                dataset, steps.classes, partial(unknown_label, known=steps.classes)
+            )
             left_out += unknown
         if steps.splitter is not None:
             if steps.classes is None:
@@ -203,15 +206,17 @@ def _learnable(dataset: Dataset, scanned: Dataset) -> tuple[Dataset, list[LeftOu
             f"photos to train on are left in {len(learned)} of {len(scanned.classes)} classes; "
             "at least two are needed"
         )
-    return _only(dataset, learned, "class {!r} has no photo in train")
+    return _only(dataset, learned, lambda label: f"class {label!r} has no photo in train")
 
 
-def _only(dataset: Dataset, classes: Sequence[str], reason: str) -> tuple[Dataset, list[LeftOut]]:
-    """Keep the photos of these classes; format `reason` with the label of each other photo."""
+def _only(
+    dataset: Dataset, classes: Sequence[str], reason: Callable[[str], str]
+) -> tuple[Dataset, list[LeftOut]]:
+    """Keep the photos of these classes; `reason` says why, for the label of each other photo."""
     known = frozenset(classes)
     kept = [i for i, sample in enumerate(dataset.samples) if sample.label in known]
     left_out = [
-        LeftOut(sample.name, reason.format(sample.label))
+        LeftOut(sample.name, reason(sample.label))
         for sample in dataset.samples
         if sample.label not in known
     ]

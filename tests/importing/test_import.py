@@ -623,7 +623,7 @@ def test_lists_of_classes_that_are_none(tmp_path: Path) -> None:
         (tmp_path / "twice.txt", "names 'crane' more than once"),
         (tmp_path / "one.txt", "names 1 classes; at least two"),
         (tmp_path / "bytes.txt", "not text in UTF-8"),
-        (tmp_path / "gap.json", "no list of names"),
+        (tmp_path / "gap.json", "but no list of names"),
         ("missing.txt", "does not exist; give a file"),
         ("ant,,bee", "names 2 classes"),
     ):

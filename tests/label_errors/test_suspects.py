@@ -224,7 +224,7 @@ def test_classes_too_small_are_not_judged() -> None:
         DatasetError, match=r"no class has 5 different pictures.*there are 0 3, 1 2"
     ):
         judge(Dataset(Path(), samples(["0", "1", "0", "1", "0"])), features[:5])
-    with pytest.raises(DatasetError, match="carry the single label 'a'"):
+    with pytest.raises(DatasetError, match="have the single label 'a'"):
         judge(Dataset(Path(), samples(["a"] * 9)), features[:9])
 
 
@@ -335,7 +335,7 @@ def test_wrong_use_is_one_clear_line(shapes: Path, options: list[str], said: str
 
 def test_one_class_is_an_error(make_dataset: MakeDataset) -> None:
     folder = make_dataset(labels=("disc",), count=6)
-    assert "carry the single label 'disc'" in run("scan", folder, "--suspects", "-q", code=2).stderr
+    assert "have the single label 'disc'" in run("scan", folder, "--suspects", "-q", code=2).stderr
 
 
 def test_ctrl_c_ends_the_folds_at_once(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_bad_files_are_named_and_the_rest_is_learned(
     result = train(folder, tmp_path / "model with a space ü.onnx", fixed=QUICK)
     assert {entry.path: entry.reason for entry in result.left_out} == {
         "box/empty.jpg": "the file is empty (0 bytes)",
-        "box/vector.jpg": "SVG is not accepted; accepted are JPEG, PNG, WEBP, GIF, BMP, AVIF; export it as PNG",
+        "box/vector.jpg": "SVG is not accepted; accepted are JPEG, PNG, WEBP, GIF, BMP, AVIF, TIFF, PPM; export it as PNG",
     }
     assert sum(result.dataset.counts.values()) == 73
 
@@ -304,7 +304,7 @@ def test_evaluate_names_what_it_leaves_out_and_its_worst_mistakes(
         evaluate(trained, folder, split="test")
     with pytest.raises(
         DatasetError,
-        match=r"holds no photo that can be scored.*the model's classes are box, cross, disc",
+        match=r"has no photo that can be scored.*the model's classes are box, cross, disc",
     ):
         evaluate(trained, draw_dataset(tmp_path / "other", ("x box", "y box"), 3))
 

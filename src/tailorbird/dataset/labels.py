@@ -53,6 +53,23 @@ def similar_label(label: str, known: Iterable[str]) -> str | None:
     return next((one for one in known if one != label and folded_label(one) == folded), None)
 
 
+def unknown_label(label: str, known: Iterable[str], who: str = "the model has") -> str:
+    """Return why a photo with this label cannot be used, and which known label is probably meant.
+
+    Args:
+        label: the photo's.
+        known: the classes of the model.
+        who: who does not have it, such as `A and B have`.
+    """
+    alike = similar_label(label, known)
+    if alike is None:
+        return f"{who} no class {label!r}"
+    return (
+        f"{who} no class {shown_label(label)}, but {shown_label(alike)}, which differs only in "
+        f"{label_difference(label, alike)}; give both the same name"
+    )
+
+
 def shown_label(label: str) -> str:
     """Return a label in quotes, with invisible and combining characters and odd spaces escaped.
 

@@ -131,8 +131,8 @@ def curve_lines(result: LearningCurve) -> list[str]:
     if found.backtest is not None and not found.refused:
         predicted, seen = found.backtest
         lines.append(
-            f"Back-test: from half the photos the same curve predicts {_points(predicted)} for that "
-            f"doubling; it gave {_points(seen)}."
+            f"Back-test: from half the photos the same curve predicts {_points(predicted)} for "
+            f"that doubling; it gave {_points(seen)}."
         )
     return lines + _class_lines(result)
 

@@ -1,7 +1,8 @@
-"""A classifier trained elsewhere becomes a model file: opened, given its classes, checked, calibrated and scored on photos."""
+"""Import a classifier trained elsewhere: convert, check, calibrate and score it."""
 
 from tailorbird.importing.classes import read_classes
 from tailorbird.importing.pipeline import import_application, import_model
 from tailorbird.importing.result import ImportResult
+from tailorbird.importing.settings import ImportSettings
 
-__all__ = ["ImportResult", "import_application", "import_model", "read_classes"]
+__all__ = ["ImportResult", "ImportSettings", "import_application", "import_model", "read_classes"]

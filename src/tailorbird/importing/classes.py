@@ -1,4 +1,4 @@
-"""The classes of a model's outputs, in their order, from what people have: a list, a text file, `class_indices` as JSON, a CSV."""
+"""Read the classes of a model's outputs from a list, a text file, JSON or a CSV."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ from tailorbird.errors import SettingsError
 
 MOST_BYTES: Final = 10_000_000
 _COLUMNS: Final = ("name", "class", "label", "class_name")
-_VALID: Final = "give a file with one class on each line, in the order of the outputs, or a list such as dress,hat,shirt"
+_VALID: Final = (
+    "give a file with one class per line, in the order of the outputs, or a list such as "
+    "dress,hat,shirt"
+)
 
 
 def read_classes(source: str | Path | Sequence[str], *, unique: bool = False) -> tuple[str, ...]:
-    """The names of the classes, in the order of the model's outputs.
+    """Return the names of the classes, in the order of the model's outputs.
 
-    source: a sequence of names; a comma-separated list; or a file: one name on each line, JSON (a list, or `class_indices` as Keras'
-    generators give it: name to number, or number to name), or a CSV with a column name, class or label. unique: tell equal names apart by a
-    number, `crane` and `crane (2)`, as ImageNet needs it, instead of refusing them.
+    Args:
+        source: a sequence of names; a comma-separated list; or a file: one name per line, JSON (a
+            list, or `class_indices` of a Keras generator: name to number, or number to name), or a
+            CSV with a column name, class or label.
+        unique: add a number to equal names (`crane` and `crane (2)`, as ImageNet needs) instead of
+            refusing them.
 
-    Raises SettingsError for a file that cannot be read, for fewer than two names, and for equal ones.
+    Raises SettingsError: a file that cannot be read, fewer than two names, equal names.
     """
     if isinstance(source, str | Path):
         names, what = _from_text(source)
@@ -33,17 +39,20 @@ def read_classes(source: str | Path | Sequence[str], *, unique: bool = False) ->
     names = [name.strip() for name in names]
     if len(names) < 2 or not all(names):
         raise SettingsError(
-            f"{what} names {len([name for name in names if name])} classes; at least two are needed: {_VALID}"
+            f"{what} names {len([name for name in names if name])} classes; at least two are "
+            f"needed: {_VALID}"
         )
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated and not unique:
         raise SettingsError(
-            f"{what} names {', '.join(map(repr, repeated[:5]))} more than once; each class needs a name of its own"
+            f"{what} names {', '.join(map(repr, repeated[:5]))} more than once; each class needs "
+            "its own name"
         )
-    return _told_apart(names)
+    return _unique(names)
 
 
-def _told_apart(names: Sequence[str]) -> tuple[str, ...]:
+def _unique(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names, with a number after those that are equal to an earlier one."""
     taken: set[str] = set()
     result = []
     for name in names:
@@ -57,7 +66,7 @@ def _told_apart(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _from_text(source: str | Path) -> tuple[list[str], str]:
-    """The names, and what they came from, in words."""
+    """Return the names, and what they came from, in words."""
     path = Path(source)
     try:
         is_file = path.is_file()
@@ -70,7 +79,8 @@ def _from_text(source: str | Path) -> tuple[list[str], str]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise SettingsError(
-                f"{path} is {path.stat().st_size:,} bytes; a list of classes has at most {MOST_BYTES:,}"
+                f"{path} is {path.stat().st_size:,} bytes; the maximum for a list of classes is "
+                f"{MOST_BYTES:,}"
             )
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -91,13 +101,17 @@ def _from_text(source: str | Path) -> tuple[list[str], str]:
 
 
 def _from_json(text: str, path: Path) -> list[str]:
-    """A list of names; {name: number}; {number: name}; or {number: [identifier, name]} as Keras keeps ImageNet's."""
+    """Read a list of names, {name: number}, {number: name}, or {number: [identifier, name]}.
+
+    The last is the form of Keras' file of the ImageNet classes.
+    """
     try:
         said: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path} is not JSON ({str(error)[:100]}); {_VALID}") from None
     wrong = SettingsError(
-        f"{path} holds JSON that is no list of names, nor {{name: number}} with the numbers 0 to one less than their count"
+        f"{path} is JSON, but no list of names, nor {{name: number}} with the numbers 0 to one "
+        "less than their count"
     )
     if isinstance(said, list):
         pairs: list[tuple[Any, Any]] = list(enumerate(said))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.dataset import Dataset, Sample, pixels_of
+from tailorbird.dataset import Dataset, DataSettings, Sample, pixels_of
 from tailorbird.errors import BackboneError, DatasetError
 from tailorbird.head import Head
 from tailorbird.images import ResizeRule
@@ -47,7 +47,12 @@ class ScoringData:
 
 
 def read_scoring_data(
-    source: str | Path, classes: Sequence[str], seed: int, progress: Progress | None = None
+    source: str | Path,
+    classes: Sequence[str],
+    seed: int,
+    *,
+    data: DataSettings | None = None,
+    progress: Progress | None = None,
 ) -> ScoringData:
     """Scan labelled photos and divide them into those that calibrate and those that score.
 
@@ -58,23 +63,24 @@ def read_scoring_data(
 
     Raises DatasetError.
     """
-    steps = Steps(partial(_divide, seed=seed), tuple(classes))
-    data = prepare_data(source, steps=steps, progress=progress)
-    known = [sample for sample in data.scanned.samples if sample.label in classes]
+    steps = Steps(partial(_divide, seed=seed), tuple(classes), data=data)
+    prepared = prepare_data(source, steps=steps, progress=progress)
+    known = [sample for sample in prepared.scanned.samples if sample.label in classes]
     if not known:
         raise DatasetError(
             f"{source} has no photo of the model's classes: its labels are "
-            f"{_some(data.scanned.classes)}, the classes {_some(classes)}; they are matched by name"
+            f"{_some(prepared.scanned.classes)}, the classes {_some(classes)}; they are matched by "
+            "name"
         )
     for name, what in (("validation", "calibration"), ("test", "scoring")):
-        if not data.parts[name]:
+        if not prepared.parts[name]:
             raise DatasetError(
                 f"{source}: no photo is left for {what} out of {len(known):,} with known labels; "
                 "at least two different photos of a class are needed"
             )
-    found = Counter(sample.label for sample in data.scanned.samples)
+    found = Counter(sample.label for sample in prepared.scanned.samples)
     unknown = {label: count for label, count in sorted(found.items()) if label not in classes}
-    return ScoringData(data, _origin({sample.split for sample in known}), unknown)
+    return ScoringData(prepared, _origin({sample.split for sample in known}), unknown)
 
 
 def _origin(splits: set[str | None]) -> str:
@@ -158,7 +164,7 @@ class ImportedNetwork:
 
 
 def spread(samples: Sequence[Any], most: int) -> list[Any]:
-    """At most `most` of them, evenly spread."""
+    """Return at most `most` of them, evenly spread."""
     if len(samples) <= most:
         return list(samples)
     return [

@@ -1,4 +1,4 @@
-"""How the pixels were prepared in training: as given, as the model itself says, or as photos tell; and whether that can be right.
+"""Determine how pixels were prepared in training: as given, as the model shows, or by trial.
 
 Logits are float (N, C), labels int64 (N,).
 """
@@ -21,15 +21,15 @@ from tailorbird.metrics.paired import mcnemar
 from tailorbird.progress import Progress
 
 SAMPLED: Final = 200
-"""Photos on which other ways to prepare the pixels are tried."""
+"""Maximum number of photos on which preprocessings are tried."""
 
 CLEARLY: Final = 0.01
-"""The p-value below which another way is called clearly better; four ways are compared."""
+"""P-value below which another preprocessing is significantly better; four are compared."""
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another way to prepare the pixels: the share of photos it gets right, and McNemar's p-value beside the one in use."""
+    """Another preprocessing: its accuracy, and McNemar's p-value against the one in use."""
 
     preprocess: str
     accuracy: float
@@ -37,8 +37,8 @@ class Alternative:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The way in use, its accuracy on `n` photos, and the others on the same, the best first."""
+class PreprocessComparison:
+    """The preprocessing in use, its accuracy on `n` photos, and the others, best first."""
 
     used: str
     n: int
@@ -47,7 +47,7 @@ class Comparison:
 
     @property
     def better(self) -> Alternative | None:
-        """The best way that is clearly better than the one in use; None where there is none."""
+        """Return the best other preprocessing if it is significantly better, else None."""
         return next(
             (one for one in self.others if one.accuracy > self.accuracy and one.p_value < CLEARLY),
             None,
@@ -55,17 +55,18 @@ class Comparison:
 
     @property
     def warning(self) -> str | None:
-        """What to say of it."""
+        """Return a warning if another preprocessing is better, else None."""
         other = self.better
         if other is None:
             return None
         return (
-            f"preprocess {other.preprocess} gets {other.accuracy:.1%} of {self.n} photos right, {self.used} only {self.accuracy:.1%} "
-            f"(McNemar p = {other.p_value:.1g}): {self.used} is probably wrong; import again with --preprocess {other.preprocess}"
+            f"preprocess {other.preprocess} gets {other.accuracy:.1%} of {self.n} photos right, "
+            f"{self.used} only {self.accuracy:.1%} (McNemar p = {other.p_value:.1g}): {self.used} "
+            f"is probably wrong; import again with --preprocess {other.preprocess}"
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For `import --json`."""
+        """Return the object of `import --json`."""
         return {
             "used": self.used,
             "n": self.n,
@@ -130,7 +131,7 @@ def try_all(
     images: npt.NDArray[np.uint8],
     progress: Progress,
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Logits of the same photos, uint8 (N, S, S, 3), prepared in each way."""
+    """Return the logits of photos, uint8 (N, S, S, 3), by preprocessing."""
     answers = {}
     total = len(PREPROCESS) * len(images)
     progress.stage("preprocess", total)
@@ -146,9 +147,11 @@ def try_all(
 def best(
     answers: Mapping[str, npt.NDArray[np.floating[Any]]], labels: npt.NDArray[np.int64]
 ) -> tuple[str, str]:
-    """(mode, why): of the ways that get the most photos right, or not clearly fewer, the one with the lowest log-loss.
+    """Return the preprocessing that fits labelled photos best, and why.
 
-    Two ways may get as many right, tf and torch above all; the one the network was trained with is surer of them.
+    Of those with the highest accuracy, or one not significantly lower, it is the one with the
+    lowest log-loss: two preprocessings, above all tf and torch, may have the same accuracy, but the
+    network is more confident with the one it was trained with.
     """
     right = {mode: float((rows.argmax(axis=1) == labels).mean()) for mode, rows in answers.items()}
     first = max(right, key=lambda mode: right[mode])
@@ -167,14 +170,17 @@ def best(
     reason = f"it suits {len(labels)} photos best: {said} right"
     others = [mode for mode in alike if mode != chosen]
     if others:
-        reason += f"; {' and '.join(others)} cannot be told from it by that, {chosen} has the lowest log-loss"
+        reason += (
+            f"; {' and '.join(others)} cannot be told from it by that, {chosen} has the lowest "
+            "log-loss"
+        )
     return chosen, reason
 
 
 def compare(
     answers: Mapping[str, npt.NDArray[np.floating[Any]]], labels: npt.NDArray[np.int64], used: str
-) -> Comparison:
-    """The way in use beside the others. answers: logits of the same photos, by way."""
+) -> PreprocessComparison:
+    """Compare the preprocessing in use with the others; answers: logits of the same photos."""
     right = {mode: rows.argmax(axis=1) == labels for mode, rows in answers.items()}
     found = [
         Alternative(
@@ -185,7 +191,7 @@ def compare(
         for mode, hits in right.items()
         if mode != used
     ]
-    return Comparison(
+    return PreprocessComparison(
         used,
         len(labels),
         float(right[used].mean()),

@@ -1,4 +1,4 @@
-"""What an import gives back."""
+"""The result of an import."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tailorbird.importing.photos import ScoringData
-from tailorbird.importing.preprocess import Comparison
+from tailorbird.importing.preprocess import PreprocessComparison
 from tailorbird.metrics.scores import Scores
 from tailorbird.metrics.thresholds import Threshold
 from tailorbird.model.metadata import ModelInfo
@@ -16,11 +16,20 @@ from tailorbird.rendering.notebook import scores_html
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What `import_model` did.
+    """The result of `import_model`.
 
-    preprocess: the mode in the graph, and why that one. heatmaps: whether the file gives any. agreement: the largest difference of a
-    probability between the network in ONNX and Keras itself, on `compared` photos. validation, test, threshold: None without photos.
-    comparison: the ways to prepare the pixels side by side; None without photos.
+    Attributes:
+        model: the file written.
+        info: its metadata.
+        preprocess, preprocess_reason: the preprocessing in the graph, and why that one.
+        heatmaps: whether the file has heat maps.
+        agreement: largest difference of a probability between the network in ONNX and in its own
+            framework, on `compared` photos.
+        validation, test, threshold: None without photos.
+        photos: those that calibrated and scored the model.
+        comparison: the preprocessings side by side; None without photos.
+        warnings, notes: sentences for people.
+        seconds: by stage.
     """
 
     model: Path
@@ -34,7 +43,7 @@ class ImportResult:
     test: Scores | None
     threshold: Threshold | None
     photos: ScoringData | None = field(repr=False)
-    comparison: Comparison | None
+    comparison: PreprocessComparison | None
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     seconds: dict[str, float]
@@ -45,7 +54,7 @@ class ImportResult:
         return scores_html(self.test.as_dict(), "Test", f"model: {self.model}")
 
     def as_dict(self) -> dict[str, Any]:
-        """The object of `import --json`."""
+        """Return the object of `import --json`."""
         return {
             "model": str(self.model),
             "classes": list(self.info.classes),

@@ -1,4 +1,4 @@
-"""Photos whose label is probably wrong: out-of-fold probabilities over cached features, ranked and counted."""
+"""Find photos whose label is probably wrong, by out-of-fold probabilities on cached features."""
 
 from tailorbird.label_errors.find import Suspect, Suspects, judge, judge_prepared, suspects, tiles
 from tailorbird.label_errors.inspection import Inspection, inspect_dataset

@@ -1,6 +1,6 @@
-"""Out-of-fold probabilities: each photo is judged by heads that have seen neither it nor a copy of it.
+"""Out-of-fold probabilities, from heads that were trained without the photo and its copies.
 
-Shapes, once: N photos, K features, C classes, R repeats.
+Shapes: N photos, K features, C classes, R repeats.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from tailorbird.progress import NoProgress, Progress
 
 FOLDS: Final = 5
 REPEATS: Final = 3
-"""Times the folds are dealt anew; the mean of the probabilities gives a steadier ranking than any one of them."""
+"""Number of repeats with other folds; the mean ranks more steadily than a single one."""
 
 SETTINGS: Final = HeadSettings(inner=(128,), dropout=0.5, learning_rate=3e-3, l2=3e-2)
-"""Chosen with benchmarks/suspects.py. The L2 is ten times that of a head that is trained for use: wrong labels must not be learned."""
+"""Chosen with benchmarks/suspects.py. L2 is ten times that of a head for use, so that wrong labels
+are not learned."""
 
 STEPS: Final = 150
 FEWEST_EPOCHS: Final = 8
@@ -37,10 +38,11 @@ def fold_numbers(
     generator: np.random.Generator,
     folds: int = FOLDS,
 ) -> npt.NDArray[np.int64]:
-    """The fold of each photo, int64 (N,), 0 to folds - 1: groups stay whole, classes are spread evenly.
+    """Return the fold of each photo, int64 (N,), 0 to folds - 1.
 
-    The groups of each class are dealt out like cards, in an order drawn from `generator`, each class going on where the one
-    before stopped. A class of two groups or more is thus never held out as a whole. A group belongs to the class of its first photo.
+    Groups stay together. The groups of each class are dealt out one by one, in an order drawn from
+    `generator`, each class continuing where the one before stopped: a class of two or more groups
+    is never held out as a whole. A group belongs to the class of its first photo.
     """
     members, first = np.unique(np.asarray(groups), return_index=True)
     shuffled = generator.permutation(len(members))
@@ -62,24 +64,28 @@ def out_of_fold(
     settings: HeadSettings = SETTINGS,
     progress: Progress | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Probabilities float64 (N, C) of each photo from heads trained on the other folds only.
+    """Return the probabilities of each photo, float64 (N, C), from heads of the other folds.
 
-    They are not calibrated: so strong an L2 makes them cautious, and sharpening them to fit the given labels doubled what was reported
-    on data as they are, for one more flipped label in a hundred (benchmarks/README.md).
+    They are not calibrated. The strong L2 makes them cautious; sharpening them to fit the given
+    labels doubled the number of reports on real data, for one more flipped label found in a hundred
+    (benchmarks/README.md).
 
     Args:
         features: float32 (N, K).
         labels: int64 (N,), 0 to classes - 1, some of them wrong.
-        groups: (N,); photos that share a number show the same picture and are held out together.
+        groups: (N,); photos with the same number show the same picture and are held out together.
         classes: C, at least 2.
-        seed: of the folds and the fits; the same seed gives the same bits on any number of cores.
-        repeats: R; the mean over so many deals of the folds is taken.
-        settings: of the heads. Each trains for a fixed number of steps: labels that may be wrong should not decide when to stop.
+        seed: of the folds and fits; it gives the same bits on any number of cores.
+        repeats: R.
+        settings: of the heads. Each trains for a fixed number of steps, because labels that may be
+            wrong should not decide when to stop.
         progress: receives the stage `labels` and its fits.
 
-    Raises SettingsError for arrays that do not fit each other, TrainingError when a loss becomes non-finite.
+    Raises:
+        SettingsError: arrays that do not fit each other.
+        TrainingError: a loss became non-finite.
     """
-    # The scale of the columns is taken from all photos: no label goes into it.
+    # The scale of the columns is that of all photos; labels have no influence on it.
     data = prepare(features[None], labels, features[:1], labels[:1], classes)
     jobs = [
         (repeat, fold, numbers)
@@ -114,5 +120,5 @@ def out_of_fold(
             total[held] += probabilities / repeats
             lone[held] = False
             progress.advance(done, len(jobs))
-    total[lone] = 1.0 / classes  # one picture in all: there was nothing to learn from
+    total[lone] = 1.0 / classes  # all photos are one group
     return total

@@ -1,4 +1,4 @@
-"""From photos to a ranking of their labels, the most suspect first."""
+"""Rank the labels of photos, most suspect first."""
 
 from __future__ import annotations
 
@@ -21,19 +21,23 @@ from tailorbird.label_errors.crossfit import out_of_fold
 from tailorbird.preparation import PreparedData, Steps, prepare_data
 from tailorbird.progress import Progress
 from tailorbird.rendering.contact_sheets import MOST_TILES, Tile
+from tailorbird.validation import Problems
 
 FEWEST: Final = 5
-"""Different pictures a class must have before its labels are judged: with fewer, hardly anything of it is left to learn from when one
-is held out, and every one of them would look wrong."""
+"""Number of different pictures from which on the labels of a class are judged. With fewer, hardly
+any are left to train on when one is held out, and all of them would look wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """One photo's label, judged by heads that have not seen the photo.
+    """One photo's label, judged by heads that were trained without the photo.
 
-    label, suggested: the given class and the most probable other one. label_probability, suggested_probability: of these,
-    0 to 1, on the cautious side. score: one minus the label's probability, 0 to 1, higher is more suspect. rank: its place
-    among all judged photos, from 1.
+    Attributes:
+        sample: the photo.
+        label, suggested: the given class and the most probable other one.
+        label_probability, suggested_probability: out-of-fold, 0 to 1, on the cautious side.
+        score: 1 - label_probability; higher is more suspect.
+        rank: among all judged photos, from 1.
     """
 
     sample: Sample
@@ -45,7 +49,7 @@ class Suspect:
     rank: int
 
     def as_dict(self) -> dict[str, Any]:
-        """The suspect as it stands in `scan --suspects --json`."""
+        """Return the object of `scan --suspects --json`."""
         return {
             "path": self.sample.name,
             "label": self.label,
@@ -57,7 +61,7 @@ class Suspect:
         }
 
     def finding(self) -> Finding:
-        """The suspect as a finding of kind `suspect-label`."""
+        """Return the suspect as a finding of kind `suspect-label`."""
         message = (
             f"labelled {self.label} ({self.label_probability:.1%}), "
             f"looks like {self.suggested} ({self.suggested_probability:.1%})"
@@ -67,11 +71,15 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Suspects:
-    """The labels of a dataset, judged.
+    """The judged labels of a dataset.
 
-    dataset: the photos, with the suspects among its findings. ranked: every judged photo, the most suspect first. reported: those
-    of them worth a look, in the same order. agreement: the share of judged photos whose label is the most probable class.
-    unjudged: photos of classes too small to judge. backbone: its name.
+    Attributes:
+        dataset: the photos, with the reported suspects among its findings.
+        ranked: every judged photo, most suspect first.
+        reported: those worth checking, in the same order.
+        agreement: share of judged photos whose label is the most probable class.
+        unjudged: photos of classes that are too small to judge.
+        backbone: its name.
     """
 
     dataset: Dataset
@@ -82,7 +90,7 @@ class Suspects:
     backbone: str
 
     def as_dict(self) -> dict[str, Any]:
-        """What `scan --suspects --json` adds to the scan, under `suspects`."""
+        """Return the object under `suspects` of `scan --suspects --json`."""
         return {
             "backbone": self.backbone,
             "judged": len(self.ranked),
@@ -102,16 +110,26 @@ def suspects(
 ) -> Suspects:
     """Find photos whose label is probably wrong.
 
-    All usable photos of all splits are judged, each by heads trained without it and without its copies, on cached features.
+    All usable photos of all splits are judged, each by heads trained without it and its copies on
+    cached features.
 
-    photos: a folder, a CSV, or a Dataset from `scan`. backbone: a name at hand or an .onnx file; the better it tells the classes
-    apart, the better this works. seed: of the folds and fits.
+    Args:
+        photos: a folder, a CSV, or a Dataset from `scan`.
+        backbone: name of an installed backbone, or an .onnx file; the better it separates the
+            classes, the better this works.
+        seed: of the folds and fits.
+        data: how the folder or CSV is read.
+        progress: receives the stages `embed` and `labels`.
 
-    Raises DatasetError when there are fewer than two classes or every class is too small, SettingsError for a bad seed,
-    BackboneError, ImageError for a photo that changed since it was scanned, StorageError.
+    Raises:
+        DatasetError: there are fewer than two classes, or every class is too small.
+        SettingsError: invalid seed.
+        BackboneError: the backbone's file breaks the contract.
+        ImageError: a photo changed since it was scanned.
+        StorageError: the feature cache cannot be written.
     """
-    if not 0 <= seed < 2**32:
-        raise SettingsError(f"seed is {seed}; it must be between 0 and 4294967295")
+    with Problems() as problems:
+        problems.seed(seed)
     embedder = Embedder(open_backbone(backbone))
     prepared = prepare_data(photos, embedder, Steps(data=data), progress=progress)
     return judge_prepared(prepared, seed=seed, progress=progress)
@@ -195,26 +213,30 @@ def judge(
 
 
 def _check(dataset: Dataset) -> frozenset[str]:
-    """The classes too small to judge. Raises DatasetError where nothing can be judged."""
+    """Return the classes that are too small to judge. Raises DatasetError if all are."""
     if len(dataset.classes) < 2:
         raise DatasetError(
-            f"all usable photos carry the single label {dataset.classes[0]!r}; suspect labels show only against another class: "
-            "put the photos of each class into a folder of its own"
+            f"all usable photos have the single label {dataset.classes[0]!r}; labels can only be "
+            "judged with at least two classes: put the photos of each class into a folder of its "
+            "own"
         )
     pictures: dict[str, set[int]] = defaultdict(set)
     for sample, group in zip(dataset.samples, dataset.groups, strict=True):
         pictures[sample.label].add(group)
     small = frozenset(label for label, found in pictures.items() if len(found) < FEWEST)
     if len(small) == len(pictures):
+        counts = ", ".join(
+            f"{label} {len(found)}" for label, found in sorted(pictures.items())[:10]
+        )
         raise DatasetError(
-            f"no class has {FEWEST} different pictures, which are needed to judge its labels (copies of one picture count once); "
-            f"there are {', '.join(f'{label} {len(found)}' for label, found in sorted(pictures.items())[:10])}"
+            f"no class has {FEWEST} different pictures, which are needed to judge its labels "
+            f"(copies of one picture count once); there are {counts}"
         )
     return small
 
 
 def tiles(found: Iterable[Suspect], limit: int = MOST_TILES) -> list[Tile]:
-    """The first `limit` suspects for `sheets.contact_sheet`: rank, given and suggested label, their probabilities, the file."""
+    """Return the first `limit` suspects as tiles of a contact sheet."""
     return [
         Tile(
             suspect.sample.path,

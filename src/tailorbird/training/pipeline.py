@@ -1,4 +1,4 @@
-"""Train: scan, split, embed, find the head, fine-tune, calibrate, test once, write the model file."""
+"""Train: scan, split, embed, find the head, fine-tune, calibrate, test once, write."""
 
 from __future__ import annotations
 

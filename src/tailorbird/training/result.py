@@ -1,4 +1,4 @@
-"""What training gives back, and what its report is made from."""
+"""The result of a training, and the content of its report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,23 @@ from tailorbird.report import Content
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What `train` did. `seconds` by stage, and their total; `fit` is the chosen head; `search.trials` all that were tried."""
+    """The result of `train`.
+
+    Attributes:
+        model: the file written. info: its metadata.
+        dataset: the photos used, with their splits.
+        validation, test: scores. threshold: the confidence threshold.
+        fit: the chosen head on frozen features; None for a network trained from scratch.
+        search: all heads that were tried.
+        left_out: photos that were not used, and why.
+        seconds: by stage, and `total`.
+        embedded: number of photos and views whose features were computed.
+        answers: predictions for the photos of `validation` and `test`.
+        report: the file written. report_error: why there is none although one was wanted.
+        corrections: those that joined the training photos.
+        suspects: labels that are probably wrong, where that was asked for.
+        tuned: the fine-tuning run, where there was one.
+    """
 
     model: Path
     info: ModelInfo
@@ -32,28 +48,23 @@ class TrainResult:
     test: Scores
     threshold: Threshold
     fit: Fit | None
-    """The chosen head on frozen features; None for a network trained from scratch."""
     search: SearchResult | None
     left_out: tuple[LeftOut, ...]
     seconds: dict[str, float]
     embedded: int
     answers: Mapping[str, Answers] = field(repr=False)
-    """What the model says of the photos of `validation` and `test`."""
     report: Path | None = field(default=None)
     corrections: Joined | None = field(default=None)
     suspects: Suspects | None = field(default=None)
-    """The labels, judged, where that was asked for."""
     tuned: FinetuneResult | None = field(default=None)
-    """How the network itself was trained, where it was."""
     report_error: str | None = field(default=None)
-    """Why there is no report although one was wanted; the model is written and fine all the same."""
 
     def _repr_html_(self) -> str:
         where = f"; report: {self.report}" if self.report else ""
         return scores_html(self.test.as_dict(), "Test", f"model: {self.model}{where}")
 
     def as_dict(self) -> dict[str, Any]:
-        """The object of `train --json`."""
+        """Return the object of `train --json`."""
         return {
             "model": str(self.model),
             "report": str(self.report) if self.report else None,
@@ -74,7 +85,7 @@ class TrainResult:
 
 
 def content_of(result: TrainResult) -> Content:
-    """What the report of a training is made from."""
+    """Return the content of the report."""
     return Content(
         kind="training",
         model=result.model,
@@ -91,7 +102,10 @@ def content_of(result: TrainResult) -> Content:
 
 
 def trained_on(digests: Iterable[str]) -> str:
-    """What a model remembers of its training photos, to warn when it is scored on them: the first 6 bytes of each SHA-256, base64."""
+    """Return the first 6 bytes of the SHA-256 of each training photo, sorted, as base64.
+
+    A model file stores them, so that scoring it on its training photos can be noticed.
+    """
     return base64.b64encode(
         b"".join(sorted(bytes.fromhex(digest)[:6] for digest in digests))
     ).decode()

@@ -17,7 +17,7 @@ from tailorbird.engines.registry import SCRATCH
 from tailorbird.head import HeadSettings
 from tailorbird.preparation import MOST_VIEWS
 from tailorbird.report import FORMATS, Format, report_path
-from tailorbird.validation import Problems, build
+from tailorbird.validation import Problems, build, merge
 
 _HEAD: Final = frozenset(f.name for f in fields(HeadSettings)) - {"views"}
 _REGULARISATION: Final = frozenset(f.name for f in fields(Regularisation))
@@ -188,10 +188,10 @@ def settings_for(
 
     Raises one SettingsError that names every problem.
     """
-    base = {f.name: getattr(settings or TrainSettings(), f.name) for f in fields(TrainSettings)}
-    values = {**base, **options}
+    base = settings or TrainSettings()
+    values = {**{f.name: getattr(base, f.name) for f in fields(TrainSettings)}, **options}
     with Problems() as problems:
-        result = problems.attempt(partial(build, TrainSettings, values, "train"))
+        result = problems.attempt(partial(merge, TrainSettings, base, options, "train"))
         problems.attempt(partial(_check_files, photos, output, values))
     assert result is not None, "a SettingsError was raised otherwise"
     return result

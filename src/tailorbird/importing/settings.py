@@ -1,0 +1,43 @@
+"""Settings of `import_model`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailorbird.dataset import DataSettings
+from tailorbird.validation import Problems
+
+
+@dataclass(frozen=True)
+class ImportSettings:
+    """How a classifier is imported.
+
+    Attributes:
+        classes: names of the outputs, in their order; see `read_classes`. For a model with one
+            output two names, first the one for an output of 0.
+        preprocess: how pixels were prepared in training: tf, caffe, torch, unit or none, or the
+            module of keras.applications whose `preprocess_input` was used; by default what the
+            model itself shows, else what scores best.
+        size: of the images in pixels, for a model that takes any.
+        validate: labelled photos as for `train`, to calibrate and score on; see
+            `photos.read_scoring_data`.
+        precision: target precision above the confidence threshold, 0.5 to 1.
+        seed: for splitting photos without splits into calibration and test.
+        data: how the folder or CSV of photos is read.
+    """
+
+    classes: str | Path | Sequence[str] = ()
+    preprocess: str | None = None
+    size: int | None = None
+    validate: str | Path | None = None
+    precision: float = 0.95
+    seed: int = 0
+    data: DataSettings | None = None
+
+    def __post_init__(self) -> None:
+        """Raise one SettingsError that names every problem."""
+        with Problems() as problems:
+            problems.number("precision", self.precision, 0.5, 1)
+            problems.seed(self.seed)
