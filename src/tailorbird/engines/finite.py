@@ -27,17 +27,21 @@ def non_finite(arrays: Mapping[str, npt.NDArray[Any]]) -> list[str]:
 
 
 def non_finite_weights(model: onnx.ModelProto) -> list[str]:
-    """Return the names of an ONNX graph's floating-point initialisers that hold NaN or infinity."""
+    """Return the names of an ONNX graph's float initialisers that hold NaN or infinity.
+
+    A single infinite number is allowed: it is a valid limit of Clip.
+    """
     from onnx import TensorProto, numpy_helper
 
-    floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
-    return non_finite(
-        {
-            tensor.name: numpy_helper.to_array(tensor)
-            for tensor in model.graph.initializer
-            if tensor.data_type in floats
-        }
-    )
+    kinds = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+    found = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.data_type in kinds
+    }
+    return [
+        name for name in non_finite(found) if found[name].size > 1 or np.isnan(found[name]).any()
+    ]
 
 
 def listed(names: list[str]) -> str:

@@ -489,7 +489,7 @@ def test_the_cnn_trains_from_scratch_and_explains_itself() -> None:
         scratch.scratch_network(2, size=4)
 
 
-def test_trunks_of_other_bases(proto: onnx.ModelProto) -> None:
+def test_the_graph_of_a_backbone_with_mean_pooling(proto: onnx.ModelProto) -> None:
     backbone_graph = KerasNetwork(proto).backbone_graph(SIZE)
     assert (backbone_graph.pooling, backbone_graph.feature_map) == ("mean", (12, 8, 8))
 

@@ -9,42 +9,22 @@ from typing import Final
 from tailorbird.engines.protocol import KnownNetwork
 
 PREPROCESS_NAMES: Final = {
-    "convnext": "none",
-    "densenet": "torch",
-    "efficientnet": "none",
-    "efficientnet_v2": "none",
-    "inception_resnet_v2": "tf",
-    "inception_v3": "tf",
-    "mobilenet": "tf",
-    "mobilenet_v2": "tf",
-    "mobilenet_v3": "none",
-    "nasnet": "tf",
-    "resnet": "caffe",
-    "resnet50": "caffe",
-    "resnet_v2": "tf",
-    "vgg16": "caffe",
-    "vgg19": "caffe",
-    "xception": "tf",
-}
+    "convnext": "none", "densenet": "torch", "efficientnet": "none", "efficientnet_v2": "none",
+    "inception_resnet_v2": "tf", "inception_v3": "tf", "mobilenet": "tf", "mobilenet_v2": "tf",
+    "mobilenet_v3": "none", "nasnet": "tf", "resnet": "caffe", "resnet50": "caffe",
+    "resnet_v2": "tf", "vgg16": "caffe", "vgg19": "caffe", "xception": "tf",
+}  # fmt: skip
 """The modules of keras.applications, and what each one's `preprocess_input` does."""
 
 _NESTED: Final = (
-    ("xception", r"xception"),
-    ("mobilenet_v3", r"mobilenetv?_?3"),
-    ("mobilenet_v2", r"mobilenetv?_?2"),
-    ("mobilenet", r"mobilenet"),
-    ("inception_resnet_v2", r"inception_resnet"),
-    ("inception_v3", r"inception"),
-    ("resnet_v2", r"resnet\d+_?v2"),
-    ("resnet", r"resnet\d+"),
-    ("vgg16", r"vgg16"),
-    ("vgg19", r"vgg19"),
-    ("densenet", r"densenet"),
-    ("nasnet", r"nasnet"),
-    ("efficientnet_v2", r"efficientnet_?v2"),
-    ("efficientnet", r"efficientnet"),
+    ("xception", r"xception"), ("mobilenet_v3", r"mobilenetv?_?3"),
+    ("mobilenet_v2", r"mobilenetv?_?2"), ("mobilenet", r"mobilenet"),
+    ("inception_resnet_v2", r"inception_resnet"), ("inception_v3", r"inception"),
+    ("resnet_v2", r"resnet\d+_?v2"), ("resnet", r"resnet\d+"), ("vgg16", r"vgg16"),
+    ("vgg19", r"vgg19"), ("densenet", r"densenet"), ("nasnet", r"nasnet"),
+    ("efficientnet_v2", r"efficientnet_?v2"), ("efficientnet", r"efficientnet"),
     ("convnext", r"convnext"),
-)
+)  # fmt: skip
 """Patterns of the names of nested models, by module; the first match counts."""
 
 _INNER: Final = (

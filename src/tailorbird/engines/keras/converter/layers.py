@@ -111,20 +111,18 @@ def _convolve(
     )
 
 
-def _conv2d(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
-    x = images(w, layer, xs[0])
-    kernel = w.weight(layer.kernel, "convolution")
-    bias = layer.bias if layer.use_bias else None
-    name = _convolve(w, layer, x, kernel, group=layer.groups, kernel=layer.kernel_size, bias=bias)
-    return activation(w, layer.activation, Value(name, shape, x.moved)).name, x.moved
+def _conv(layout: str) -> Callable[..., Made]:
+    """Return the translation of Conv2D, or of DepthwiseConv2D for the layout `depthwise`."""
 
+    def conv(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
+        x = images(w, layer, xs[0])
+        kernel = w.weight(layer.kernel, layout)
+        group = x.sides[0] if layout == "depthwise" else layer.groups
+        bias = layer.bias if layer.use_bias else None
+        name = _convolve(w, layer, x, kernel, group=group, kernel=layer.kernel_size, bias=bias)
+        return activation(w, layer.activation, Value(name, shape, x.moved)).name, x.moved
 
-def _depthwise(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
-    x = images(w, layer, xs[0])
-    kernel = w.weight(layer.kernel, "depthwise")
-    bias = layer.bias if layer.use_bias else None
-    name = _convolve(w, layer, x, kernel, group=x.sides[0], kernel=layer.kernel_size, bias=bias)
-    return activation(w, layer.activation, Value(name, shape, x.moved)).name, x.moved
+    return conv
 
 
 def _separable(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
@@ -404,42 +402,20 @@ def _elu(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
 
 
 LAYERS: dict[str, Callable[..., Made]] = {
-    "Conv2D": _conv2d,
-    "DepthwiseConv2D": _depthwise,
-    "SeparableConv2D": _separable,
-    "Dense": _dense,
-    "BatchNormalization": _batch_norm,
-    "LayerNormalization": _layer_norm,
-    "Normalization": _normalization,
-    "Rescaling": _rescaling,
-    "LayerScale": _layer_scale,
-    "CustomScaleLayer": _custom_scale,
-    "Activation": _activation,
-    "ReLU": _relu,
-    "PReLU": _prelu,
-    "Softmax": _softmax,
-    "LeakyReLU": _leaky_relu,
-    "ELU": _elu,
-    "MaxPooling2D": max_pool,
-    "AveragePooling2D": average_pool,
+    "Conv2D": _conv("convolution"), "DepthwiseConv2D": _conv("depthwise"),
+    "SeparableConv2D": _separable, "Dense": _dense, "BatchNormalization": _batch_norm,
+    "LayerNormalization": _layer_norm, "Normalization": _normalization, "Rescaling": _rescaling,
+    "LayerScale": _layer_scale, "CustomScaleLayer": _custom_scale, "Activation": _activation,
+    "ReLU": _relu, "PReLU": _prelu, "Softmax": _softmax, "LeakyReLU": _leaky_relu, "ELU": _elu,
+    "MaxPooling2D": max_pool, "AveragePooling2D": average_pool,
     "GlobalAveragePooling2D": global_pool("GlobalAveragePool"),
-    "GlobalMaxPooling2D": global_pool("GlobalMaxPool"),
-    "ZeroPadding2D": _zero_padding,
-    "Cropping2D": _cropping,
-    "CenterCrop": _center_crop,
-    "UpSampling2D": _up_sampling,
-    "Resizing": _resizing,
-    "Flatten": _flatten,
-    "Reshape": _reshape,
-    "Permute": _permute,
-    "Add": _merge("Add"),
-    "Subtract": _merge("Sub"),
-    "Multiply": _merge("Mul"),
-    "Average": _merge("Add"),
-    "Maximum": _merge("Max"),
-    "Minimum": _merge("Min"),
+    "GlobalMaxPooling2D": global_pool("GlobalMaxPool"), "ZeroPadding2D": _zero_padding,
+    "Cropping2D": _cropping, "CenterCrop": _center_crop, "UpSampling2D": _up_sampling,
+    "Resizing": _resizing, "Flatten": _flatten, "Reshape": _reshape, "Permute": _permute,
+    "Add": _merge("Add"), "Subtract": _merge("Sub"), "Multiply": _merge("Mul"),
+    "Average": _merge("Add"), "Maximum": _merge("Max"), "Minimum": _merge("Min"),
     "Concatenate": _concatenate,
-}
+}  # fmt: skip
 """Supported layers, by their class in Keras."""
 
 SAME = frozenset({

@@ -216,16 +216,8 @@ def _rsqrt(w: Writer, op: Any, args: list[Any], kwargs: dict[str, Any], shape: S
 
 
 OPERATIONS: dict[str, Callable[..., Made]] = {
-    "Reshape": _reshape,
-    "ExpandDims": _reshape,
-    "Squeeze": _reshape,
-    "Transpose": _transpose,
-    "Concatenate": _concatenate,
-    "Stack": _stack,
-    "GetItem": _get_item,
-    "Cast": _cast,
-    "Clip": _clip,
-    "Square": _square,
-    "Rsqrt": _rsqrt,
-}
+    "Reshape": _reshape, "ExpandDims": _reshape, "Squeeze": _reshape, "Transpose": _transpose,
+    "Concatenate": _concatenate, "Stack": _stack, "GetItem": _get_item, "Cast": _cast,
+    "Clip": _clip, "Square": _square, "Rsqrt": _rsqrt,
+}  # fmt: skip
 """Operations with their own translation, by their class in keras.src.ops."""
