@@ -30,5 +30,5 @@ def test_a_single_infinite_number_is_a_limit_and_no_damaged_weight(
 ) -> None:
     proto = NumpyNetwork().backbone(32)
     assert non_finite_weights(proto) == []
-    proto.graph.initializer.append(numpy_helper.from_array(np.float32(values), "limit"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.float32), "limit"))
     assert non_finite_weights(proto) == ["limit"] * damaged
