@@ -85,8 +85,10 @@ def export_model(
     info = info_from(proto, str(model_file))
     author = registry.engine_of(proto)
     if author is None or (wanted is not None and author != wanted.name):
-        said = info.backbone
-        origin = f"{said.get('name', 'an unknown backbone')} (source: {said.get('source', '?')})"
+        backbone = info.backbone
+        origin = (
+            f"{backbone.get('name', 'an unknown backbone')} (source: {backbone.get('source', '?')})"
+        )
         example = (wanted or next(registry.engines())).example
         raise ModelFileError(
             f"{model_file} was made from {origin}, which did not come from "

@@ -92,7 +92,7 @@ def test_invalid_names_and_sizes() -> None:
     ):
         pull("keras:MobilNetV2")
     with pytest.raises(
-        SettingsError, match=r"no application named 'Q'; there are: .*VGG19, Xception"
+        SettingsError, match=r"no application named 'Q'; available: .*VGG19, Xception"
     ):
         pull("keras:Q")
     with pytest.raises(

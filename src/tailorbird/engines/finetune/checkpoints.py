@@ -111,7 +111,7 @@ class Checkpoints:
             content = _content(path)
             if content is not None:
                 state = self._read(ArraysFile(**content["state"]))
-                files = {what: ArraysFile(**said) for what, said in content["kept"].items()}
+                files = {what: ArraysFile(**entry) for what, entry in content["kept"].items()}
                 read = {file.name: self._read(file) for file in files.values()}
                 kept = {
                     what: arrays

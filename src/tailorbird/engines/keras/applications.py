@@ -91,7 +91,7 @@ def find(name: str) -> Application:
         advice = (
             f"did you mean {' or '.join(close)}?"
             if close
-            else f"there are: {', '.join(known.values())}"
+            else f"available: {', '.join(known.values())}"
         )
         raise SettingsError(f"Keras has no application named {name!r}; {advice}")
     # Keras checks sizes before it builds or downloads anything, and states what it accepts.
@@ -188,9 +188,9 @@ def _call(
     except (TypeError, ValueError) as problem:
         if weights is not None:
             raise
-        said = ", ".join(f"{key}={value!r}" for key, value in (arguments or {}).items())
+        given = ", ".join(f"{key}={value!r}" for key, value in (arguments or {}).items())
         raise BackboneError(
-            f"Keras cannot build {application.name}({said}) for {size} x {size} pixels: "
+            f"Keras cannot build {application.name}({given}) for {size} x {size} pixels: "
             f"{str(problem).splitlines()[0][:300]}"
         ) from None
 

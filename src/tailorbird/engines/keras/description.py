@@ -33,12 +33,12 @@ def describe(
     model: Any = None,
 ) -> dict[str, str]:
     """Return the metadata entry of a Keras application, or of a functional or Sequential model."""
-    said: dict[str, Any] = {"preprocess": preprocess, "version": backend.load().__version__}
+    facts: dict[str, Any] = {"preprocess": preprocess, "version": backend.load().__version__}
     if application is not None:
-        said |= {"application": application, "arguments": dict(arguments or {})}
+        facts |= {"application": application, "arguments": dict(arguments or {})}
     else:
-        said["config"] = backend.load().saving.serialize_keras_object(model)
-    return {ENTRY: json.dumps(said, sort_keys=True)}
+        facts["config"] = backend.load().saving.serialize_keras_object(model)
+    return {ENTRY: json.dumps(facts, sort_keys=True)}
 
 
 def read(proto: onnx.ModelProto) -> dict[str, Any]:
@@ -50,19 +50,19 @@ def read(proto: onnx.ModelProto) -> dict[str, Any]:
             "pull one that can: tailorbird backbones pull keras:NAME"
         )
     try:
-        said = json.loads(entry)
-        known = (
-            isinstance(said, dict)
-            and ("application" in said) != ("config" in said)
-            and said["preprocess"] in PREPROCESS
+        facts = json.loads(entry)
+        valid = (
+            isinstance(facts, dict)
+            and ("application" in facts) != ("config" in facts)
+            and facts["preprocess"] in PREPROCESS
         )
     except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
+        valid = False
+    if not valid:
         raise BackboneError(
             f"the metadata entry {ENTRY!r} is damaged or of a newer tailorbird: {entry[:200]}"
         )
-    return dict(said)
+    return dict(facts)
 
 
 def rebuild(proto: onnx.ModelProto, size: int) -> tuple[Any, str]:
@@ -73,16 +73,16 @@ def rebuild(proto: onnx.ModelProto, size: int) -> tuple[Any, str]:
 
     size: of the images in pixels, the file's own or another.
     """
-    said = read(proto)
-    if "application" in said:
-        arguments = said.get("arguments") or {}
-        if not isinstance(said["application"], str) or not isinstance(arguments, dict):
-            raise BackboneError(f"the metadata entry {ENTRY!r} is damaged: {said}")
-        model = applications.build(said["application"], size, arguments=arguments)
+    facts = read(proto)
+    if "application" in facts:
+        arguments = facts.get("arguments") or {}
+        if not isinstance(facts["application"], str) or not isinstance(arguments, dict):
+            raise BackboneError(f"the metadata entry {ENTRY!r} is damaged: {facts}")
+        model = applications.build(facts["application"], size, arguments=arguments)
     else:
-        model = _from_config(said["config"], size)
+        model = _from_config(facts["config"], size)
     read_weights(proto, model)
-    return model, str(said["preprocess"])
+    return model, str(facts["preprocess"])
 
 
 def _from_config(config: Any, size: int) -> Any:

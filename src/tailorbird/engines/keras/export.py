@@ -34,18 +34,18 @@ def assemble(model: onnx.ModelProto, head: Head, *, size: int, temperature: floa
     """Return the Keras model from images to calibrated probabilities."""
     keras = backend.load()
     layers = keras.layers
-    base = KerasBackbone.from_proto(model, size)
+    backbone = KerasBackbone.from_proto(model, size)
     # Keras casts uint8 pixels to the input's float32.
-    images = keras.Input((size, size, 3), name=base.free_name("images"))
-    hidden = base.whole(images)
+    images = keras.Input((size, size, 3), name=backbone.free_name("images"))
+    hidden = backbone.whole(images)
     dense = []
     for number, layer in enumerate(head.layers):
         activation = "relu" if number + 1 < len(head.layers) else None
-        name = base.free_name(f"head_dense{number}")
+        name = backbone.free_name(f"head_dense{number}")
         dense.append(layers.Dense(layer.weight.shape[1], activation, name=name))
         hidden = dense[-1](hidden)
-    hidden = layers.Rescaling(1.0 / temperature, name=base.free_name("temperature"))(hidden)
-    probabilities = layers.Softmax(name=base.free_name("probabilities"))(hidden)
+    hidden = layers.Rescaling(1.0 / temperature, name=backbone.free_name("temperature"))(hidden)
+    probabilities = layers.Softmax(name=backbone.free_name("probabilities"))(hidden)
     made = keras.Model(images, probabilities, name="tailorbird")
     for keras_layer, layer in zip(dense, head.layers, strict=True):
         keras_layer.set_weights([layer.weight, layer.bias])

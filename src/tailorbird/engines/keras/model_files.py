@@ -307,14 +307,14 @@ def _json(path: Path, data: bytes) -> dict[str, Any]:
             "read"
         )
     try:
-        said = json.loads(data)
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(
             f"{path}: the configuration is not JSON ({str(error)[:100]}); the file is damaged"
         ) from None
-    if not isinstance(said, dict):
+    if not isinstance(content, dict):
         raise ModelFileError(f"{path}: the configuration is not a JSON object; the file is damaged")
-    return said
+    return content
 
 
 def check_config(config: dict[str, Any], name: str) -> None:
@@ -323,7 +323,7 @@ def check_config(config: dict[str, Any], name: str) -> None:
     Nothing is constructed. Raises ModelFileError, which names each Lambda layer and everything that
     is not Keras' own.
     """
-    code, strange = [], []
+    code, foreign = [], []
     for item in legacy_configs.objects(config):
         kind, settings = item["class_name"], item.get("config")
         called = settings.get("name") if isinstance(settings, dict) else None
@@ -333,7 +333,7 @@ def check_config(config: dict[str, Any], name: str) -> None:
         elif isinstance(kind, str) and kind in _RUNS_CODE:
             code.insert(0, shown)
         elif not _is_own(item):
-            strange.append(shown)
+            foreign.append(shown)
     if code:
         code = [one for one in code if one != "a lambda function"] or code
         raise ModelFileError(
@@ -343,9 +343,9 @@ def check_config(config: dict[str, Any], name: str) -> None:
             "weights, "
             "save and import that"
         )
-    if strange:
+    if foreign:
         raise ModelFileError(
-            f"{name} needs layers that are not Keras' own: {_listed(strange)}; their code is not "
+            f"{name} needs layers that are not Keras' own: {_listed(foreign)}; their code is not "
             "in the file. Build the model again with Keras' own layers in their place, load the "
             "weights, save and import that"
         )

@@ -39,9 +39,9 @@ def export(model: Any, *, preprocess: str, size: int, about: Mapping[str, str]) 
     graph = flatten(model)
     last = graph.outputs[0]
     if len(graph.outputs) != 1 or len(last.shape) != 2:
-        said = "; ".join(str(tensor.shape) for tensor in graph.outputs)
+        shapes = "; ".join(str(tensor.shape) for tensor in graph.outputs)
         raise BackboneError(
-            f"{model.name} gives {said}; a backbone must give one row of features per image, (N, K)"
+            f"{model.name} gives {shapes}; a backbone must give one row of features per image, (N, K)"
         )
     outputs = {"features": Output(last.key)}
     maker = next(node for node in graph.nodes if last in node.outputs)

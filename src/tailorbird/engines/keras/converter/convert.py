@@ -108,9 +108,9 @@ def _front(writer: Writer, graph: Graph, preprocess: str, size: int) -> Value:
     first = len(shape) == 4 and shape[1] == 3 and shape[3] != 3
     sides = list(shape[2:] if first else shape[1:3]) if len(shape) == 4 else []
     if len(graph.inputs) != 1 or len(shape) != 4 or not (first or shape[3] == 3):
-        said = "; ".join(str(tensor.shape) for tensor in graph.inputs)
+        given = "; ".join(str(tensor.shape) for tensor in graph.inputs)
         raise BackboneError(
-            f"the network's input has shape {said}; only networks with one input of RGB images, "
+            f"the network's input has shape {given}; only networks with one input of RGB images, "
             "(N, S, S, 3), can be converted"
         )
     if any(side not in (None, size) for side in sides):
@@ -184,14 +184,14 @@ def _shapes(node: Node, values: Mapping[str, Value]) -> list[tuple[int | None, .
     try:
         specs = node.operation.compute_output_spec(*args, **kwargs)
     except Exception as problem:  # each layer refuses shapes in its own way
-        said = ", ".join(str(values[tensor.key].shape) for tensor in node.inputs)
+        given = ", ".join(str(values[tensor.key].shape) for tensor in node.inputs)
         first = (
             str(problem).strip().splitlines()[0][:200]
             if str(problem).strip()
             else type(problem).__name__
         )
         raise BackboneError(
-            f"{node.path} ({node.kind}) does not fit an input of shape {said}: {first}"
+            f"{node.path} ({node.kind}) does not fit an input of shape {given}: {first}"
         ) from None
     found = [tuple(spec.shape) for spec in keras.tree.flatten(specs)]
     for shape in found:

@@ -122,9 +122,9 @@ def _walk(
         values.update(_by_id(node.outputs, outputs))
 
 
-def _by_id(theirs: Sequence[Any], ours: Sequence[Tensor]) -> dict[int, Tensor]:
+def _by_id(keras_tensors: Sequence[Any], tensors: Sequence[Tensor]) -> dict[int, Tensor]:
     """Return our tensors by the identity of Keras' own."""
-    return {id(tensor): own for tensor, own in zip(theirs, ours, strict=True)}
+    return {id(tensor): own for tensor, own in zip(keras_tensors, tensors, strict=True)}
 
 
 def _functional(model: Any, path: str) -> Any:

@@ -29,19 +29,19 @@ Shape = tuple[int | None, ...]
 def layer(w: Writer, operation: Any, inputs: Sequence[Value], shape: Shape) -> Made:
     """Write one layer. Raises BackboneError, which names it, if it or a setting is unsupported."""
     kind = type(operation).__name__
-    ours = type(operation).__module__.startswith("keras.")
+    is_keras = type(operation).__module__.startswith("keras.")
     if kind == "Lambda":
         raise BackboneError(
             f"{w.path} is a Lambda layer: it holds Python code, which is never run from a file and "
             "cannot be written as ONNX; replace it by Keras' own layers (Rescaling, "
             "Normalization, Activation, ...) and save the model again"
         )
-    translation = LAYERS.get(kind) if ours else None
-    if translation is None and ours and kind in SAME:
+    translation = LAYERS.get(kind) if is_keras else None
+    if translation is None and is_keras and kind in SAME:
         translation = _same
     if translation is None:
         known = ", ".join(sorted({*LAYERS, *SAME}))
-        where = "" if ours else f", a class of {type(operation).__module__}"
+        where = "" if is_keras else f", a class of {type(operation).__module__}"
         raise BackboneError(
             f"{w.path} is a layer of kind {kind}{where}, which cannot be written as ONNX; "
             f"supported: {known}"
@@ -249,8 +249,8 @@ def _activation(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
 
 
 def _relu(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
-    said = {name: getattr(layer, name) for name in ("negative_slope", "max_value", "threshold")}
-    return activations.relu(w, xs[0].name, **said), xs[0].moved
+    settings = {name: getattr(layer, name) for name in ("negative_slope", "max_value", "threshold")}
+    return activations.relu(w, xs[0].name, **settings), xs[0].moved
 
 
 def _prelu(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:

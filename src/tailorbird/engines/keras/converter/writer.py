@@ -101,9 +101,9 @@ class Writer:
         array = np.ascontiguousarray(np.asarray(values, kind)).reshape(np.shape(values))
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            said = "x".join(f"{number:g}" for number in array.ravel()[:4].tolist()) or "empty"
+            shown = "x".join(f"{number:g}" for number in array.ravel()[:4].tolist()) or "empty"
             name = self._unused(
-                f"constant/{said}" if array.size <= 4 else f"constant/{len(self._constants)}"
+                f"constant/{shown}" if array.size <= 4 else f"constant/{len(self._constants)}"
             )
             self.initialisers.append(numpy_helper.from_array(array, name))
             self._constants[key] = name
