@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,11 +27,11 @@ LONGEST = (
 """Files that take longest; they start first, so that no core waits for the last of them."""
 
 MARKED_FILES = {
-    "keras": ("engines/keras/*.py",),
+    "keras": ("engines/keras/*.py", "engines/finetune/test_training.py", "importing/*.py"),
     "process": (
-        "cli/*.py",
         "deploy/*.py",
-        "experiments/test_commands.py",
+        "project/test_docs.py",
+        "service/test_fuzz.py",
         "service/test_lifecycle.py",
         "service/test_limits.py",
     ),
@@ -38,8 +39,26 @@ MARKED_FILES = {
 }
 """Marker -> the files, relative to tests/, all of whose tests have it."""
 
-MARKED_FIXTURES = {"browser": "browser", "postgres": "postgres"}
+MARKED_FIXTURES = {"browser": "browser", "postgres": "postgres", "server": "process"}
 """Fixture -> the marker of the tests that use it."""
+
+
+STARTERS = {"run", "serve", "serve_with", "serving", "reviewing"}
+"""Names of the helpers in tests/support that start processes."""
+
+
+def starts_process(item: pytest.Item) -> bool:
+    """Return whether the test's own code names `subprocess` or a helper that starts processes."""
+    function = getattr(item, "function", None)
+    if function is None:
+        return False
+    used = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+    helpers = {name for name, value in used.items() if _module(value).startswith("support.")}
+    return bool(helpers & STARTERS) or used.get("subprocess") is subprocess
+
+
+def _module(value: object) -> str:
+    return str(getattr(value, "__module__", ""))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,6 +72,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, patterns in MARKED_FILES.items():
             if any(item.path.relative_to(TESTS).match(pattern) for pattern in patterns):
                 item.add_marker(marker)
+        if starts_process(item):
+            item.add_marker("process")
         for fixture, marker in MARKED_FIXTURES.items():
             if fixture in getattr(item, "fixturenames", ()) or f"[{fixture}" in item.name:
                 item.add_marker(marker)
