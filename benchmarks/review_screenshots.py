@@ -21,8 +21,8 @@ from screenshots import DESK, PHONE, jpeg, shoot
 from tailorbird.demo import CLASSES
 
 sys.path.insert(0, str(HERE.parent / "tests"))
-from browser import opened
-from reviewing import reviewing
+from support.browser import opened
+from support.reviewing import reviewing
 
 PER_CLASS = 40
 WRONG = (

@@ -1,4 +1,5 @@
-"""The documentation: the tutorial runs, the generated pages are up to date, `--json` has the documented keys, the site builds, links hold."""
+"""The documentation: the tutorial runs, the generated pages are up to date, `--json` has the
+documented keys, the site builds, links hold."""
 
 from __future__ import annotations
 
@@ -66,11 +67,26 @@ def test_the_tutorial_has_a_command_for_each_step_of_the_course() -> None:
         step.command for step in steps(parse(run_tutorial.PAGE.read_text(encoding="utf-8")))
     )
     for wanted in (
-        "tailorbird demo", "tailorbird backbones", "tailorbird train", "tailorbird find-lr", "--learning-rate 0.0001,", "--inner 0,",
-        "--dropout 0,", "--views 4", "tailorbird predict", "tailorbird explain", "tailorbird serve", "InferenceSession",
-        "tailorbird evaluate", "scan messy --suspects", "tailorbird review", "tailorbird learning-curve", "tailorbird compare",
-        "tailorbird.train(", "tailorbird.sweep(",
-    ):  # fmt: skip
+        "tailorbird demo",
+        "tailorbird backbones",
+        "tailorbird train",
+        "tailorbird find-lr",
+        "--learning-rate 0.0001,",
+        "--inner 0,",
+        "--dropout 0,",
+        "--views 4",
+        "tailorbird predict",
+        "tailorbird explain",
+        "tailorbird serve",
+        "InferenceSession",
+        "tailorbird evaluate",
+        "scan messy --suspects",
+        "tailorbird review",
+        "tailorbird learning-curve",
+        "tailorbird compare",
+        "tailorbird.train(",
+        "tailorbird.sweep(",
+    ):
         assert wanted in commands
 
 
@@ -88,7 +104,7 @@ def test_a_page_is_parsed_and_rendered_as_it_was() -> None:
 
 
 TABLE = """400 files, 1 view each, pocket at 128 px: about 4 s; photos seen before are quicker
-Test: accuracy 90.4% (95% interval 79.4% to 95.8%) on 52 photos; always saying the commonest class would get 17.3%
+Test: accuracy 90.4% (95% interval 79.4% to 95.8%) on 52 photos
 dress           0.889   0.889  0.889       9  t-shirt (1)
 hat             1.000   1.000  1.000       3
 - dropout: 0.5 is best (93.1%); 0.8 cannot be told apart (difference 0.3 points, p = 1.00)
@@ -107,6 +123,7 @@ Seconds: 4.4 (open 0.1, scan 1.2, head 1.1, test 1.4, write 0.2); 400 photos emb
             "0.8 is worse (by 4.3 points, p < 0.001)",
         ),
         ("Seconds: 4.4 (open 0.1", "Seconds: 104.4 (open 10.1"),
+        ("scan 1.2, ", ""),
     ],
 )
 def test_noise_is_no_difference(old: str, new: str) -> None:
@@ -124,7 +141,6 @@ def test_noise_is_no_difference(old: str, new: str) -> None:
         ("TABLE", "tailorbird: No such option: --views", "no longer printed"),
         (TABLE[1] + "\n", "", "no longer printed: Test"),
         ("  t-shirt (1)", "  9", "not in the tutorial"),
-        ("scan 1.2, ", "", "not in the tutorial"),
     ],
 )
 def test_what_a_reader_relies_on_is_a_difference(old: str, new: str, said: str) -> None:
@@ -260,9 +276,16 @@ def test_json_of_the_rest(ask: Ask, trained: Path, shapes: Path, tmp_path: Path)
     digest = hashlib.sha256(body).hexdigest()
     with contextlib.closing(open_store(str(database), photos=tmp_path / "answers.photos")) as store:
         store.add(
-            sha256=digest, predicted="disc", probability=0.6, top=[("disc", 0.6)], answer="box", model="shapes",
-            model_sha256="0" * 64, receipt="r", photo=body,
-        )  # fmt: skip
+            sha256=digest,
+            predicted="disc",
+            probability=0.6,
+            top=[("disc", 0.6)],
+            answer="box",
+            model="shapes",
+            model_sha256="0" * 64,
+            receipt="r",
+            photo=body,
+        )
     assert ask("corrections stats", database)[0]["mistaken"][0]["count"] == 1
     assert ask("corrections export", database, "-o", tmp_path / "answers.csv")[0]["written"] == 1
     options = ("--corrections", database, "--epochs", 2, "--inner", 0, "--no-report")
@@ -319,7 +342,7 @@ def test_the_site_has_every_page(site: Path) -> None:
 
 
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
-    loading = re.compile(
+    loading = re.compile(  # addresses on another host
         r"<(?:script|img|iframe|source|video|audio|embed|object)\b[^>]*\b(?:src|data)\s*=\s*[\"']?(?:https?:)?//"
         r"|<link\b(?=[^>]*rel=[\"']?(?:stylesheet|preconnect|icon|preload|modulepreload))[^>]*href=[\"']?(?:https?:)?//"
         r"|@import\s+(?:url\()?[\"']?(?:https?:)?//|url\([\"']?(?:https?:)?//",

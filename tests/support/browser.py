@@ -1,4 +1,5 @@
-"""A real browser for the tests of the pages: an installed Chromium or Chrome, else one is fetched. Without one the tests fail."""
+"""A real browser for the tests of the pages: an installed Chromium or Chrome, else one is
+fetched. Without one the tests fail."""
 
 from __future__ import annotations
 
@@ -81,8 +82,8 @@ def _fetched(playwright: Playwright) -> str:
             return path
         said.append(f"{' '.join(command)} exited {done.returncode}: {done.stdout.strip()[-300:]}")
     raise NoBrowserError(
-        f"the tests of the pages need Chromium or Chrome: install one so that {' or '.join(NAMES)} is on PATH. "
-        + "; ".join(said)
+        f"the tests of the pages need Chromium or Chrome: install one so that {' or '.join(NAMES)} "
+        "is on PATH. " + "; ".join(said)
     )
 
 
@@ -100,7 +101,8 @@ def opened() -> Iterator[Browser]:
 
 
 class Watch:
-    """What no page may do: write errors to the console (a breach of its Content-Security-Policy is one), or talk to anybody else."""
+    """What no page may do: write errors to the console (a breach of its Content-Security-Policy
+    is one), or talk to anybody else."""
 
     def __init__(self, context: BrowserContext, origin: str) -> None:
         self.errors: list[str] = []
@@ -111,7 +113,8 @@ class Watch:
         context.on("request", lambda request: self._asked(request.url))
 
     def _said(self, message: ConsoleMessage) -> None:
-        # Chromium itself reports every refusal of the server; the page shows it, and that is tested.
+        # Chromium itself reports every refusal of the server; the page shows it, and that is
+        # tested.
         if message.type in ("error", "warning") and not message.text.startswith(
             "Failed to load resource"
         ):
@@ -141,7 +144,8 @@ OpenPage = Callable[..., Page]
 
 @pytest.fixture
 def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
-    """Opens a page in a fresh window; afterwards no window may have written an error or talked to anybody but its server."""
+    """Opens a page in a fresh window; afterwards no window may have written an error or talked
+    to anybody but its server."""
     opened_windows: list[tuple[BrowserContext, Watch]] = []
 
     def open_one(path: str = "/", *, at: Server = server, **options: Any) -> Page:
@@ -162,7 +166,8 @@ def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
 def refuse(
     page: Page, path: str, status: int, code: str, message: str, *, times: int = 1, **headers: str
 ) -> None:
-    """The next requests to `path` are refused, as the server would refuse them; those after go on to it."""
+    """The next requests to `path` are refused, as the server would refuse them; those after go
+    on to it."""
     body = {"error": {"status": status, "code": code, "message": message, "request_id": "r"}}
     page.route(
         f"**{path}*",

@@ -1,4 +1,4 @@
-"""Labels drawn from the model's own probabilities: a classifier that is calibrated by construction."""
+"""Labels drawn from the model's own probabilities: a calibrated classifier by construction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A real service and real proxies in front of it, as deploy/ sets them up, on ports of 127.0.0.1 that are free."""
+"""A real service and real proxies in front of it, as deploy/ sets them up, on ports of 127.0.0.1
+that are free."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 TOKEN = "a token of the tests"
 
-# Under prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN), which is what systemd's MemoryDenyWriteExecute= asks of a new kernel.
+# Under prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN), which is what systemd's
+# MemoryDenyWriteExecute= asks of a new kernel.
 _NO_WRITE_EXECUTE = """
 import ctypes, mmap, os, sys
 if ctypes.CDLL(None, use_errno=True).prctl(65, 1, 0, 0, 0):
@@ -33,7 +35,8 @@ os._exit(78)
 
 
 def program(name: str, package: str) -> str:
-    """A program's path; installs its Debian package when it is missing and this is root. Fails the test where it cannot be had."""
+    """A program's path; installs its Debian package when it is missing and this is root. Fails
+    the test where it cannot be had."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     if shutil.which(name, path=path) is None and os.geteuid() == 0 and shutil.which("apt-get"):
         # policy-rc.d's job, in a variable: the package must not start a server of its own.
@@ -44,7 +47,8 @@ def program(name: str, package: str) -> str:
             subprocess.run(install, env=environment, capture_output=True, timeout=300)
     found = shutil.which(name, path=path)
     assert found, (
-        f"this test needs {name} and could not install it: run `apt-get install {package}` as root (on other systems: its {package})"
+        f"this test needs {name} and could not install it: run `apt-get install {package}` as root "
+        f"(on other systems: its {package})"
     )
     return found
 
@@ -113,7 +117,7 @@ class Service:
 
 
 class Proxy:
-    """nginx or Caddy with the file of deploy/; only addresses, names and certificates are changed."""
+    """nginx or Caddy with the file of deploy/ but other addresses, names and certificates."""
 
     def __init__(self, kind: str, folder: Path, upstream: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -174,10 +178,25 @@ class Proxy:
 
 def _certificate(folder: Path) -> Path:
     command = [
-        program("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-        "-keyout", str(folder / "privkey.pem"), "-out", str(folder / "fullchain.pem"),
-    ]  # fmt: skip
+        program("openssl", "openssl"),
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        "-keyout",
+        str(folder / "privkey.pem"),
+        "-out",
+        str(folder / "fullchain.pem"),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return folder / "fullchain.pem"
 
@@ -202,7 +221,8 @@ def _nginx(folder: Path, upstream: str, port: int, plain_port: int) -> Path:
     user = "user root;\n" if os.geteuid() == 0 else ""
     config = folder / "nginx.conf"
     config.write_text(
-        f"{user}daemon off;\nworker_processes 1;\npid {folder}/pid;\nerror_log stderr warn;\nevents {{}}\n"
+        f"{user}daemon off;\nworker_processes 1;\npid {folder}/pid;\nerror_log stderr "
+        f"warn;\nevents {{}}\n"
         f"http {{\naccess_log off;\n{temporary}{site}\n}}\n"
     )
     return config

@@ -37,7 +37,8 @@ class Instruction:
     value: str
 
     def words(self) -> list[str]:
-        """The exec form's list. Raises ValueError for the shell form, which puts a shell between the signals and the program."""
+        """The exec form's list. Raises ValueError for the shell form, which puts a shell between
+        the signals and the program."""
         words = json.loads(self.value[self.value.index("[") :])
         assert isinstance(words, list) and all(isinstance(word, str) for word in words)
         return words

@@ -21,7 +21,8 @@ class Key:
 
 
 Schema = dict[str, Key]
-"""A key's path, such as `findings[].kind`, to what it is; `a.*` takes in the keys of an object described elsewhere."""
+"""A key's path, such as `findings[].kind`, to what it is; `a.*` takes in the keys of an object
+described elsewhere."""
 
 
 def schemas(text: str) -> dict[str, Schema]:
@@ -39,7 +40,8 @@ def schemas(text: str) -> dict[str, Schema]:
 
 
 def problems(value: Any, schema: Schema, named: dict[str, Schema], path: str = "") -> list[str]:
-    """What is missing, not documented, or of another type. `path` is that of `value`, which is an object."""
+    """What is missing, not documented, or of another type. `path` is that of `value`, which is
+    an object."""
     inside = f"{path}." if path else ""
     expected = {
         key.removeprefix(inside): row
@@ -73,7 +75,8 @@ def _check(value: Any, kind: str, path: str, schema: Schema, named: dict[str, Sc
         results = [_check(value, choice, path, schema, named) for choice in choices]
         return [] if [] in results else results[0 if value is not None else -1]
     if kind in _PLAIN:
-        fits = isinstance(value, _PLAIN[kind]) and (kind == "bool" or not isinstance(value, bool))  # type: ignore[arg-type]
+        fits = isinstance(value, _PLAIN[kind])  # type: ignore[arg-type]
+        fits = fits and (kind == "bool" or not isinstance(value, bool))
         return [] if fits else [f"{path} is {type(value).__name__}; documented is {kind}"]
     if kind == "object":
         return problems(value, schema, named, path)

@@ -1,4 +1,5 @@
-"""A hub on 127.0.0.1: as much of the Hugging Face hub's protocol as huggingface_hub needs to list and download.
+"""A hub on 127.0.0.1: as much of the Hugging Face hub's protocol as huggingface_hub needs to list
+and download.
 
 GET       /api/models/OWNER/REPO[/revision/REV]     commit, files, model card
 GET       /api/models/OWNER/REPO/tree/REV           files with sizes
@@ -20,7 +21,8 @@ from typing import Any
 
 @dataclass
 class Repository:
-    """Files at one commit. `token`: needed to read them (a gated repository). `private`: not even listed without it."""
+    """Files at one commit. `token`: needed to read them (a gated repository). `private`: not
+    even listed without it."""
 
     files: dict[str, bytes]
     token: str | None = None
@@ -39,7 +41,8 @@ class Repository:
 class Hub:
     """The server: start with `with Hub(repositories) as hub`, then hub.url.
 
-    cut: path -> bytes after which the next transfer of that file breaks off. refuse: answer every request with this status.
+    cut: path -> bytes after which the next transfer of that file breaks off. refuse: answer every
+    request with this status.
     """
 
     repositories: dict[str, Repository]

@@ -1,4 +1,5 @@
-"""A real PostgreSQL from Debian's package, started by the tests: it can be killed as a power cut would, and started again."""
+"""A real PostgreSQL from Debian's package, started by the tests: it can be killed as a power cut
+would, and started again."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ PASSWORD = "p@ss/w:rd%1 ü"
 
 
 def binaries() -> Path:
-    """The folder of initdb and postgres; installs Debian's package when it is missing and this is root."""
+    """Return the folder of initdb and postgres; as root, install Debian's package if missing."""
     found = _find()
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -30,7 +31,8 @@ def binaries() -> Path:
         found = _find()
     if found is None:
         raise AssertionError(
-            "these tests need PostgreSQL's server programs (initdb, postgres) and could not install them: "
+            "these tests need PostgreSQL's server programs (initdb, postgres) and could not "
+            "install them: "
             "run `apt-get install postgresql` as root"
         )
     return found
@@ -84,9 +86,14 @@ class PostgresServer:
 
     def _run(self, name: str, *arguments: str) -> None:
         done = subprocess.run(
-            [self._bin / name, *arguments], cwd=self.folder, user=self.user, group=self.user, extra_groups=[] if self.user else None,
-            capture_output=True, text=True,
-        )  # fmt: skip
+            [self._bin / name, *arguments],
+            cwd=self.folder,
+            user=self.user,
+            group=self.user,
+            extra_groups=[] if self.user else None,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     def url(self, database: str = "postgres", password: str = PASSWORD) -> str:
@@ -98,9 +105,24 @@ class PostgresServer:
         """Start, and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._bin / "postgres", "-D", "data", "-p", str(self.port), "-k", str(self.folder), "-c", "listen_addresses=127.0.0.1"],
-                cwd=self.folder, user=self.user, group=self.user, extra_groups=[] if self.user else None, stdout=log, stderr=log,
-            )  # fmt: skip
+                [
+                    self._bin / "postgres",
+                    "-D",
+                    "data",
+                    "-p",
+                    str(self.port),
+                    "-k",
+                    str(self.folder),
+                    "-c",
+                    "listen_addresses=127.0.0.1",
+                ],
+                cwd=self.folder,
+                user=self.user,
+                group=self.user,
+                extra_groups=[] if self.user else None,
+                stdout=log,
+                stderr=log,
+            )
         import psycopg
 
         patience = time.monotonic() + 60
@@ -114,7 +136,7 @@ class PostgresServer:
                 time.sleep(0.05)
 
     def kill(self) -> None:
-        """Kill the server and every process of its with signal 9: what was not on the disk is lost."""
+        """Kill the server and its processes with signal 9: what was not on disk is lost."""
         assert self._process is not None
         children = (
             Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()

@@ -1,4 +1,5 @@
-"""Small image networks in the shapes in which others publish theirs, drawn with onnx.helper: random weights, real structure."""
+"""Small image networks in the shapes in which others publish theirs, drawn with onnx.helper:
+random weights, real structure."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ class Drawing:
 def convolutional(
     *, channels: int = 6, half: bool = False, logits: int = 0, both: bool = True, **more: Any
 ) -> onnx.ModelProto:
-    """A ResNet's form: stem and one block; last_hidden_state (N, C, h/4, w/4), pooler_output (N, C, 1, 1); or logits only."""
+    """A ResNet's form: stem and one block; last_hidden_state (N, C, h/4, w/4), pooler_output (N,
+    C, 1, 1); or logits only."""
     d = Drawing(half=half)
     x = d.add(
         "Conv",
@@ -109,11 +111,13 @@ def transformer(
     head: str = "last_hidden_state",
     **more: Any,
 ) -> onnx.ModelProto:
-    """A ViT's form: patch convolution, class and register tokens, position embedding, one attention layer, normalisation.
+    """A ViT's form: patch convolution, class and register tokens, position embedding, one attention
+    layer, normalisation.
 
-    side: pixels the position embedding is for; None: no position embedding, any side. interpolated: the graph resizes the position
-    embedding to the image's own number of patches, as DINOv2's does. head: last_hidden_state, image_embeds (class
-    token projected, as CLIP), or logits (class token classified).
+    side: pixels the position embedding is for; None: no position embedding, any side. interpolated:
+    the graph resizes the position embedding to the image's own number of patches, as DINOv2's does.
+    head: last_hidden_state, image_embeds (class token projected, as CLIP), or logits (class token
+    classified).
     """
     d = Drawing(half=half)
     prefix = 1 + registers
@@ -179,7 +183,8 @@ def transformer(
 
 
 def pyramid(*, width: int = 10, channels_last: bool = False) -> onnx.ModelProto:
-    """Swin's form: patches of 4 pixels, merged twice; last_hidden_state (N, h * w, C) without prefix tokens, or (N, h, w, C)."""
+    """Swin's form: patches of 4 pixels, merged twice; last_hidden_state (N, h * w, C) without
+    prefix tokens, or (N, h, w, C)."""
     d = Drawing()
     x = d.add("Conv", "pixel_values", d.weight(6, 3, 4, 4, scale=0.1), strides=[4, 4])
     x = d.add("Conv", x, d.weight(width, 6, 2, 2), strides=[2, 2])

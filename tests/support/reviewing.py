@@ -1,4 +1,5 @@
-"""For the tests of reviews: a drawn dataset with wrong labels and copies, and a review's page served from a thread or a process."""
+"""For the tests of reviews: a drawn dataset with wrong labels and copies, and a review's page
+served from a thread or a process."""
 
 from __future__ import annotations
 
@@ -25,8 +26,14 @@ from tailorbird.review import Review
 from tailorbird.service.review.app import ReviewService, ReviewSettings
 from tailorbird.service.web.server import listen
 
-FLIPPED = {"box/disc-011.jpg": "disc", "cross/disc-009.jpg": "disc", "disc/box-005.jpg": "box",
-           "cross/box-012.jpg": "box", "disc/cross-007.jpg": "cross", "box/cross-015.jpg": "cross"}  # fmt: skip
+FLIPPED = {
+    "box/disc-011.jpg": "disc",
+    "cross/disc-009.jpg": "disc",
+    "disc/box-005.jpg": "box",
+    "cross/box-012.jpg": "box",
+    "disc/cross-007.jpg": "cross",
+    "box/cross-015.jpg": "cross",
+}
 """Photos that lie in another class's folder, and what they show."""
 
 COPIES = ("box/box-020.jpg", "box/copy.jpg")
@@ -34,7 +41,8 @@ CONFLICT = ("cross/cross-021.jpg", "disc/wrong.jpg")
 
 
 def draw_wrong(folder: Path) -> Path:
-    """Three classes of 24 drawn photos, FLIPPED among them; a copy in the same class, and one under another label."""
+    """Three classes of 24 drawn photos, FLIPPED among them; a copy in the same class, and one
+    under another label."""
     draw_dataset(folder)
     for name, true in FLIPPED.items():
         number = name[-7:]
@@ -59,7 +67,8 @@ class Page:
     def ask(
         self, path: str, body: object = None, **headers: str
     ) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of an answer. `body` is sent as JSON; `Host=""` and the like replace headers."""
+        """Status, headers and body of an answer. `body` is sent as JSON; `Host=""` and the like
+        replace headers."""
         port = int(self.address.rpartition(":")[2])
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         sent = body if isinstance(body, bytes | None) else json.dumps(body).encode()

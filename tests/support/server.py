@@ -1,4 +1,5 @@
-"""Real services for the tests: `tailorbird serve` as a process on 127.0.0.1, its log, raw connections to it, and models to serve."""
+"""Real services for the tests: `tailorbird serve` as a process on 127.0.0.1, its log, raw
+connections to it, and models to serve."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ serve(ServeSettings(**said), announce=lambda address: print(address, flush=True)
 
 
 class Server:
-    """One running service. Use it as a context manager: leaving it kills the process and those it started."""
+    """One running service. Use it as a context manager: leaving it kills the process and those
+    it started."""
 
     def __init__(
         self, command: Sequence[str], folder: Path, environment: dict[str, str] | None = None
@@ -79,7 +81,8 @@ class Server:
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
 
     def say(self, data: bytes, timeout: float = 20) -> bytes:
-        """Send bytes over a new connection; everything that comes back until the service closes it or `timeout` passes."""
+        """Send bytes over a new connection; everything that comes back until the service closes
+        it or `timeout` passes."""
         with self.connect(timeout) as raw:
             with contextlib.suppress(OSError):
                 raw.sendall(data)
@@ -226,7 +229,8 @@ def classes_of(model: Path) -> list[str]:
 def load(
     server: Server, photos: Sequence[bytes], threads: int = 4
 ) -> Iterator[list[httpx.Response | Exception]]:
-    """Predictions from several threads for as long as the block runs; the list fills with every answer or failure."""
+    """Predictions from several threads for as long as the block runs; the list fills with every
+    answer or failure."""
     answers: list[httpx.Response | Exception] = []
     ended = threading.Event()
 
