@@ -25,9 +25,10 @@ from PIL import Image
 from tailorbird.demo import CLASSES, draw
 
 sys.path.insert(0, str(HERE.parent / "tests"))
-from browser import opened
 from playwright.sync_api import Browser, FilePayload, Page
-from serving import Server, serving
+
+from support.browser import opened
+from support.serving import Server, serving
 
 LARGEST = 300_000  # bytes of a picture
 PHONE = {

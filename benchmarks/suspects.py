@@ -83,7 +83,7 @@ def main() -> None:
     embedder = Embedder(open_backbone(given.backbone))
     dataset = scan(given.photos, visitor=embedder)
     embedder.flush()
-    features = embedder.matrix([bytes.fromhex(sample.digest) for sample in dataset.samples])
+    features = embedder.matrix(dataset.samples)
     labels = np.array([dataset.classes.index(sample.label) for sample in dataset.samples], np.int64)
     classes, first = len(dataset.classes), round(FIRST * len(labels))
 

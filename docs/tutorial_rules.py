@@ -50,6 +50,7 @@ MAY_DIFFER = (
     (r"(CLASS #|CLASS) CLASS \(#\)$", r"\1"),  # evaluate: a class may have been mistaken for none
     (r"(CLASS(?: #){4}) CLASS \(#\)$", r"\1"),
     (r"p (?:=|<) #", "p #"),
+    (r"^(Seconds: #) \((?:\w+ #(?:, )?)+\)", r"\1 (STAGES)"),  # stages under 0.05 s are not shown
     (
         r"\b(?:cannot be told apart \(difference #|is (?:worse|better) \((?:by|the difference "
         r"is) #)",

@@ -37,7 +37,9 @@ GET_PHOTOS = """There are no photos at {photos}. The course's come with
 
     git clone https://github.com/alexeygrigorev/clothing-dataset-small
 
-(CC0, 3,781 photos, 10 classes); then: python examples/zoomcamp/run.py --photos clothing-dataset-small
+(CC0, 3,781 photos, 10 classes); then:
+
+    python examples/zoomcamp/run.py --photos clothing-dataset-small
 Or try the shortened form on drawn photos: python examples/zoomcamp/run.py --short"""
 SIZES = {"Xception": (150, 299), "MobileNetV2": (150, 224), "MobileNet": (150, 224)}
 PREPROCESS = {"Xception": "xception", "MobileNetV2": "mobilenet_v2", "MobileNet": "mobilenet"}
