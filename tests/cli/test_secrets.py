@@ -159,7 +159,7 @@ def test_health_says_what_the_service_says() -> None:
     with answering(503) as url, pytest.raises(RunError, match=r"it answers 503 .*stopping"):
         wait_until_ready(url)
     for wrong in ("ftp://127.0.0.1", "127.0.0.1:8000", "file:///etc/passwd"):
-        with pytest.raises(SettingsError, match="is no address of a service"):
+        with pytest.raises(SettingsError, match="is not the address of a service"):
             wait_until_ready(wrong)
 
 
