@@ -1,4 +1,4 @@
-"""The cores at hand: what the scheduler, a container and the user say."""
+"""The number of cores: CPU affinity, container quota and the environment variable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         ("1 0", 4),
     ],
 )
-def test_a_containers_share_counts(
+def test_a_container_quota_caps_the_cores(
     said: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     share = tmp_path / "cpu.max"
@@ -38,12 +38,12 @@ def test_a_containers_share_counts(
     assert parallel.cores() == cores
 
 
-def test_no_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_quota_affinity_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "_QUOTA", tmp_path / "missing")
     assert parallel.cores() == 4
 
 
-def test_the_user_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_takes_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAILORBIRD_THREADS", "7")
     assert parallel.cores() == 7
     for wrong in ("0", "-1", "two", "1025"):

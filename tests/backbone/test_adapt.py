@@ -173,7 +173,7 @@ def test_pooled_outputs_have_no_map(adapted: Adapted) -> None:
     assert adapted(siglip, config={"model_type": "siglip_vision_model"}).info.pooling == "attention"
 
 
-def test_a_classifier_gives_what_its_last_layer_works_on(adapted: Adapted) -> None:
+def test_a_classifier_gives_the_input_of_its_last_layer(adapted: Adapted) -> None:
     images, model = pictures(32), networks.convolutional(logits=9)
     backbone = adapted(model, config={"id2label": {str(n): "x" for n in range(9)}})
     assert backbone.info.grid == (8, 8) and backbone.info.width == 6
@@ -420,7 +420,7 @@ def test_functions_of_the_file_are_inlined(adapted: Adapted) -> None:
     assert (backbone.features(pictures(32)) <= 0).all() and not backbone.proto.functions
 
 
-def test_names_that_clash_with_ours(adapted: Adapted) -> None:
+def test_names_that_clash_with_the_backbones_own(adapted: Adapted) -> None:
     images = pictures(32)
     expected = both(adapted(networks.convolutional()), images)
     model = networks.convolutional(name="images")
@@ -504,7 +504,7 @@ def test_weights_in_a_second_file(tmp_path: Path) -> None:
         adapt(path, PLAIN)
 
 
-def test_files_that_are_no_networks(tmp_path: Path) -> None:
+def test_files_that_are_not_networks(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     for content, message in (
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),

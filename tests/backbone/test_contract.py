@@ -103,7 +103,7 @@ def test_problems_are_reported_together(save: Save) -> None:
         Backbone(save(tiny(image_type=TensorProto.FLOAT, features_name="x")))
 
 
-def test_files_that_are_no_onnx(tmp_path: Path, save: Save) -> None:
+def test_files_that_are_not_onnx(tmp_path: Path, save: Save) -> None:
     with pytest.raises(BackboneError, match="does not exist; check the path"):
         Backbone(tmp_path / "missing.onnx")
     with pytest.raises(BackboneError, match=r"is a folder; give the \.onnx file itself"):
@@ -118,7 +118,7 @@ def test_files_that_are_no_onnx(tmp_path: Path, save: Save) -> None:
             Backbone(tmp_path / "cut.onnx")
 
 
-def test_external_weights_and_strange_operators_are_refused(tmp_path: Path, save: Save) -> None:
+def test_external_weights_and_unknown_operators_are_refused(tmp_path: Path, save: Save) -> None:
     model = tiny()
     onnx.save(
         model,
@@ -141,7 +141,7 @@ def test_external_weights_and_strange_operators_are_refused(tmp_path: Path, save
         Backbone(save(model))
 
 
-def test_the_shipped_backbone_says_where_it_comes_from() -> None:
+def test_the_shipped_backbone_states_its_origin() -> None:
     info = open_backbone("pocket").info
     assert (info.name, info.size, info.width, info.grid, info.licence) == (
         "pocket",

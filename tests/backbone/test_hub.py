@@ -36,7 +36,7 @@ base_model: someone/original
 # A network
 """
 
-# Runs one request per argument and prints, for each, what came of it.
+# Run one request per argument and print the result of each.
 PULL = """
 import json, sys
 from tailorbird.backbone.hub import pull
@@ -189,7 +189,7 @@ def test_pull_end_to_end_again_and_offline(hub: Hub, pulls: Pulls, tmp_path: Pat
         and "--backbone FILE.onnx" in missing["message"]
     )
 
-    # No connection at all, and nobody said so.
+    # No connection, and offline mode is not set.
     kept, missing = pulls(
         {"reference": "hf:birds/tiny"},
         {"reference": "hf:birds/unknown"},
@@ -273,7 +273,7 @@ def test_a_transfer_that_breaks_off_is_resumed(hub: Hub, pulls: Pulls) -> None:
     model = large()
     hub.repositories["birds/large"] = Repository(repository(model))
     hub.cut["onnx/model.onnx"] = 11_000_000
-    # From some version on huggingface_hub goes on by itself; before, running the command again did.
+    # Newer versions of huggingface_hub resume by themselves, older ones when run again.
     _, result = pulls({"reference": "hf:birds/large"}, {"reference": "hf:birds/large"})
     assert Backbone(result["path"]).info.width == 90_000
     ranges = [

@@ -458,7 +458,7 @@ def test_a_pil_image_is_treated_as_its_file_would_be(write_model: Write) -> None
     assert isinstance(next(classifier.stream([Image.open(io.BytesIO(cut))])), Failure)
 
 
-def test_a_prediction_says_what_it_promises(write_model: Write) -> None:
+def test_fields_and_order_of_a_prediction(write_model: Write) -> None:
     classifier = Classifier(write_model(threshold=0.999))
     found = classifier.predict(picture("box", 1), top=9, heatmaps=True)
     assert found.unsure and found.label == found.top[0][0] and len(found.top) == 4
@@ -474,7 +474,7 @@ def test_a_prediction_says_what_it_promises(write_model: Write) -> None:
         classifier.predict(picture("box", 1), top=0)
 
 
-def test_a_stream_goes_on_past_bad_photos_in_order_and_reads_as_needed(
+def test_a_stream_continues_past_bad_photos_in_order_and_reads_as_needed(
     write_model: Write, tmp_path: Path
 ) -> None:
     classifier = Classifier(write_model())
