@@ -400,7 +400,7 @@ def test_right_reaches_the_database_and_can_be_changed(open_page: OpenPage, serv
     changed(page, "/v1/predict", {"unsure": False})
     choose(page, photo())
     shown = answered(page)
-    expect(shown).to_contain_text("Only your answer is kept, not the photo.")
+    expect(shown).to_contain_text("Your answer is stored, the photo is not.")
     with page.expect_response("**/v1/corrections") as stored:
         shown.get_by_role("button", name="Right", exact=True).click()
     assert stored.value.status == 201 and stored.value.json()["right"] is True
@@ -428,7 +428,7 @@ def test_a_thousand_classes_can_be_searched(open_page: OpenPage) -> None:
     changed(page, "/v1/predict", SURE)
     choose(page, photo())
     shown = answered(page)
-    shown.get_by_role("button", name="It is something else").click()
+    shown.get_by_role("button", name="Something else").click()
     field = shown.get_by_role("combobox", name="What is it really?")
     expect(field).to_be_focused()
     expect(shown).to_contain_text("100 of 1,000 classes shown; type to narrow.")
@@ -437,7 +437,7 @@ def test_a_thousand_classes_can_be_searched(open_page: OpenPage) -> None:
         ["class 99", *(f"class {number}" for number in range(990, 1000))]
     )
     field.fill("no such thing")
-    expect(shown).to_contain_text("None of the 1,000 classes holds “no such thing”.")
+    expect(shown).to_contain_text("None of 1,000 classes contains “no such thing”.")
     field.fill("class 42")
     page.route(
         "**/v1/corrections",
@@ -513,7 +513,7 @@ def test_a_token_is_asked_for_once_and_kept_photos_are_announced(
             0,
             ["correct horse"],
         ]
-        expect(shown).to_contain_text("With your answer the photo is kept too")
+        expect(shown).to_contain_text("Your answer and the photo are stored")
         with page.expect_response("**/v1/corrections") as stored:
             shown.locator(".right, .choice").first.click()
         assert stored.value.json() == {**stored.value.json(), "right": True, "stored_photo": True}
@@ -527,16 +527,50 @@ def test_a_token_is_asked_for_once_and_kept_photos_are_announced(
 
 # Refusals
 
+CUT = encoded(picture("box", 1), quality=92)[:900]
+CUT_FILE: FilePayload = {"name": "cut.jpg", "mimeType": "image/jpeg", "buffer": CUT}
+
+
+def test_a_bad_file_does_not_push_good_ones_away(open_page: OpenPage) -> None:
+    page = open_page(viewport={"width": 390, "height": 844})
+    choose(page, photo("box.jpg"), photo("disc.jpg", "disc", 902))
+    for name in ("box.jpg", "disc.jpg"):
+        answered(page, name)
+    choose(page, CUT_FILE)
+    expect(card(page, "cut.jpg")).to_have_attribute("data-state", "failed")
+    names = page.locator(".card h3").all_inner_texts()
+    assert names == ["disc.jpg", "box.jpg", "cut.jpg"]
+    # The two buttons of the question stand in one row, on a phone's screen too.
+    buttons = card(page, "box.jpg").locator(".actions button").all()
+    tops = {round(box["y"]) for button in buttons if (box := button.bounding_box())}
+    assert len(buttons) == 2 and len(tops) == 1
+
+
+def test_cards_of_a_row_are_equally_high(open_page: OpenPage) -> None:
+    page = open_page()
+    choose(page, photo(), CUT_FILE)
+    answered(page, "box.jpg")
+    expect(card(page, "cut.jpg")).to_have_attribute("data-state", "failed")
+    boxes = [each.bounding_box() for each in page.locator(".card").all()]
+    assert len({round(box["y"]) for box in boxes if box}) == 1
+    assert len({round(box["height"]) for box in boxes if box}) == 1
+
 
 @pytest.mark.parametrize(
     ("name", "kind", "content", "said", "todo"),
     [
-        ("notes.txt", "text/plain", b"no photo at all, only words", "Text is not accepted; accepted are JPEG, PNG", "If it is a photo"),
-        ("cut.jpg", "image/jpeg", encoded(picture("box", 1), quality=92)[:900], "truncated", "copy it from the camera again"),
-        ("IMG_1.HEIC", "image/heic", HEIC, "HEIC is not accepted", "Save it as JPEG or PNG"),
-        ("empty.png", "image/png", b"", "empty", "copy it from the camera again"),
+        (
+            "notes.txt",
+            "text/plain",
+            b"only words",
+            "Text is not accepted",
+            "accepted are JPEG, PNG",
+        ),
+        ("cut.jpg", "image/jpeg", CUT, "truncated", "Copy the photo from the camera again"),
+        ("IMG_1.HEIC", "image/heic", HEIC, "HEIC is not accepted", "Export it as JPEG"),
+        ("empty.png", "image/png", b"", "empty", "Copy the photo from the camera again"),
     ],
-)  # fmt: skip
+)
 def test_refused_files_say_why_and_what_to_do(
     open_page: OpenPage, name: str, kind: str, content: bytes, said: str, todo: str
 ) -> None:
@@ -545,7 +579,8 @@ def test_refused_files_say_why_and_what_to_do(
     shown = card(page, name)
     expect(shown).to_have_attribute("data-state", "failed")
     expect(shown).to_contain_text(re.compile(said, re.I))
-    expect(shown).to_contain_text(todo)
+    expect(shown).to_contain_text(re.compile(todo, re.I))
+    expect(shown.locator(".trouble p")).to_have_count(2)  # what went wrong, and one advice
     expect(shown.get_by_role("button", name="Try again")).to_have_count(0)
     expect(page.locator("#news")).to_contain_text(name)
     answered(page)
@@ -618,7 +653,7 @@ def test_after_three_tries_it_is_the_persons_turn(open_page: OpenPage) -> None:
         expect(shown).to_contain_text(f"in 5 seconds ({number} of 3)")
         page.clock.run_for(5000)
     expect(shown).to_have_attribute("data-state", "failed")
-    expect(shown).to_contain_text("64 photos wait already.Many photos are coming in just now.")
+    expect(shown).to_contain_text("64 photos wait already.Try again in a moment.")
     assert len(asked) == 4
     shown.get_by_role("button", name="Try again").click()
     answered(page)
@@ -753,7 +788,7 @@ def test_axe_finds_nothing_on_the_upload_page(open_page: OpenPage, scheme: str) 
     answered(page, "thanks.jpg").locator(".choice").first.click()
     expect(card(page, "thanks.jpg")).to_contain_text("Thank you")
     answered(page, "unsure.jpg")
-    card(page, "sure.jpg").get_by_role("button", name="It is something else").click()
+    card(page, "sure.jpg").get_by_role("button", name="Something else").click()
     assert violations(page) == []
 
 

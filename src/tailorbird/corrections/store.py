@@ -252,7 +252,7 @@ class Corrections:
         return int(identity[0])
 
     def secret(self) -> bytes:
-        """Return 32 random bytes that the database keeps: the same for every process that opens it."""
+        """Return 32 random bytes that the database keeps, the same in every process."""
         from tailorbird.corrections.tables import remember
 
         with self._lock:
@@ -280,7 +280,7 @@ class Corrections:
         return result
 
     def rows(self, since: datetime.datetime | None = None) -> Iterator[Row]:
-        """Yield every answer, oldest first, in bounded memory; answers stored meanwhile are included.
+        """Yield every answer, oldest first, in bounded memory, including those stored meanwhile.
 
         since: yield only answers from this moment on; a datetime with a time zone.
         """

@@ -99,8 +99,8 @@ def _of_leak(samples: Sequence[Sample], _: Mapping[Sample, Suspect]) -> _Proposa
         for name, n in others.items()
     )
     reason = (
-        f"A photo that the model was trained on makes the {SPLITS[held]} score too good. tailorbird "
-        f"train leaves out {copies} anyway; excluding records that in the manifest."
+        f"A photo that the model was trained on makes the {SPLITS[held]} score too good. "
+        f"tailorbird train leaves out {copies} anyway; excluding records that in the manifest."
     )
     return keep, f"Exclude {copies}", reason
 

@@ -36,7 +36,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class ReviewCounts:
-    """Numbers of photos by decision, and of items; an item is done when all its photos are decided."""
+    """Numbers of photos by decision, and of items; a done item has all its photos decided."""
 
     keep: int
     relabel: int

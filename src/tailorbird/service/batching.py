@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -185,7 +186,7 @@ class Batcher:
         while self._running < self.threads and (jobs := self._take()):
             self._running += 1
             run = asyncio.get_running_loop().run_in_executor(self._runners, _run, jobs)
-            run.add_done_callback(lambda done, jobs=jobs: self._finished(done, jobs))  # type: ignore[misc]
+            run.add_done_callback(partial(self._finished, jobs))
 
     def _take(self) -> list[_Job]:
         """Return the next photos for one run: of one model, and still waited for."""
@@ -207,7 +208,7 @@ class Batcher:
                 jobs.append(self._jobs.popleft())
         return jobs
 
-    def _finished(self, run: asyncio.Future[tuple[list[Answer], float]], jobs: list[_Job]) -> None:
+    def _finished(self, jobs: list[_Job], run: asyncio.Future[tuple[list[Answer], float]]) -> None:
         """Hand out the answers and start what has gathered meanwhile."""
         self._running -= 1
         error = asyncio.CancelledError() if run.cancelled() else run.exception()

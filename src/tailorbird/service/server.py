@@ -1,4 +1,4 @@
-"""Run one process of the service: drain before the end, reload on SIGHUP, report to a supervisor."""
+"""Run one process of the service: drain at the end, reload on SIGHUP, report to a supervisor."""
 
 from __future__ import annotations
 

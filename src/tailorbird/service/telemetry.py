@@ -34,9 +34,12 @@ class Telemetry:
             **options,
         )
         self._seconds = Histogram(
-            "http_request_seconds", "Time from a request's arrival to the end of its response.", ("route",),
-            buckets=_SECONDS, **options,
-        )  # fmt: skip
+            "http_request_seconds",
+            "Time from a request's arrival to the end of its response.",
+            ("route",),
+            buckets=_SECONDS,
+            **options,
+        )
         self._photos = Counter(
             "photos",
             "Photos by outcome: answered, unsure, or the code of a refusal.",
@@ -138,7 +141,10 @@ def _collected(metrics: Iterable[Metric]) -> CollectorRegistry:
 def accuracy_metrics(
     counts: Mapping[tuple[str, bool], int] | None, model: str, sha256: str
 ) -> list[Metric]:
-    """Gauges of the model served and of people's answers by class; `counts` is None while the database is away."""
+    """Return gauges of the served model and of people's answers by class.
+
+    counts: {(label, right): answers}; None while the database does not answer.
+    """
     info = GaugeMetricFamily(
         "tailorbird_model_info", "The model being served.", labels=("name", "sha256")
     )
@@ -146,13 +152,15 @@ def accuracy_metrics(
     up = GaugeMetricFamily("tailorbird_corrections_up", "1 while the corrections database answers.")
     up.add_metric((), 0 if counts is None else 1)
     answers = GaugeMetricFamily(
-        "tailorbird_corrections", "Photos people answered about, by true class and whether the model was right.",
+        "tailorbird_corrections",
+        "Photos that people answered about, by true class and whether the model was right.",
         labels=("label", "right"),
-    )  # fmt: skip
+    )
     accuracy = GaugeMetricFamily(
-        "tailorbird_accuracy_in_use", "Share of answers the model had right, by true class; _all_ for all classes.",
+        "tailorbird_accuracy_in_use",
+        "Share of answers for which the model was right, by true class; _all_ for all classes.",
         labels=("label",),
-    )  # fmt: skip
+    )
     totals: dict[str, list[int]] = {}
     for (label, right), count in sorted((counts or {}).items()):
         answers.add_metric((label, "yes" if right else "no"), count)

@@ -1,14 +1,27 @@
 /** The calls of the service's API that its pages make. */
 
-import { ANSWER_WITHIN, ApiError, bearer, failure, json, NO_ANSWER, parsed, withToken } from "./api.js";
+import {
+  ANSWER_WITHIN,
+  ApiError,
+  bearer,
+  failure,
+  json,
+  NO_ANSWER,
+  parsed,
+  withToken,
+} from "./api.js";
 
 /**
  * @typedef {{label: string, probability: number}} Ranked
- * @typedef {{label: string, width: number, height: number, values: number[][]}} Heatmap rows of values 0 to 1
- * @typedef {{label: string, probability: number, unsure: boolean, top: Ranked[], threshold: number, receipt: string | null, heatmaps?: Heatmap[]}} Result
+ * @typedef {{label: string, width: number, height: number, values: number[][]}} Heatmap rows of
+ *   values 0 to 1
+ * @typedef {{label: string, probability: number, unsure: boolean, top: Ranked[], threshold: number,
+ *   receipt: string | null, heatmaps?: Heatmap[]}} Result
  * @typedef {{model: {name: string, sha256: string}, results: Result[]}} Answer
- * @typedef {{name: string, sha256: string, classes: string[], scores: Record<string, any>, created: string, heatmaps: boolean, corrections: boolean,
- *   keep_photos: boolean, accepts: string[], limits: {body_bytes: number, pixels: number, photos: number}}} Model
+ * @typedef {{name: string, sha256: string, classes: string[], scores: Record<string, any>, created:
+ *   string, heatmaps: boolean, corrections: boolean,
+ *   keep_photos: boolean, accepts: string[], limits: {body_bytes: number, pixels: number, photos:
+ *   number}}} Model
  */
 
 /** @returns {Promise<Model>} */
@@ -29,7 +42,11 @@ export const getOpenApi = () => json("openapi.json");
 export function correct(receipt, answer, photo) {
   if (!photo) {
     const body = JSON.stringify({ receipt, answer });
-    return json("v1/corrections", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+    return json("v1/corrections", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body,
+    });
   }
   const body = new FormData();
   body.append("receipt", receipt);
@@ -41,7 +58,8 @@ export function correct(receipt, answer, photo) {
 /**
  * Asks for one photo. XMLHttpRequest, because fetch tells nothing of an upload's progress.
  * @param {Blob} photo
- * @param {{heatmaps: boolean, signal: AbortSignal, onProgress: (share: number) => void}} options share: 0 to 1 of the bytes sent
+ * @param {{heatmaps: boolean, signal: AbortSignal, onProgress: (share: number) => void}} options
+ *   share: 0 to 1 of the bytes sent
  * @returns {Promise<Answer>}
  */
 export function predict(photo, { heatmaps, signal, onProgress }) {
@@ -54,14 +72,20 @@ export function predict(photo, { heatmaps, signal, onProgress }) {
         signal.addEventListener("abort", stop);
         request.open("POST", `v1/predict?top=3&heatmap=${heatmaps ? 1 : 0}`);
         request.timeout = ANSWER_WITHIN;
-        // A type that is no image's is not passed on: the server judges the bytes and says what they are.
-        request.setRequestHeader("Content-Type", photo.type.startsWith("image/") ? photo.type : "application/octet-stream");
+        // A type that is no image's is not passed on: the server judges the bytes and says what
+        // they are.
+        request.setRequestHeader(
+          "Content-Type",
+          photo.type.startsWith("image/") ? photo.type : "application/octet-stream",
+        );
         for (const [name, value] of Object.entries(bearer())) request.setRequestHeader(name, value);
-        request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+        request.upload.onprogress = (event) =>
+          event.lengthComputable && onProgress(event.loaded / event.total);
         request.onloadend = () => signal.removeEventListener("abort", stop);
         request.onabort = () => reject(signal.reason);
         request.onerror = () => reject(NO_ANSWER);
-        request.ontimeout = () => reject(new ApiError(0, "timeout", "The server did not answer within a minute."));
+        request.ontimeout = () =>
+          reject(new ApiError(0, "timeout", "The server did not answer within a minute."));
         request.onload = () => {
           const body = parsed(request.responseText);
           if (request.status === 200 && body?.results?.[0]?.top) resolve(body);

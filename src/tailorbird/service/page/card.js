@@ -1,6 +1,6 @@
 /** One photo's card: preview, progress, answer, heat map, correction. */
 
-import { advice, sentence, worthRetrying } from "./messages.js";
+import { explained, worthRetrying } from "./messages.js";
 import { count, el, freshId, icon, percent } from "./dom.js";
 import { corrections } from "./corrections.js";
 import { heatmapSwitch } from "./heatmap.js";
@@ -9,7 +9,10 @@ const STAGE = 4 / 3; // width to height of the preview, as in upload.css
 
 /** Its element, and the changes the upload makes to it, in the order they come. */
 export class Card {
-  /** @param {string} name the file's name @param {{onRemove: () => void, onRetry: () => void}} actions */
+  /**
+   * @param {string} name the file's name
+   * @param {{onRemove: () => void, onRetry: () => void}} actions
+   */
   constructor(name, { onRemove, onRetry }) {
     this.name = name;
     this.onRetry = onRetry;
@@ -19,20 +22,35 @@ export class Card {
     this.frame = el("div", { class: "frame" }, this.canvas);
     this.stage = el("div", { class: "stage" }, this.frame);
     this.body = el("div", { class: "answer" });
-    this.removeButton = el("button", { type: "button", class: "bare", onclick: onRemove }, icon("cross"));
+    this.removeButton = el(
+      "button",
+      { type: "button", class: "bare", onclick: onRemove },
+      icon("cross"),
+    );
     this.article = el(
       "article",
       { "aria-labelledby": heading, tabindex: "-1" },
       this.stage,
-      el("div", { class: "text" },
-        el("div", { class: "title" }, el("h3", { id: heading, title: name }, name), this.removeButton),
-        this.body),
+      el(
+        "div",
+        { class: "text" },
+        el(
+          "div",
+          { class: "title" },
+          el("h3", { id: heading, title: name }, name),
+          this.removeButton,
+        ),
+        this.body,
+      ),
     );
     this.element = el("li", { class: "card" }, this.article);
     this.waiting();
   }
 
-  /** @param {string} state what CSS and tests see @param {string} remove the remove button's name */
+  /**
+   * @param {string} state what CSS and tests see
+   * @param {string} remove the remove button's name
+   */
   become(state, remove) {
     const held = this.body.contains(document.activeElement);
     this.element.dataset.state = state;
@@ -58,7 +76,11 @@ export class Card {
 
   /** @param {number} seconds @param {number} tryNumber @param {number} tries */
   countdown(seconds, tryNumber, tries) {
-    this.progress("busy", `The server is busy. Trying again in ${count(seconds, "second")} (${tryNumber} of ${tries})`, null);
+    this.progress(
+      "busy",
+      `The server is busy. Trying again in ${count(seconds, "second")} (${tryNumber} of ${tries})`,
+      null,
+    );
   }
 
   progress(state, text, share) {
@@ -78,7 +100,8 @@ export class Card {
     this.release();
     if (!width) return;
     this.url = URL.createObjectURL(blob);
-    const picture = (attributes) => el("img", { src: this.url, width, height, decoding: "async", ...attributes });
+    const picture = (attributes) =>
+      el("img", { src: this.url, width, height, decoding: "async", ...attributes });
     this.frame.replaceChildren(picture({ alt: `Preview of ${this.name}` }), this.canvas);
     const wide = width / height / STAGE;
     this.frame.style.inlineSize = `${Math.min(1, wide) * 100}%`;
@@ -92,19 +115,30 @@ export class Card {
     this.url = "";
   }
 
-  /** @param {import("./calls.js").Result} result @param {Blob} photo @param {import("./calls.js").Model} model */
+  /**
+   * @param {import("./calls.js").Result} result
+   * @param {Blob} photo
+   * @param {import("./calls.js").Model} model
+   */
   answered(result, photo, model) {
     this.become(result.unsure ? "unsure" : "sure", "Remove");
     this.bar = null;
     const asks = model.corrections && result.receipt !== null;
     const maps = result.heatmaps ?? [];
     const subject = { name: this.name, result, photo, model, askAgain: this.onRetry };
-    const blank = maps.length && maps.every((map) => map.values.flat().every((value) => value === 0));
+    const blank =
+      maps.length && maps.every((map) => map.values.flat().every((value) => value === 0));
     this.body.replaceChildren(
       ...(result.unsure
         ? [
             el("p", { class: "verdict" }, icon("question"), "Not sure"),
-            el("p", { class: "sureness" }, "Perhaps ", el("strong", {}, result.label), ` (${percent(result.probability)})`),
+            el(
+              "p",
+              { class: "sureness" },
+              "Perhaps ",
+              el("strong", {}, result.label),
+              ` (${percent(result.probability)})`,
+            ),
           ]
         : [
             el("p", { class: "verdict" }, result.label),
@@ -120,13 +154,24 @@ export class Card {
   failed(error) {
     this.become("failed", "Remove");
     this.bar = null;
-    if (!this.url) this.stage.replaceChildren(el("div", { class: "blank" }, icon("alert"), "No preview"));
+    if (!this.url)
+      this.stage.replaceChildren(el("div", { class: "blank" }, icon("alert"), "No preview"));
+    const { what, todo } = explained(error);
     this.body.replaceChildren(
-      el("div", { class: "trouble" },
+      el(
+        "div",
+        { class: "trouble" },
         icon("alert"),
-        el("div", {}, el("p", {}, el("strong", {}, sentence(error.message))), el("p", {}, advice(error.code)))),
+        el("div", {}, el("p", {}, el("strong", {}, what)), el("p", {}, todo)),
+      ),
       ...(worthRetrying(error.code)
-        ? [el("div", { class: "actions" }, el("button", { type: "button", onclick: this.onRetry }, "Try again"))]
+        ? [
+            el(
+              "div",
+              { class: "actions" },
+              el("button", { type: "button", onclick: this.onRetry }, "Try again"),
+            ),
+          ]
         : []),
     );
   }
@@ -140,7 +185,13 @@ function bars(top) {
     ...top.map(({ label, probability }) => {
       const fill = el("span", { class: "fill" });
       fill.style.inlineSize = `${probability * 100}%`;
-      return el("li", {}, el("span", { class: "what" }, label), el("span", { class: "share" }, percent(probability)), el("span", { class: "track", "aria-hidden": "true" }, fill));
+      return el(
+        "li",
+        {},
+        el("span", { class: "what" }, label),
+        el("span", { class: "share" }, percent(probability)),
+        el("span", { class: "track", "aria-hidden": "true" }, fill),
+      );
     }),
   );
 }

@@ -1,4 +1,7 @@
-/** Answers by day as an SVG of bars: right below, wrong on top, drawn at the width there is; and the same as a table. */
+/**
+ * Answers by day as an SVG of bars: right below, wrong on top, drawn at the width there is; and the
+ * same as a table.
+ */
 
 import { el, percent, svg } from "./dom.js";
 
@@ -21,10 +24,20 @@ export function chart(days) {
     width = now;
     box.replaceChildren(drawn(every, width));
   }).observe(box);
-  return el("div", {},
-    el("p", { class: "key" }, el("span", { class: "swatch good" }), "right", el("span", { class: "swatch wrong" }), "something else"),
+  return el(
+    "div",
+    {},
+    el(
+      "p",
+      { class: "key" },
+      el("span", { class: "swatch good" }),
+      "right",
+      el("span", { class: "swatch wrong" }),
+      "something else",
+    ),
     box,
-    table(days));
+    table(days),
+  );
 }
 
 /** Days without answers are days too. */
@@ -57,8 +70,15 @@ function drawn(every, width) {
   const y = (n) => HEIGHT - EDGE.bottom - (n / top) * (HEIGHT - EDGE.top - EDGE.bottom);
   const slot = room / days.length;
   const bar = Math.min(44, slot * 0.72);
-  const label = `Answers by day from ${days[0].day} to ${days[days.length - 1].day}; the table below has the numbers`;
-  const picture = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": label });
+  const last = days[days.length - 1].day;
+  const label = `Answers by day from ${days[0].day} to ${last}; the table below has the numbers`;
+  const picture = svg("svg", {
+    viewBox: `0 0 ${width} ${HEIGHT}`,
+    width,
+    height: HEIGHT,
+    role: "img",
+    "aria-label": label,
+  });
   for (const n of lines) {
     picture.append(
       svg("line", { class: "rule", x1: EDGE.left, x2: width - EDGE.right, y1: y(n), y2: y(n) }),
@@ -68,26 +88,72 @@ function drawn(every, width) {
   const named = Math.max(1, Math.ceil(64 / slot)); // every so many days has its date
   days.forEach(({ day, total, right }, index) => {
     const x = EDGE.left + slot * (index + 0.5);
-    const rect = (kind, from, to) => svg("rect", { class: kind, x: x - bar / 2, width: bar, y: y(to), height: Math.max(0, y(from) - y(to)), rx: 2 });
+    const rect = (kind, from, to) =>
+      svg("rect", {
+        class: kind,
+        x: x - bar / 2,
+        width: bar,
+        y: y(to),
+        height: Math.max(0, y(from) - y(to)),
+        rx: 2,
+      });
     picture.append(
-      svg("g", {}, svg("title", {}, `${day}: ${right} of ${total} right`), rect("good", 0, right), rect("wrong", right, total)),
+      svg(
+        "g",
+        {},
+        svg("title", {}, `${day}: ${right} of ${total} right`),
+        rect("good", 0, right),
+        rect("wrong", right, total),
+      ),
     );
     if ((days.length - 1 - index) % named === 0) {
       const edge = x + 26 > width ? width - EDGE.right : x;
-      picture.append(svg("text", { x: edge, y: HEIGHT - 8, "text-anchor": edge === x ? "middle" : "end" }, short(day)));
+      picture.append(
+        svg(
+          "text",
+          { x: edge, y: HEIGHT - 8, "text-anchor": edge === x ? "middle" : "end" },
+          short(day),
+        ),
+      );
     }
   });
   return picture;
 }
 
 function short(day) {
-  return new Date(`${day}T00:00:00Z`).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
+  return new Date(`${day}T00:00:00Z`).toLocaleDateString("en-GB", {
+    day: "numeric",
+    month: "short",
+    timeZone: "UTC",
+  });
 }
 
 function table(days) {
-  const row = ({ day, total, right }) => el("tr", {}, el("th", { scope: "row" }, day), el("td", {}, String(right)), el("td", {}, String(total)), el("td", {}, percent(total ? right / total : 0)));
-  const heads = ["Day", "Right", "Answers", "Share"].map((text) => el("th", { scope: "col" }, text));
-  return el("details", {}, el("summary", {}, "As a table"),
-    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Answers by day" },
-      el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...[...days].reverse().map(row)))));
+  const row = ({ day, total, right }) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, day),
+      el("td", {}, String(right)),
+      el("td", {}, String(total)),
+      el("td", {}, percent(total ? right / total : 0)),
+    );
+  const heads = ["Day", "Right", "Answers", "Share"].map((text) =>
+    el("th", { scope: "col" }, text),
+  );
+  return el(
+    "details",
+    {},
+    el("summary", {}, "As a table"),
+    el(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": "Answers by day" },
+      el(
+        "table",
+        {},
+        el("thead", {}, el("tr", {}, ...heads)),
+        el("tbody", {}, ...[...days].reverse().map(row)),
+      ),
+    ),
+  );
 }

@@ -1,4 +1,4 @@
-/** "Right", "It is something else": asks what a photo really shows and stores the answer. */
+/** "Right", "Something else": asks what a photo really shows and stores the answer. */
 
 import { announce } from "./announce.js";
 import { ApiError } from "./api.js";
@@ -8,13 +8,20 @@ import { el, icon, percent } from "./dom.js";
 import { advice, sentence } from "./messages.js";
 
 /**
- * The controls below one answer. They show one of: the question, the list of all classes, "storing", thanks, or what went wrong.
- * @param {{name: string, result: import("./calls.js").Result, photo: Blob, model: import("./calls.js").Model, askAgain: () => void}} subject
- *   photo: the bytes that were predicted; askAgain: sends the photo once more, for a receipt the server no longer takes
+ * The controls below one answer. They show one of: the question, the list of all classes,
+ * "storing", thanks, or what went wrong.
+ * @param {{name: string, result: import("./calls.js").Result, photo: Blob, model:
+ *   import("./calls.js").Model, askAgain: () => void}} subject
+ *   photo: the bytes that were predicted; askAgain: sends the photo once more, for a receipt the
+ *   server no longer takes
  * @returns {HTMLElement}
  */
 export function corrections({ name, result, photo, model, askAgain }) {
-  const box = el("div", { class: "corrections", role: "group", "aria-label": `Your answer about ${name}` });
+  const box = el("div", {
+    class: "corrections",
+    role: "group",
+    "aria-label": `Your answer about ${name}`,
+  });
   /** @type {string | null} the answer that is stored */
   let stored = null;
 
@@ -23,20 +30,34 @@ export function corrections({ name, result, photo, model, askAgain }) {
     box.replaceChildren(...children);
     if (held && focus) focus.focus({ preventScroll: true });
   };
-  const other = () =>
-    el("button", { type: "button", onclick: pick }, result.unsure ? "Something else…" : "It is something else…");
+  const other = () => el("button", { type: "button", onclick: pick }, "Something else…");
   const promise = () =>
-    el("p", { class: "quiet" },
+    el(
+      "p",
+      { class: "quiet" },
       model.keep_photos
-        ? "With your answer the photo is kept too, so that the model can learn from it."
-        : "Only your answer is kept, not the photo.");
+        ? "Your answer and the photo are stored, so that the model can learn from them."
+        : "Your answer is stored, the photo is not.",
+    );
 
   function question() {
     const choices = result.unsure
       ? result.top.map((each) => choice(each, () => store(each.label)))
-      : [el("button", { type: "button", class: "right", onclick: () => store(result.label) }, icon("check"), "Right")];
+      : [
+          el(
+            "button",
+            { type: "button", class: "right", onclick: () => store(result.label) },
+            icon("check"),
+            "Right",
+          ),
+        ];
     const asked = el("p", { class: "ask" }, result.unsure ? "Which is it?" : "Is this right?");
-    show(choices[0], asked, el("div", { class: result.unsure ? "choices" : "actions" }, ...choices, other()), promise());
+    show(
+      choices[0],
+      asked,
+      el("div", { class: result.unsure ? "choices" : "actions" }, ...choices, other()),
+      promise(),
+    );
   }
 
   function pick() {
@@ -49,7 +70,11 @@ export function corrections({ name, result, photo, model, askAgain }) {
     const busy = el("p", { class: "ask", tabindex: "-1" }, `Storing “${answer}”…`);
     show(busy, busy);
     try {
-      await correct(/** @type {string} */ (result.receipt), answer, model.keep_photos ? photo : null);
+      await correct(
+        /** @type {string} */ (result.receipt),
+        answer,
+        model.keep_photos ? photo : null,
+      );
       stored = answer;
       thanks();
       announce(`Thank you. ${name} is noted as ${answer}`);
@@ -60,21 +85,48 @@ export function corrections({ name, result, photo, model, askAgain }) {
 
   function thanks() {
     const again = el("button", { type: "button", class: "plain", onclick: pick }, "Change");
-    show(again, el("p", { class: "thanks" }, icon("check"), el("span", {}, "Thank you. Noted as ", el("strong", {}, stored ?? ""), ".")), again);
+    show(
+      again,
+      el(
+        "p",
+        { class: "thanks" },
+        icon("check"),
+        el("span", {}, "Thank you. Noted as ", el("strong", {}, stored ?? ""), "."),
+      ),
+      again,
+    );
   }
 
   function failed(answer, error) {
     if (!(error instanceof ApiError)) throw error;
-    // The server knows the receipt no more (or the model changed): only a new answer can be corrected.
+    // The server knows the receipt no more (or the model changed): only a new answer can be
+    // corrected.
     const stale = error.status === 409 || error.status === 422;
-    const retry = el("button", { type: "button", onclick: stale ? askAgain : () => store(answer) }, stale ? "Ask again" : "Try again");
-    const back = el("button", { type: "button", class: "plain", onclick: stored === null ? question : thanks }, "Back");
-    const message = error.code === "network" ? "Check your connection and try again." : advice(error.code);
+    const retry = el(
+      "button",
+      { type: "button", onclick: stale ? askAgain : () => store(answer) },
+      stale ? "Ask again" : "Try again",
+    );
+    const back = el(
+      "button",
+      { type: "button", class: "plain", onclick: stored === null ? question : thanks },
+      "Back",
+    );
+    const message =
+      error.code === "network" ? "Check your connection and try again." : advice(error.code);
     show(
       retry,
-      el("div", { class: "trouble", role: "alert" },
+      el(
+        "div",
+        { class: "trouble", role: "alert" },
         icon("alert"),
-        el("div", {}, el("p", {}, el("strong", {}, "Your answer was not stored. "), sentence(error.message)), el("p", {}, message))),
+        el(
+          "div",
+          {},
+          el("p", {}, el("strong", {}, "Your answer was not stored. "), sentence(error.message)),
+          el("p", {}, message),
+        ),
+      ),
       el("div", { class: "actions" }, retry, back),
     );
   }
@@ -83,9 +135,19 @@ export function corrections({ name, result, photo, model, askAgain }) {
   return box;
 }
 
-/** A one-tap choice with its bar. @param {import("./calls.js").Ranked} ranked @param {() => void} onclick */
+/**
+ * A one-tap choice with its bar.
+ * @param {import("./calls.js").Ranked} ranked
+ * @param {() => void} onclick
+ */
 function choice(ranked, onclick) {
   const bar = el("span", { class: "fill", "aria-hidden": "true" });
   bar.style.inlineSize = `${ranked.probability * 100}%`;
-  return el("button", { type: "button", class: "choice", onclick }, bar, el("span", { class: "what" }, ranked.label), el("span", {}, percent(ranked.probability)));
+  return el(
+    "button",
+    { type: "button", class: "choice", onclick },
+    bar,
+    el("span", { class: "what" }, ranked.label),
+    el("span", {}, percent(ranked.probability)),
+  );
 }

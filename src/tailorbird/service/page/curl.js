@@ -9,7 +9,10 @@ const quoted = (text) => (/^[\w./:@=-]+$/.test(text) ? text : `'${text.replaceAl
 const base = () => location.href.replace(/[?#].*$/, "").replace(/\/[^/]*$/, "");
 
 /**
- * @param {Record<string, any>} document @param {string} method in lower case @param {string} path @param {Record<string, any>} operation
+ * @param {Record<string, any>} document
+ * @param {string} method in lower case
+ * @param {string} path
+ * @param {Record<string, any>} operation
  * @param {Record<string, any>[]} parameters resolved
  * @returns {string}
  */
@@ -20,13 +23,17 @@ export function curl(document, method, path, operation, parameters) {
   for (const parameter of parameters) {
     if (parameter.in === "path") {
       const given = value(parameter);
-      place = place.replace(`{${parameter.name}}`, given === "…" ? parameter.name.toUpperCase() : encodeURIComponent(given));
+      place = place.replace(
+        `{${parameter.name}}`,
+        given === "…" ? parameter.name.toUpperCase() : encodeURIComponent(given),
+      );
     } else if (parameter.in === "query") query.set(parameter.name, String(value(parameter)));
   }
   const address = `${base()}${place}${query.size ? `?${query}` : ""}`;
   const parts = [`curl ${method === "get" ? "" : `-X ${method.toUpperCase()} `}${quoted(address)}`];
   const security = operation.security ?? document.security ?? [];
-  if (security.some((each) => Object.keys(each).length)) parts.push('-H "Authorization: Bearer $TOKEN"');
+  if (security.some((each) => Object.keys(each).length))
+    parts.push('-H "Authorization: Bearer $TOKEN"');
   return [...parts, ...body(document, operation)].join(" \\\n  ");
 }
 
@@ -36,17 +43,27 @@ function body(document, operation) {
   const json = types.find((type) => type.endsWith("json"));
   const image = types.find((type) => type.startsWith("image/"));
   const raw = types.find((type) => type === "application/octet-stream");
-  if (image) return [`-H "Content-Type: ${image.includes("*") ? "image/jpeg" : image}"`, "--data-binary @photo.jpg"];
+  if (image)
+    return [
+      `-H "Content-Type: ${image.includes("*") ? "image/jpeg" : image}"`,
+      "--data-binary @photo.jpg",
+    ];
   if (json) {
     const media = content[json];
-    const text = JSON.stringify(media.example ?? Object.values(media.examples ?? {})[0]?.value ?? example(document, media.schema));
+    const text = JSON.stringify(
+      media.example ??
+        Object.values(media.examples ?? {})[0]?.value ??
+        example(document, media.schema),
+    );
     return [`-H "Content-Type: ${json}"`, `-d ${quoted(text)}`];
   }
   if (types.includes("multipart/form-data")) {
     const properties = resolved(document, content["multipart/form-data"].schema).properties ?? {};
     return Object.entries(properties).map(([name, child]) => {
       const schema = resolved(document, child);
-      const file = JSON.stringify([schema, resolved(document, schema.items)]).includes('"binary"') || schema.contentMediaType;
+      const file =
+        JSON.stringify([schema, resolved(document, schema.items)]).includes('"binary"') ||
+        schema.contentMediaType;
       return `-F ${quoted(`${name}=${file ? "@photo.jpg" : example(document, child)}`)}`;
     });
   }

@@ -1,4 +1,7 @@
-/** The dashboard: how often the model was right, as far as people said so. Fetched again every 30 seconds while the page is in view. */
+/**
+ * The dashboard: how often the model was right, as far as people said so. Fetched again every 30
+ * seconds while the page is in view.
+ */
 
 import { ApiError } from "./api.js";
 import { getModel, getStats } from "./calls.js";
@@ -8,10 +11,12 @@ import { chart } from "./chart.js";
 import { showFacts } from "./facts.js";
 
 /**
- * @typedef {{label: string, total: number, right: number}} ClassCount by the answer: what the photos really showed
+ * @typedef {{label: string, total: number, right: number}} ClassCount by the answer: what the
+ *   photos really showed
  * @typedef {{day: string, total: number, right: number}} DayCount
  * @typedef {{predicted: string, answer: string, count: number}} Mistake
- * @typedef {{total: number, right: number, accuracy: number | null, interval: [number, number] | null, per_class: ClassCount[], by_day: DayCount[], mistaken: Mistake[]}} Stats
+ * @typedef {{total: number, right: number, accuracy: number | null, interval: [number, number] |
+ *   null, per_class: ClassCount[], by_day: DayCount[], mistaken: Mistake[]}} Stats
  */
 
 const EVERY = 30_000; // milliseconds
@@ -30,7 +35,8 @@ async function refresh() {
     if (text !== shown) draw(stats); // what did not change keeps its focus and what is unfolded
     shown = text;
     byId("notice").replaceChildren();
-    byId("updated").textContent = `As of ${new Date().toLocaleTimeString("en-GB")}, fetched again every 30 seconds`;
+    byId("updated").textContent =
+      `As of ${new Date().toLocaleTimeString("en-GB")}, fetched again every 30 seconds`;
   } catch (error) {
     trouble(error);
   } finally {
@@ -40,13 +46,22 @@ async function refresh() {
 
 function trouble(error) {
   if (!(error instanceof ApiError)) console.error(error);
-  const known = error instanceof ApiError ? error : new ApiError(0, "unexpected", `This page failed: ${error}`);
+  const known =
+    error instanceof ApiError ? error : new ApiError(0, "unexpected", `This page failed: ${error}`);
   const off = known.status === 404;
   const network = known.code === "network";
-  const todo = off ? "Whoever runs this server can switch corrections on; then answers given on the photo page are counted here."
-    : network ? "Check your connection; the page goes on trying." : advice(known.code);
+  const todo = off
+    ? "Once whoever runs this server turns corrections on, answers are counted here."
+    : network
+      ? "Check your connection; the page goes on trying."
+      : advice(known.code);
   byId("notice").replaceChildren(
-    el("div", { class: "trouble" }, icon("alert"), el("div", {}, el("p", {}, el("strong", {}, sentence(known.message))), el("p", {}, todo))),
+    el(
+      "div",
+      { class: "trouble" },
+      icon("alert"),
+      el("div", {}, el("p", {}, el("strong", {}, sentence(known.message))), el("p", {}, todo)),
+    ),
   );
   byId("updated").textContent = shown ? "These figures are older" : "No figures yet";
 }
@@ -61,7 +76,11 @@ function empty() {
     "section",
     { class: "panel empty" },
     el("h2", {}, "No answers yet"),
-    el("p", {}, "When someone says on the photo page whether a suggestion is right, it is counted here."),
+    el(
+      "p",
+      {},
+      "When someone says on the photo page whether a suggestion is right, it is counted here.",
+    ),
     el("p", {}, el("a", { href: "./" }, "Add a photo")),
   );
 }
@@ -69,14 +88,25 @@ function empty() {
 /** @param {Stats} stats */
 function figures(stats) {
   return [
-    el("div", { class: "pair" }, accuracyPanel(stats), mistakesPanel(stats.mistaken, stats.total - stats.right)),
+    el(
+      "div",
+      { class: "pair" },
+      accuracyPanel(stats),
+      mistakesPanel(stats.mistaken, stats.total - stats.right),
+    ),
     ...(stats.by_day.length ? [panel("Over time", "Answers by day", chart(stats.by_day))] : []),
     classesPanel(stats.per_class),
   ];
 }
 
 function panel(title, note, ...children) {
-  return el("section", { class: "panel" }, el("h2", {}, title), el("p", { class: "quiet" }, note), ...children);
+  return el(
+    "section",
+    { class: "panel" },
+    el("h2", {}, title),
+    el("p", { class: "quiet" }, note),
+    ...children,
+  );
 }
 
 /** @param {Stats} stats */
@@ -89,8 +119,11 @@ function accuracyPanel({ total, right, accuracy, interval }) {
     el("p", { class: "big" }, percent(share)),
     el("p", {}, `right in ${right.toLocaleString("en")} of ${count(total, "answer")}`),
     interval ? range(share, interval) : null,
-    el("p", { class: "quiet" },
-      "Only photos that someone answered about are counted. They may not be like the rest, so this is no measure of all photos."),
+    el(
+      "p",
+      { class: "quiet" },
+      "Only photos that someone answered about are counted; they may differ from the others.",
+    ),
   );
 }
 
@@ -101,25 +134,50 @@ function range(share, [low, high]) {
   span.style.inlineSize = `${(high - low) * 100}%`;
   const point = el("span", { class: "point" });
   point.style.insetInlineStart = `${share * 100}%`;
-  return el("div", { class: "range" },
+  return el(
+    "div",
+    { class: "range" },
     el("p", {}, `95% interval: ${percent(low)} to ${percent(high)}`),
     el("div", { class: "line", "aria-hidden": "true" }, span, point),
-    el("div", { class: "ends quiet", "aria-hidden": "true" }, el("span", {}, "0%"), el("span", {}, "100%")));
+    el(
+      "div",
+      { class: "ends quiet", "aria-hidden": "true" },
+      el("span", {}, "0%"),
+      el("span", {}, "100%"),
+    ),
+  );
 }
 
 /** @param {Mistake[]} mistakes @param {number} wrong */
 function mistakesPanel(mistakes, wrong) {
-  if (!mistakes.length) return panel("Most often mistaken", "Nothing yet: every answer was “right”.");
+  if (!mistakes.length)
+    return panel("Most often mistaken", "Nothing yet: every answer was “right”.");
   const most = mistakes[0].count;
   return panel(
     "Most often mistaken",
     `${count(wrong, "answer")} named another class`,
-    el("ol", { class: "mistakes" },
-      ...mistakes.slice(0, MISTAKES_SHOWN).map(({ predicted, answer, count: n }) =>
-        el("li", {},
-          el("span", { class: "what" }, "said ", el("b", {}, predicted), ", was ", el("b", {}, answer)),
-          el("span", { class: "share" }, `${n.toLocaleString("en")}×`),
-          track(n / most, "wrong")))),
+    el(
+      "ol",
+      { class: "mistakes" },
+      ...mistakes
+        .slice(0, MISTAKES_SHOWN)
+        .map(({ predicted, answer, count: n }) =>
+          el(
+            "li",
+            {},
+            el(
+              "span",
+              { class: "what" },
+              "said ",
+              el("b", {}, predicted),
+              ", was ",
+              el("b", {}, answer),
+            ),
+            el("span", { class: "share" }, `${n.toLocaleString("en")}×`),
+            track(n / most, "wrong"),
+          ),
+        ),
+    ),
   );
 }
 
@@ -127,16 +185,32 @@ function mistakesPanel(mistakes, wrong) {
 function classesPanel(classes) {
   const ordered = [...classes].sort((a, b) => b.total - a.total);
   const rows = ordered.map(({ label, total, right }) =>
-    el("li", {},
+    el(
+      "li",
+      {},
       el("span", { class: "what" }, label),
-      el("span", { class: "share" }, `${percent(total ? right / total : 0)} · ${right.toLocaleString("en")} of ${total.toLocaleString("en")}`),
-      track(total ? right / total : 0, "good")));
+      el(
+        "span",
+        { class: "share" },
+        `${percent(total ? right / total : 0)} · ` +
+            `${right.toLocaleString("en")} of ${total.toLocaleString("en")}`,
+      ),
+      track(total ? right / total : 0, "good"),
+    ),
+  );
   const rest = rows.slice(CLASSES_SHOWN);
   return panel(
     "By class",
     "How often each class, as people named it, had been recognised; those with most answers first",
     el("ol", { class: "classes" }, ...rows.slice(0, CLASSES_SHOWN)),
-    rest.length ? el("details", {}, el("summary", {}, `${count(rest.length, "more class", "more classes")}`), el("ol", { class: "classes" }, ...rest)) : null,
+    rest.length
+      ? el(
+          "details",
+          {},
+          el("summary", {}, `${count(rest.length, "more class", "more classes")}`),
+          el("ol", { class: "classes" }, ...rest),
+        )
+      : null,
   );
 }
 

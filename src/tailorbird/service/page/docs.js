@@ -1,4 +1,7 @@
-/** The API page: reads /openapi.json and shows each operation with its parameters, bodies, answers and a curl command. */
+/**
+ * The API page: reads /openapi.json and shows each operation with its parameters, bodies, answers
+ * and a curl command.
+ */
 
 import { byId, el, icon } from "./dom.js";
 import { getOpenApi } from "./calls.js";
@@ -8,16 +11,24 @@ import { sentence } from "./messages.js";
 
 const METHODS = ["get", "post", "put", "patch", "delete", "head"];
 
-/** @typedef {{id: string, method: string, path: string, operation: Record<string, any>, parameters: Record<string, any>[]}} Entry */
+/**
+ * @typedef {{id: string, method: string, path: string, operation: Record<string, any>, parameters:
+ *   Record<string, any>[]}} Entry
+ */
 
-/** @param {Record<string, any>} document @returns {Map<string, Entry[]>} by tag, in the document's order */
+/**
+ * @param {Record<string, any>} document
+ * @returns {Map<string, Entry[]>} by tag, in the document's order
+ */
 function byTag(document) {
   /** @type {Map<string, Entry[]>} */
   const groups = new Map((document.tags ?? []).map(({ name }) => [name, []]));
   for (const [path, item] of Object.entries(document.paths ?? {})) {
     for (const method of METHODS.filter((name) => item[name])) {
       const operation = item[method];
-      const parameters = [...(item.parameters ?? []), ...(operation.parameters ?? [])].map((each) => resolved(document, each));
+      const parameters = [...(item.parameters ?? []), ...(operation.parameters ?? [])].map((each) =>
+        resolved(document, each),
+      );
       const tag = operation.tags?.[0] ?? "Operations";
       const id = `${method}${path}`.replaceAll(/[^a-z0-9]+/gi, "-").toLowerCase();
       groups.set(tag, [...(groups.get(tag) ?? []), { id, method, path, operation, parameters }]);
@@ -33,13 +44,43 @@ function shown(document, { id, method, path, operation, parameters }) {
   return el(
     "article",
     { id, class: "operation", "aria-labelledby": `${id}-title` },
-    el("h3", { id: `${id}-title` }, el("span", { class: `method ${method}` }, method.toUpperCase()), " ", el("code", {}, path)),
+    el(
+      "h3",
+      { id: `${id}-title` },
+      el("span", { class: `method ${method}` }, method.toUpperCase()),
+      " ",
+      el("code", {}, path),
+    ),
     operation.summary ? el("p", { class: "summary" }, operation.summary) : null,
-    operation.description && operation.description !== operation.summary ? el("p", { class: "long" }, ...prose(operation.description)) : null,
-    parameters.length ? part("Parameters", el("ul", { class: "fields" }, ...parameters.map((each) => parameter(document, each)))) : null,
-    body ? part("Body", body.description ? el("p", { class: "quiet" }, body.description) : null, ...contents(document, body.content, true)) : null,
-    part("Example", command(curl(document, method, path, operation, parameters), `curl command for ${method.toUpperCase()} ${path}`)),
-    responses.length ? part("Answers", ...responses.map(([status, raw]) => answer(document, status, resolved(document, raw)))) : null,
+    operation.description && operation.description !== operation.summary
+      ? el("p", { class: "long" }, ...prose(operation.description))
+      : null,
+    parameters.length
+      ? part(
+          "Parameters",
+          el("ul", { class: "fields" }, ...parameters.map((each) => parameter(document, each))),
+        )
+      : null,
+    body
+      ? part(
+          "Body",
+          body.description ? el("p", { class: "quiet" }, body.description) : null,
+          ...contents(document, body.content, true),
+        )
+      : null,
+    part(
+      "Example",
+      command(
+        curl(document, method, path, operation, parameters),
+        `curl command for ${method.toUpperCase()} ${path}`,
+      ),
+    ),
+    responses.length
+      ? part(
+          "Answers",
+          ...responses.map(([status, raw]) => answer(document, status, resolved(document, raw))),
+        )
+      : null,
   );
 }
 
@@ -49,49 +90,123 @@ function part(title, ...children) {
 
 function parameter(document, { name, in: place, required, description, schema }) {
   const { default: usual, description: said } = resolved(document, schema);
-  return el("li", {},
-    el("p", {}, el("code", { class: "name" }, name), " ", el("span", { class: "type" }, `${typeOf(document, schema)}, in ${place}${usual === undefined ? "" : `, default ${JSON.stringify(usual)}`}`),
-      required ? el("span", { class: "must" }, "required") : null),
-    description ?? said ? el("p", { class: "quiet" }, ...prose(description ?? said)) : null);
+  return el(
+    "li",
+    {},
+    el(
+      "p",
+      {},
+      el("code", { class: "name" }, name),
+      " ",
+      el(
+        "span",
+        { class: "type" },
+        `${typeOf(document, schema)}, in ${place}` +
+          (usual === undefined ? "" : `, default ${JSON.stringify(usual)}`),
+      ),
+      required ? el("span", { class: "must" }, "required") : null,
+    ),
+    (description ?? said) ? el("p", { class: "quiet" }, ...prose(description ?? said)) : null,
+  );
 }
 
 function contents(document, content, sent) {
   return Object.entries(content ?? {}).map(([type, { schema }]) =>
-    el("div", { class: "content" }, el("p", {}, el("code", {}, type), " ", el("span", { class: "type" }, schema ? typeOf(document, schema) : "")), schema ? fields(document, schema, sent) : null));
+    el(
+      "div",
+      { class: "content" },
+      el(
+        "p",
+        {},
+        el("code", {}, type),
+        " ",
+        el("span", { class: "type" }, schema ? typeOf(document, schema) : ""),
+      ),
+      schema ? fields(document, schema, sent) : null,
+    ),
+  );
 }
 
 function answer(document, status, { description, content, headers }) {
   const inside = [
-    ...Object.entries(headers ?? {}).map(([name, header]) => el("p", { class: "quiet" }, el("code", {}, name), ` ${resolved(document, header).description ?? ""}`)),
+    ...Object.entries(headers ?? {}).map(([name, header]) =>
+      el(
+        "p",
+        { class: "quiet" },
+        el("code", {}, name),
+        ` ${resolved(document, header).description ?? ""}`,
+      ),
+    ),
     ...contents(document, content, false),
   ];
-  const line = [el("span", { class: `status ${status[0] === "2" ? "fine" : ""}` }, status), " ", ...prose(description ?? "")];
-  return inside.length ? el("details", { class: "one", open: status[0] === "2" }, el("summary", {}, ...line), ...inside) : el("p", { class: "one" }, ...line);
+  const line = [
+    el("span", { class: `status ${status[0] === "2" ? "fine" : ""}` }, status),
+    " ",
+    ...prose(description ?? ""),
+  ];
+  return inside.length
+    ? el(
+        "details",
+        { class: "one", open: status[0] === "2" },
+        el("summary", {}, ...line),
+        ...inside,
+      )
+    : el("p", { class: "one" }, ...line);
 }
 
-/** A command with a button that copies it. @param {string} text @param {string} name for screen readers */
+/**
+ * A command with a button that copies it.
+ * @param {string} text
+ * @param {string} name for screen readers
+ */
 function command(text, name) {
   const copy = el("button", { type: "button" }, "Copy");
   copy.addEventListener("click", async () => {
-    const done = await navigator.clipboard.writeText(text).then(() => true, () => false);
+    const done = await navigator.clipboard.writeText(text).then(
+      () => true,
+      () => false,
+    );
     copy.textContent = done ? "Copied" : "Select it and copy";
     setTimeout(() => (copy.textContent = "Copy"), 2000);
   });
   // Browsers offer the clipboard to secure pages only.
-  return el("div", { class: "command" }, el("pre", { tabindex: "0", role: "region", "aria-label": name }, el("code", {}, text)), navigator.clipboard ? copy : null);
+  return el(
+    "div",
+    { class: "command" },
+    el("pre", { tabindex: "0", role: "region", "aria-label": name }, el("code", {}, text)),
+    navigator.clipboard ? copy : null,
+  );
 }
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 function heading(document, tag) {
   const description = document.tags?.find(({ name }) => name === tag)?.description;
-  return [el("h2", {}, capital(tag)), description ? el("p", { class: "quiet" }, ...prose(description)) : null];
+  return [
+    el("h2", {}, capital(tag)),
+    description ? el("p", { class: "quiet" }, ...prose(description)) : null,
+  ];
 }
 
 function contentsList(groups) {
   return [...groups].flatMap(([tag, entries]) => [
     el("p", {}, capital(tag)),
-    el("ul", {}, ...entries.map(({ id, method, path }) => el("li", {}, el("a", { href: `#${id}` }, el("span", { class: `method ${method}` }, method.toUpperCase()), el("span", {}, path))))),
+    el(
+      "ul",
+      {},
+      ...entries.map(({ id, method, path }) =>
+        el(
+          "li",
+          {},
+          el(
+            "a",
+            { href: `#${id}` },
+            el("span", { class: `method ${method}` }, method.toUpperCase()),
+            el("span", {}, path),
+          ),
+        ),
+      ),
+    ),
   ]);
 }
 
@@ -104,12 +219,26 @@ async function start() {
     byId("about").replaceChildren(...prose(description ?? ""));
     byId("contents").replaceChildren(...contentsList(groups));
     byId("operations").replaceChildren(
-      ...[...groups].map(([tag, entries]) => el("section", { class: "group" }, ...heading(document, tag), ...entries.map((entry) => shown(document, entry)))),
+      ...[...groups].map(([tag, entries]) =>
+        el(
+          "section",
+          { class: "group" },
+          ...heading(document, tag),
+          ...entries.map((entry) => shown(document, entry)),
+        ),
+      ),
     );
     if (location.hash) window.document.getElementById(location.hash.slice(1))?.scrollIntoView();
   } catch (error) {
     byId("about").textContent = "";
-    byId("notice").replaceChildren(el("div", { class: "trouble" }, icon("alert"), el("p", {}, `${sentence(error.message)} Reload the page to try again.`)));
+    byId("notice").replaceChildren(
+      el(
+        "div",
+        { class: "trouble" },
+        icon("alert"),
+        el("p", {}, `${sentence(error.message)} Reload the page to try again.`),
+      ),
+    );
     if (!error.code) console.error(error);
   }
 }

@@ -2,9 +2,20 @@
 
 import { el, freshId } from "./dom.js";
 
-/** Matplotlib's "plasma" (CC0, Smith and van der Walt) at nine even steps: lightness rises evenly, and it reads with any colour vision. */
+/**
+ * Matplotlib's "plasma" (CC0, Smith and van der Walt) at nine even steps: lightness rises evenly,
+ * and it reads with any colour vision.
+ */
 const PLASMA = [
-  [13, 8, 135], [76, 2, 161], [126, 3, 168], [170, 35, 149], [204, 71, 120], [230, 108, 92], [248, 149, 64], [253, 197, 39], [240, 249, 33],
+  [13, 8, 135],
+  [76, 2, 161],
+  [126, 3, 168],
+  [170, 35, 149],
+  [204, 71, 120],
+  [230, 108, 92],
+  [248, 149, 64],
+  [253, 197, 39],
+  [240, 249, 33],
 ];
 const STRONGEST = 0.74; // opacity where the value is 1
 const SIDE = 256; // the canvas's own pixels a side; the browser stretches it over the photo
@@ -18,8 +29,10 @@ export function colour(value) {
 }
 
 /**
- * Weights of the four cells around a place `t` (0 to 1) between the second and the third, so that the map goes through its values without kinks.
- * Cubic convolution with a = -1/2: Keys (1981), "Cubic convolution interpolation for digital image processing".
+ * Weights of the four cells around a place `t` (0 to 1) between the second and the third, so that
+ * the map goes through its values without kinks.
+ * Cubic convolution with a = -1/2: Keys (1981), "Cubic convolution interpolation for digital image
+ * processing".
  * @param {number} t
  */
 function weights(t) {
@@ -40,11 +53,18 @@ export function stretched(row, length) {
   return Array.from({ length }, (_, index) => {
     const place = Math.min(last, Math.max(0, ((index + 0.5) / length) * row.length - 0.5));
     const cell = Math.floor(place);
-    return weights(place - cell).reduce((sum, weight, k) => sum + weight * row[Math.min(last, Math.max(0, cell + k - 1))], 0);
+    return weights(place - cell).reduce(
+      (sum, weight, k) => sum + weight * row[Math.min(last, Math.max(0, cell + k - 1))],
+      0,
+    );
   });
 }
 
-/** Paints a map, or nothing. @param {HTMLCanvasElement} canvas @param {import("./calls.js").Heatmap | null} map */
+/**
+ * Paints a map, or nothing.
+ * @param {HTMLCanvasElement} canvas
+ * @param {import("./calls.js").Heatmap | null} map
+ */
 export function paint(canvas, map) {
   canvas.width = SIDE;
   canvas.height = SIDE; // setting the size clears it
@@ -54,7 +74,10 @@ export function paint(canvas, map) {
   const rows = map.values.map((row) => stretched(row, SIDE)); // along x, then along y
   const pixels = context.createImageData(SIDE, SIDE);
   for (let x = 0; x < SIDE; x += 1) {
-    stretched(rows.map((row) => row[x]), SIDE).forEach((reached, y) => {
+    stretched(
+      rows.map((row) => row[x]),
+      SIDE,
+    ).forEach((reached, y) => {
       const value = Math.min(1, Math.max(0, reached)); // the cubic may reach a little beyond
       pixels.data.set([...colour(value), value * STRONGEST * 255], (y * SIDE + x) * 4);
     });
@@ -64,7 +87,8 @@ export function paint(canvas, map) {
 
 /**
  * Radio buttons "Off" and one for each map; arrow keys move between them.
- * @param {import("./calls.js").Heatmap[]} maps @param {HTMLCanvasElement} canvas painted on each change
+ * @param {import("./calls.js").Heatmap[]} maps
+ * @param {HTMLCanvasElement} canvas painted on each change
  */
 export function heatmapSwitch(maps, canvas) {
   const group = freshId("heatmap");
@@ -73,10 +97,15 @@ export function heatmapSwitch(maps, canvas) {
       "label",
       { title: text },
       el("input", {
-        type: "radio", name: group, checked,
+        type: "radio",
+        name: group,
+        checked,
         onchange: () => {
           paint(canvas, map);
-          canvas.setAttribute("aria-label", map ? `Heat map: where the model looked for ${map.label}` : "");
+          canvas.setAttribute(
+            "aria-label",
+            map ? `Heat map: where the model looked for ${map.label}` : "",
+          );
         },
       }),
       el("span", {}, text),
@@ -85,6 +114,11 @@ export function heatmapSwitch(maps, canvas) {
     "fieldset",
     { class: "switch" },
     el("legend", {}, "Show where the model looked"),
-    el("div", { class: "segments" }, choice("Off", null, true), ...maps.map((map) => choice(map.label, map, false))),
+    el(
+      "div",
+      { class: "segments" },
+      choice("Off", null, true),
+      ...maps.map((map) => choice(map.label, map, false)),
+    ),
   );
 }

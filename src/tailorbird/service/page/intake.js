@@ -1,4 +1,6 @@
-/** The ways a photo gets in: chosen, taken, pasted, or dropped anywhere on the page, folders too. */
+/**
+ * The ways a photo gets in: chosen, taken, pasted, or dropped anywhere on the page, folders too.
+ */
 
 import { byId } from "./dom.js";
 
@@ -20,7 +22,8 @@ export function listen(onFiles, onNothing) {
     if (files.length) {
       event.preventDefault();
       onFiles(files);
-    } else if (!typing) onNothing("The clipboard holds no photo. Copy a photo, not its address, and paste again.");
+    } else if (!typing)
+      onNothing("The clipboard holds no photo. Copy a photo, not its address, and paste again.");
   });
   listenForDrops(onFiles, onNothing);
 }
@@ -29,7 +32,8 @@ function listenForDrops(onFiles, onNothing) {
   let depth = 0; // dragenter and dragleave come for every element the pointer crosses
   const over = (on) => document.body.classList.toggle("dropping", on);
   // Other drags, such as text into a field, stay the browser's own.
-  const ours = (event) => ["Files", "text/uri-list"].some((type) => event.dataTransfer?.types.includes(type));
+  const ours = (event) =>
+    ["Files", "text/uri-list"].some((type) => event.dataTransfer?.types.includes(type));
   document.addEventListener("dragenter", (event) => {
     if (!ours(event)) return;
     depth += 1;
@@ -51,13 +55,18 @@ function listenForDrops(onFiles, onNothing) {
   });
 }
 
-/** Files of a drop; folders are walked. The transfer is only readable until the first await. @param {DataTransfer | null} transfer */
+/**
+ * Files of a drop; folders are walked. The transfer is only readable until the first await.
+ * @param {DataTransfer | null} transfer
+ */
 async function dropped(transfer) {
   if (!transfer) return [];
   const items = [...transfer.items].filter((item) => item.kind === "file");
   const found = items.map((item) => ({ entry: item.webkitGetAsEntry?.(), file: item.getAsFile() }));
   if (!items.length) return [...transfer.files];
-  const lists = await Promise.all(found.map(({ entry, file }) => (entry?.isDirectory ? inFolder(entry) : file ? [file] : [])));
+  const lists = await Promise.all(
+    found.map(({ entry, file }) => (entry?.isDirectory ? inFolder(entry) : file ? [file] : [])),
+  );
   return lists.flat();
 }
 

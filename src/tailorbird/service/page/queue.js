@@ -8,7 +8,11 @@ export class Queue {
     this.waiting = [];
   }
 
-  /** A task whose signal is aborted before its turn never starts. @param {() => Promise<void>} task @param {AbortSignal} signal */
+  /**
+   * A task whose signal is aborted before its turn never starts.
+   * @param {() => Promise<void>} task
+   * @param {AbortSignal} signal
+   */
   add(task, signal) {
     this.waiting.push({ task, signal });
     this.next();

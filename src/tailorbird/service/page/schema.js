@@ -1,4 +1,7 @@
-/** Shows a JSON Schema (2020-12, as OpenAPI 3.1 uses it) as nested lists, and makes an example of it. */
+/**
+ * Shows a JSON Schema (2020-12, as OpenAPI 3.1 uses it) as nested lists, and makes an example of
+ * it.
+ */
 
 import { el } from "./dom.js";
 
@@ -15,7 +18,10 @@ export function resolved(document, value) {
   while (value && typeof value.$ref === "string" && seen < DEEPEST) {
     const { $ref, ...rest } = value;
     if (!$ref.startsWith("#/")) return { ...rest, description: rest.description ?? $ref };
-    const steps = $ref.slice(2).split("/").map((step) => decodeURIComponent(step).replaceAll("~1", "/").replaceAll("~0", "~"));
+    const steps = $ref
+      .slice(2)
+      .split("/")
+      .map((step) => decodeURIComponent(step).replaceAll("~1", "/").replaceAll("~0", "~"));
     const target = steps.reduce((node, step) => node?.[step], document);
     if (target === undefined) return { ...rest, description: `${$ref} is missing` };
     value = { ...target, ...rest };
@@ -27,20 +33,28 @@ export function resolved(document, value) {
 /** The name of a referenced schema, "" when it stands in place. @param {any} value */
 const named = (value) => (typeof value?.$ref === "string" ? value.$ref.split("/").pop() : "");
 
-/** Its type in words, such as "array of Result" or "integer, 1 to 100". @param {Schema} document @param {any} raw @returns {string} */
+/**
+ * Its type in words, such as "array of Result" or "integer, 1 to 100".
+ * @param {Schema} document
+ * @param {any} raw
+ * @returns {string}
+ */
 export function typeOf(document, raw, depth = 0) {
   const name = named(raw);
   const schema = resolved(document, raw);
   if (depth > DEEPEST) return name || "…";
   const several = schema.oneOf ?? schema.anyOf;
-  if (several) return [...new Set(several.map((each) => typeOf(document, each, depth + 1)))].join(" or ");
+  if (several)
+    return [...new Set(several.map((each) => typeOf(document, each, depth + 1)))].join(" or ");
   if (schema.const !== undefined) return JSON.stringify(schema.const);
   if (schema.enum) return schema.enum.map((each) => JSON.stringify(each)).join(" | ");
   const types = [schema.type ?? (schema.properties ? "object" : "any")].flat();
   const words = types.map((type) => {
-    if (type === "array") return schema.items ? `array of ${typeOf(document, schema.items, depth + 1)}` : "array";
+    if (type === "array")
+      return schema.items ? `array of ${typeOf(document, schema.items, depth + 1)}` : "array";
     if (type === "object" && name) return name;
-    if (type === "object" && schema.additionalProperties?.type) return `object of ${typeOf(document, schema.additionalProperties, depth + 1)}`;
+    if (type === "object" && schema.additionalProperties?.type)
+      return `object of ${typeOf(document, schema.additionalProperties, depth + 1)}`;
     return schema.format === "binary" || schema.contentMediaType ? "bytes" : type;
   });
   return `${words.join(" or ")}${limits(schema)}`;
@@ -49,15 +63,28 @@ export function typeOf(document, raw, depth = 0) {
 function limits(schema) {
   const low = schema.minimum ?? schema.minItems ?? schema.minLength;
   const high = schema.maximum ?? schema.maxItems ?? schema.maxLength;
-  const unit = schema.maxItems !== undefined || schema.minItems !== undefined ? " items" : schema.maxLength !== undefined || schema.minLength !== undefined ? " characters" : "";
-  const range = low !== undefined && high !== undefined ? `${low} to ${high}${unit}` : low !== undefined ? `at least ${low}${unit}` : high !== undefined ? `at most ${high}${unit}` : "";
+  const unit =
+    schema.maxItems !== undefined || schema.minItems !== undefined
+      ? " items"
+      : schema.maxLength !== undefined || schema.minLength !== undefined
+        ? " characters"
+        : "";
+  const range =
+    low !== undefined && high !== undefined
+      ? `${low} to ${high}${unit}`
+      : low !== undefined
+        ? `at least ${low}${unit}`
+        : high !== undefined
+          ? `at most ${high}${unit}`
+          : "";
   return range ? `, ${range}` : "";
 }
 
 /**
  * The fields of an object, or of the objects in an array; null for what has none.
  * @param {Schema} document @param {any} raw
- * @param {boolean} sent what a caller sends says which fields are required; what the server answers, which may be absent
+ * @param {boolean} sent what a caller sends says which fields are required; what the server
+ *   answers, which may be absent
  * @param {string[]} [above] names already open, against circles
  * @returns {HTMLElement | null}
  */
@@ -67,14 +94,28 @@ export function fields(document, raw, sent, above = []) {
   if (open.length > DEEPEST || (named(raw) && above.includes(named(raw)))) return null;
   const several = schema.oneOf ?? schema.anyOf ?? schema.allOf;
   if (several) {
-    const lists = several.map((each) => [named(each), fields(document, each, sent, open)]).filter(([, list]) => list);
+    const lists = several
+      .map((each) => [named(each), fields(document, each, sent, open)])
+      .filter(([, list]) => list);
     if (!lists.length) return null;
-    return el("div", { class: "either" }, ...lists.map(([name, list]) => el("div", {}, name ? el("p", { class: "quiet" }, name) : null, list)));
+    return el(
+      "div",
+      { class: "either" },
+      ...lists.map(([name, list]) =>
+        el("div", {}, name ? el("p", { class: "quiet" }, name) : null, list),
+      ),
+    );
   }
   if (schema.items) return fields(document, schema.items, sent, open);
   if (!schema.properties) return null;
   const required = new Set(schema.required ?? []);
-  return el("ul", { class: "fields" }, ...Object.entries(schema.properties).map(([name, child]) => field(document, name, child, sent, required.has(name), open)));
+  return el(
+    "ul",
+    { class: "fields" },
+    ...Object.entries(schema.properties).map(([name, child]) =>
+      field(document, name, child, sent, required.has(name), open),
+    ),
+  );
 }
 
 /** Text with its `code` set as code. @param {string} text @returns {(string | HTMLElement)[]} */
@@ -83,24 +124,57 @@ export function prose(text) {
 }
 
 function field(document, name, child, sent, required, open) {
-  const note = sent && required ? el("span", { class: "must" }, "required") : !sent && !required ? el("span", { class: "type" }, ", may be absent") : null;
+  const note =
+    sent && required
+      ? el("span", { class: "must" }, "required")
+      : !sent && !required
+        ? el("span", { class: "type" }, ", may be absent")
+        : null;
   const schema = resolved(document, child);
-  return el("li", {},
-    el("p", {}, el("code", { class: "name" }, name), " ", el("span", { class: "type" }, typeOf(document, child)), note,
-      schema.default === undefined ? null : el("span", { class: "type" }, `, default ${JSON.stringify(schema.default)}`)),
+  return el(
+    "li",
+    {},
+    el(
+      "p",
+      {},
+      el("code", { class: "name" }, name),
+      " ",
+      el("span", { class: "type" }, typeOf(document, child)),
+      note,
+      schema.default === undefined
+        ? null
+        : el("span", { class: "type" }, `, default ${JSON.stringify(schema.default)}`),
+    ),
     schema.description ? el("p", { class: "quiet" }, ...prose(schema.description)) : null,
-    fields(document, child, sent, open));
+    fields(document, child, sent, open),
+  );
 }
 
-/** A value that fits: the schema's own example where it has one. @param {Schema} document @param {any} raw @returns {any} */
+/**
+ * A value that fits: the schema's own example where it has one.
+ * @param {Schema} document
+ * @param {any} raw
+ * @returns {any}
+ */
 export function example(document, raw, depth = 0) {
   const schema = resolved(document, raw);
-  const given = schema.example ?? schema.examples?.[0] ?? schema.default ?? schema.const ?? schema.enum?.[0];
+  const given =
+    schema.example ?? schema.examples?.[0] ?? schema.default ?? schema.const ?? schema.enum?.[0];
   if (given !== undefined || depth > DEEPEST) return given ?? null;
   const several = schema.oneOf ?? schema.anyOf ?? schema.allOf;
   if (several?.length) return example(document, several[0], depth + 1);
   const type = [schema.type ?? (schema.properties ? "object" : "string")].flat()[0];
-  if (type === "object") return Object.fromEntries(Object.entries(schema.properties ?? {}).map(([name, child]) => [name, example(document, child, depth + 1)]));
+  if (type === "object")
+    return Object.fromEntries(
+      Object.entries(schema.properties ?? {}).map(([name, child]) => [
+        name,
+        example(document, child, depth + 1),
+      ]),
+    );
   if (type === "array") return schema.items ? [example(document, schema.items, depth + 1)] : [];
-  return { integer: schema.minimum ?? 1, number: schema.minimum ?? 0.5, boolean: true, null: null }[type] ?? "…";
+  return (
+    { integer: schema.minimum ?? 1, number: schema.minimum ?? 0.5, boolean: true, null: null }[
+      type
+    ] ?? "…"
+  );
 }

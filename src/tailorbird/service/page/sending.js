@@ -8,8 +8,12 @@ const UNTOLD = 3; // seconds, where a 503 names none
 const LONGEST_WAIT = 60; // seconds
 
 /**
- * @typedef {{onProgress: (share: number) => void, onWait: (seconds: number, tryNumber: number, tries: number) => void}} Listener
- * @param {Blob} photo @param {boolean} heatmaps @param {AbortSignal} signal @param {Listener} listener
+ * @typedef {{onProgress: (share: number) => void, onWait: (seconds: number, tryNumber: number,
+ *   tries: number) => void}} Listener
+ * @param {Blob} photo
+ * @param {boolean} heatmaps
+ * @param {AbortSignal} signal
+ * @param {Listener} listener
  * @returns {Promise<import("./calls.js").Answer>}
  */
 export async function send(photo, heatmaps, signal, { onProgress, onWait }) {

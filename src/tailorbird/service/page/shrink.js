@@ -1,15 +1,20 @@
-/** Makes a photo small before it is sent: a 12-megapixel photo becomes some 150 KB, which is what the model needs and a phone can send. */
+/**
+ * Makes a photo small before it is sent: a 12-megapixel photo becomes some 150 KB, which is what
+ * the model needs and a phone can send.
+ */
 
 const LONGEST = 1024; // pixels; models look at 128 to 384
 const SMALL = 1024 * 1024; // bytes
 const QUALITY = 0.9;
 
 /**
- * @typedef {{blob: Blob, width: number, height: number}} Prepared width and height are 0 when the browser cannot decode the photo
+ * @typedef {{blob: Blob, width: number, height: number}} Prepared width and height are 0 when the
+ *   browser cannot decode the photo
  */
 
 /**
- * The photo as it will be sent: as it is when it is small or cannot be decoded here, else upright, over white, at most LONGEST pixels, as JPEG.
+ * The photo as it will be sent: as it is when it is small or cannot be decoded here, else upright,
+ * over white, at most LONGEST pixels, as JPEG.
  * @param {Blob} file
  * @param {string[]} accepts the server's formats, such as "JPEG"
  * @returns {Promise<Prepared>}
@@ -24,7 +29,8 @@ export async function prepare(file, accepts) {
   try {
     const { width, height } = bitmap;
     const known = accepts.some((format) => file.type === `image/${format.toLowerCase()}`);
-    if (known && Math.max(width, height) <= LONGEST && file.size <= SMALL) return { blob: file, width, height };
+    if (known && Math.max(width, height) <= LONGEST && file.size <= SMALL)
+      return { blob: file, width, height };
     const scale = Math.min(1, LONGEST / Math.max(width, height));
     const canvas = document.createElement("canvas");
     canvas.width = Math.max(1, Math.round(width * scale));
@@ -36,7 +42,9 @@ export async function prepare(file, accepts) {
     context.imageSmoothingQuality = "high";
     context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", QUALITY));
-    return blob ? { blob, width: canvas.width, height: canvas.height } : { blob: file, width, height };
+    return blob
+      ? { blob, width: canvas.width, height: canvas.height }
+      : { blob: file, width, height };
   } finally {
     bitmap.close();
   }

@@ -4,7 +4,7 @@ import { ApiError } from "./api.js";
 import { getModel } from "./calls.js";
 import { Card } from "./card.js";
 import { Queue } from "./queue.js";
-import { advice, sentence } from "./messages.js";
+import { advice, explained, sentence } from "./messages.js";
 import { announce } from "./announce.js";
 import { byId, count, el, icon, percent } from "./dom.js";
 import { listen } from "./intake.js";
@@ -23,7 +23,10 @@ const uploads = new Set();
 /** @type {Promise<import("./calls.js").Model> | null} */
 let model = null;
 
-/** The model, fetched once; a failure is not remembered. @returns {Promise<import("./calls.js").Model>} */
+/**
+ * The model, fetched once; a failure is not remembered.
+ * @returns {Promise<import("./calls.js").Model>}
+ */
 function modelInfo() {
   model ??= getModel().then(
     (info) => {
@@ -41,13 +44,19 @@ function modelInfo() {
 
 /** @param {import("./calls.js").Model} info */
 function introduce({ name, classes, keep_photos: keeps, corrections }) {
-  byId("lead").replaceChildren("Add photos of one thing each. ", el("b", {}, name), ` suggests which of its ${count(classes.length, "class", "classes")} it is.`);
+  byId("lead").replaceChildren(
+    "Add photos of one thing each. ",
+    el("b", {}, name),
+    ` suggests which of its ${count(classes.length, "class", "classes")} it is.`,
+  );
   const few = classes.slice(0, CLASSES_NAMED).join(", ");
-  byId("knows").textContent = `It knows ${few}${classes.length > CLASSES_NAMED ? ` and ${count(classes.length - CLASSES_NAMED, "more", "more")}` : ""}.`;
+  const others = classes.length - CLASSES_NAMED;
+  byId("knows").textContent =
+    `Its classes are ${few}${others > 0 ? ` and ${count(others, "more", "more")}` : ""}.`;
   byId("privacy").textContent =
     keeps && corrections
-      ? "Photos are made small on this device before they are sent. One is kept only when you answer about it."
-      : "Photos are made small on this device before they are sent, and are not kept.";
+      ? "Photos are shrunk on this device before they are sent, and stored only if you answer."
+      : "Photos are shrunk on this device before they are sent, and are not stored.";
 }
 
 /** One photo on its way. */
@@ -91,10 +100,15 @@ class Upload {
       this.show(answer.results[0], photo, current);
     } catch (error) {
       if (signal.aborted) return;
-      const shown = error instanceof ApiError ? error : new ApiError(0, "unexpected", `This page failed: ${error}`);
+      const shown =
+        error instanceof ApiError
+          ? error
+          : new ApiError(0, "unexpected", `This page failed: ${error}`);
       this.offline = shown.code === "network";
       card.failed(shown);
-      announce(`${this.name}: ${sentence(shown.message)} ${advice(shown.code)}`);
+      settle(card.element);
+      const { what, todo } = explained(shown);
+      announce(`${this.name}: ${what} ${todo}`);
       if (!(error instanceof ApiError)) console.error(error);
     } finally {
       tally();
@@ -104,7 +118,11 @@ class Upload {
   show(result, photo, info) {
     this.card.answered(result, photo, info);
     const share = percent(result.probability).replace("%", " percent");
-    announce(result.unsure ? `${this.name}: not sure, perhaps ${result.label}, ${share}` : `${this.name}: ${result.label}, ${share}`);
+    announce(
+      result.unsure
+        ? `${this.name}: not sure, perhaps ${result.label}, ${share}`
+        : `${this.name}: ${result.label}, ${share}`,
+    );
   }
 }
 
@@ -117,9 +135,12 @@ function renewed() {
 /** @param {File[]} files */
 function add(files) {
   const taken = files.slice(0, MOST);
-  notice(files.length > MOST
-    ? `Only the first ${MOST} of ${count(files.length, "photo")} were taken. Add the rest afterwards; for thousands, use the command line: tailorbird predict.`
-    : "");
+  notice(
+    files.length > MOST
+      ? `Only the first ${MOST} of ${count(files.length, "photo")} were added. Add the others ` +
+          "afterwards; for thousands, use the command line: tailorbird predict."
+      : "",
+  );
   const list = byId("cards");
   for (const file of taken) {
     const upload = new Upload(file);
@@ -128,13 +149,16 @@ function add(files) {
     upload.start();
   }
   tally();
-  if (taken.length && window.matchMedia("(max-width: 40rem)").matches) byId("results").scrollIntoView({ block: "start" });
+  if (taken.length && window.matchMedia("(max-width: 40rem)").matches)
+    byId("results").scrollIntoView({ block: "start" });
 }
 
 /** @param {Upload} upload */
 function remove(upload) {
   const element = upload.card.element;
-  const next = /** @type {HTMLElement | null} */ (element.nextElementSibling ?? element.previousElementSibling);
+  const next = /** @type {HTMLElement | null} */ (
+    element.nextElementSibling ?? element.previousElementSibling
+  );
   const held = element.contains(document.activeElement);
   drop(upload);
   tally();
@@ -146,6 +170,11 @@ function drop(upload) {
   upload.card.release();
   upload.card.element.remove();
   uploads.delete(upload);
+}
+
+/** Moves a failed card below the others, so that it does not push answered photos away. */
+function settle(element) {
+  if (!element.contains(document.activeElement)) byId("cards").append(element);
 }
 
 /** Counts the cards by state. */
@@ -161,12 +190,17 @@ function tally() {
     [number("failed"), "failed"],
     [number("waiting", "preparing", "uploading", "looking", "busy"), "on the way"],
   ];
-  byId("tally").textContent = `${count(uploads.size, "photo")}: ${parts.filter(([n]) => n).map(([n, what]) => `${n} ${what}`).join(", ")}`;
+  byId("tally").textContent = `${count(uploads.size, "photo")}: ${parts
+    .filter(([n]) => n)
+    .map(([n, what]) => `${n} ${what}`)
+    .join(", ")}`;
 }
 
 /** A message of the page as a whole; "" takes it away. @param {string} message */
 function notice(message) {
-  byId("notice").replaceChildren(...(message ? [el("div", { class: "trouble" }, icon("alert"), el("p", {}, message))] : []));
+  byId("notice").replaceChildren(
+    ...(message ? [el("div", { class: "trouble" }, icon("alert"), el("p", {}, message))] : []),
+  );
 }
 
 byId("clear").addEventListener("click", () => {
@@ -178,4 +212,9 @@ window.addEventListener("online", () => {
   for (const upload of uploads) if (upload.offline) upload.start();
 });
 listen(add, notice);
-modelInfo().catch((error) => notice(`${sentence(error.message)} ${error.code === "network" ? "Check your connection." : advice(error.code)}`));
+modelInfo().catch((error) =>
+  notice(
+    sentence(error.message) +
+      ` ${error.code === "network" ? "Check your connection." : advice(error.code)}`,
+  ),
+);

@@ -166,7 +166,7 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": body})
 
     async def _linger(self) -> None:
-        """Discard the rest of a refused body, within limits, so that the client reads the answer."""
+        """Discard the rest of a refused body, within limits, so that the client reads why."""
         if self.complete or self._expects or self.close:
             return
         try:

@@ -7,9 +7,12 @@ import { notice } from "./status.js";
 import { decisionWords } from "./words.js";
 
 /**
- * @typedef {{store: import("./store.js").Store, current: import("./review-store.js").Item | null, selected: number, quick: string[],
- *   photos: () => import("./store.js").Photo[], isSuspect: () => boolean, select: (index: number) => void,
- *   decided: (item: import("./store.js").Item) => void}} View what is on view; no key decides while `current` is null
+ * @typedef {{store: import("./store.js").Store, current: import("./review-store.js").Item | null,
+ *   selected: number, quick: string[],
+ *   photos: () => import("./store.js").Photo[], isSuspect: () => boolean, select: (index: number)
+ *   => void,
+ *   decided: (item: import("./store.js").Item) => void}} View what is on view; no key decides while
+ *   `current` is null
  * @param {View} view
  */
 export function makeActs(view) {
@@ -18,16 +21,25 @@ export function makeActs(view) {
     if (!item || !choices.length) return;
     notice();
     view.store.decide(item.item, choices);
-    announce(choices.length === 1 ? decisionWords(view.store.photos.get(choices[0].photo)) : `${count(choices.length, "photo")} decided`);
+    announce(
+      choices.length === 1
+        ? decisionWords(view.store.photos.get(choices[0].photo))
+        : `${count(choices.length, "photo")} decided`,
+    );
     view.decided(item);
   }
 
-  /** Keeps some photos of the group, excludes the others. A kept photo that was relabelled stays so. @param {Set<number>} kept */
+  /**
+   * Keeps some photos of the group, excludes the others. A kept photo that was relabelled stays so.
+   * @param {Set<number>} kept
+   */
   function keepOnly(kept) {
     decide(
       view.current.photos.flatMap((photo) => {
         if (!kept.has(photo)) return [{ photo, decision: "exclude" }];
-        return view.store.photos.get(photo).decision === "relabel" ? [] : [{ photo, decision: "keep" }];
+        return view.store.photos.get(photo).decision === "relabel"
+          ? []
+          : [{ photo, decision: "keep" }];
       }),
     );
   }
@@ -40,7 +52,12 @@ export function makeActs(view) {
     },
     keep: (photo) => decide([{ photo: photo.photo, decision: "keep" }]),
     exclude: (photo) => decide([{ photo: photo.photo, decision: "exclude" }]),
-    relabel: (photo, label) => decide([label === photo.label ? { photo: photo.photo, decision: "keep" } : { photo: photo.photo, decision: "relabel", label }]),
+    relabel: (photo, label) =>
+      decide([
+        label === photo.label
+          ? { photo: photo.photo, decision: "keep" }
+          : { photo: photo.photo, decision: "relabel", label },
+      ]),
     choose: (photo) => chooseClass(view.store.classes, (label) => acts.relabel(photo, label)),
     only: () => keepOnly(new Set([view.current.photos[view.selected]])),
     keepAll: () => keepOnly(new Set(view.current.photos)),
@@ -66,5 +83,9 @@ export function makeActs(view) {
     } else byId("item").querySelectorAll(".photo .stage")[number - 1]?.focus();
   }
 
-  return { acts, ofKey: (key) => view.current && (COMMANDS[key] ?? (/^[1-9]$/.test(key) && (() => digit(Number(key))))) };
+  return {
+    acts,
+    ofKey: (key) =>
+      view.current && (COMMANDS[key] ?? (/^[1-9]$/.test(key) && (() => digit(Number(key))))),
+  };
 }

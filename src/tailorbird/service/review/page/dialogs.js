@@ -1,4 +1,7 @@
-/** What opens over the review: the keys, the list of classes, a photo as large as the window. Each is gone when it closes. */
+/**
+ * What opens over the review: the keys, the list of classes, a photo as large as the window. Each
+ * is gone when it closes.
+ */
 
 import { chooser } from "./chooser.js";
 import { el, freshId } from "./dom.js";
@@ -28,21 +31,36 @@ const KEYS = [
   [["?"], "This list"],
 ];
 
-/** @param {boolean} enabled whether single keys work @param {(enabled: boolean) => void} onToggle */
+/**
+ * @param {boolean} enabled whether single keys work
+ * @param {(enabled: boolean) => void} onToggle
+ */
 export function showKeys(enabled, onToggle) {
   const title = freshId("keys");
   const switched = el("input", { type: "checkbox", onchange: () => onToggle(switched.checked) });
   switched.checked = enabled;
   const rows = KEYS.flatMap(([keys, what]) => [
-    el("dt", {}, ...keys.flatMap((key, index) => [index > 0 && (what.startsWith("One") ? " to " : " "), el("kbd", {}, key)])),
+    el(
+      "dt",
+      {},
+      ...keys.flatMap((key, index) => [
+        index > 0 && (what.startsWith("One") ? " to " : " "),
+        el("kbd", {}, key),
+      ]),
+    ),
     el("dd", {}, what),
   ]);
   const dialog = el(
-    "dialog", { "aria-labelledby": title },
+    "dialog",
+    { "aria-labelledby": title },
     el("h2", { id: title }, "Keys"),
     el("dl", { class: "keys" }, ...rows),
     el("label", { class: "toggle" }, switched, "Single keys work"),
-    el("div", { class: "actions" }, el("button", { type: "button", class: "primary", onclick: () => dialog.close() }, "Close")),
+    el(
+      "div",
+      { class: "actions" },
+      el("button", { type: "button", class: "primary", onclick: () => dialog.close() }, "Close"),
+    ),
   );
   show(dialog);
 }
@@ -66,7 +84,11 @@ export function chooseClass(classes, onChoose) {
 export function enlarge(source, name) {
   const dialog = el(
     "dialog",
-    { class: "full", "aria-label": `Photo ${name}`, onkeydown: (event) => event.key.toLowerCase() === "f" && dialog.close() },
+    {
+      class: "full",
+      "aria-label": `Photo ${name}`,
+      onkeydown: (event) => event.key.toLowerCase() === "f" && dialog.close(),
+    },
     el("img", { src: `${source}&side=2048`, alt: `Photo ${name}`, onclick: () => dialog.close() }),
     el("button", { type: "button", onclick: () => dialog.close() }, "Close"),
   );

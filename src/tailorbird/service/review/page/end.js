@@ -1,4 +1,7 @@
-/** The end of a review, or of what a filter shows: what was decided, what is left, how to train on it. */
+/**
+ * The end of a review, or of what a filter shows: what was decided, what is left, how to train on
+ * it.
+ */
 
 import { count, el, icon } from "./dom.js";
 
@@ -11,24 +14,55 @@ export function endView(store, shown, { onGoOn, onShowAll, onAgain }) {
   const left = store.items.reduce((sum, _, index) => sum + Number(!store.isDone(index)), 0);
   const leftHere = shown.filter((index) => !store.isDone(index)).length;
   const filtered = shown.length < store.items.length;
-  const title = !store.items.length ? "Nothing to look at" : leftHere ? `${count(leftHere, "finding")} left` : left ? "Nothing left here" : "All done";
+  const title = !store.items.length
+    ? "Nothing to look at"
+    : leftHere
+      ? `${count(leftHere, "finding")} left`
+      : left
+        ? "Nothing left here"
+        : "All done";
   const copied = el("span", { role: "status" });
   return el(
-    "div", { class: "done" },
+    "div",
+    { class: "done" },
     !leftHere && el("span", { class: "mark" }, icon("check")),
     el("h2", { tabindex: "-1" }, title),
     !store.items.length && el("p", {}, "No label is suspect, no photo is there twice."),
-    el("dl", { class: "counts" }, ...[["kept", progress.keep], ["relabelled", progress.relabel], ["excluded", progress.exclude]].map(([name, n]) =>
-      el("div", {}, el("dt", {}, name), el("dd", {}, n.toLocaleString("en"))))),
     el(
-      "div", { class: "actions" },
+      "dl",
+      { class: "counts" },
+      ...[
+        ["kept", progress.keep],
+        ["relabelled", progress.relabel],
+        ["excluded", progress.exclude],
+      ].map(([name, n]) => el("div", {}, el("dt", {}, name), el("dd", {}, n.toLocaleString("en")))),
+    ),
+    el(
+      "div",
+      { class: "actions" },
       leftHere > 0 && el("button", { type: "button", class: "primary", onclick: onGoOn }, "Go on"),
-      left > leftHere && el("button", { type: "button", class: leftHere ? "" : "primary", onclick: onShowAll }, `Show all ${count(left, "finding")} left`),
-      store.items.length > 0 && el("button", { type: "button", onclick: onAgain }, "Look through them again"),
+      left > leftHere &&
+        el(
+          "button",
+          { type: "button", class: leftHere ? "" : "primary", onclick: onShowAll },
+          `Show all ${count(left, "finding")} left`,
+        ),
+      store.items.length > 0 &&
+        el("button", { type: "button", onclick: onAgain }, "Look through them again"),
     ),
     el("p", {}, "The manifest is ready. Train on it:"),
-    el("div", { class: "command" }, el("code", {}, store.command), el("button", { type: "button", onclick: () => copy(store.command, copied) }, "Copy"), copied),
-    el("p", { class: "quiet" }, "Close this page and press Ctrl-C in the terminal when you are through. A review can be gone on with at any time."),
+    el(
+      "div",
+      { class: "command" },
+      el("code", {}, store.command),
+      el("button", { type: "button", onclick: () => copy(store.command, copied) }, "Copy"),
+      copied,
+    ),
+    el(
+      "p",
+      { class: "quiet" },
+      "When you are done, close this page and press Ctrl-C in the terminal; you can resume later.",
+    ),
   );
 }
 

@@ -10,10 +10,21 @@ export function help() {
   showKeys(!keysOff(), (enabled) => localStorage.setItem(KEYS_OFF, enabled ? "0" : "1"));
 }
 
-/** @param {(key: string) => (() => void) | null | undefined | false} actOf what a key does, in lower case */
+/**
+ * @param {(key: string) => (() => void) | null | undefined | false} actOf what a key does, in lower
+ *   case
+ */
 export function listenToKeys(actOf) {
   document.addEventListener("keydown", (event) => {
-    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing || document.querySelector("dialog[open]")) return;
+    if (
+      event.defaultPrevented ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.altKey ||
+      event.isComposing ||
+      document.querySelector("dialog[open]")
+    )
+      return;
     const target = /** @type {HTMLElement} */ (event.target);
     if (target.closest("input, select, textarea")) return;
     const key = event.key.toLowerCase();

@@ -11,7 +11,6 @@ import { drawArrows, fillFilters, notice, showStatus, underFilters } from "./sta
 import { Store } from "./store.js";
 import { kindName } from "./words.js";
 
-
 const store = new Store({ onChange: () => tell(), onTrouble: trouble });
 /** Indices of the findings under the filters. @type {number[]} */
 let shown = [];
@@ -30,7 +29,10 @@ const isSuspect = (item) => item.kinds[0] === "suspect-label";
 
 // Where we are
 
-/** The next finding that is not done, from `start` on and round again; the end where all are. @param {number} start */
+/**
+ * The next finding that is not done, from `start` on and round again; the end where all are.
+ * @param {number} start
+ */
 function nextOpen(start) {
   for (let step = 0; step < shown.length; step += 1) {
     const at = (start + step) % shown.length;
@@ -45,7 +47,13 @@ async function go(to, { focus = true } = {}) {
   current = null; // until the next one is on view no key decides about anything
   tell();
   if (place === shown.length) {
-    byId("item").replaceChildren(endView(store, shown, { onGoOn: () => go(nextOpen(0)), onShowAll: showAll, onAgain: () => go(0) }));
+    byId("item").replaceChildren(
+      endView(store, shown, {
+        onGoOn: () => go(nextOpen(0)),
+        onShowAll: showAll,
+        onAgain: () => go(0),
+      }),
+    );
     settle(focus);
     return;
   }
@@ -59,7 +67,10 @@ async function go(to, { focus = true } = {}) {
   }
   if (shown[place] !== index) return; // leafed on meanwhile
   current = item;
-  selected = Math.max(0, photosOf(item).findIndex((photo) => !photo.decision));
+  selected = Math.max(
+    0,
+    photosOf(item).findIndex((photo) => !photo.decision),
+  );
   draw();
   settle(focus);
   fetchAhead(store, shown.slice(place + 1));
@@ -75,17 +86,21 @@ function draw() {
   if (!current) return;
   const photos = photosOf(current);
   byId("item").replaceChildren(
-    isSuspect(current) ? suspectView(current, photos[0], quick, store.classes.length, acts) : groupView(current, photos, selected, acts),
+    isSuspect(current)
+      ? suspectView(current, photos[0], quick, store.classes.length, acts)
+      : groupView(current, photos, selected, acts),
   );
 }
 
 /** Marks the selected photo without drawing the photos anew. @param {number} index */
 function select(index) {
   selected = index;
-  byId("item").querySelectorAll(".photo").forEach((card, each) => {
-    card.toggleAttribute("data-selected", each === index);
-    card.querySelector(".stage")?.setAttribute("aria-pressed", String(each === index));
-  });
+  byId("item")
+    .querySelectorAll(".photo")
+    .forEach((card, each) => {
+      card.toggleAttribute("data-selected", each === index);
+      card.querySelector(".stage")?.setAttribute("aria-pressed", String(each === index));
+    });
 }
 
 // Decisions
@@ -103,9 +118,15 @@ function decided(item) {
 
 const { acts, ofKey } = makeActs({
   store,
-  get current() { return current; },
-  get selected() { return selected; },
-  get quick() { return quick; },
+  get current() {
+    return current;
+  },
+  get selected() {
+    return selected;
+  },
+  get quick() {
+    return quick;
+  },
   photos: () => photosOf(current),
   isSuspect: () => isSuspect(current),
   select,
@@ -114,7 +135,11 @@ const { acts, ofKey } = makeActs({
 
 function introduce() {
   if (!current) return announce("All done");
-  announce(isSuspect(current) ? `Next: ${byId("item").querySelector("h2")?.textContent}` : `Next: ${kindName(current.kinds[0])}. ${current.message}`);
+  announce(
+    isSuspect(current)
+      ? `Next: ${byId("item").querySelector("h2")?.textContent}`
+      : `Next: ${kindName(current.kinds[0])}. ${current.message}`,
+  );
 }
 
 async function undo() {
@@ -138,11 +163,19 @@ function showAll() {
   go(nextOpen(0));
 }
 
-/** @param {import("./api.js").ApiError} error @param {number | null} item that could not be saved */
+/**
+ * @param {import("./api.js").ApiError} error
+ * @param {number | null} item that could not be saved
+ */
 function trouble(error, item) {
   if (error.code === "nothing-to-undo") return announce("There is nothing to undo");
-  const advice = error.code === "network" ? "Does tailorbird review still run in its terminal? What was saved is in the manifest." : "";
-  notice(`${item === null ? "" : "This decision was not saved. "}${sentence(error.message)} ${advice}`);
+  const advice =
+    error.code === "network"
+      ? "Does tailorbird review still run in its terminal? What was saved is in the manifest."
+      : "";
+  notice(
+    `${item === null ? "" : "This decision was not saved. "}${sentence(error.message)} ${advice}`,
+  );
   if (item === null) return;
   if (!shown.includes(item)) showAll();
   go(shown.indexOf(item));
@@ -151,7 +184,13 @@ function trouble(error, item) {
 // Keys
 
 /** Those that work at the end too. @type {Record<string, () => void>} */
-const ALWAYS = { z: () => store.progress.can_undo || store.saving ? undo() : announce("There is nothing to undo"), arrowleft: () => go(place - 1), arrowright: () => go(place + 1), "?": help };
+const ALWAYS = {
+  z: () =>
+    store.progress.can_undo || store.saving ? undo() : announce("There is nothing to undo"),
+  arrowleft: () => go(place - 1),
+  arrowright: () => go(place + 1),
+  "?": help,
+};
 
 listenToKeys((key) => ALWAYS[key] ?? ofKey(key));
 
@@ -165,12 +204,18 @@ async function start() {
     await store.open();
   } catch (error) {
     byId("item").replaceChildren();
-    notice(sentence(error.message), el("button", { type: "button", onclick: () => location.reload() }, "Try again"));
+    notice(
+      sentence(error.message),
+      el("button", { type: "button", onclick: () => location.reload() }, "Try again"),
+    );
     return;
   }
   byId("heading").textContent = `Review of ${store.name}`;
   document.title = `Review of ${store.name} · tailorbird`;
-  const largest = store.classes.map((name, index) => ({ name, n: store.counts[index] })).sort((a, b) => b.n - a.n).slice(0, 9);
+  const largest = store.classes
+    .map((name, index) => ({ name, n: store.counts[index] }))
+    .sort((a, b) => b.n - a.n)
+    .slice(0, 9);
   quick = store.classes.filter((name) => largest.some((each) => each.name === name));
   fillFilters(store);
   shown = underFilters(store);

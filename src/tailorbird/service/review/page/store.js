@@ -1,21 +1,36 @@
-/** What the page knows of the review, and the one queue through which decisions reach the server, in their order. */
+/**
+ * What the page knows of the review, and the one queue through which decisions reach the server, in
+ * their order.
+ */
 
 import { ApiError, json } from "./api.js";
 
 /**
  * @typedef {"" | "keep" | "relabel" | "exclude"} Decision
- * @typedef {{photo: number, name: string, source: string, label: string, now: string, decision: Decision, split: string | null,
- *   suggested: string | null, label_probability: number | null, suggested_probability: number | null}} Photo label: before the review; now: as it stands
+ * @typedef {{photo: number, name: string, source: string, label: string, now: string, decision:
+ *   Decision, split: string | null,
+ *   suggested: string | null, label_probability: number | null, suggested_probability: number |
+ *   null}} Photo label: before the review; now: as it stands
  * @typedef {{kinds: string[], photos: number[], labels: number[]}} Entry one item in the list
- * @typedef {{item: number, kinds: string[], photos: number[], message: string, keep: number[], proposal: string, reason: string}} Item
- * @typedef {{keep: number, relabel: number, exclude: number, items: number, done: number, photos: number, can_undo: boolean}} Progress
+ * @typedef {{item: number, kinds: string[], photos: number[], message: string, keep: number[],
+ *   proposal: string, reason: string}} Item
+ * @typedef {{keep: number, relabel: number, exclude: number, items: number, done: number, photos:
+ *   number, can_undo: boolean}} Progress
  * @typedef {{photo: number, decision: Decision, label?: string}} Choice
  */
 
-const post = (path, body) => json(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+const post = (path, body) =>
+  json(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+  });
 
 export class Store {
-  /** @param {{onChange: () => void, onTrouble: (error: ApiError, item: number | null) => void}} listener */
+  /**
+   * @param {{onChange: () => void, onTrouble: (error: ApiError, item: number | null) => void}}
+   *   listener
+   */
   constructor(listener) {
     this.listener = listener;
     /** @type {Entry[]} */
@@ -26,7 +41,15 @@ export class Store {
     this.counts = [];
     this.name = this.source = this.manifest = this.command = "";
     /** @type {Progress} */
-    this.progress = { keep: 0, relabel: 0, exclude: 0, items: 0, done: 0, photos: 0, can_undo: false };
+    this.progress = {
+      keep: 0,
+      relabel: 0,
+      exclude: 0,
+      items: 0,
+      done: 0,
+      photos: 0,
+      can_undo: false,
+    };
     /** Photos that are decided about. @type {Map<number, Decision>} */
     this.decisions = new Map();
     /** @type {Map<number, Promise<Item>>} */
@@ -41,16 +64,23 @@ export class Store {
     const said = await json("api/review");
     const { items, classes, counts, name, source, manifest, command, progress, decisions } = said;
     Object.assign(this, { items, classes, counts, name, source, manifest, command, progress });
-    this.decisions = new Map(Object.entries(decisions).map(([photo, decision]) => [Number(photo), decision]));
+    this.decisions = new Map(
+      Object.entries(decisions).map(([photo, decision]) => [Number(photo), decision]),
+    );
   }
 
-  /** An item with its photos in `photos`; asked for once. @param {number} index @returns {Promise<Item>} */
+  /**
+   * An item with its photos in `photos`; asked for once.
+   * @param {number} index
+   * @returns {Promise<Item>}
+   */
   item(index) {
     const known = this.fetched.get(index);
     if (known) return known;
     const asked = json(`api/items/${index}`).then(
       (said) => {
-        for (const photo of said.photos) if (!this.photos.has(photo.photo)) this.photos.set(photo.photo, photo);
+        for (const photo of said.photos)
+          if (!this.photos.has(photo.photo)) this.photos.set(photo.photo, photo);
         return { ...said, photos: this.items[index].photos };
       },
       (error) => {
@@ -67,7 +97,11 @@ export class Store {
     return this.items[index].photos.every((photo) => this.decisions.has(photo));
   }
 
-  /** Shows a decision at once, and saves it after those before it. @param {number} item @param {Choice[]} choices */
+  /**
+   * Shows a decision at once, and saves it after those before it.
+   * @param {number} item
+   * @param {Choice[]} choices
+   */
   decide(item, choices) {
     for (const { photo, decision, label } of choices) {
       const known = this.photos.get(photo);
@@ -79,7 +113,10 @@ export class Store {
     return this.queue(item, () => post("api/decisions", { item, decisions: choices }));
   }
 
-  /** Takes the last step back. @returns {Promise<number | null>} its item; null when it could not be */
+  /**
+   * Takes the last step back.
+   * @returns {Promise<number | null>} its item; null when it could not be
+   */
   undo() {
     return this.queue(null, () => post("api/undo", {}));
   }
@@ -89,7 +126,11 @@ export class Store {
     else this.decisions.delete(photo);
   }
 
-  /** @param {number | null} item @param {() => Promise<any>} call @returns {Promise<number | null>} */
+  /**
+   * @param {number | null} item
+   * @param {() => Promise<any>} call
+   * @returns {Promise<number | null>}
+   */
   queue(item, call) {
     this.saving += 1;
     this.listener.onChange();
@@ -102,7 +143,12 @@ export class Store {
         return said.item;
       } catch (error) {
         if (item !== null) await this.again(item).catch(() => null);
-        this.listener.onTrouble(error instanceof ApiError ? error : new ApiError(0, "unexpected", `This page failed: ${error}`), item);
+        this.listener.onTrouble(
+          error instanceof ApiError
+            ? error
+            : new ApiError(0, "unexpected", `This page failed: ${error}`),
+          item,
+        );
         return null;
       } finally {
         this.saving -= 1;
@@ -122,7 +168,10 @@ export class Store {
     }
   }
 
-  /** What could not be saved is shown again as it is on the server, or as undecided where that cannot be asked either. */
+  /**
+   * What could not be saved is shown again as it is on the server, or as undecided where that
+   * cannot be asked either.
+   */
   async again(item) {
     for (const photo of this.items[item].photos) this.decisions.delete(photo);
     this.take((await json(`api/items/${item}`)).photos);

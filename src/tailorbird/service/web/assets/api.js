@@ -5,7 +5,8 @@ import { askToken, token } from "./token.js";
 export class ApiError extends Error {
   /**
    * @param {number} status HTTP status, 0 when there was no answer
-   * @param {string} code as in the API's error table; "network", "timeout" or "unexpected" otherwise
+   * @param {string} code as in the API's error table; "network", "timeout" or "unexpected"
+   *   otherwise
    * @param {string} message the server's own words where it gave any
    * @param {number | null} retryAfter seconds
    */
@@ -24,8 +25,14 @@ export function failure(status, body, retryAfter) {
   const seconds = Number.parseFloat(retryAfter ?? "");
   const wait = Number.isFinite(seconds) && seconds >= 0 ? seconds : null;
   const said = body?.error;
-  if (said && typeof said.message === "string") return new ApiError(status, String(said.code), said.message, wait);
-  return new ApiError(status, "unexpected", `The server answered with status ${status} and no explanation.`, wait);
+  if (said && typeof said.message === "string")
+    return new ApiError(status, String(said.code), said.message, wait);
+  return new ApiError(
+    status,
+    "unexpected",
+    `The server answered with status ${status} and no explanation.`,
+    wait,
+  );
 }
 
 export function parsed(text) {
@@ -40,7 +47,12 @@ export function bearer() {
   return token() ? { Authorization: `Bearer ${token()}` } : {};
 }
 
-/** Runs a call; when the server wants a token, asks the person and runs it again. @template T @param {() => Promise<T>} call @returns {Promise<T>} */
+/**
+ * Runs a call; when the server wants a token, asks the person and runs it again.
+ * @template T
+ * @param {() => Promise<T>} call
+ * @returns {Promise<T>}
+ */
 export async function withToken(call) {
   for (;;) {
     const used = token();
@@ -58,17 +70,27 @@ export async function withToken(call) {
   }
 }
 
-/** Asks for JSON; POST and the like through `options`. @param {string} path @param {RequestInit} [options] @returns {Promise<any>} */
+/**
+ * Asks for JSON; POST and the like through `options`.
+ * @param {string} path
+ * @param {RequestInit} [options]
+ * @returns {Promise<any>}
+ */
 export async function json(path, options = {}) {
   return withToken(async () => {
     let response;
     try {
-      response = await fetch(path, { ...options, headers: { ...options.headers, ...bearer() }, signal: AbortSignal.timeout(ANSWER_WITHIN) });
+      response = await fetch(path, {
+        ...options,
+        headers: { ...options.headers, ...bearer() },
+        signal: AbortSignal.timeout(ANSWER_WITHIN),
+      });
     } catch {
       throw NO_ANSWER;
     }
     const body = parsed(await response.text().catch(() => ""));
-    if (!response.ok || body === null) throw failure(response.status, body, response.headers.get("Retry-After"));
+    if (!response.ok || body === null)
+      throw failure(response.status, body, response.headers.get("Retry-After"));
     return body;
   });
 }

@@ -1,4 +1,7 @@
-/** A searchable list of classes: type to narrow, arrow keys to move, Enter to choose, Escape to go back. Quick with a thousand classes. */
+/**
+ * A searchable list of classes: type to narrow, arrow keys to move, Enter to choose, Escape to go
+ * back. Quick with a thousand classes.
+ */
 
 import { count, el, freshId } from "./dom.js";
 
@@ -11,7 +14,12 @@ const SHOWN = 100; // at once; typing narrows the rest
 export function matching(classes, text) {
   const sought = text.trim().toLowerCase();
   const found = classes.filter((name) => name.toLowerCase().includes(sought));
-  return sought ? found.sort((a, b) => Number(b.toLowerCase().startsWith(sought)) - Number(a.toLowerCase().startsWith(sought))) : found;
+  return sought
+    ? found.sort(
+        (a, b) =>
+          Number(b.toLowerCase().startsWith(sought)) - Number(a.toLowerCase().startsWith(sought)),
+      )
+    : found;
 }
 
 /**
@@ -23,11 +31,25 @@ export function chooser(classes, onChoose, onCancel) {
   const [field, list, note] = [freshId("choose"), freshId("choose"), freshId("choose")];
   let names = [];
   let active = -1;
-  const options = el("ul", { id: list, role: "listbox", "aria-label": "Classes", class: "options" });
+  const options = el("ul", {
+    id: list,
+    role: "listbox",
+    "aria-label": "Classes",
+    class: "options",
+  });
   const found = el("p", { id: note, class: "quiet", role: "status" });
   const input = el("input", {
-    id: field, type: "text", role: "combobox", autocomplete: "off", autocapitalize: "none", spellcheck: "false", placeholder: "Type to search",
-    "aria-expanded": "true", "aria-controls": list, "aria-autocomplete": "list", "aria-describedby": note,
+    id: field,
+    type: "text",
+    role: "combobox",
+    autocomplete: "off",
+    autocapitalize: "none",
+    spellcheck: "false",
+    placeholder: "Type to search",
+    "aria-expanded": "true",
+    "aria-controls": list,
+    "aria-autocomplete": "list",
+    "aria-describedby": note,
     oninput: fill,
     onkeydown: (event) => {
       const moves = { ArrowDown: 1, ArrowUp: -1, PageDown: 5, PageUp: -5 };
@@ -44,12 +66,23 @@ export function chooser(classes, onChoose, onCancel) {
     names = all.slice(0, SHOWN);
     options.replaceChildren(
       ...names.map((name, index) =>
-        el("li", { role: "option", id: `${list}-${index}`, "aria-selected": "false", onclick: () => onChoose(name) }, name),
+        el(
+          "li",
+          {
+            role: "option",
+            id: `${list}-${index}`,
+            "aria-selected": "false",
+            onclick: () => onChoose(name),
+          },
+          name,
+        ),
       ),
     );
     found.textContent = !all.length
-      ? `None of the ${count(classes.length, "class", "classes")} holds “${input.value.trim()}”.`
-      : all.length > SHOWN ? `${SHOWN} of ${count(all.length, "class", "classes")} shown; type to narrow.` : "";
+      ? `None of ${count(classes.length, "class", "classes")} contains “${input.value.trim()}”.`
+      : all.length > SHOWN
+        ? `${SHOWN} of ${count(all.length, "class", "classes")} shown; type to narrow.`
+        : "";
     active = -1;
     if (input.value.trim()) point(0);
     else input.removeAttribute("aria-activedescendant");

@@ -1,13 +1,16 @@
 /**
- * Builds DOM nodes. Strings only ever become text nodes, so a file name or a class name cannot become markup.
- * Styles are set through the CSSOM: the page's Content-Security-Policy forbids style attributes in markup.
+ * Builds DOM nodes. Strings only ever become text nodes, so a file name or a class name cannot
+ * become markup.
+ * Styles are set through the CSSOM: the page's Content-Security-Policy forbids style attributes in
+ * markup.
  */
 
 /** @typedef {Node | string | null | undefined | false} Child */
 
 /**
  * @param {string} tag
- * @param {Record<string, unknown>} [attributes] `onclick` and the like are listeners; true is an empty attribute; null, undefined and false are left out
+ * @param {Record<string, unknown>} [attributes] `onclick` and the like are listeners; true is an
+ *   empty attribute; null, undefined and false are left out
  * @param {...Child} children
  * @returns {HTMLElement}
  */
@@ -54,14 +57,20 @@ export function freshId(stem) {
 const SHAPES = {
   check: "M5 12.5l4.5 4.5L19 7.5",
   cross: "M6 6l12 12M18 6L6 18",
-  question: "M9.3 9.5a2.7 2.7 0 1 1 3.9 2.4c-.8.4-1.2.9-1.2 1.7v.2M12 16.9v.01M21.5 12a9.5 9.5 0 1 1-19 0a9.5 9.5 0 1 1 19 0",
+  question:
+    "M9.3 9.5a2.7 2.7 0 1 1 3.9 2.4c-.8.4-1.2.9-1.2 1.7v.2M12 16.9v.01" +
+    "M21.5 12a9.5 9.5 0 1 1-19 0a9.5 9.5 0 1 1 19 0",
   alert: "M12 7v6M12 16.7v.01M21.5 12a9.5 9.5 0 1 1-19 0a9.5 9.5 0 1 1 19 0",
   pencil: "M5 19l1-4L16 5l3 3L9 18z",
 };
 
 /** A decorative icon, hidden from screen readers. @param {keyof typeof SHAPES} name */
 export function icon(name) {
-  return svg("svg", { class: "icon", viewBox: "0 0 24 24", "aria-hidden": "true" }, svg("path", { d: SHAPES[name] }));
+  return svg(
+    "svg",
+    { class: "icon", viewBox: "0 0 24 24", "aria-hidden": "true" },
+    svg("path", { d: SHAPES[name] }),
+  );
 }
 
 /** 0.934 -> "93%"; what is not quite sure is never shown as 100%. @param {number} p 0 to 1 */

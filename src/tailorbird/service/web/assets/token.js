@@ -1,4 +1,7 @@
-/** The access token: asked for once, kept for this browser tab only (sessionStorage), sent with every API call. */
+/**
+ * The access token: asked for once, kept for this browser tab only (sessionStorage), sent with
+ * every API call.
+ */
 
 import { el, freshId } from "./dom.js";
 
@@ -19,7 +22,8 @@ function stored() {
 export const token = () => held;
 
 /**
- * Opens the token form; callers that ask while it is open share it. Rejects when the person closes the form.
+ * Opens the token form; callers that ask while it is open share it. Rejects when the person closes
+ * the form.
  * @param {boolean} refused a token was sent and the server did not take it
  * @returns {Promise<void>}
  */
@@ -33,7 +37,13 @@ export function askToken(refused) {
 function open(refused) {
   const [title, field, note] = [freshId("token"), freshId("token"), freshId("token")];
   const input = el("input", {
-    id: field, type: "password", name: "token", autocomplete: "off", spellcheck: "false", required: true, "aria-describedby": note,
+    id: field,
+    type: "password",
+    name: "token",
+    autocomplete: "off",
+    spellcheck: "false",
+    required: true,
+    "aria-describedby": note,
   });
   const form = el(
     "form",
@@ -44,7 +54,7 @@ function open(refused) {
       { id: note, class: refused ? "trouble" : "" },
       refused
         ? "That token was refused. Check it with whoever runs this server."
-        : "Whoever runs this server has it. It is kept in this tab only and forgotten when the tab closes.",
+        : "Whoever runs this server has it. It is stored in this tab until the tab closes.",
     ),
     el("label", { for: field }, "Token"),
     input,
