@@ -163,3 +163,30 @@ def test_almost_black_photos_are_a_finding(tmp_path: Path) -> None:
     for _ in range(2):  # computed, then read from the cache
         [finding] = [f for f in scan(root).findings if f.kind == "almost-black"]
         assert finding.paths == ("a/dark.png",)
+
+
+COPIES = {
+    "a/IMG_7.png": ["a/IMG_7_flip.png", "a/IMG_7-rot90-crop.png", "a/IMG_7 (copy).png"],
+    "a/IMG_8.png": ["a/IMG_8.aug_3.png"],
+    "b/x_jpg.rf.0f3a5b77aa.png": ["b/x_jpg.rf.9c01d2e4ff.png"],
+}
+OTHERS = ["a/IMG_70.png", "b/IMG_7_flip.png", "b/crop.png", "b/lane_rot.png", "b/reflip.png"]
+
+
+def test_photos_named_like_augmented_copies_stay_with_their_original(tmp_path: Path) -> None:
+    names = [*COPIES, *(name for copies in COPIES.values() for name in copies), *OTHERS]
+    dataset = scan(pictures(tmp_path, names), store=False)
+    group = dict(zip((s.name for s in dataset.samples), dataset.groups, strict=True))
+    for original, copies in COPIES.items():
+        assert {group[name] for name in copies} == {group[original]}
+    assert len(set(dataset.groups)) == len(COPIES) + len(OTHERS)
+    [finding] = [f for f in dataset.findings if f.kind == "augmented-copy"]
+    assert len(finding.paths) == 5 and finding.message.startswith("5 photos are named like")
+
+
+def test_an_augmented_copy_of_a_test_photo_is_left_out_of_train(tmp_path: Path) -> None:
+    names = ["train/a/1.png", "train/a/2_rot.png", "train/b/3.png", "test/a/2.png", "test/b/4.png"]
+    _, left_out = clean(scan(pictures(tmp_path, names), store=False))
+    [(sample, reason)] = left_out
+    assert sample.name == "train/a/2_rot.png"
+    assert reason == "in a group of copies with test/a/2.png, which is in test"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from tailorbird.dataset.duplicates.groups import picture_findings
+from tailorbird.dataset.augmented_names import augmented_copies, augmented_findings
+from tailorbird.dataset.duplicates.groups import DisjointSets, picture_findings
 from tailorbird.dataset.samples import Finding, Sample
 from tailorbird.dataset.settings import DataSettings
 
@@ -43,7 +44,7 @@ def group_samples(
 ) -> Grouped:
     """Group samples by picture, fixed scene, and the item they show.
 
-    Identical files always share a group. Nearly identical photos (equal numbers in `pictures`) do
+    Identical files always share a group, and so do photos named like augmented copies. Nearly identical photos (equal numbers in `pictures`) do
     unless `data.near_duplicates` is `keep`, or a group of items says better which belong together.
     Where nearly identical photos are most of a class, as from a fixed camera, the class would
     vanish into one group: such photos are grouped by the sequence in their names instead, within
@@ -72,7 +73,8 @@ def group_samples(
         (sample.group and ("item", sample.group)) or key
         for sample, key in zip(samples, near, strict=True)
     ]
-    groups = _united(keys, identical)
+    copies = augmented_copies(samples)
+    groups = _united(keys, identical, copies)
     if any(sample.group for sample in samples):
         one_scene = []
     return Grouped(
@@ -80,7 +82,7 @@ def group_samples(
         groups,
         tuple(_numbered(pictures)),
         tuple(sorted(set(one_scene))),
-        (*picture_findings(samples, pictures), *findings),
+        (*picture_findings(samples, pictures), *augmented_findings(samples, copies), *findings),
     )
 
 
@@ -90,19 +92,14 @@ def _numbered(keys: Iterable[object]) -> list[int]:
     return [numbers[key] for key in keys]
 
 
-def _united(keys: Sequence[object], identical: Sequence[int]) -> tuple[int, ...]:
-    """Number the groups that arise when equal keys and identical files are both joined."""
-    parent: dict[object, object] = {}
-
-    def root(key: object) -> object:
-        while parent.setdefault(key, key) != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
-
-    for key, digest in zip(keys, identical, strict=True):
-        parent[root(("digest", digest))] = root(("key", key))
-    return tuple(_numbered(root(("key", key)) for key in keys))
+def _united(*columns: Sequence[object]) -> tuple[int, ...]:
+    """Number the groups of N items that arise when items equal in any column are joined."""
+    sets = DisjointSets(len(columns[0]))
+    for keys in columns:
+        first: dict[object, int] = {}
+        for i, key in enumerate(keys):
+            sets.join(first.setdefault(key, i), i)
+    return tuple(_numbered(sets.root(i) for i in range(len(columns[0]))))
 
 
 def _dropped(samples: Sequence[Sample], pictures: Sequence[int]) -> Grouped:
@@ -124,7 +121,13 @@ def _dropped(samples: Sequence[Sample], pictures: Sequence[int]) -> Grouped:
         names = sorted({s.name for s in samples} - {s.name for s in left})
         findings.append(Finding("near-duplicate", tuple(names), message))
     identical = _numbered(sample.digest for sample in left)
-    return Grouped(left, _united(keys, identical), tuple(_numbered(numbers)), (), tuple(findings))
+    return Grouped(
+        left,
+        _united(keys, identical, augmented_copies(left)),
+        tuple(_numbered(numbers)),
+        (),
+        tuple(findings),
+    )
 
 
 def _scenes(samples: Sequence[Sample], pictures: Sequence[int]) -> dict[int, list[list[int]]]:

@@ -33,6 +33,7 @@ KINDS: Final = (
     "similar-labels",
     "one-scene",
     "almost-black",
+    "augmented-copy",
 )
 """Every kind a finding can have. Programs read these; none is renamed without a new major version.
 

@@ -143,19 +143,19 @@ def clean(dataset: Dataset) -> tuple[Dataset, tuple[tuple[Sample, str], ...]]:
     identical photos with the same label and split all but the first by name.
     """
     labels: dict[str, set[str]] = defaultdict(set)
-    held: dict[str, dict[int, list[Sample]]] = {
+    held: dict[str, dict[int, list[int]]] = {
         "validation": defaultdict(list),
         "test": defaultdict(list),
     }
-    for sample, group in zip(dataset.samples, dataset.groups, strict=True):
+    for i, sample in enumerate(dataset.samples):
         labels[sample.digest].add(sample.label)
         if sample.split in held:
-            held[sample.split][group].append(sample)
+            held[sample.split][dataset.groups[i]].append(i)
     kept: list[int] = []
     left_out: list[tuple[Sample, str]] = []
     seen: dict[tuple[str, str, str | None], Sample] = {}
-    for i, (sample, group) in enumerate(zip(dataset.samples, dataset.groups, strict=True)):
-        reason = _conflict(sample, labels[sample.digest]) or _leak(sample, group, held)
+    for i, sample in enumerate(dataset.samples):
+        reason = _conflict(sample, labels[sample.digest]) or _leak(dataset, i, held)
         if reason is None:
             first = seen.setdefault((sample.digest, sample.label, sample.split), sample)
             if first is not sample:
@@ -180,18 +180,22 @@ def _conflict(sample: Sample, labels: set[str]) -> str | None:
     return f"an identical photo is labelled {others}, this one {sample.label}"
 
 
-def _leak(sample: Sample, group: int, held: dict[str, dict[int, list[Sample]]]) -> str | None:
+def _leak(dataset: Dataset, i: int, held: dict[str, dict[int, list[int]]]) -> str | None:
     """Return why a sample may not stay in its split: its picture or item is in a later split."""
+    sample = dataset.samples[i]
     later = {"validation": ("test",), "test": ()}.get(
         sample.split or "train", ("test", "validation")
     )
     for name in later:
-        for other in held[name].get(group, ()):
+        for j in held[name].get(dataset.groups[i], ()):
+            other = dataset.samples[j]
             if other.digest == sample.digest:
                 how = "identical to"
             elif sample.group is not None and sample.group == other.group:
                 how = f"in the same group ({sample.group}) as"
-            else:
+            elif dataset.pictures[i] == dataset.pictures[j]:
                 how = "nearly identical to"
+            else:
+                how = "in a group of copies with"
             return f"{how} {other.name}, which is in {name}"
     return None

@@ -67,7 +67,7 @@ def duplicate_groups(
     first: dict[str, int] = {}
     representative = [first.setdefault(sample.digest, i) for i, sample in enumerate(samples)]
     distinct = np.fromiter(first.values(), np.int64, len(first))
-    groups = _Groups(len(samples))
+    groups = DisjointSets(len(samples))
     sketches = facts["sketch"]
     hashes = oriented_hashes(sketches[distinct])
     features = _features(sketches, distinct)
@@ -134,19 +134,21 @@ def _features(
     return result
 
 
-class _Groups:
+class DisjointSets:
     """Disjoint sets of N items."""
 
     def __init__(self, n: int) -> None:
         self._parent = list(range(n))
 
     def root(self, item: int) -> int:
+        """Return the smallest item of the set that `item` is in."""
         while self._parent[item] != item:
             self._parent[item] = self._parent[self._parent[item]]
             item = self._parent[item]
         return item
 
     def join(self, a: int, b: int) -> None:
+        """Unite the sets of two items."""
         a, b = self.root(a), self.root(b)
         self._parent[max(a, b)] = min(a, b)
 
@@ -154,7 +156,7 @@ class _Groups:
 def _join_same(
     pairs: Pairs,
     sketches: npt.NDArray[np.uint8],
-    groups: _Groups,
+    groups: DisjointSets,
     comparer: _PixelComparer,
     orientation: int,
 ) -> None:
@@ -198,7 +200,7 @@ class _PixelComparer:
         self._prepared: OrderedDict[int, Prepared | None] = OrderedDict()
 
     def join(
-        self, pairs: list[tuple[int, int]], groups: _Groups, orientation: int
+        self, pairs: list[tuple[int, int]], groups: DisjointSets, orientation: int
     ) -> list[tuple[int, int]]:
         """Join in `groups` and return the pairs that are the same, or joined through others."""
         keys = [self._key(a, b, orientation) for a, b in pairs]
