@@ -1,13 +1,14 @@
 # On a fresh machine: `make demo` and `make test`. Each makes its own virtual environment.
 #   make quick      before each commit: linting, types and the fast tests, under two minutes on two cores
 #   make test       linting, types and every test that is not marked slow
-#   make test-slow  the tests marked slow: repetitions of benchmarks, of notebooks, and on a second Keras backend
+#   make test-slow  the tests marked slow: repetitions of benchmarks, of notebooks, and on JAX
+#   make lint       ruff and the import layers alone
 
 PYTHON ?= python3
 LIGHT := .venv
 TEST := .venv-test
 
-.PHONY: demo quick test test-slow check install clean
+.PHONY: demo quick test test-slow lint check install clean
 
 demo: install
 	$(LIGHT)/bin/tailorbird demo
@@ -28,9 +29,12 @@ $(TEST)/installed: pyproject.toml
 
 PYTEST := $(TEST)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-check: $(TEST)/installed
+lint: $(TEST)/installed
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/lint-imports
+
+check: lint
 	$(TEST)/bin/mypy
 
 quick: check
