@@ -1,4 +1,4 @@
-"""Fixtures and markers of all tests: drawn pictures, a cache per test, a trained model, PostgreSQL."""
+"""Fixtures and markers of all tests: pictures, a cache per test, a trained model, PostgreSQL."""
 
 from __future__ import annotations
 

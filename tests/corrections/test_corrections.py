@@ -1,4 +1,6 @@
-"""Corrections in SQLite (and, where nothing else is said, in PostgreSQL too): stored, counted, exported, forgotten."""
+"""Corrections in SQLite (and, where nothing else is said, in PostgreSQL too): stored, counted,
+exported, forgotten.
+"""
 
 from __future__ import annotations
 
@@ -140,9 +142,15 @@ def test_what_cannot_be_stored_is_refused_and_nothing_is_stored(
     data = photo(4)
     digest = hashlib.sha256(data).hexdigest()
     good: dict[str, Any] = {
-        "sha256": digest, "predicted": "box", "probability": 0.5, "top": [("box", 0.5)], "answer": "disc", "model": "m",
-        "model_sha256": MODEL, "receipt": "r",
-    }  # fmt: skip
+        "sha256": digest,
+        "predicted": "box",
+        "probability": 0.5,
+        "top": [("box", 0.5)],
+        "answer": "disc",
+        "model": "m",
+        "model_sha256": MODEL,
+        "receipt": "r",
+    }
     for bad, words in (
         ({"sha256": digest[:-1]}, "64 hexadecimal digits"),
         ({"sha256": "../" + digest[3:]}, "64 hexadecimal digits"),
@@ -168,8 +176,14 @@ def test_what_cannot_be_stored_is_refused_and_nothing_is_stored(
 def test_statistics_count_the_newest_answer_for_each_receipt(store: Corrections) -> None:
     empty = store.stats()
     assert empty.as_dict() == {
-        "total": 0, "right": 0, "accuracy": None, "interval": [0.0, 1.0], "per_class": [], "by_day": [], "mistaken": [],
-    }  # fmt: skip
+        "total": 0,
+        "right": 0,
+        "accuracy": None,
+        "interval": [0.0, 1.0],
+        "per_class": [],
+        "by_day": [],
+        "mistaken": [],
+    }
     data = photo(5)
     for number in range(12):
         add(store, data, "hat", "hat" if number < 9 else "shirt", f"r{number}")
@@ -269,8 +283,9 @@ store = open_store(url, photos=Path(folder))
 for number in range(int(most)):
     data = b"\\xff\\xd8\\xff" + f"{name} {number}".encode()
     digest = hashlib.sha256(data).hexdigest()
-    row = store.add(sha256=digest, predicted="box", probability=0.5, top=[("box", 0.5)], answer="disc", model="m",
-                    model_sha256="0" * 64, receipt=f"{name} {number}", photo=data)
+    row = store.add(sha256=digest, predicted="box", probability=0.5, top=[("box", 0.5)],
+                    answer="disc", model="m", model_sha256="0" * 64,
+                    receipt=f"{name} {number}", photo=data)
     print(row, digest, flush=True)
 """
 
@@ -385,7 +400,8 @@ def test_a_file_deleted_or_replaced_under_an_open_store(tmp_path: Path) -> None:
             [
                 sys.executable,
                 "-c",
-                f"import sqlite3; sqlite3.connect({str(path)!r}).execute('VACUUM INTO ?', [{str(path) + '.backup'!r}])",
+                f"import sqlite3; sqlite3.connect({str(path)!r}).execute('VACUUM INTO ?', "
+                f"[{str(path) + '.backup'!r}])",
             ],
             check=True,
         )
@@ -491,7 +507,8 @@ def test_without_the_packages_the_extra_is_named(tmp_path: Path) -> None:
     ):
         code = (
             f"import sys; sys.modules[{module!r}] = None\n"
-            "from tailorbird.corrections import open_store\nfrom tailorbird.errors import MissingExtra\n"
+            "from tailorbird.corrections import open_store\nfrom tailorbird.errors import "
+            "MissingExtra\n"
             f"try: open_store({url!r})\nexcept MissingExtra as error: print(error)"
         )
         done = subprocess.run(
@@ -503,7 +520,8 @@ def test_without_the_packages_the_extra_is_named(tmp_path: Path) -> None:
 
 def test_help_does_not_import_sqlalchemy() -> None:
     code = (
-        "import sys; from tailorbird.cli.app import app; import tailorbird.corrections, tailorbird.training\n"
+        "import sys; from tailorbird.cli.app import app; import tailorbird.corrections, "
+        "tailorbird.training\n"
         "assert not {'sqlalchemy', 'psycopg'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -523,8 +541,10 @@ ids = []
 try:
     for number in range(100_000):
         data = b"\\xff\\xd8\\xff" + os.urandom(9000 if with_photo else 30)
-        ids.append(store.add(sha256=hashlib.sha256(data).hexdigest(), predicted="p" * 900, probability=0.5, top=[("box", 0.5)],
-                   answer="d" * 900, model="m", model_sha256="0" * 64, receipt=str(number), photo=data if with_photo else None))
+        digest = hashlib.sha256(data).hexdigest()
+        ids.append(store.add(sha256=digest, predicted="p" * 900, probability=0.5,
+                   top=[("box", 0.5)], answer="d" * 900, model="m", model_sha256="0" * 64,
+                   receipt=str(number), photo=data if with_photo else None))
 except StorageFull as error:
     assert [row.id for row in store.rows()] == ids, "everything acknowledged can still be read"
     assert store.stats().total == len(ids) > 3
@@ -544,7 +564,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     )
     if done.returncode:
         pytest.skip(
-            f"this user may not mount a small file system: {done.stderr.strip()}; a database of few pages is tested instead"
+            f"this user may not mount a small file system: {done.stderr.strip()}; a database of "
+            "few pages is tested instead"
         )
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
@@ -729,8 +750,15 @@ def shop(tmp_path: Path) -> Path:
     path = tmp_path / "shop.db"
     with open_store(str(path), photos=tmp_path / "shop.photos") as store:
         for number, (answer, predicted) in enumerate(
-            [("[bold]hat", "[bold]hat"), ("[bold]hat", "shirt"), ("shirt", "shirt"), ("<b>", "shirt"), ("<b>", "shirt"), ("shirt", "shirt")]
-        ):  # fmt: skip
+            [
+                ("[bold]hat", "[bold]hat"),
+                ("[bold]hat", "shirt"),
+                ("shirt", "shirt"),
+                ("<b>", "shirt"),
+                ("<b>", "shirt"),
+                ("shirt", "shirt"),
+            ]
+        ):
             data = photo(60 + number)
             add(store, data, answer, predicted, photo=data if number < 4 else None)
     return path

@@ -1,4 +1,6 @@
-"""Corrections in a real PostgreSQL: what only a server can do to them, from a wrong password to a crash in mid-write."""
+"""Corrections in a real PostgreSQL: what only a server can do to them, from a wrong password to a
+crash in mid-write.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +131,8 @@ def test_connections_that_were_cut_are_made_again(
     with open_store(postgres_database) as store:
         add(store, photo(4), "disc")
         postgres.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tailorbird'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
+            "'tailorbird'"
         )
         add(store, photo(4), "disc")
         assert store.stats().total == 2
@@ -196,9 +199,15 @@ def test_kill_9_of_the_server_loses_nothing_that_was_acknowledged() -> None:
                     digest = hashlib.sha256(f"{name} {number}".encode()).hexdigest()
                     try:
                         row = store.add(
-                            sha256=digest, predicted="box", probability=0.5, top=[("box", 0.5)], answer="disc", model="m",
-                            model_sha256="0" * 64, receipt=f"{name} {number}",
-                        )  # fmt: skip
+                            sha256=digest,
+                            predicted="box",
+                            probability=0.5,
+                            top=[("box", 0.5)],
+                            answer="disc",
+                            model="m",
+                            model_sha256="0" * 64,
+                            receipt=f"{name} {number}",
+                        )
                     except StorageError as error:
                         errors.append(error)
                         time.sleep(0.02)

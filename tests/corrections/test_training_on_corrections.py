@@ -31,9 +31,16 @@ def correct(
 ) -> None:
     digest = hashlib.sha256(data).hexdigest()
     store.add(
-        sha256=digest, predicted=predicted, probability=0.6, top=[(predicted, 0.6)], answer=answer, model="shapes",
-        model_sha256="0" * 64, receipt=receipt or os.urandom(8).hex(), photo=data,
-    )  # fmt: skip
+        sha256=digest,
+        predicted=predicted,
+        probability=0.6,
+        top=[(predicted, 0.6)],
+        answer=answer,
+        model="shapes",
+        model_sha256="0" * 64,
+        receipt=receipt or os.urandom(8).hex(),
+        photo=data,
+    )
 
 
 def ring(seed: int) -> bytes:
@@ -94,7 +101,9 @@ def scene(make_dataset: MakeDataset, tmp_path: Path) -> tuple[Dataset, Correctio
 
 
 def joined(dataset: Dataset, store: Corrections) -> tuple[Joined, dict[str, str]]:
-    """The result, and the reasons by the photo's SHA-256 or, for photos of the dataset, by their name."""
+    """The result, and the reasons by the photo's SHA-256 or, for photos of the dataset, by their
+    name.
+    """
     result = join(dataset, labelled(store))
     assert held_out(result.dataset) == held_out(dataset)
     assert [s.name for s in result.dataset.samples] == sorted(
@@ -253,11 +262,26 @@ def test_the_command_says_what_became_of_them(shapes: Path, tmp_path: Path) -> N
     assert line in said.stdout and "no training photo is labelled ring" in said.stdout
     assert len(scan(manifest).of("train")) == len(prepared(shapes).of("train")) + 5
     shutil.move(tmp_path / "my shop ü.photos", tmp_path / "elsewhere")
-    found = run("train", shapes, "-o", tmp_path / "m.onnx", "--corrections", database, *quick, "--json",
-                "--corrections-photos", tmp_path / "elsewhere")  # fmt: skip
+    found = run(
+        "train",
+        shapes,
+        "-o",
+        tmp_path / "m.onnx",
+        "--corrections",
+        database,
+        *quick,
+        "--json",
+        "--corrections-photos",
+        tmp_path / "elsewhere",
+    )
     assert json.loads(found.stdout)["corrections"] == {
-        "used": 5, "left_out": 1, "replaced": 0, "new_classes": [], "conflicts": 1, "without_photo": 0,
-    }  # fmt: skip
+        "used": 5,
+        "left_out": 1,
+        "replaced": 0,
+        "new_classes": [],
+        "conflicts": 1,
+        "without_photo": 0,
+    }
     said = run(
         "train", shapes, "-o", tmp_path / "m.onnx", "--corrections", tmp_path / "no.db", code=2
     )

@@ -403,7 +403,7 @@ def test_near_pairs_of_a_crowd_do_not_explode() -> None:
 
 
 def test_three_thousand_almost_blank_pictures_do_not_explode() -> None:
-    """Sketches that all agree, files that are gone: all comparisons fail; their number is bounded."""
+    """If sketches all agree and files are gone, comparisons fail; their number is bounded."""
     random = np.random.default_rng(2)
     facts = np.zeros(3_000, FACTS)
     facts["sketch"] = 250 + random.integers(0, 2, (3_000, 32, 32))

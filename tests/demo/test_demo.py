@@ -35,8 +35,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_classes() -> None:
     assert demo.CLASSES == (
-        "dress", "hat", "longsleeve", "outwear", "pants", "shirt", "shoes", "shorts", "skirt", "t-shirt",
-    )  # fmt: skip
+        "dress",
+        "hat",
+        "longsleeve",
+        "outwear",
+        "pants",
+        "shirt",
+        "shoes",
+        "shorts",
+        "skirt",
+        "t-shirt",
+    )
 
 
 def test_written_files_are_rgb_jpegs_in_class_folders_and_a_readme(drawn: Path) -> None:

@@ -1,4 +1,6 @@
-"""The files of deploy/: parsed, linted by the programs that read them, and run where that needs no container engine."""
+"""The files of deploy/: parsed, linted by the programs that read them, and run where that needs no
+container engine.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,8 @@ def test_the_image_runs_as_a_numeric_user_without_a_shell_or_build_tools() -> No
     assert re.fullmatch(r"PYTHON=\d+\.\d+-slim-\w+", IMAGE[0].value), (
         "the base image's tag names version and Debian release"
     )
-    # Nothing after USER changes the filesystem as the service's user, and only the environment comes from the first stage.
+    # Nothing after USER changes the filesystem as the service's user, and only the environment
+    # comes from the first stage.
     names = [each.name for each in IMAGE if each.stage == user.stage]
     assert "RUN" not in names[names.index("USER") :]
     assert [each.value for each in final("COPY")] == [
@@ -275,7 +278,9 @@ def test_every_metric_the_guide_and_the_alerts_speak_of_exists(confined: httpx.C
 
 
 def test_a_probe_names_a_host_that_is_served(tmp_path: Path, trained: Path) -> None:
-    """A kubelet asks by the pod's address; with --allow-host its probe needs the header that the guide gives it."""
+    """A kubelet asks by the pod's address; with --allow-host its probe needs the header that the
+    guide gives it.
+    """
     probes = [
         block
         for block in re.findall(r"```yaml\n(.*?)```", GUIDE, re.S)
@@ -347,7 +352,9 @@ def test_every_option_the_guide_names_exists() -> None:
 
 
 def test_the_check_of_the_image_reads_this_dockerfile() -> None:
-    """deploy/check.py runs for minutes, as root; here only that it imports and moves the image's folders."""
+    """deploy/check.py runs for minutes, as root; here only that it imports and moves the image's
+    folders.
+    """
     spec = importlib.util.spec_from_file_location("check", DEPLOY / "check.py")
     assert spec and spec.loader
     check = importlib.util.module_from_spec(spec)

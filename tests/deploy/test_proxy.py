@@ -172,7 +172,9 @@ def eventually(ask: Callable[[], httpx.Response], status: int) -> httpx.Response
 def test_whose_word_on_the_visitors_address_is_believed(
     service: Service, trained: Path, tmp_path: Path
 ) -> None:
-    """By default a proxy's on 127.0.0.1; compose.yaml's FORWARDED_ALLOW_IPS=* believes the only one that can connect."""
+    """By default a proxy's on 127.0.0.1; compose.yaml's FORWARDED_ALLOW_IPS=* believes the only one
+    that can connect.
+    """
     for running, believed in (
         (service, False),
         (Service(tmp_path, trained, FORWARDED_ALLOW_IPS="*"), True),
@@ -188,7 +190,9 @@ def test_whose_word_on_the_visitors_address_is_believed(
 
 
 def test_times_and_sizes_of_the_proxies_fit_the_services(tmp_path: Path) -> None:
-    """The service must be the one that answers: its deadline ends first, its limit is met first, it closes idle connections last."""
+    """The service must be the one that answers: its deadline ends first, its limit is met first, it
+    closes idle connections last.
+    """
     settings = ServeSettings(model=tmp_path / "model.onnx")
 
     def number(name: str, pattern: str) -> int:

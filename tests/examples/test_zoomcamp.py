@@ -1,4 +1,6 @@
-"""The course's notebooks replayed, in the shortened form: drawn photos, random weights, every step on both sides."""
+"""The course's notebooks replayed, in the shortened form: drawn photos, random weights, every step
+on both sides.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,9 @@ def test_sweeps_tried_what_they_were_asked(found: dict[str, dict[str, dict[str, 
 def test_the_notebooks_model_and_ours_change_sides(
     found: dict[str, dict[str, dict[str, Any]]],
 ) -> None:
-    """Imported it answers as in Keras, handed back as in tailorbird; `load_img` makes photos smaller in another way, but not by much."""
+    """Imported it answers as in Keras, handed back as in tailorbird; `load_img` makes photos
+    smaller in another way, but not by much.
+    """
     assert found["use"]["tailorbird"]["agreement"] < 1e-3
     ours = found["hand-back"]["tailorbird"]
     assert ours["difference"] < 1e-3
@@ -181,7 +185,9 @@ def options(command: str) -> list[str]:
 
 
 def test_the_committed_results_are_of_the_steps_there_are() -> None:
-    """Every step of the course has its row, and what was not run is named as such, rather than left to be overlooked."""
+    """Every step of the course has its row, and what was not run is named as such, rather than left
+    to be overlooked.
+    """
     text = (EXAMPLE / "RESULTS.md").read_text(encoding="utf-8")
     table = {
         cells[1].strip(): cells[3:]

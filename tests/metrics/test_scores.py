@@ -41,9 +41,20 @@ def test_scores_on_a_case_counted_by_hand() -> None:
     assert found.log_loss == pytest.approx(-np.mean(np.log([0.9, 0.6, 0.2, 0.8, 0.05, 0.7])))
     assert found.coverage == 0.5 and found.sure_accuracy == 1.0
     assert set(found.as_dict()) >= {
-        "n", "accuracy", "interval", "top3", "log_loss", "ece", "macro", "per_class", "classes", "confusion",
-        "majority_baseline", "threshold", "coverage",
-    }  # fmt: skip
+        "n",
+        "accuracy",
+        "interval",
+        "top3",
+        "log_loss",
+        "ece",
+        "macro",
+        "per_class",
+        "classes",
+        "confusion",
+        "majority_baseline",
+        "threshold",
+        "coverage",
+    }
 
 
 def test_nothing_to_score() -> None:
@@ -74,8 +85,20 @@ def test_scores_read_back_are_the_same() -> None:
     assert Scores.from_dict(found.as_dict()) == found
 
 
-@pytest.mark.parametrize("name", [*MEASURES, "coverage", "threshold", "majority_baseline", "macro",
-                                  "per_class", "confusion", "sure_accuracy", "interval"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        *MEASURES,
+        "coverage",
+        "threshold",
+        "majority_baseline",
+        "macro",
+        "per_class",
+        "confusion",
+        "sure_accuracy",
+        "interval",
+    ],
+)
 def test_a_score_that_an_older_file_lacks_is_absent(name: str) -> None:
     labels, logits = random_scores(40)
     stored = score(labels, softmax(logits), CLASSES, 0.5).as_dict()

@@ -43,7 +43,9 @@ def test_a_handful_of_right_answers_claims_no_precision() -> None:
 
 
 def test_the_precision_holds_on_new_photos() -> None:
-    """Calibrated models scored on 341 photos: what the threshold promises must be near what new photos give."""
+    """Calibrated models scored on 341 photos: what the threshold promises must be near what new
+    photos give.
+    """
     true = []
     for seed in range(40):
         labels, logits = random_scores(341, seed, sharpness=1.5)

@@ -108,7 +108,8 @@ Test: accuracy 90.4% (95% interval 79.4% to 95.8%) on 52 photos
 dress           0.889   0.889  0.889       9  t-shirt (1)
 hat             1.000   1.000  1.000       3
 - dropout: 0.5 is best (93.1%); 0.8 cannot be told apart (difference 0.3 points, p = 1.00)
-Seconds: 4.4 (open 0.1, scan 1.2, head 1.1, test 1.4, write 0.2); 400 photos embedded now""".splitlines()
+Seconds: 4.4 (open 0.1, scan 1.2, head 1.1, test 1.4, write 0.2); 400 photos embedded now
+""".splitlines()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The report: a self-contained page with the JSON's numbers and escaped names; never costs a model."""
+"""The report: a self-contained page with the numbers of the JSON and escaped names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A review: its manifest through scan and train, going on with a former one, and the HTTP side with what it must refuse."""
+"""A review: its manifest through scan and train, going on with a former one, and the HTTP side with
+what it must refuse.
+"""
 
 from __future__ import annotations
 
@@ -233,7 +235,8 @@ def test_the_review_of_other_photos_is_left_alone(
     before = target.read_bytes()
     with pytest.raises(
         DatasetError,
-        match=r"is the review of other photos: none of its 3 is in .*two; give another name with -o",
+        match=r"is the review of other photos: none of its 3 is in .*two; give another name with "
+        r"-o",
     ):
         opened(make_dataset("two", count=1), target)
     assert target.read_bytes() == before
@@ -561,9 +564,20 @@ def test_other_hosts_and_sites_are_refused(page: Page) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/api/photos/99999", "/api/photos/-1", "/api/photos/1e3", "/api/photos/../../etc/passwd", "/api/photos/..%2f..%2fetc%2fpasswd",
-     "/api/photos/%2e%2e", "/static/..%2freview.py", "/static/../review.py", "/api/items/99999", "/api/items/x", "/api/photos/9" + "9" * 50],
-)  # fmt: skip
+    [
+        "/api/photos/99999",
+        "/api/photos/-1",
+        "/api/photos/1e3",
+        "/api/photos/../../etc/passwd",
+        "/api/photos/..%2f..%2fetc%2fpasswd",
+        "/api/photos/%2e%2e",
+        "/static/..%2freview.py",
+        "/static/../review.py",
+        "/api/items/99999",
+        "/api/items/x",
+        "/api/photos/9" + "9" * 50,
+    ],
+)
 def test_only_the_datasets_photos_are_found(page: Page, path: str) -> None:
     assert code(page.ask(path, Cookie=page.cookie())) == (404, "not-found")
 
@@ -606,11 +620,24 @@ def test_photos_are_small_jpegs_without_their_metadata(page: Page, review: Revie
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[]", b"null", b"7", b"[" * 100_000, {"item": 0}, {"item": "0", "decisions": []}, {"item": 0, "decisions": [7]},
-     {"item": True, "decisions": [{"photo": 1, "decision": "keep"}]}, {"item": 0, "decisions": [{"photo": 1.0, "decision": "keep"}]},
-     {"item": 0, "decisions": [{"photo": 1, "decision": None}]}, {"item": 0, "decisions": [{"photo": 1, "decision": "keep", "label": 3}]},
-     {"item": 0, "decisions": {"photo": 1}}, {"item": 10**30, "decisions": [{"photo": 1, "decision": "keep"}]}],
-)  # fmt: skip
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"7",
+        b"[" * 100_000,
+        {"item": 0},
+        {"item": "0", "decisions": []},
+        {"item": 0, "decisions": [7]},
+        {"item": True, "decisions": [{"photo": 1, "decision": "keep"}]},
+        {"item": 0, "decisions": [{"photo": 1.0, "decision": "keep"}]},
+        {"item": 0, "decisions": [{"photo": 1, "decision": None}]},
+        {"item": 0, "decisions": [{"photo": 1, "decision": "keep", "label": 3}]},
+        {"item": 0, "decisions": {"photo": 1}},
+        {"item": 10**30, "decisions": [{"photo": 1, "decision": "keep"}]},
+    ],
+)
 def test_what_is_no_decision_is_refused_in_words(page: Page, review: Review, body: Any) -> None:
     status, said = code(page.ask("/api/decisions", body, Cookie=page.cookie()))
     assert (status, said) in ((400, "bad-request"), (422, "invalid"))

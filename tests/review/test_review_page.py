@@ -1,4 +1,4 @@
-"""The page of a review in a real browser: a whole review by keyboard alone, then each part of it."""
+"""The page of a review in a browser: a whole review by keyboard alone, then each part of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ OpenReview = Callable[..., Tab]
 
 @pytest.fixture
 def tab(browser: Browser) -> Iterator[OpenReview]:
-    """Opens a review's page in a fresh window; afterwards none may have written an error or talked to anybody else."""
+    """Opens a review's page in a fresh window; afterwards none may have written an error or talked
+    to anybody else.
+    """
     windows: list[tuple[Any, Watch]] = []
 
     def open_one(page: Page, **options: Any) -> Tab:
@@ -65,7 +67,9 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def begun(dataset: Dataset, folder: Path, extra: tuple[str, ...] = ()) -> Review:
-    """A review of a scanned dataset in which FLIPPED is known to be suspect. extra: classes beside those of the photos."""
+    """A review of a scanned dataset in which FLIPPED is known to be suspect. extra: classes beside
+    those of the photos.
+    """
     of = {sample.name: sample for sample in dataset.samples}
     reported = [
         Suspect(of[name], of[name].label, true, 0.01, 0.94, 0.99, rank)
@@ -172,7 +176,9 @@ def test_a_whole_review_by_keyboard_alone(tmp_path: Path, tab: OpenReview) -> No
 
 
 def relabel(tab: Tab, true: str, way: str) -> None:
-    """Give the photo on view its true label, in one of the ways there are; or a wrong one first, and take that back."""
+    """Give the photo on view its true label, in one of the ways there are; or a wrong one first,
+    and take that back.
+    """
     press = tab.keyboard.press
     if way == "digit":
         press(str(("box", "cross", "disc").index(true) + 1))
@@ -349,7 +355,8 @@ def test_anybody_can_use_it_on_a_phone(page: Page, tab: OpenReview, theme: str) 
         expect(opened.locator("#position")).to_contain_text("1 of")
         assert opened.evaluate("document.documentElement.scrollWidth") <= 360
         small = opened.locator("button:visible").evaluate_all(
-            "all => all.filter(b => b.offsetHeight < 44 || b.offsetWidth < 44).map(b => b.textContent)"
+            "all => all.filter(b => b.offsetHeight < 44 || b.offsetWidth < 44).map(b => "
+            "b.textContent)"
         )
         assert small == []
         assert not violations(opened)

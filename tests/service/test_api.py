@@ -1,4 +1,6 @@
-"""The HTTP API as its users meet it: right answers, names and failures in their places, and a document that tells the truth."""
+"""The HTTP API as its users meet it: right answers, names and failures in their places, and a
+document that tells the truth.
+"""
 
 from __future__ import annotations
 
@@ -135,7 +137,10 @@ def test_names_come_back_as_they_were_and_open_nothing(server: Server, name: str
     boundary = "a-boundary"
     quoted = name.replace("\\", "\\\\")
     body = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="photo"; filename="{quoted}"\r\nContent-Type: image/jpeg\r\n\r\n'.encode()
+        (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="photo"; '
+            f'filename="{quoted}"\r\nContent-Type: image/jpeg\r\n\r\n'
+        ).encode()
         + PHOTOS[2]
         + f"\r\n--{boundary}--\r\n".encode()
     )
@@ -177,8 +182,11 @@ def test_a_bad_photo_among_several_fails_in_its_place(server: Server) -> None:
     ]
     assert [result["label"] for result in (results[0], results[-1])] == ["disc", "cross"]
     assert [(bad["error"]["status"], bad["error"]["code"]) for bad in results[1:5]] == [
-        (422, "unreadable-image"), (415, "unsupported-format"), (422, "unreadable-image"), (413, "image-too-large"),
-    ]  # fmt: skip
+        (422, "unreadable-image"),
+        (415, "unsupported-format"),
+        (422, "unreadable-image"),
+        (413, "image-too-large"),
+    ]
     assert "SVG" in results[2]["error"]["message"] and "label" not in results[1]
     all_bad = server.post("/v1/predict", files=files[1:3])
     assert all_bad.status_code == 200 and all(
@@ -398,10 +406,19 @@ def test_receipts_that_are_none_are_refused_and_true_ones_outlive_the_process(
     flipped = ("B" if payload[10] == "A" else "A").join((payload[:10], payload[11:]))
     with serve(model) as server:
         for bad, expected in (
-            (foreign, 409), (f"{flipped}.{signature}", 409), (f"{payload}.", 409), (f"{payload}.{signature[:-1]}", 409),
-            (f"{receipt}x", 409), (f".{signature}", 422), (payload, 422), ("", 422), ("\ud800.x", 422), ("ü.ü", 422),
-            ("A" * 70_000 + "." + signature, 422), ("A" * 200_000 + ".x", 413),
-        ):  # fmt: skip
+            (foreign, 409),
+            (f"{flipped}.{signature}", 409),
+            (f"{payload}.", 409),
+            (f"{payload}.{signature[:-1]}", 409),
+            (f"{receipt}x", 409),
+            (f".{signature}", 422),
+            (payload, 422),
+            ("", 422),
+            ("\ud800.x", 422),
+            ("ü.ü", 422),
+            ("A" * 70_000 + "." + signature, 422),
+            ("A" * 200_000 + ".x", 413),
+        ):
             body = json.dumps({"receipt": bad, "answer": "disc"})
             refused = server.post(
                 "/v1/corrections", content=body, headers={"Content-Type": "application/json"}

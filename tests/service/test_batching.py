@@ -1,4 +1,6 @@
-"""Batching: what waits is shared out at once, by model, and what nobody waits for any more costs no run."""
+"""Batching: what waits is shared out at once, by model, and what nobody waits for any more costs no
+run.
+"""
 
 from __future__ import annotations
 

@@ -25,11 +25,23 @@ NOTHING: dict[str, Any] = {
     "mistaken": [],
 }
 STATS: dict[str, Any] = {
-    "total": 120, "right": 97, "accuracy": 0.808, "interval": [0.729, 0.869],
-    "per_class": [{"label": "hat", "total": 12, "right": 11}, {"label": "<b>shirt</b>", "total": 108, "right": 86}],
-    "by_day": [{"day": "2026-04-28", "total": 40, "right": 30}, {"day": "2026-05-01", "total": 80, "right": 67}],
-    "mistaken": [{"predicted": "shirt", "answer": "t-shirt", "count": 15}, {"predicted": "hat", "answer": "shirt", "count": 8}],
-}  # fmt: skip
+    "total": 120,
+    "right": 97,
+    "accuracy": 0.808,
+    "interval": [0.729, 0.869],
+    "per_class": [
+        {"label": "hat", "total": 12, "right": 11},
+        {"label": "<b>shirt</b>", "total": 108, "right": 86},
+    ],
+    "by_day": [
+        {"day": "2026-04-28", "total": 40, "right": 30},
+        {"day": "2026-05-01", "total": 80, "right": 67},
+    ],
+    "mistaken": [
+        {"predicted": "shirt", "answer": "t-shirt", "count": 15},
+        {"predicted": "hat", "answer": "shirt", "count": 8},
+    ],
+}
 
 
 def post(server: Server, path: str, body: bytes, kind: str) -> Any:

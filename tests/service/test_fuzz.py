@@ -1,4 +1,6 @@
-"""Input nobody thought of: whatever comes, the service answers what its document says and the decoder raises what it promises."""
+"""Input nobody thought of: whatever comes, the service answers what its document says and the
+decoder raises what it promises.
+"""
 
 from __future__ import annotations
 
@@ -39,31 +41,55 @@ def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 OPERATIONS = (
-    "predict", "model", "reload", "correct", "stats", "healthz", "readyz", "metrics", "openapi", "v2Server", "v2Live", "v2Ready",
-    "v2Model", "v2ModelReady", "v2Infer", "v2ModelVersion", "v2ModelReadyVersion", "v2InferVersion",
-)  # fmt: skip
+    "predict",
+    "model",
+    "reload",
+    "correct",
+    "stats",
+    "healthz",
+    "readyz",
+    "metrics",
+    "openapi",
+    "v2Server",
+    "v2Live",
+    "v2Ready",
+    "v2Model",
+    "v2ModelReady",
+    "v2Infer",
+    "v2ModelVersion",
+    "v2ModelReadyVersion",
+    "v2InferVersion",
+)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_operation_answers_as_its_document_says(server: Server, name: str) -> None:
-    """schemathesis makes requests from the document, right and wrong ones, and checks the answers against it."""
+    """schemathesis makes requests from the document, right and wrong ones, and checks the answers
+    against it.
+    """
     schema = schemathesis.openapi.from_url(server.url + "/openapi.json")
     operation = schema.find_operation_by_id(name)
     many = name in ("predict", "correct", "v2Infer")
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    # No schema says which bytes are a picture, which text is a receipt, or how long `data` is for its shape.
+    # No schema says which bytes are a picture, which text is a receipt, or how long `data` is for
+    # its shape.
     beyond_schemas: list[Any] = [positive_data_acceptance] if many else []
     if name == "predict":
-        # A parameter nobody knows is passed over; with a token that is sent all the same, schemathesis calls that accepting what is wrong.
+        # A parameter nobody knows is passed over; with a token that is sent all the same,
+        # schemathesis calls that accepting what is wrong.
         beyond_schemas.append(negative_data_rejection)
     driven: list[schemathesis.Case[Any]] = []
     until, least = time.monotonic() + (8 if many else 2), 40 if many else 1
     for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
 
         @settings(
-            max_examples=60 if many else 8, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+            max_examples=60 if many else 8,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
+        )
         @given(case=operation.as_strategy(generation_mode=mode))
         def drive(case: schemathesis.Case[Any]) -> None:
             if time.monotonic() < until or len(driven) < least:
@@ -186,7 +212,8 @@ def test_noise_behind_a_signature_is_refused(data: bytes, head: bytes) -> None:
 PIECES = [
     b"--b", b"--b--", b"\r\n", b"\r", b"\n", b"--", b": ", b"Content-Disposition",
     b"Content-Disposition: form-data; ", b'name="photo"', b'; filename="a"',
-    b"; filename*=utf-8''a%00", b"Content-Transfer-Encoding: base64", b'name="', b"\0", b"\xff", b'"', b";", b"=", b"x" * 40,
+    b"; filename*=utf-8''a%00", b"Content-Transfer-Encoding: "
+                                b"base64", b'name="', b"\0", b"\xff", b'"', b";", b"=", b"x" * 40,
 ]  # fmt: skip
 
 

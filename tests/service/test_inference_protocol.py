@@ -181,15 +181,42 @@ def test_damaged_requests_are_400_in_the_protocols_own_form(server: Server, batc
 
     zeros = [0] * count
     bad: list[object] = [
-        b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, {}, {"inputs": []}, {"inputs": [3]}, {"inputs": {}},
-        with_data(None), with_data("zeros"), with_data({}), with_data([]), with_data([0] * (count - 1)), with_data([0.5] * count),
-        with_data([True] * count), with_data([256] * count), with_data([-1] * count), with_data([2**70] * count), with_data(["0"] * count),
-        with_data([[0, 1], [2]]), with_data(zeros, shape=[1, -128, -128, 3]), with_data(zeros, shape="x"), with_data(zeros, shape=[True, *shape[1:]]),
-        with_data(zeros, shape=[0, *shape[1:]]), with_data(zeros, shape=[10**30, *shape[1:]]), with_data(zeros, datatype="INT8"),
-        with_data(None, parameters={"binary_data_size": count}), with_data(None, parameters={"binary_data_size": -1}),
-        with_data(None, parameters={"binary_data_size": "many"}), {**with_data(zeros), "outputs": "all"}, {**with_data(zeros), "outputs": [{}]},
-        {**with_data(zeros), "outputs": [{"name": ["probabilities"]}]}, {**with_data(zeros), "outputs": [{"name": {}}]},
-    ]  # fmt: skip
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        {},
+        {"inputs": []},
+        {"inputs": [3]},
+        {"inputs": {}},
+        with_data(None),
+        with_data("zeros"),
+        with_data({}),
+        with_data([]),
+        with_data([0] * (count - 1)),
+        with_data([0.5] * count),
+        with_data([True] * count),
+        with_data([256] * count),
+        with_data([-1] * count),
+        with_data([2**70] * count),
+        with_data(["0"] * count),
+        with_data([[0, 1], [2]]),
+        with_data(zeros, shape=[1, -128, -128, 3]),
+        with_data(zeros, shape="x"),
+        with_data(zeros, shape=[True, *shape[1:]]),
+        with_data(zeros, shape=[0, *shape[1:]]),
+        with_data(zeros, shape=[10**30, *shape[1:]]),
+        with_data(zeros, datatype="INT8"),
+        with_data(None, parameters={"binary_data_size": count}),
+        with_data(None, parameters={"binary_data_size": -1}),
+        with_data(None, parameters={"binary_data_size": "many"}),
+        {**with_data(zeros), "outputs": "all"},
+        {**with_data(zeros), "outputs": [{}]},
+        {**with_data(zeros), "outputs": [{"name": ["probabilities"]}]},
+        {**with_data(zeros), "outputs": [{"name": {}}]},
+    ]
     for body in bad:
         answer = infer(server, body)
         assert answer.status_code == 400 and list(answer.json()) == ["error"], (
@@ -208,7 +235,9 @@ def test_damaged_requests_are_400_in_the_protocols_own_form(server: Server, batc
 
 
 def test_json_that_is_all_brackets_does_not_hold_others_up(server: Server) -> None:
-    """Six million empty lists are 18 MB of JSON and ten seconds of a parser that lets nobody else run."""
+    """Six million empty lists are 18 MB of JSON and ten seconds of a parser that lets nobody else
+    run.
+    """
     import threading
     import time
 

@@ -1,4 +1,6 @@
-"""Starting, reloading, restarting, being killed, ending: nothing accepted is lost, nothing acknowledged is forgotten."""
+"""Starting, reloading, restarting, being killed, ending: nothing accepted is lost, nothing
+acknowledged is forgotten.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,8 @@ def test_a_signal_under_load_loses_no_accepted_request(model: Path, number: int)
             for worker in workers:
                 worker.join()
         assert not_ready, "it said that it is not ready before it stopped listening"
-        # A connection may still be waiting to be accepted when listening ends. What was accepted was answered, and arrived.
+        # A connection may still be waiting to be accepted when listening ends. What was accepted
+        # was answered, and arrived.
         lost = [answer for answer in answers if isinstance(answer, Exception)]
         assert len(lost) <= 6 and all(
             isinstance(error, httpx.ReadError | httpx.RemoteProtocolError) for error in lost

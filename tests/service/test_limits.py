@@ -1,4 +1,6 @@
-"""What a service does with input nobody should send: the right refusal, at once, readable, and nothing else suffers."""
+"""What a service does with input nobody should send: the right refusal, at once, readable, and
+nothing else suffers.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,8 @@ def carries_headers(headers: httpx.Headers) -> None:
 
 
 UNSUPPORTED = {
-    "SVG": b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
+    "SVG": b'<?xml version="1.0"?><svg '
+    b'xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
     "TIFF": encoded(Image.new("RGB", (9, 9)), "TIFF"),
     "PDF": b"%PDF-1.7\n1 0 obj\n",
     "HEIC": b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(100),
@@ -123,7 +126,8 @@ def test_a_body_too_large_is_refused_and_the_client_hears_it(server: Server) -> 
     )
     refusal(chunked, 413, "body-too-large")
     refusal(server.post("/v1/predict", files={"photo": ("a.jpg", big)}), 413, "body-too-large")
-    # Said to be large and never sent: refused without waiting for it, and with `Expect` before anything is sent.
+    # Said to be large and never sent: refused without waiting for it, and with `Expect` before
+    # anything is sent.
     for expect in (b"", b"Expect: 100-continue\r\n"):
         with server.connect() as raw:
             raw.sendall(
@@ -313,8 +317,14 @@ def test_without_the_token_only_probes_and_pages_are_answered(guarded: Server) -
         "/nowhere",
         "//v1/model",
     ):
-        for header in ({}, {"Authorization": "Bearer wrong-token"}, {"Authorization": TOKEN}, {"Authorization": f"Basic {TOKEN}"},
-                       {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": "Bearer"}):  # fmt: skip
+        for header in (
+            {},
+            {"Authorization": "Bearer wrong-token"},
+            {"Authorization": TOKEN},
+            {"Authorization": f"Basic {TOKEN}"},
+            {"Authorization": f"Bearer {TOKEN}x"},
+            {"Authorization": "Bearer"},
+        ):
             answer = guarded.get(path, headers=header)
             assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer", (
                 path
@@ -568,10 +578,17 @@ def test_settings_that_cannot_be_meant_are_refused(trained: Path) -> None:
     from tailorbird.service import ServeSettings
 
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"token": "short"}, "at least 8"), ({"token": " a space before"}, "spaces"), ({"token": "ümläute!"}, "ASCII"), ({"port": 70000}, "port"),
-        ({"workers": 0}, "workers"), ({"queue": 3}, "queue"), ({"deadline": 0}, "deadline"), ({"allow_origins": ("shop.example",)}, "origin"),
-        ({"allow_origins": ("null",)}, "origin"), ({"max_pixels": 1}, "max pixels"),
-    ]  # fmt: skip
+        ({"token": "short"}, "at least 8"),
+        ({"token": " a space before"}, "spaces"),
+        ({"token": "ümläute!"}, "ASCII"),
+        ({"port": 70000}, "port"),
+        ({"workers": 0}, "workers"),
+        ({"queue": 3}, "queue"),
+        ({"deadline": 0}, "deadline"),
+        ({"allow_origins": ("shop.example",)}, "origin"),
+        ({"allow_origins": ("null",)}, "origin"),
+        ({"max_pixels": 1}, "max pixels"),
+    ]
     for options, words in wrong:
         with pytest.raises(SettingsError, match=words):
             ServeSettings(model=trained, **options)
@@ -670,10 +687,24 @@ def test_what_is_no_proper_request_is_400_and_the_connection_ends(
 
 def test_paths_lead_nowhere_else(server: Server) -> None:
     for path in (
-        "/static/%2e%2e/pages.py", "/static/..%2fpages.py", "/static/../pages.py", "/static//etc/passwd", "/static/%2fetc%2fpasswd",
-        "/static/%00", "/static/index.html%00.js", "/static/..", "/static/.", "/static/", "/static/%c0%ae%c0%ae/x", "/%2e%2e/%2e%2e/etc/passwd",
-        "/static/%ff%fe", "/v1/%70redict%00", "/static/" + "a" * 5000, "/v1/../v1/predict", "*",
-    ):  # fmt: skip
+        "/static/%2e%2e/pages.py",
+        "/static/..%2fpages.py",
+        "/static/../pages.py",
+        "/static//etc/passwd",
+        "/static/%2fetc%2fpasswd",
+        "/static/%00",
+        "/static/index.html%00.js",
+        "/static/..",
+        "/static/.",
+        "/static/",
+        "/static/%c0%ae%c0%ae/x",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/static/%ff%fe",
+        "/v1/%70redict%00",
+        "/static/" + "a" * 5000,
+        "/v1/../v1/predict",
+        "*",
+    ):
         answer = server.say(
             b"GET " + path.encode() + b" HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
         )
@@ -724,7 +755,9 @@ def test_old_and_odd_but_honest_requests_are_answered(server: Server) -> None:
 
 def test_pipelined_requests_are_answered_in_order_and_not_without_end(server: Server) -> None:
     with server.connect() as raw:
-        raw.sendall(HEAD + b"X-Request-Id: a1\r\n\r\n" + POST + b"X-Request-Id: a2\r\nContent-Length: %d\r\n\r\n" % len(PHOTO) + PHOTO
+        raw.sendall(HEAD + b"X-Request-Id: a1\r\n\r\n" + POST + (b"X-Request-Id: "
+                                                                b"a2\r\nContent-Length: "
+                                                                b"%d\r\n\r\n") % len(PHOTO) + PHOTO
                     + HEAD + b"X-Request-Id: a3\r\nConnection: close\r\n\r\n")  # fmt: skip
         answer = rest(raw)
     assert [line[-2:] for line in answer.split(b"\r\n") if line.startswith(b"x-request-id")] == [

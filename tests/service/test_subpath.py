@@ -1,4 +1,4 @@
-"""The service under a prefix: behind a proxy that removes it, and mounted in another application."""
+"""The service under a prefix: behind a proxy that removes it, and mounted in an application."""
 
 from __future__ import annotations
 

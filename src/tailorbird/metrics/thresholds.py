@@ -33,7 +33,8 @@ class Threshold:
         """Describe the threshold and, where the target was missed, which condition failed."""
         if self.reached:
             return (
-                f"Confidence threshold {self.value:.2f}: precision {self.precision:.1%} at coverage "
+                f"Confidence threshold {self.value:.2f}: precision {self.precision:.1%} at "
+                "coverage "
                 f"{self.coverage:.1%} on validation (target {self.wanted:.1%})."
             )
         if self.photos < FEWEST_ANSWERS:

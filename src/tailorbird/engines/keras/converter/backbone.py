@@ -41,7 +41,8 @@ def export(model: Any, *, preprocess: str, size: int, about: Mapping[str, str]) 
     if len(graph.outputs) != 1 or len(last.shape) != 2:
         shapes = "; ".join(str(tensor.shape) for tensor in graph.outputs)
         raise BackboneError(
-            f"{model.name} gives {shapes}; a backbone must give one row of features per image, (N, K)"
+            f"{model.name} gives {shapes}; a backbone must give one row of features per image, "
+            "(N, K)"
         )
     outputs = {"features": Output(last.key)}
     maker = next(node for node in graph.nodes if last in node.outputs)
