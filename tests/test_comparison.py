@@ -1,4 +1,4 @@
-"""Comparing two models: the statistics against published numbers, the library on drawn photos, the command as a process."""
+"""Comparison of models: statistics against published numbers, the library, the command."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from tailorbird.metrics.paired import mcnemar, mean_interval, paired_interval
 from tailorbird.model import Classifier
 from tailorbird.training import train
 
-# --- statistics -----------------------------------------------------------------------------------------------------------
+# --- statistics -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        # Altman, Machin, Bryant and Gardner, Statistics with Confidence (2000), table 6.2: 0.011 to 0.226.
+        # Altman, Machin, Bryant and Gardner, Statistics with Confidence (2000), table 6.2.
         ((14, 0, 5, 22), (0.011, 0.226)),
-        # Bentur et al. 2009, as worked out in Fagerland, Lydersen and Laake, Statistical Analysis of Contingency Tables (2017).
+        # Bentur et al. 2009, as computed in Fagerland, Lydersen and Laake, Statistical Analysis of
+        # Contingency Tables (2017).
         ((1, 1, 7, 12), (0.026, 0.507)),
     ],
 )
@@ -69,7 +70,7 @@ def test_mean_interval() -> None:
     assert mean_interval([1.0]) is None
 
 
-# --- the library ----------------------------------------------------------------------------------------------------------
+# --- the library ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def weak(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos that neither model has seen, some far larger than the backbone's side, two of which cannot be used."""
+    """Return photos new to both models; some are large, and two cannot be used."""
     folder = draw_dataset(tmp_path_factory.mktemp("fresh") / "new ü", count=12, seed=7)
     picture("disc", 1, (900, 700)).save(folder / "disc" / "large.jpg")
     picture("box", 2, (1500, 300)).save(folder / "box" / "wide.png")
@@ -225,7 +226,8 @@ def test_class_sets_that_differ_are_matched_by_name(
     }
     with pytest.raises(
         DatasetError,
-        match=r"no photo on which the models can be compared; the first of 13: .*B has no class 'cross'",
+        match=r"no photo on which the models can be compared; the first of 13: .*"
+        r"B has no class 'cross'",
     ):
         compare(trained, other_classes, only(fresh, "cross"))
 
@@ -241,7 +243,7 @@ def only(folder: Path, label: str) -> Path:
 def test_models_of_different_sizes_see_photos_as_they_are_served(
     tmp_path: Path, trained: Path, fresh: Path
 ) -> None:
-    """The decoder may shrink a JPEG by a different factor for each; both must get what `predict` gives them."""
+    """The decoder may shrink a JPEG by different factors; both models must get their own pixels."""
     smaller = with_size(trained, tmp_path / "small.onnx", 40)
     found = compare(trained, smaller, fresh)
     alone = evaluate(smaller, fresh).scores
@@ -252,7 +254,7 @@ def test_models_of_different_sizes_see_photos_as_they_are_served(
 
 
 def with_size(model: Path, output: Path, size: int) -> Path:
-    """The same model for input of another side: an upsampling by nearest pixels to 128 put before it."""
+    """Return the model for another input size: nearest-pixel upsampling to 128 comes first."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -287,7 +289,7 @@ def test_errors(trained: Path, fresh: Path, tmp_path: Path) -> None:
         compare(trained, tmp_path / "absent.onnx", fresh)
 
 
-# --- the command ----------------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def test_compare_as_a_process(trained: Path, weak: Path, fresh: Path, tmp_path: Path) -> None:
@@ -314,9 +316,23 @@ def test_compare_as_a_process(trained: Path, weak: Path, fresh: Path, tmp_path: 
     )
     (found,) = lines(run("compare", weak, trained, fresh, "--json", code=3))
     assert set(found) == {
-        "n", "split", "a", "b", "difference", "interval", "p_value", "better", "verdict", "log_loss_difference", "log_loss_interval",
-        "tally", "per_class", "only_classes", "differing", "left_out",
-    }  # fmt: skip
+        "n",
+        "split",
+        "a",
+        "b",
+        "difference",
+        "interval",
+        "p_value",
+        "better",
+        "verdict",
+        "log_loss_difference",
+        "log_loss_interval",
+        "tally",
+        "per_class",
+        "only_classes",
+        "differing",
+        "left_out",
+    }
     assert {"model", "trained_on", "accuracy", "interval", "log_loss", "ece"} <= set(found["a"])
     assert set(found["differing"][0]) == {"path", "label", "a", "b"}
     assert set(found["differing"][0]["a"]) == {"label", "probability", "right"}

@@ -1,4 +1,4 @@
-"""Explained photos: pictures from a model file alone, what is refused, and whether the heat lies where the object is."""
+"""Explanations: images, refusals, and whether heat maps hit the object."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     return done
 
 
-# --- explain ---
+# --- explain --------------------------------------------------------------------------------------
 
 
 def test_the_picture_shows_photo_and_maps_side_by_side(classifier: Classifier) -> None:
@@ -210,7 +210,7 @@ def test_the_command_overwrites_no_photo(trained: Path, tmp_path: Path) -> None:
     assert "one file for 2 photos" in done.stderr
 
 
-# --- in a notebook ---
+# --- in a notebook --------------------------------------------------------------------------------
 
 
 class Page(HTMLParser):
@@ -242,7 +242,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_a_prediction_shows_itself(classifier: Classifier, tmp_path: Path) -> None:
+def test_notebook_display_of_a_prediction(classifier: Classifier, tmp_path: Path) -> None:
     image = picture("disc", 8, size=(900, 700))
     path = tmp_path / "photo <b>.png"
     image.save(path)
@@ -270,7 +270,7 @@ def test_a_prediction_shows_itself(classifier: Classifier, tmp_path: Path) -> No
     assert len(Page(classifier.predict(image)._repr_html_()).images) == 0
 
 
-def test_hostile_labels_stay_text() -> None:
+def test_labels_are_never_markup() -> None:
     label = "<script>alert(1)</script>\"' onerror=x \udcff\0 $x$ " + "n" * 90
     answer = Prediction("<img src=x>.jpg", label, 0.5, True, ((label, 0.5), ("b", 0.25)))
     page = Page(answer._repr_html_())
@@ -279,7 +279,7 @@ def test_hostile_labels_stay_text() -> None:
     assert answer._repr_html_().encode() and "not sure" in page.text
 
 
-def test_scores_show_themselves(trained: Path, shapes: Path) -> None:
+def test_notebook_display_of_scores(trained: Path, shapes: Path) -> None:
     found = tailorbird.evaluate(trained, shapes)
     for shown in (found, found.scores):
         page = Page(shown._repr_html_())
@@ -288,12 +288,13 @@ def test_scores_show_themselves(trained: Path, shapes: Path) -> None:
         )
 
 
-# --- where the heat lies ---
+# --- where the heat lies --------------------------------------------------------------------------
 
 
-def test_the_heat_lies_on_the_garment_more_often_than_chance(wardrobe_model: Classifier) -> None:
-    # benchmarks/heatmaps.py measures this with more pictures: 0.99 of them exceed chance, 0.99 hits. By chance half would exceed it, and
-    # the hottest place would lie in the box as often as the box is large, 0.6.
+def test_heat_maps_hit_the_garment_more_often_than_chance(wardrobe_model: Classifier) -> None:
+    # benchmarks/heatmaps.py measures this with more pictures: 0.99 of them exceed chance, 0.99 hits.
+    # By chance half would exceed it, and the hottest place would lie in the box as often as the box
+    # is large, 0.6.
     above, hits, gains = [], [], []
     for number in range(40):
         drawing = demo.draw(demo.CLASSES[number % 10], 7_000_000 + number)

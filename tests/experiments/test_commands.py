@@ -70,8 +70,16 @@ def test_sweep_for_people_and_programs(shapes: Path, tmp_path: Path) -> None:
     assert (tmp_path / "model.onnx").exists()
     (found,) = lines(run("sweep", shapes, *SWEEP, "--json", "-q"))
     assert set(found) >= {
-        "settings", "factors", "comparisons", "chosen", "fits", "fits_planned", "interrupted", "command", "test_photos_untouched",
-    }  # fmt: skip
+        "settings",
+        "factors",
+        "comparisons",
+        "chosen",
+        "fits",
+        "fits_planned",
+        "interrupted",
+        "command",
+        "test_photos_untouched",
+    }
     assert found["fits"] == found["fits_planned"] == 12 and found["command"] == command
     assert set(found["comparisons"][0]) == {
         "first",
@@ -140,7 +148,8 @@ def test_ctrl_c_prints_the_table_so_far(shapes: Path, terminal: bool) -> None:
     os.close(follower)
     seen = b""
     while b"fits, about" not in seen:
-        seen += os.read(leader, 4096) if terminal else process.stderr.read1(4096)  # type: ignore[union-attr]
+        read = process.stderr.read1  # type: ignore[union-attr]
+        seen += os.read(leader, 4096) if terminal else read(4096)
     process.send_signal(signal.SIGINT)
     if terminal:
         # Somebody must read the terminal, or the process waits for ever to write to it.

@@ -98,7 +98,7 @@ def test_the_interval_holds_the_truth() -> None:
         (0.1 + 0.3 * SIZES / SIZES[-1], "does not fit|rises"),
     ],
 )
-def test_a_curve_that_is_no_power_law_is_not_extended(errors: np.ndarray, why: str) -> None:
+def test_a_curve_that_is_no_power_law_is_not_extrapolated(errors: np.ndarray, why: str) -> None:
     noise = 0.005 * np.random.default_rng(0).standard_normal((10, 9))
     found, _ = extrapolate(SIZES, errors + noise, ratio=0.25, seed=0)
     assert found.gain is None and found.interval is None

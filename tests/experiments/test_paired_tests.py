@@ -20,7 +20,8 @@ from tailorbird.experiments.paired_tests import (
 def test_against_an_example_worked_by_hand() -> None:
     # Differences 1, 2, 3, 4, 5 over five folds: mean 3, variance 2.5, held out / train = 1 / 4.
     # t = 3 / sqrt((1 / 5 + 1 / 4) * 2.5) = 3 / sqrt(1.125) = 2.8284, four degrees of freedom.
-    # For four degrees of freedom P(T > t) = 1/2 - s (3 - s^2) / 4 with s = t / sqrt(4 + t^2) = sqrt(2 / 3) = 0.81650.
+    # For four degrees of freedom P(T > t) = 1/2 - s (3 - s^2) / 4 with
+    # s = t / sqrt(4 + t^2) = sqrt(2 / 3) = 0.81650.
     found = corrected_t_test([1, 2, 3, 4, 5], ratio=0.25)
     assert found.difference == 3 and found.standard_error == pytest.approx(math.sqrt(1.125))
     s = math.sqrt(2 / 3)
@@ -35,15 +36,16 @@ def test_few_or_equal_differences() -> None:
 
 
 def test_false_alarms_where_nothing_differs() -> None:
-    """Two equally good classifiers whose scores on each photo are chance: 5 x 3 cross-validation, as `sweep` does it.
+    """Two equally good classifiers with random scores per photo, in 5 x 3 cross-validation.
 
-    The scores of a partition are those of its held-out photos, and partitions share a component through their training photos.
+    The scores of a partition are those of its held-out photos, and partitions share a component
+    through their training photos.
     """
     generator = np.random.default_rng(0)
     folds, rounds, photos = 5, 3, 200
     corrected = plain = 0
     for _ in range(300):
-        # Which photos each classifier gets right: fixed for a photo (the partitions' training sets hardly differ), as in practice.
+        # Which photos each classifier gets right is fixed per photo: training sets hardly differ.
         difference = generator.choice([-1.0, 0.0, 1.0], size=photos, p=[0.1, 0.8, 0.1])
         values = [
             difference[part].mean()
@@ -76,5 +78,5 @@ def test_pairs_once_over_families_and_only_common_partitions() -> None:
     assert [c.corrected for c in best] == pytest.approx([min(1, 3 * c.p) for c in best])
 
 
-def test_p_in_words() -> None:
+def test_p_values_as_text() -> None:
     assert [p_text(p) for p in (0.61, 0.049, 0.00001)] == ["p = 0.61", "p = 0.049", "p < 0.001"]

@@ -1,4 +1,4 @@
-"""The sweep: it finds what was planted, says what is noise, and is the same on any number of workers."""
+"""Sweeps: the planted setting is found, noise is recognised, workers change nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BRIEF: dict[str, list[Any]] = {"epochs": [12], "learning_rate": [0.01]}
 
 
 def xor(samples: int = 400) -> ExperimentData:
-    """Four classes: half of what there is to learn any head learns, the rest only one with an inner layer."""
+    """Four classes; half of the differences need a head with an inner layer."""
     generator = np.random.default_rng(0)
     features = generator.standard_normal((samples, 6))
     bent = (features[:, 0] * features[:, 1] > 0).astype(np.int64)
@@ -58,14 +58,14 @@ def test_finds_the_planted_setting_and_says_so() -> None:
     assert result.total == len(result.fits) == 8 * 3, "the setting two factors share is fitted once"
 
 
-def test_of_inner_layers_that_are_equally_good_the_smallest_is_carried_on() -> None:
+def test_the_smallest_of_equally_good_inner_layers_is_chosen() -> None:
     result = sweep(blobs(distance=5.0), {"inner": [(32,), ()], **BRIEF}, folds=3, seeds=2)
     assert result.chosen.settings.inner == ()
     line = sweep_lines(result)[0]
     assert "cannot be told apart" in line
 
 
-def test_equal_settings_cannot_be_told_apart() -> None:
+def test_equal_settings_do_not_differ_significantly() -> None:
     result = sweep(blobs(), {"l2": [0.01, 0.0101, 0.0102], **BRIEF}, folds=4, seeds=2)
     assert len(result.comparisons) == 3 and not any(c.distinguishable for c in result.comparisons)
     assert sweep_lines(result)[0].count("cannot be told apart") == 2
@@ -74,20 +74,29 @@ def test_equal_settings_cannot_be_told_apart() -> None:
 @pytest.mark.parametrize(
     "options", [{}, {"grid": True}, {"optuna": 7}], ids=["one", "grid", "optuna"]
 )
-def test_the_number_of_workers_changes_nothing(options: dict[str, object]) -> None:
-    alternatives = {"learning_rate": [1e-4, 0.1], "dropout": [0.0, 0.7], "epochs": [4]}
+def test_the_result_is_the_same_for_any_number_of_workers(options: dict[str, Any]) -> None:
+    alternatives: dict[str, list[Any]] = {
+        "learning_rate": [1e-4, 0.1],
+        "dropout": [0.0, 0.7],
+        "epochs": [4],
+    }
     one, three = (
-        sweep(blobs((30, 30)), alternatives, folds=3, seeds=2, workers=workers, **options)  # type: ignore[arg-type]
+        sweep(blobs((30, 30)), alternatives, folds=3, seeds=2, workers=workers, **options)
         for workers in (1, 3)
     )
     assert scores(one) == scores(three) and one.command == three.command
-    other = sweep(blobs((30, 30)), alternatives, folds=3, seeds=2, seed=1, **options)  # type: ignore[arg-type]
+    other = sweep(blobs((30, 30)), alternatives, folds=3, seeds=2, seed=1, **options)
     assert scores(one) != scores(other)
 
 
 def test_the_grid_tries_every_combination() -> None:
-    result = sweep(blobs((20, 20)), {"learning_rate": [1e-3, 1e-2], "dropout": [0.0, 0.5], "epochs": [2, 3]}, folds=2,
-                   seeds=1, grid=True)  # fmt: skip
+    result = sweep(
+        blobs((20, 20)),
+        {"learning_rate": [1e-3, 1e-2], "dropout": [0.0, 0.5], "epochs": [2, 3]},
+        folds=2,
+        seeds=1,
+        grid=True,
+    )
     tried = {
         (s.settings.learning_rate, s.settings.dropout, s.settings.epochs) for s in result.settings
     }
@@ -110,7 +119,7 @@ def test_a_large_grid_is_compared_with_its_best_only() -> None:
     assert all(c.corrected == min(1, 780 * c.p) for c in result.comparisons)
 
 
-def test_optuna_gives_up_hopeless_settings_and_stays_in_the_range() -> None:
+def test_optuna_stops_poor_settings_and_stays_in_the_range() -> None:
     result = sweep(
         blobs((60, 60)),
         {"learning_rate": [1e-6, 0.05], "epochs": [3]},
@@ -208,7 +217,8 @@ def test_the_train_command_line_says_the_choice() -> None:
         inner=(100, 50), dropout=0.2, learning_rate=0.003, l2=0.01, batch_norm=True, epochs=9
     )
     assert train_command(photos, settings, ["epochs"]) == (
-        "tailorbird train photos -o model.onnx --inner 100x50 --dropout 0.2 --learning-rate 0.003 --l2 0.01 --epochs 9 --batch-norm"
+        "tailorbird train photos -o model.onnx --inner 100x50 --dropout 0.2 "
+        "--learning-rate 0.003 --l2 0.01 --epochs 9 --batch-norm"
     )
 
 

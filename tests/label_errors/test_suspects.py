@@ -1,4 +1,4 @@
-"""Suspect labels: confident learning on hand-computed numbers, flipped labels on drawn and on real photos, the command as a process."""
+"""Suspect labels: confident learning by hand, flipped labels on photos, and the command."""
 
 from __future__ import annotations
 
@@ -51,16 +51,24 @@ def found_early(result: Suspects, flipped: set[str], share: float) -> float:
     return len(first & flipped) / len(flipped)
 
 
-# --- the published method -------------------------------------------------------------------------------------------------
+# --- the published method -------------------------------------------------------------------------
 
 PROBABILITIES = np.array(
-    [[0.9, 0.1, 0.0], [0.7, 0.2, 0.1], [0.2, 0.8, 0.0], [0.1, 0.8, 0.1], [0.3, 0.6, 0.1], [0.45, 0.05, 0.5], [0.6, 0.0, 0.4]]
-)  # fmt: skip
+    [
+        [0.9, 0.1, 0.0],
+        [0.7, 0.2, 0.1],
+        [0.2, 0.8, 0.0],
+        [0.1, 0.8, 0.1],
+        [0.3, 0.6, 0.1],
+        [0.45, 0.05, 0.5],
+        [0.6, 0.0, 0.4],
+    ]
+)
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2])
 
 
 def test_confident_joint_by_hand() -> None:
-    # Means of the labels' own probabilities: (0.9 + 0.7 + 0.2) / 3, (0.8 + 0.6) / 2, (0.5 + 0.4) / 2.
+    # Mean probabilities of the labels: (0.9 + 0.7 + 0.2) / 3, (0.8 + 0.6) / 2, (0.5 + 0.4) / 2.
     assert confident.thresholds(PROBABILITIES, LABELS) == pytest.approx([0.6, 0.7, 0.45])
     # Photo 4 reaches no threshold; photo 6 reaches only the first; photo 5 only its own.
     assert confident.confident_classes(PROBABILITIES, LABELS).tolist() == [0, 0, 1, 1, -1, 2, 0]
@@ -93,7 +101,7 @@ def test_a_photo_above_several_thresholds_counts_for_the_most_probable() -> None
     assert np.isinf(absent[1]), "nothing is ever counted for a class without photos"
 
 
-# --- folds ----------------------------------------------------------------------------------------------------------------
+# --- folds ----------------------------------------------------------------------------------------
 
 
 def test_folds_keep_groups_whole_and_spread_classes() -> None:
@@ -126,7 +134,7 @@ def blobs(
     )
 
 
-def test_twins_with_the_same_wrong_label_do_not_vouch_for_each_other() -> None:
+def test_copies_with_the_same_wrong_label_are_held_out_together() -> None:
     features, labels = blobs()
     features[1], features[2] = features[0], features[0]
     labels[:3] = 1  # three copies of a picture of class 0
@@ -151,7 +159,7 @@ def test_out_of_fold_is_the_same_on_any_number_of_cores(monkeypatch: pytest.Monk
     assert (out_of_fold(features, labels, range(60), classes=3, repeats=1, seed=1) != one).any()
 
 
-# --- judging --------------------------------------------------------------------------------------------------------------
+# --- judging --------------------------------------------------------------------------------------
 
 
 def samples(labels: Sequence[str]) -> tuple[Sample, ...]:
@@ -184,7 +192,8 @@ def test_judge_ranks_flipped_labels_first_and_says_so() -> None:
     first = result.dataset.findings[0]
     assert first.paths == (worst.sample.name,)
     assert first.message == (
-        f"labelled {worst.label} ({worst.label_probability:.1%}), looks like {true} ({worst.suggested_probability:.1%})"
+        f"labelled {worst.label} ({worst.label_probability:.1%}), looks like {true} "
+        f"({worst.suggested_probability:.1%})"
     )
     again = judge(result.dataset, features)
     assert [f.kind for f in again.dataset.findings] == kinds, "judging again replaces the findings"
@@ -228,13 +237,16 @@ def test_classes_too_small_are_not_judged() -> None:
         judge(Dataset(Path(), samples(["a"] * 9)), features[:9])
 
 
-# --- photos ---------------------------------------------------------------------------------------------------------------
+# --- photos ---------------------------------------------------------------------------------------
 
 
 def test_flipped_labels_among_drawn_photos(tmp_path: Path) -> None:
     drawn = scan(draw_dataset(tmp_path / "drawn", count=50))
     noisy, chosen = flip([sample.label for sample in drawn.samples], 0.05, 1)
-    table = manifest(tmp_path / "noisy.csv", [(sample.path, label) for sample, label in zip(drawn.samples, noisy, strict=True)])  # fmt: skip
+    table = manifest(
+        tmp_path / "noisy.csv",
+        [(sample.path, label) for sample, label in zip(drawn.samples, noisy, strict=True)],
+    )
     progress = RecordedProgress()
     result = suspects(table, progress=progress)
     flipped = {str(drawn.samples[i].path) for i in chosen}
@@ -267,7 +279,7 @@ def test_flipped_labels_among_clothes(tmp_path: Path) -> None:
     assert len(result.reported) <= 0.12 * len(photos)
 
 
-# --- the command ----------------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +335,7 @@ def test_scan_without_suspects_judges_nothing(mislabelled: Path) -> None:
     [
         (["--backbone", "pocket"], "--backbone without --suspects"),
         (["--contact-sheet", "a.png"], "--contact-sheet without --suspects"),
-        (["--suspects", "--contact-sheet", "a.pdf"], "the contact sheet is 'a.pdf'; its name must end in .png, .jpg or .jpeg"),
+        (["--suspects", "--contact-sheet", "a.pdf"], "its name must end in .png, .jpg or .jpeg"),
         (["--suspects", "--backbone", "nosuch"], "nosuch"),
         (["--suspects", "--seed", "-1"], "seed is -1"),
     ],
@@ -342,8 +354,12 @@ def test_ctrl_c_ends_the_folds_at_once(tmp_path: Path) -> None:
     folder = draw_dataset(tmp_path / "many", ("disc", "box"), count=20)
     environment = {**os.environ, "TAILORBIRD_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_FOLDS, str(folder)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", SLOW_FOLDS, str(folder)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "fold\n"
     start = time.monotonic()
@@ -354,7 +370,8 @@ def test_ctrl_c_ends_the_folds_at_once(tmp_path: Path) -> None:
     assert done["suspects"]["judged"] == 40
 
 
-# The command with heads that take their time, so that the signal comes in the middle; it says when the first fit begins.
+# The command with slow heads, so that the signal arrives during the fits; it prints when the first
+# fit begins.
 SLOW_FOLDS = """
 import sys, time
 from tailorbird.cli import main
@@ -373,7 +390,7 @@ main()
 """
 
 
-# --- contact sheets -------------------------------------------------------------------------------------------------------
+# --- contact sheets -------------------------------------------------------------------------------
 
 
 def test_contact_sheet_shows_photos_and_survives_bad_ones(shapes: Path, tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ def blobs(
     duplicates: int = 0,
     spreads: tuple[float, ...] | None = None,
 ) -> ExperimentData:
-    """Normal clouds, one a class, in random directions; the first `duplicates` photos come
-    twice, as one group."""
+    """Return normal clouds, one per class; the first `duplicates` photos are there twice."""
     generator = np.random.default_rng(seed)
     centres = generator.standard_normal((len(counts), width))
     centres *= distance / np.linalg.norm(centres, axis=1, keepdims=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class RecordedProgress:
-    """Record stages, steps, notes and metrics; call `on_advance` with (done, total) per step."""
+    """Record stages, steps, notes and metrics; call `on_advance` at each step."""
 
     def __init__(self, on_advance: Callable[[int, int], None] | None = None) -> None:
         self.stages: list[str] = []

@@ -130,7 +130,8 @@ def test_bad_files_are_named_and_the_rest_is_learned(
     result = train(folder, tmp_path / "model with a space ü.onnx", fixed=QUICK)
     assert {entry.path: entry.reason for entry in result.left_out} == {
         "box/empty.jpg": "the file is empty (0 bytes)",
-        "box/vector.jpg": "SVG is not accepted; accepted are JPEG, PNG, WEBP, GIF, BMP, AVIF, TIFF, PPM; export it as PNG",
+        "box/vector.jpg": "SVG is not accepted; accepted are JPEG, PNG, WEBP, GIF, BMP, AVIF, "
+        "TIFF, PPM; export it as PNG",
     }
     assert sum(result.dataset.counts.values()) == 73
 
@@ -311,7 +312,7 @@ def test_evaluate_names_what_it_leaves_out_and_its_worst_mistakes(
 
 @needs_shared
 def test_real_photos_reach_the_promised_accuracy(tmp_path: Path) -> None:
-    """A part of the clothing photos: the two-class task must be easy, and the file must answer as it was scored."""
+    """Train on some photos of clothes; the model file must score as the pipeline did."""
     (tmp_path / "d").mkdir()
     for split in ("train", "validation", "test"):
         for label in ("shoes", "dress", "pants"):
