@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.data import MakeDataset, draw_dataset
+from support.data import MakeDataset, draw_dataset, needs_shared
 from support.postgres_server import PostgresServer
 
 # A process that a script starts in the background ignores Ctrl-C, and so do its children; the
@@ -72,6 +72,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, patterns in MARKED_FILES.items():
             if any(item.path.relative_to(TESTS).match(pattern) for pattern in patterns):
                 item.add_marker(marker)
+        if needs_shared.mark in item.iter_markers("skipif"):
+            item.add_marker("slow")  # drawn pictures cover the same; real ones repeat benchmarks
         if starts_process(item):
             item.add_marker("process")
         for fixture, marker in MARKED_FIXTURES.items():
