@@ -56,7 +56,7 @@ def test_the_library_takes_the_same_settings(folds: Path, tmp_path: Path) -> Non
 
 def test_invalid_values_are_named(folds: Path) -> None:
     bad = run("scan", folds, "--near-duplicates", "merge", "--group-by", "(", code=2)
-    assert "'merge'; valid: group, keep, drop" in bad.stderr
+    assert "'merge'; it must be one of group, keep, drop" in bad.stderr
     assert "not a regular expression" in bad.stderr
     with pytest.raises(SettingsError, match="is not FOLDER=SPLIT"):
         DataSettings(split_names="f1")

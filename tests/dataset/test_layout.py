@@ -467,8 +467,8 @@ def test_split_names_say_which_folders_are_splits(tmp_path: Path) -> None:
     ("bad", "message"),
     [
         ({"split_names": "fold1"}, "'fold1' is not FOLDER=SPLIT"),
-        ({"split_names": "fold1=holdout"}, "'fold1' is mapped to 'holdout'; valid: train"),
-        ({"near_duplicates": "merge"}, "'merge'; valid: group, keep, drop"),
+        ({"split_names": "fold1=holdout"}, "'fold1' is 'holdout'; it must be one of train"),
+        ({"near_duplicates": "merge"}, "'merge'; it must be one of group, keep, drop"),
         ({"group_by": "("}, "not a regular expression"),
     ],
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from tailorbird.dataset.samples import SPLITS
-from tailorbird.errors import SettingsError
+from tailorbird.validation import Problems
 
 NearDuplicates = Literal["group", "keep", "drop"]
 """Handling of nearly identical photos; see `DataSettings`."""
@@ -44,27 +44,18 @@ class DataSettings:
     follow_links: bool = False
 
     def __post_init__(self) -> None:
-        problems: list[str] = []
-        if isinstance(self.split_names, str):
-            object.__setattr__(self, "split_names", _parsed(self.split_names, problems))
-        for folder, split in (self.splits or {}).items():
-            if split not in SPLITS:
-                problems.append(
-                    f"split_names: {folder!r} is mapped to {split!r}; valid: {', '.join(SPLITS)}"
-                )
-        if self.near_duplicates not in _MODES:
-            problems.append(
-                f"near_duplicates is {self.near_duplicates!r}; valid: {', '.join(_MODES)}"
-            )
-        if self.group_by is not None:
+        with Problems() as problems:
+            if isinstance(self.split_names, str):
+                object.__setattr__(self, "split_names", _parsed(self.split_names, problems))
+            for folder, split in (self.splits or {}).items():
+                problems.choice(f"split_names: the split of {folder!r}", split, SPLITS)
+            problems.choice("near_duplicates", self.near_duplicates, _MODES)
             try:
-                re.compile(self.group_by)
+                re.compile(self.group_by or "")
             except re.error as error:
-                problems.append(
+                problems.add(
                     f"group_by is {self.group_by!r}, which is not a regular expression: {error}"
                 )
-        if problems:
-            raise SettingsError("; ".join(problems))
 
     @property
     def splits(self) -> Mapping[str, str] | None:
@@ -73,7 +64,7 @@ class DataSettings:
         return self.split_names
 
 
-def _parsed(text: str, problems: list[str]) -> dict[str, str]:
+def _parsed(text: str, problems: Problems) -> dict[str, str]:
     """Return the mapping of `FOLDER=SPLIT,FOLDER=SPLIT`; empty for `none`."""
     if text.strip().lower() in ("none", ""):
         return {}
@@ -81,7 +72,7 @@ def _parsed(text: str, problems: list[str]) -> dict[str, str]:
     for part in text.split(","):
         folder, equals, split = part.rpartition("=")
         if not equals or not folder.strip():
-            problems.append(
+            problems.add(
                 f"split_names: {part.strip()!r} is not FOLDER=SPLIT; "
                 "write for example Training=train,Testing=test, or none"
             )

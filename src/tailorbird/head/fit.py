@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.head import network as net
 from tailorbird.head.network import Floats, Head, Labels, Network
+from tailorbird.validation import Problems
 
 
 @dataclass(frozen=True)
@@ -54,47 +56,34 @@ class HeadSettings:
 
     def __post_init__(self) -> None:
         """Raise one SettingsError that names every problem."""
-        problems = _problems(self)
-        if problems:
-            raise SettingsError("invalid head settings: " + "; ".join(problems))
+        with Problems("invalid head settings: ") as problems:
+            widths = isinstance(self.inner, tuple) and all(map(_is_width, self.inner))
+            problems.need(
+                widths,
+                f"inner is {self.inner!r}; it must be a tuple of layer widths of at least 1, such "
+                "as (100,) or ()",
+            )
+            problems.number("dropout", self.dropout, 0, 1, below=True)
+            problems.number("learning_rate", self.learning_rate, 0, above=True)
+            problems.number("l2", self.l2, 0)
+            problems.number("label_smoothing", self.label_smoothing, 0, 1, below=True)
+            for name in ("epochs", "batch_size", "patience", "views"):
+                problems.whole(name, getattr(self, name), 1)
+            for name, valid in (
+                ("batch_norm", (True, False)),
+                ("class_weight", ("balanced", None)),
+                ("schedule", ("cosine", "constant")),
+            ):
+                value = getattr(self, name)
+                known = any(
+                    value is one or (isinstance(one, str) and value == one) for one in valid
+                )
+                options = " or ".join(map(repr, valid))
+                problems.need(known, f"{name} is {value!r}; it must be {options}")
 
 
-def _problems(settings: HeadSettings) -> list[str]:
-    problems = []
-
-    def need(name: str, valid: str, check: Callable[[object], bool]) -> None:
-        value = getattr(settings, name)
-        if not check(value):
-            problems.append(f"{name} is {value!r}, must be {valid}")
-
-    def whole(value: object) -> bool:
-        return (
-            isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
-        )
-
-    def number(low: float, high: float) -> Callable[[object], bool]:
-        def check(value: object) -> bool:
-            if not isinstance(value, float | int | np.floating) or isinstance(value, bool):
-                return False
-            return bool(low <= value < high)
-
-        return check
-
-    need(
-        "inner",
-        "a tuple of layer widths of at least 1, such as (100,) or ()",
-        lambda value: isinstance(value, tuple) and all(map(whole, value)),
-    )
-    need("dropout", "in [0, 1)", number(0, 1))
-    need("learning_rate", "a finite number above 0", number(math.nextafter(0, 1), math.inf))
-    need("l2", "a finite number of at least 0", number(0, math.inf))
-    need("label_smoothing", "in [0, 1)", number(0, 1))
-    for name in ("epochs", "batch_size", "patience", "views"):
-        need(name, "a whole number of at least 1", whole)
-    need("batch_norm", "True or False", lambda value: isinstance(value, bool))
-    need("class_weight", "'balanced' or None", lambda value: value in ("balanced", None))
-    need("schedule", "'cosine' or 'constant'", lambda value: value in ("cosine", "constant"))
-    return problems
+def _is_width(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 @dataclass(frozen=True)
