@@ -32,7 +32,7 @@ def _always() -> bool:
 
 
 def _register_heif() -> None:
-    from pillow_heif import register_heif_opener
+    from pi_heif import register_heif_opener
 
     register_heif_opener()
 
@@ -175,7 +175,7 @@ FORMATS: Final = (
         media_types=("image/heic", "image/heif"),
         pixel_cost=2,
         hint="export it as JPEG (on an iPhone: Settings, Camera, Formats, Most Compatible)",
-        available=lambda: find_spec("pillow_heif") is not None,
+        available=lambda: find_spec("pi_heif") is not None,
         extra="heic",
         prepare=_register_heif,
     ),
