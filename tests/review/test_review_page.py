@@ -270,7 +270,7 @@ def test_filters_and_the_end_of_one(page: Page, tab: OpenReview, review: Review)
 def test_photos_side_by_side(page: Page, tab: OpenReview, review: Review) -> None:
     opened = tab(page)
     opened.get_by_label("Show", exact=True).select_option(label="Conflicting labels (1)")
-    expect(card(opened, 1)).to_contain_text("That it is cross: very likely, 90%")
+    expect(card(opened, 1)).to_contain_text("cross: very likely, 90%")
     expect(opened.get_by_role("button", name="Keep the one labelled cross")).to_be_visible()
     card(opened, 2).locator(".stage").focus()
     expect(card(opened, 2)).to_have_attribute("data-selected", "")

@@ -93,7 +93,7 @@ def test_figures_are_shown_as_text_bars_and_a_chart(open_page: OpenPage) -> None
     page = with_stats(open_page, STATS)
     expect(page.locator(".big")).to_have_text("81%")
     expect(page.locator(".accuracy")).to_contain_text(
-        "Only photos that someone answered about are counted."
+        "Only photos that someone answered about are counted;"
     )
     expect(page.locator(".mistakes li")).to_have_text(
         ["said shirt, was t-shirt15×", "said hat, was shirt8×"]
@@ -146,7 +146,7 @@ def test_corrections_that_are_off_are_explained(open_page: OpenPage) -> None:
     refuse(page, "/v1/corrections/stats", 404, "not-found", "corrections are off")
     page.reload()
     expect(page.get_by_role("alert")).to_contain_text(
-        "Whoever runs this server can switch corrections on"
+        "Once whoever runs this server turns corrections on"
     )
 
 

@@ -547,7 +547,7 @@ def test_a_bad_file_does_not_push_good_ones_away(open_page: OpenPage) -> None:
 
 
 def test_cards_of_a_row_are_equally_high(open_page: OpenPage) -> None:
-    page = open_page()
+    page = open_page(reduced_motion="reduce")
     choose(page, photo(), CUT_FILE)
     answered(page, "box.jpg")
     expect(card(page, "cut.jpg")).to_have_attribute("data-state", "failed")
