@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from tailorbird.corrections import photos as folder
 from tailorbird.corrections import statistics
@@ -152,6 +152,22 @@ def _set_up(engine: Engine, location: Location, create: bool) -> None:
             tables.create(connection, location)
 
 
+class Answer(TypedDict):
+    """One answer to a prediction, as `Corrections.add` takes it; the values are those of `Row`.
+
+    receipt: names the prediction, at most 200 characters; its newest answer counts.
+    """
+
+    sha256: str
+    predicted: str
+    probability: float
+    top: Sequence[tuple[str, float]]
+    answer: str
+    model: str
+    model_sha256: str
+    receipt: str
+
+
 class Corrections:
     """Open corrections, as returned by `open_store`; methods may be called from several threads.
 
@@ -189,57 +205,37 @@ class Corrections:
         with translated(self._location), self._writer.begin() as connection:
             yield connection
 
-    def add(
-        self,
-        *,
-        sha256: str,
-        predicted: str,
-        probability: float,
-        top: Sequence[tuple[str, float]],
-        answer: str,
-        model: str,
-        model_sha256: str,
-        receipt: str,
-        photo: bytes | None = None,
-    ) -> int:
+    def add(self, *, photo: bytes | None = None, **answer: Unpack[Answer]) -> int:
         """Store one answer and return its id, once it and a kept photo are on the disk.
 
-        The values are those of `Row`. receipt: names the prediction, at most 200 characters; its
-        newest answer counts. photo: the bytes that were predicted; kept only where the store has
-        a folder for photos.
+        Args:
+            photo: the bytes that were predicted; kept only if the store has a folder for photos.
+            answer: the values of `Answer`.
 
-        Raises SettingsError for a value that cannot be stored, UnsupportedImage for a photo of
-        another format (nothing was stored then), StorageFull, StorageError.
+        Raises:
+            SettingsError: a value cannot be stored.
+            UnsupportedImage: the photo's format is not accepted; nothing was stored.
+            StorageFull, StorageError.
         """
         from sqlalchemy import insert
 
         from tailorbird.corrections.tables import corrections
 
-        _check(
-            sha256,
-            probability,
-            (predicted, answer, model, *(label for label, _ in top)),
-            model_sha256,
-            receipt,
-        )
+        _check(answer)
+        sha256 = answer["sha256"]
         kept = photo is not None and self.photos is not None
         if photo is not None and hashlib.sha256(photo).hexdigest() != sha256:
             raise SettingsError(
                 f"the photo's bytes do not have the SHA-256 {sha256}; send exactly the bytes that "
                 "were predicted"
             )
-        rounded = [[label, round(float(value), 6)] for label, value in top]
+        rounded = [[label, round(float(value), 6)] for label, value in answer["top"]]
         values = {
+            **answer,
             "created": _text(datetime.datetime.now(datetime.UTC)),
-            "sha256": sha256,
-            "predicted": predicted,
-            "probability": float(probability),
+            "probability": float(answer["probability"]),
             "top": json.dumps(rounded, ensure_ascii=False),
-            "answer": answer,
-            "right": answer == predicted,
-            "model": model,
-            "model_sha256": model_sha256,
-            "receipt": receipt,
+            "right": answer["answer"] == answer["predicted"],
             "photo_kept": kept,
         }
         with self._writing() as connection:
@@ -353,19 +349,21 @@ def row_from(values: Any) -> Row:
     return Row(**named)
 
 
-def _check(
-    sha256: str, probability: float, texts: Sequence[str], model_sha256: str, receipt: str
-) -> None:
+def _check(answer: Answer) -> None:
+    """Raise one SettingsError for every value that cannot be stored."""
+    probability, receipt = answer["probability"], answer["receipt"]
+    labels = (answer["predicted"], answer["answer"], *(label for label, _ in answer["top"]))
+    digests = (("photo's SHA-256", answer["sha256"]), ("model's SHA-256", answer["model_sha256"]))
     problems = [
         f"the {name} {value[:80]!r} is not 64 hexadecimal digits in lower case"
-        for name, value in (("photo's SHA-256", sha256), ("model's SHA-256", model_sha256))
+        for name, value in digests
         if not _DIGEST.fullmatch(value)
     ]
     if not (math.isfinite(probability) and 0 <= probability <= 1):
         problems.append(f"the probability is {probability}; it must be from 0 to 1")
     if not 1 <= len(receipt) <= 200:
         problems.append(f"the receipt has {len(receipt)} characters; it must have 1 to 200")
-    for value in (*texts, receipt):
+    for value in (*labels, answer["model"], receipt):
         if not 1 <= len(value) <= _MOST_TEXT or "\0" in value or not _encodes(value):
             problems.append(
                 f"{value[:80]!r} is not valid; it must be UTF-8 text of 1 to {_MOST_TEXT} "
