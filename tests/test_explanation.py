@@ -292,9 +292,9 @@ def test_notebook_display_of_scores(trained: Path, shapes: Path) -> None:
 
 
 def test_heat_maps_hit_the_garment_more_often_than_chance(wardrobe_model: Classifier) -> None:
-    # benchmarks/heatmaps.py measures this with more pictures: 0.99 of them exceed chance, 0.99 hits.
-    # By chance half would exceed it, and the hottest place would lie in the box as often as the box
-    # is large, 0.6.
+    # benchmarks/heatmaps.py measures this with more pictures: 0.99 of them exceed chance, 0.99
+    # hits. By chance half would exceed it, and the hottest place would lie in the box as often as
+    # the box is large, 0.6.
     above, hits, gains = [], [], []
     for number in range(40):
         drawing = demo.draw(demo.CLASSES[number % 10], 7_000_000 + number)

@@ -44,11 +44,11 @@ def group_samples(
 ) -> Grouped:
     """Group samples by picture, fixed scene, and the item they show.
 
-    Identical files always share a group, and so do photos named like augmented copies. Nearly identical photos (equal numbers in `pictures`) do
-    unless `data.near_duplicates` is `keep`, or a group of items says better which belong together.
-    Where nearly identical photos are most of a class, as from a fixed camera, the class would
-    vanish into one group: such photos are grouped by the sequence in their names instead, within
-    their class and split.
+    Identical files always share a group, and so do photos named like augmented copies. Nearly
+    identical photos (equal numbers in `pictures`) do unless `data.near_duplicates` is `keep`, or a
+    group of items says better which belong together. Where nearly identical photos are most of a
+    class, as from a fixed camera, the class would vanish into one group: such photos are grouped by
+    the sequence in their names instead, within their class and split.
     """
     identical = _numbered(sample.digest for sample in samples)
     if data.near_duplicates == "keep":

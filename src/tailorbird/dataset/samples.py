@@ -50,9 +50,9 @@ _BREAKING: Final = ("Cc", "Zl", "Zp")
 def printable(text: str) -> str:
     r"""Return a file name as text that every terminal and JSON writer accepts.
 
-    Bytes that are not UTF-8 (surrogate escapes in Python) become `\xNN`, control characters and line
-    separators become escapes such as `\n`; the rest stays. The result is for people and programs to
-    read; only for an ordinary name is it also a path that can be opened.
+    Bytes that are not UTF-8 (surrogate escapes in Python) become `\xNN`, control characters and
+    line separators become escapes such as `\n`; the rest stays. The result is for people and
+    programs to read; only for an ordinary name is it also a path that can be opened.
     """
     if text.isprintable():
         return text
