@@ -169,7 +169,7 @@ def test_core_two_devices_give_what_one_gives(
 ) -> None:
     if not JAX:
         made = network(proto)
-        with pytest.raises(SettingsError, match=r"JAX backend only .* set KERAS_BACKEND=jax"):
+        with pytest.raises(SettingsError, match=r"JAX backend only, .* set KERAS_BACKEND=jax"):
             made.begin(Training(size=SIZE, cut=0, devices=2))
         return
     one = network(proto, Training(size=SIZE, cut=0, regularisation=PLAIN))
