@@ -17,7 +17,7 @@ from common import folder, parser, photos_in, report, tailorbird
 
 
 def measured(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak resident memory in MB (1e6 bytes) of a process."""
+    """Return the seconds and the peak resident memory in MB (1e6 bytes) of a process."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

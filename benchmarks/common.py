@@ -1,4 +1,4 @@
-"""What the benchmarks share: where data and weights are, the machine in words, one result line."""
+"""Shared by the benchmarks: data and weights, the machine, one line of results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KERAS_WEIGHTS = SHARED / "weights" / "mobilenetv2_imagenet.weights.h5"
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """Options every benchmark has: the photos and the backbone."""
+    """Return a parser with the options of every benchmark: photos and backbone."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,7 +43,7 @@ def cores() -> int:
 
 
 def machine() -> str:
-    """The machine in words."""
+    """Return a description of the machine."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -63,7 +63,7 @@ def machine() -> str:
 
 
 def tailorbird(*arguments: object, cache: Path) -> tuple[float, str]:
-    """Seconds of a whole `tailorbird` command, process start included, and its standard output."""
+    """Run a `tailorbird` command; return its seconds and its standard output."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "tailorbird", *map(str, arguments)],
@@ -79,7 +79,7 @@ def tailorbird(*arguments: object, cache: Path) -> tuple[float, str]:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder that is gone afterwards."""
+    """Yield a temporary folder."""
     made = Path(tempfile.mkdtemp(prefix="tailorbird-benchmark-"))
     try:
         yield made
@@ -118,7 +118,7 @@ def photos_in(source: Path) -> list[Path]:
 
 
 def keras_python() -> Path:
-    """The interpreter of the Keras peer; makes its environment on the first call."""
+    """Return the Keras peer's interpreter, creating its environment if needed."""
     environment = HERE / ".venv-keras"
     python = environment / "bin" / "python"
     if not python.exists():
@@ -139,7 +139,7 @@ def keras_python() -> Path:
 
 
 def report(name: str, ratio: float, target: str, **figures: object) -> None:
-    """The result: a line for people, a line for programs."""
+    """Print the result: a line for people and one of JSON."""
     print(f"{name}: ratio {ratio:.3f} (target {target})")
     rounded = {
         key: round(value, 3) if isinstance(value, float) else value

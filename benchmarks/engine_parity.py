@@ -29,7 +29,7 @@ CLASSES = 10
 
 
 def environment(backend: str) -> Path:
-    """The interpreter for a backend; makes its environment on the first call."""
+    """Return the interpreter for a backend, creating its environment if needed."""
     folder = common.HERE / f".venv-keras-{backend}"
     python = folder / "bin" / "python"
     if not python.exists():
@@ -40,7 +40,7 @@ def environment(backend: str) -> Path:
 
 
 def backends_of(python: Path) -> list[str]:
-    """The backends an interpreter can import."""
+    """Return the backends that an interpreter can import."""
     code = f"import importlib.util as u; print(*[n for n in {list(BACKENDS)} if u.find_spec(n)])"
     return subprocess.run(
         [str(python), "-c", code], capture_output=True, text=True, check=True
@@ -48,7 +48,7 @@ def backends_of(python: Path) -> list[str]:
 
 
 def measure(source: Path, count: int) -> dict[str, float]:
-    """In a process of its own, on the backend KERAS_BACKEND names: the largest differences."""
+    """Measure the largest differences on the backend named by KERAS_BACKEND."""
     from tailorbird.engines.keras.network import KerasNetwork
     from tailorbird.engines.keras.pull import pull
     from tailorbird.engines.protocol import Regularisation, Training

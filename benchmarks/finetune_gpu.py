@@ -31,7 +31,7 @@ LOOK = {
 
 
 def gpus(python: str, backend: str) -> list[str]:
-    """The GPUs that a Keras backend sees; none where the backend is not installed."""
+    """Return the GPUs that a Keras backend sees; none if it is not installed."""
     done = subprocess.run(
         [python, "-c", "import keras; " + LOOK[backend]],
         env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},

@@ -28,7 +28,7 @@ What is kept is the best by log-loss.
 
 @dataclass(frozen=True)
 class Point:
-    """Validation accuracy of the weights that are kept, so many seconds after the side began."""
+    """Validation accuracy of the kept weights after some seconds."""
 
     seconds: float
     accuracy: float
@@ -47,7 +47,7 @@ class Side:
     points: tuple[Point, ...]
 
     def reached(self, level: float) -> float | None:
-        """Seconds until the kept weights had this validation accuracy."""
+        """Return the seconds until the kept weights had this validation accuracy."""
         return next(
             (point.seconds for point in self.points if point.accuracy >= level - 1e-9), None
         )
@@ -59,7 +59,7 @@ def save(side: Side, folder: Path) -> None:
 
 
 def saved(name: str, folder: Path) -> Side | None:
-    """A side as an earlier run left it."""
+    """Return the side of an earlier run."""
     file = folder / f"{name}.json"
     if not file.exists():
         return None
@@ -189,7 +189,7 @@ def peer(
     jit: str = "none",
     environment: dict[str, str] | None = None,
 ) -> Side:
-    """keras_finetune.py, from the start of its process."""
+    """Run keras_finetune.py in a new process."""
     place = place.resolve()
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)

@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def measure(classifier: Classifier, pictures: int, *, moved: bool = False) -> dict[str, float]:
-    """Mean shares over `pictures` unseen drawings; see the module."""
+    """Return mean shares over `pictures` unseen drawings."""
     rows = []
     for number in range(pictures):
         drawing = demo.draw(demo.CLASSES[number % len(demo.CLASSES)], UNSEEN + number)
@@ -149,7 +149,7 @@ def place_of(heatmap: np.ndarray, drawing: demo.Drawing) -> tuple[float, float, 
 
 
 def cover(shape: tuple[int, ...], box: tuple[float, float, float, float]) -> np.ndarray:
-    """How much of each cell of the map lies in the box (shares of the picture), 0 to 1."""
+    """Return the share of each cell of the map that lies in the box, 0 to 1."""
 
     def along(low: float, high: float, cells: int) -> np.ndarray:
         edges = np.arange(cells + 1) / cells

@@ -40,7 +40,7 @@ def shake(model: Any, seed: int = 0) -> None:
 
 
 def check(name: str, size: int) -> tuple[float, bool, float]:
-    """Largest relative difference, whether the weights came back equal, seconds."""
+    """Return the largest relative difference, whether weights are equal, and seconds."""
     keras, start = backend.load(), time.perf_counter()
     application = applications.find(name)
     size = max(size, application.least_size)

@@ -26,7 +26,7 @@ from keras.utils import img_to_array, load_img
 
 
 def photos(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels uint8 (N, size, size, 3) and one-hot labels."""
+    """Return pixels uint8 (N, size, size, 3) and one-hot labels."""
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     pixels, labels = [], []
     for number, name in enumerate(classes):
@@ -42,7 +42,7 @@ def photos(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build(weights: str, size: int, classes: int) -> tuple[keras.Model, keras.Model]:
-    """The model and its base."""
+    """Return the model and its backbone."""
     whole = keras.applications.MobileNetV2(weights=None)
     whole.load_weights(weights)
     base = keras.applications.MobileNetV2(
@@ -62,7 +62,7 @@ def build(weights: str, size: int, classes: int) -> tuple[keras.Model, keras.Mod
 
 
 class Say(keras.callbacks.Callback):
-    """A line for the clock of the benchmark after every epoch."""
+    """Print a line after every epoch, for the benchmark."""
 
     def __init__(self, stage: str) -> None:
         super().__init__()

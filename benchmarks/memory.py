@@ -42,7 +42,7 @@ def draw(root: Path, count: int) -> None:
 
 
 def work(root: str) -> None:
-    """Scan and embed with pocket, as training does; prints what it took."""
+    """Scan and embed with pocket as training does; print time and memory."""
     from tailorbird.backbone import open_backbone
     from tailorbird.dataset import scan
     from tailorbird.features import Embedder

@@ -32,11 +32,11 @@ WRONG = (
     ("shirt", "t-shirt", 6),
     ("shoes", "hat", 11),
 )
-"""What a drawing shows, the class it is put into, its number."""
+"""A drawing's class, the class it is put into, and its number."""
 
 
 def draw_wrong(root: Path) -> Path:
-    """train/ and test/ of the wardrobe, WRONG among it; a copy of a test drawing in train."""
+    """Draw train/ and test/ with WRONG labels, and a copy of a test drawing in train."""
     for label in CLASSES:
         for number in range(PER_CLASS):
             part = root / ("train" if number % 5 else "test") / label

@@ -62,7 +62,7 @@ def ask(server: Server, path: str, body: bytes, kind: str) -> Any:
 
 
 def answer_some(server: Server, each: int) -> tuple[str, int] | None:
-    """Answer truthfully about `each` new drawings of every class.
+    """Send correct answers about `each` new drawings of every class.
 
     The first one that the model is unsure about and gets right.
     """
@@ -78,7 +78,7 @@ def answer_some(server: Server, each: int) -> tuple[str, int] | None:
 
 
 def shoot(page: Page, path: Path, *, full: bool = False) -> None:
-    """A PNG with a palette where that is needed to stay small."""
+    """Return a PNG, with a palette if it would be too large."""
     page.wait_for_timeout(400)
     image = Image.open(io.BytesIO(page.screenshot(full_page=full))).convert("RGB")
     for colours in (None, 256, 192, 128, 96, 64):
@@ -102,7 +102,7 @@ def with_photos(browser: Browser, server: Server, *photos: tuple[str, int], **op
 
 
 def switch_on(page: Page) -> None:
-    """The first card's first heat map; then back to where the page had scrolled by itself."""
+    """Show the first card's first heat map, then scroll back."""
     page.locator(".segments label").nth(1).click()
     page.locator("#results").evaluate("results => results.scrollIntoView()")
 

@@ -34,7 +34,7 @@ FIRST = 0.08
 def flipped(
     labels: np.ndarray, classes: int, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The labels with a share of them moved to another class, uniformly, and which ones were."""
+    """Return labels with a share changed at random, and which ones were changed."""
     random = np.random.default_rng(seed)
     chosen = random.choice(len(labels), round(share * len(labels)), replace=False)
     noisy, wrong = labels.copy(), np.zeros(len(labels), bool)
@@ -44,7 +44,7 @@ def flipped(
 
 
 def scores(found: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """For each way of ranking how suspect each label is."""
+    """Return each label's suspicion, by ranking method."""
     rows = np.arange(len(labels))
     own = confident.self_confidence(found, labels)
     other = found[rows, confident.most_probable_other(found, labels)]
@@ -62,7 +62,7 @@ def reported(name: str, chosen: np.ndarray, wrong: np.ndarray) -> str:
 
 
 def counts(found: np.ndarray, labels: np.ndarray, wrong: np.ndarray) -> str:
-    """What is reported, here, by the whole off-diagonal, and by cleanlab."""
+    """Return the counts reported by tailorbird, the whole off-diagonal, and cleanlab."""
     counted = confident.confident_classes(found, labels)
     said = [
         reported("reported", confident.reported(found, labels), wrong),

@@ -37,24 +37,24 @@ HERE = Path(__file__).resolve().parent
 PAGE = HERE / "tutorial.md"
 PICTURES = HERE / "images" / "tutorial"
 LARGEST = 200_000
-"""Bytes of a picture."""
+"""Maximum size of a picture in bytes."""
 TALLEST = 950
-"""Pixels of a picture; what is below is cut off."""
+"""Maximum height of a picture in pixels; the rest is cut off."""
 PATIENCE = 300
-"""Seconds a command may take."""
+"""Maximum seconds per command."""
 SERVED = "http://127.0.0.1:8000"
-"""Where the page says that `serve` is; here it takes a free port."""
+"""The address of `serve` on the page; the run uses a free port."""
 REVIEWED = "http://127.0.0.1:50123/?key=..."
 _LEFT_OUT = re.compile(r"━|^\d+ of \d+ fits?, about |^\{\"time\": ")
-"""Progress bars, which a terminal overwrites, and the log of the service."""
+"""Lines that are not shown: progress bars and the log of the service."""
 
 
 class Broken(Exception):
-    """A step did not do what the page says."""
+    """A step failed."""
 
 
 class Server:
-    """`serve` or `review`, running."""
+    """A running `serve` or `review`."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -69,7 +69,7 @@ class Server:
             self.lines.append(line)
 
     def wait(self) -> None:
-        """Until it has printed its address. Raises Broken."""
+        """Wait until it has printed its address. Raises Broken."""
         end = time.monotonic() + 60
         while not (
             found := [line.strip() for line in self.lines if line.startswith("http://127.0.0.1:")]
@@ -81,7 +81,7 @@ class Server:
         time.sleep(0.2)
 
     def stop(self) -> int:
-        """Ctrl-C. The exit code."""
+        """Send Ctrl-C and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         try:
@@ -94,7 +94,7 @@ class Server:
 
 
 class Run:
-    """The steps of a page in a folder of their own."""
+    """Run the steps of a page in their own folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -121,13 +121,13 @@ class Run:
         }
 
     def close(self) -> None:
-        """Stop what still runs."""
+        """Stop a server that still runs."""
         if self._server is not None:
             self._server.stop()
             self._server = None
 
     def do(self, step: Step) -> list[str]:
-        """Run a step; what it printed, as the page shows it. Raises Broken."""
+        """Run a step and return its output as the page shows it. Raises Broken."""
         try:
             if step.kind == "console":
                 text = self._command(step)
@@ -198,11 +198,11 @@ class Run:
         return text
 
     def _localised(self, text: str) -> str:
-        """The page's address of the server replaced by the one it has here."""
+        """Replace the page's address of the server by the real one."""
         return text.replace(SERVED, self._server.address) if self._server else text
 
     def _shown(self, text: str) -> str:
-        """The other way round."""
+        """Replace the server's real address by the one on the page."""
         if self._server is None or not self._server.address:
             return text
         return text.replace(
@@ -223,7 +223,7 @@ class Run:
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
-        """This process in the folder and with the cache of the page's commands."""
+        """Run the block in the folder and with the cache of the page's commands."""
         before = {name: os.environ.get(name) for name in self._environment}
         hook = sys.displayhook
         os.environ.update(
@@ -292,7 +292,7 @@ class Run:
             ask("/api/decisions", {"item": number, "decisions": choices})
 
     def check(self, picture: Picture) -> None:
-        """Raises Broken where what the picture shows is not there any more."""
+        """Raise Broken if the content of the picture no longer exists."""
         name = picture.command
         kept = PICTURES / name
         if not kept.is_file() or kept.stat().st_size > LARGEST:
@@ -321,7 +321,7 @@ class Run:
                 raise Broken(f"line {picture.line}: {picture.page} has no element {anchor}")
 
     def take(self, picture: Picture) -> None:
-        """Put the picture where the page looks for it."""
+        """Write the picture to the place that the page links to."""
         PICTURES.mkdir(parents=True, exist_ok=True)
         target = PICTURES / picture.command
         if picture.page is None:
@@ -383,7 +383,7 @@ def _small(data: bytes, target: Path) -> None:
 
 
 def _area(path: Path) -> float:
-    """Square pixels of a PNG, or of an SVG in its own unit."""
+    """Return the area of a PNG in pixels, or of an SVG in its own units."""
     if path.suffix == ".svg":
         found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', path.read_text(encoding="utf-8"))
         assert found, f"{path} has no viewBox"
@@ -404,7 +404,7 @@ def _without_blank_ends(lines: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def running() -> Iterator[Run]:
-    """A run in a folder that is gone afterwards."""
+    """Yield a run in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="tutorial-") as name:
         folder = Path(name).resolve() / "work"
         folder.mkdir()
@@ -438,7 +438,7 @@ def compare(text: str) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def write(page: Path) -> None:
-    """Put what is printed today, and the pictures, into the page. Raises Broken."""
+    """Write current outputs and pictures to the page. Raises Broken."""
     parts = parse(page.read_text(encoding="utf-8"))
     with running() as run:
         for step in steps(parts):
@@ -453,7 +453,7 @@ def write(page: Path) -> None:
 
 
 def main() -> int:
-    """The exit code."""
+    """Run the command line and return the exit code."""
     if "--write" in sys.argv[1:]:
         write(PAGE)
         return 0

@@ -27,7 +27,7 @@ REVIEW = re.compile(r"^<!-- review: answer -->$")
 
 @dataclass
 class Step:
-    """Something to run, with the lines of the page that ask for it and the lines it printed."""
+    """A step to run, with its lines on the page and the lines it printed."""
 
     kind: Literal["console", "pycon", "interrupt", "review", "picture"]
     line: int
@@ -36,14 +36,14 @@ class Step:
 
     @property
     def command(self) -> str:
-        """The command or the Python source without prompts; of a picture its name."""
+        """The command or Python source without prompts, or a picture's name."""
         if self.kind in ("console", "pycon"):
             return "\n".join(re.sub(r"^(\$|>>>|\.\.\.|>) ?", "", line) for line in self.asked)
         return self.asked[0]
 
     @property
     def exit_code(self) -> int:
-        """What the command must end with."""
+        """The exit code that the command must have."""
         found = re.search(r"# exits (\d+)$", self.command)
         return int(found[1]) if found else 0
 
@@ -59,7 +59,7 @@ class Picture(Step):
 
 
 Part = str | Step
-"""A line of text as it stands, or a step."""
+"""A line of text, or a step."""
 
 
 def parse(text: str) -> list[Part]:
@@ -113,12 +113,12 @@ def _in_block(parts: list[Part], kind: str, line: str, number: int) -> None:
 
 
 def steps(parts: list[Part]) -> list[Step]:
-    """What there is to run, in order."""
+    """Return the steps to run, in order."""
     return [part for part in parts if isinstance(part, Step)]
 
 
 def rendered(parts: list[Part]) -> str:
-    """The page again."""
+    """Return the text of the page."""
     lines: list[str] = []
     for part in parts:
         if isinstance(part, str):

@@ -1,4 +1,4 @@
-"""When what a command prints today still counts as what the tutorial shows.
+"""Rules by which a command's output still agrees with the tutorial.
 
 The tutorial is run again by the tests, on other machines, with other versions of NumPy and ONNX
 Runtime. What it prints then differs in what nobody promises (seconds, speeds, which photo is the
@@ -74,7 +74,7 @@ MAY_DIFFER = (
     (r"(?<=: )(?:true|false)(?=[,}])", "BOOL"),
     (r"\((?:#, )*#\)", "(#)"),  # inner layers and shapes: rule 5 has the shapes
 )
-"""Pattern on a line's form -> what stands for it."""
+"""Pattern on a line's form -> its replacement."""
 
 OPTIONAL = (
     r"^Head: ",  # how many heads are averaged
@@ -94,7 +94,7 @@ _SCORE = re.compile(r"^0\.\d+$")
 
 
 def form(line: str) -> str:
-    """A line with what may differ taken out: rules 1 and 3."""
+    """Return a line without the parts that may differ: rules 1 and 3."""
     text = re.sub(r"\s+", " ", line.strip())
     text = _PICTURE.sub("PICTURE", text)
     text = _CLASS.sub("CLASS", text)
@@ -117,7 +117,7 @@ def forms(lines: list[str]) -> list[str]:
 
 
 def differences(shown: list[str], printed: list[str]) -> list[str]:
-    """What breaks a rule, in words; empty where the tutorial still shows what is printed."""
+    """Return a description of each broken rule; empty if outputs agree."""
     before, now = forms(shown), forms(printed)
     if before != now:
         gone = [f"no longer printed: {one}" for one in before if one not in now]
@@ -127,7 +127,7 @@ def differences(shown: list[str], printed: list[str]) -> list[str]:
 
 
 def _numbers(shown: list[str], printed: list[str]) -> list[str]:
-    """Rule 5, on lines whose form occurs once in both."""
+    """Apply rule 5 to lines whose form occurs once in both."""
     olds, news = _by_form(shown), _by_form(printed)
     found = []
     for key, lines in olds.items():

@@ -29,7 +29,7 @@ TUNE = " --engine keras --finetune --backbone {small_backbone} --size {small}"
 
 
 def _cnn(name: str, epochs: str = "{homework_both}") -> str:
-    """A small network from scratch.
+    """Return the command that trains a small network from scratch.
 
     By default as many epochs on augmented photos as on plain ones before, as in the course.
     """
@@ -112,11 +112,11 @@ SHOWN = {
     "homework": "3",
     "homework_both": "6",
 }
-"""What the README puts in the place of the names in braces."""
+"""The README's values for the names in braces."""
 
 
 class CommandFailed(Exception):
-    """A command of the tailorbird side did not do what it should."""
+    """A command of the tailorbird side failed."""
 
 
 @dataclass(frozen=True)
@@ -222,12 +222,12 @@ class Place:
 
 
 def shown(step: str) -> list[str]:
-    """A step's commands as the README has them."""
+    """Return a step's commands as in the README."""
     return [" ".join(command.format(**SHOWN).split()) for command in COMMANDS[step]]
 
 
 def scores(answer: Answer) -> Answer:
-    """Validation and test accuracy of a `train` or `import` answer."""
+    """Return validation and test accuracy from the JSON of `train` or `import`."""
     found = answer.get("scores") or {}
     return {part: found[part]["accuracy"] for part in ("validation", "test") if found.get(part)}
 
@@ -333,7 +333,7 @@ READ: dict[str, Callable[[list[Done]], Answer]] = {
 
 
 def run_step(step: str, place: Place, *, homework_seconds: float = 0.0) -> Answer:
-    """Run a step's commands and say what they found. Raises CommandFailed.
+    """Run a step's commands and return their results. Raises CommandFailed.
 
     homework_seconds: what the homework's augmented network took, for the run that is killed in the
         middle.

@@ -102,7 +102,7 @@ def frozen() -> dict:
 
 
 def tried(name: str, values: list, make: object) -> dict:
-    """The same model once for each value, one after another, through all photos every epoch."""
+    """Train the model once for each value, on all photos in every epoch."""
     found = {}
     for value in values[1:2] if PLAN["short"] else values:
         found[str(value)] = max(
@@ -160,7 +160,7 @@ def augmentation() -> dict:
 
 
 def larger() -> dict:
-    """More pixels, less augmentation, half the learning rate."""
+    """Train with more pixels, less augmentation and half the learning rate."""
     model = make_model(
         LARGE, earlier("learning-rate")["best"] / 2, inner=100, dropout=earlier("dropout")["best"]
     )
@@ -203,7 +203,7 @@ def fine_tune() -> dict:
 
 
 def hand_back() -> dict:
-    """The tailorbird model as Keras' own file: raw pixels in, probabilities out."""
+    """Use the exported Keras file: raw pixels in, probabilities out."""
     model = keras.models.load_model(Path(PLAN["out"]) / "tailorbird" / "fine-tuned.keras")
     size = model.input_shape[1] or SMALL
 

@@ -109,7 +109,7 @@ def table(name: str, split: str, size: int) -> tuple[np.ndarray, np.ndarray, lis
 
 
 def whole_network() -> keras.Model:
-    """The network with its 1000 classes."""
+    """Return the network with its 1000 classes."""
     if PLAN["weights"] is None:
         return NETWORK(weights="imagenet")
     network = NETWORK(weights=None)
@@ -160,7 +160,7 @@ def compiled(model: keras.Model, learning_rate: float) -> keras.Model:
 def fit(
     model: keras.Model, train: object, validation: object, epochs: int, keep: Path | None = None
 ) -> list[float]:
-    """Validation accuracy after each epoch; the best epoch is kept in a file if one is named."""
+    """Train; return the validation accuracy per epoch, saving the best if a file is named."""
     callbacks = (
         [keras.callbacks.ModelCheckpoint(keep, monitor="val_accuracy", save_best_only=True)]
         if keep
@@ -177,5 +177,5 @@ def accuracy(model: keras.Model, data: object) -> float:
 
 
 def earlier(step: str) -> dict:
-    """What a former step found."""
+    """Return the results of an earlier step."""
     return json.loads((Path(PLAN["out"]) / "results" / f"{step}.notebook.json").read_text())

@@ -1,4 +1,4 @@
-"""What both sides found, as JSON and as Markdown."""
+"""Write the results of both sides as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIDES = ("notebook", "tailorbird")
 
 
 def read(out: Path) -> dict[str, Found]:
-    """By step, then by side (`notebook`, `tailorbird`): what is there so far."""
+    """Return the results so far by step and side (`notebook`, `tailorbird`)."""
     found: dict[str, Found] = {}
     for step in STEPS:
         for side in SIDES:
@@ -24,7 +24,7 @@ def read(out: Path) -> dict[str, Found]:
 
 
 def write(out: Path, *, machine: str) -> str:
-    """Write results.json and RESULTS.md into the folder of the run; returns the Markdown."""
+    """Write results.json and RESULTS.md to the run's folder; return the Markdown."""
     plan, found = json.loads((out / "plan.json").read_text()), read(out)
     text = markdown(plan, found, machine)
     keep = {
@@ -40,7 +40,7 @@ def write(out: Path, *, machine: str) -> str:
 
 
 def markdown(plan: dict[str, Any], found: dict[str, Found], machine: str) -> str:
-    """The table of steps, the pitfalls with their numbers, what was tried, the commands."""
+    """Return the table of steps, the pitfalls, the settings tried, and the commands."""
     small, large = plan["sizes"]
     drawn = (
         " Drawn photos and random weights: only the machinery is shown, no accuracy means "
@@ -68,7 +68,7 @@ def markdown(plan: dict[str, Any], found: dict[str, Found], machine: str) -> str
 
 
 def course(plan: dict[str, Any], found: dict[str, Found]) -> str:
-    """The table of the course's steps."""
+    """Return the table of the course's steps."""
     lines = [
         "| step | notebook: fits x epochs (the course's) | s | all epochs, s | validation | test "
         "| tailorbird: s | validation | test | avoided |",
@@ -96,13 +96,13 @@ def course(plan: dict[str, Any], found: dict[str, Found]) -> str:
 
 
 def complete(found: dict[str, Found], pitfall: str) -> bool:
-    """Whether all that its sentence needs is there."""
+    """Return whether all values of the sentence exist."""
     needed = (pitfall, "homework") if pitfall == "pitfall-resume" else (pitfall,)
     return all(set(found.get(step, {})) == set(SIDES) for step in needed)
 
 
 def number(value: float | None, digits: int) -> str:
-    """A number for the table, empty where there is none."""
+    """Return a number for the table, or an empty cell."""
     return "" if value is None else f"{value:,.{digits}f}"
 
 
@@ -233,7 +233,7 @@ def tried(found: dict[str, Found]) -> list[str]:
 
 
 def commands(plan: dict[str, Any], found: dict[str, Found]) -> str:
-    """Every command that ran, with its seconds."""
+    """Return every command that ran, with its seconds."""
     here = {
         plan["photos"]: "PHOTOS",
         plan["weights"]: "WEIGHTS.h5",

@@ -55,7 +55,7 @@ class Notebook:
         self._process: subprocess.Popen[str] | None = None
 
     def ask(self, step: str) -> dict[str, Any]:
-        """What a step found. Raises CommandFailed."""
+        """Return a step's results. Raises CommandFailed."""
         if self._process is None:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -92,7 +92,7 @@ class Notebook:
 def draw_photos(
     folder: Path, classes: tuple[str, ...] = ("dress", "outwear", "pants", "shoes")
 ) -> None:
-    """Drawn photos in split/class folders, for the shortened form."""
+    """Draw photos in split/class folders, for the short form."""
     from tailorbird import demo
 
     seed = 0
@@ -194,7 +194,7 @@ def prepare(given: argparse.Namespace) -> tuple[dict[str, Any], Place]:
 
 
 def restore_names(place: Place, results: Path) -> None:
-    """The backbones' names that former steps found, when those steps are not run again."""
+    """Return backbone names from earlier steps that are not run again."""
     for step, name in (("frozen", "small_backbone"), ("larger", "large_backbone")):
         file = results / f"{step}.tailorbird.json"
         if file.exists():
@@ -204,13 +204,13 @@ def restore_names(place: Place, results: Path) -> None:
 
 
 def taken(results: Path) -> float:
-    """Seconds of the homework's last command, 10 where it has not run."""
+    """Return the seconds of the homework's last command, or 10."""
     file = results / "homework.tailorbird.json"
     return float(json.loads(file.read_text())["command_seconds"][-1]) if file.exists() else 10.0
 
 
 def replay(given: argparse.Namespace) -> int:
-    """Run what is to be run, write the results, return the exit code."""
+    """Run the steps, write the results, return the exit code."""
     plan, place = prepare(given)
     results = given.out.resolve() / "results"
     file = given.out.resolve() / "plan.json"
@@ -270,7 +270,7 @@ def replay(given: argparse.Namespace) -> int:
 
 
 def machine() -> str:
-    """The machine in words."""
+    """Return a description of the machine."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
         f"{platform.machine()}, {count} cores, {platform.system()}, Python "
@@ -279,7 +279,7 @@ def machine() -> str:
 
 
 def main() -> int:
-    """Read the options, replay."""
+    """Parse the options and run both sides."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

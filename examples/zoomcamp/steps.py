@@ -77,11 +77,11 @@ PITFALLS = tuple(name for name in STEPS if name.startswith("pitfall"))
 COURSE = tuple(name for name in STEPS if name not in PITFALLS)
 
 FIRST_OURS = frozenset({"hand-back"})
-"""Steps whose notebook side reads what the tailorbird side wrote."""
+"""Steps whose notebook side needs results of the tailorbird side."""
 
 
 def epochs(*, short: bool, whole: bool) -> dict[str, int]:
-    """Epochs of each fit for the notebook, by step; `resume` is the pitfall's."""
+    """Return the notebook's epochs per fit, by step; `resume` is a pitfall's."""
     found = {
         name: step.short if short else step.epochs if whole else step.replayed
         for name, step in STEPS.items()

@@ -143,7 +143,7 @@ def homework() -> dict:
 
 
 def pitfall_validation() -> dict:
-    """One model, one set of photos: scored as they are, and through the generator that augments."""
+    """Score one model on the same photos with and without augmentation."""
     model, start = keras.models.load_model(BEST), time.perf_counter()
     plain = accuracy(model, photos("validation", SMALL))
     through = [accuracy(model, photos("validation", SMALL, augmented="strong")) for _ in range(3)]
