@@ -286,9 +286,9 @@ def first_reason(left_out: Sequence[tuple[str, str]]) -> str:
 
 def trained_on(classifier: Classifier) -> frozenset[bytes]:
     """Return the first 6 bytes of the SHA-256 of each training photo, as far as the model says."""
-    said = classifier.info.data.get("trained_on")
+    stored = classifier.info.data.get("trained_on")
     try:
-        known = base64.b64decode(said) if isinstance(said, str) else b""
+        known = base64.b64decode(stored) if isinstance(stored, str) else b""
     except ValueError:
         return frozenset()
     return frozenset(known[i : i + 6] for i in range(0, len(known), 6))

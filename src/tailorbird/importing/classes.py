@@ -106,18 +106,19 @@ def _from_json(text: str, path: Path) -> list[str]:
     The last is the form of Keras' file of the ImageNet classes.
     """
     try:
-        said: Any = json.loads(text)
+        content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path} is not JSON ({str(error)[:100]}); {_VALID}") from None
     wrong = SettingsError(
         f"{path} is JSON, but no list of names, nor {{name: number}} with the numbers 0 to one "
         "less than their count"
     )
-    if isinstance(said, list):
-        pairs: list[tuple[Any, Any]] = list(enumerate(said))
-    elif isinstance(said, dict):
+    if isinstance(content, list):
+        pairs: list[tuple[Any, Any]] = list(enumerate(content))
+    elif isinstance(content, dict):
         pairs = [
-            (value, key) if isinstance(value, int) else (key, value) for key, value in said.items()
+            (value, key) if isinstance(value, int) else (key, value)
+            for key, value in content.items()
         ]
     else:
         raise wrong

@@ -269,7 +269,11 @@ def _find_preprocessing(
     reason: str | None,
 ) -> _Preprocessing:
     """Return the preprocessing as given, as the model shows it, or as fits the photos best."""
-    chosen = (given, reason) if given and reason else preprocessing.told(classifier, given)
+    chosen = (
+        (given, reason)
+        if given and reason
+        else preprocessing.known_preprocessing(classifier, given)
+    )
     if chosen is None and photos is None:
         raise SettingsError(
             "how the pixels were prepared in training is not in the file: give --preprocess with "

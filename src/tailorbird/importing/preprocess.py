@@ -91,7 +91,7 @@ def mode_of(preprocess: str | None, engine: Engine) -> str | None:
     return engine.preprocess_names[preprocess]
 
 
-def told(classifier: SourceClassifier, given: str | None) -> tuple[str, str] | None:
+def known_preprocessing(classifier: SourceClassifier, given: str | None) -> tuple[str, str] | None:
     """Return (preprocess, reason): as given, else as the model itself shows; None if unknown."""
     if given is not None:
         return given, "as given"
@@ -164,10 +164,10 @@ def best(
         ),
     ]
     chosen = min(alike, key=lambda mode: log_loss(answers[mode], labels))
-    said = ", ".join(
+    accuracies = ", ".join(
         f"{mode} {right[mode]:.1%}" for mode in sorted(right, key=lambda mode: -right[mode])
     )
-    reason = f"it suits {len(labels)} photos best: {said} right"
+    reason = f"it suits {len(labels)} photos best: {accuracies} right"
     others = [mode for mode in alike if mode != chosen]
     if others:
         reason += (
