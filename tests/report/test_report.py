@@ -534,7 +534,7 @@ def test_bad_report_options_are_refused_before_training(shapes: Path, tmp_path: 
     (tmp_path / "folder").mkdir()
     for options, message in [
         ({"report": tmp_path / "folder"}, "is a folder; give the name of a file"),
-        ({"report": tmp_path / "m.onnx"}, "give the name of a file such as shop.report.html"),
+        ({"report": tmp_path / "m.onnx"}, "give a name such as shop.report.html"),
         ({"report_format": "pdf"}, "the report's format is 'pdf'"),
     ]:
         with pytest.raises(SettingsError, match=message):
