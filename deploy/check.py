@@ -26,7 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-import dockerfile  # noqa: E402
+from support import dockerfile  # noqa: E402
 
 UNWANTED = re.compile(
     r"^(pip|setuptools|wheel|torch|tensorflow|keras|timm|ray|pytest|hatchling)-", re.I
