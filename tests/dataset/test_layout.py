@@ -1,4 +1,4 @@
-"""Folders and CSV files in, labels and splits out."""
+"""Labels and splits of folders and CSV files."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_photos_without_a_class_folder_are_reported(tmp_path: Path) -> None:
     assert "2 files lie directly" in found["4.jpg", "5.jpg"]
 
 
-def test_documents_beside_the_photos_are_passed_over_in_silence(tmp_path: Path) -> None:
+def test_documents_beside_the_photos_are_ignored(tmp_path: Path) -> None:
     root = put_all(tmp_path, ["train/a/1.jpg", "test/a/2.jpg"])
     for name in (
         "README.md",
@@ -280,7 +280,7 @@ def test_pipes_and_sockets_are_not_opened(tmp_path: Path, monkeypatch: pytest.Mo
         (lambda root: Path("/dev/null"), "neither a folder nor a file"),
     ],
 )
-def test_a_source_that_cannot_be_one(tmp_path: Path, make: object, said: str) -> None:
+def test_invalid_sources(tmp_path: Path, make: object, said: str) -> None:
     assert callable(make)
     with pytest.raises(DatasetError, match=said):
         scan(make(tmp_path))
@@ -355,7 +355,7 @@ def test_many_bad_rows_are_counted(tmp_path: Path) -> None:
         (b"path,label\n1.jpg,Gr\xfcn\n", "save the file as CSV UTF-8"),
     ],
 )
-def test_a_file_that_is_no_dataset(tmp_path: Path, text: bytes, said: str) -> None:
+def test_invalid_csv_files(tmp_path: Path, text: bytes, said: str) -> None:
     with pytest.raises(DatasetError, match=said):
         scan(table(tmp_path, text))
 
@@ -544,7 +544,7 @@ def test_folders_that_differ_in_outer_spaces_or_accents_are_one_class(tmp_path: 
     assert scan(tmp_path / "list.csv").fingerprint == dataset.fingerprint
 
 
-def test_links_that_lead_outside_are_read_where_wanted(tmp_path: Path) -> None:
+def test_links_that_lead_outside_are_read_on_request(tmp_path: Path) -> None:
     blobs, photos = tmp_path / "blobs", tmp_path / "photos"
     for number, name in enumerate(("train/a", "train/b", "test/a", "test/b")):
         (photos / name).mkdir(parents=True)

@@ -83,7 +83,7 @@ def test_any_fractions_leave_something_in_every_split(
     assert set(result.splits) == {"train", "validation", "test"}
 
 
-def test_the_same_seed_gives_the_same_split_and_another_another() -> None:
+def test_the_seed_decides_the_split() -> None:
     whole = dataset_of({"a": 100, "b": 100})
     shuffled = replace(whole, samples=tuple(reversed(whole.samples)))
     assert places(split(whole)) == places(split(shuffled))
@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_split_and_another_another() -> None:
     assert split(whole).fingerprint == split(whole).fingerprint != split(whole, seed=1).fingerprint
 
 
-def test_names_and_labels_of_other_classes_play_no_part() -> None:
+def test_names_and_other_classes_do_not_change_a_split() -> None:
     whole = split(dataset_of({"a": 50, "b": 50}))
     alone = split(dataset_of({"a": 50}))
     assert all(places(whole)[name] == where for name, where in places(alone).items())
@@ -182,7 +182,7 @@ def test_nothing_to_train_on() -> None:
         split(Dataset(Path(), (sample("1", "a", "test"), sample("2", "a", "validation"))))
 
 
-def test_clean_leaves_out_what_would_spoil_the_scores() -> None:
+def test_clean_leaves_out_leaks_conflicts_and_repeats() -> None:
     samples = [
         sample("same", "a", "train", "1 train, identical in test"),
         sample("same", "a", "test", "2 test"),

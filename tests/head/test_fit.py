@@ -1,4 +1,4 @@
-"""Training: reproducible, stops early, keeps the best epoch, says what is wrong."""
+"""Training a head: reproducible, early stopping, the best epoch, errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 def blobs(samples: int, *, classes: int = 3, spread: float = 1.0, seed: int = 0) -> Arrays:
-    """Features (N, 8) around one centre a class, the same centres for every seed; labels (N,)."""
+    """Features (N, 8) around one centre per class, the same centres for every seed; labels (N,)."""
     centres = np.random.default_rng(99).standard_normal((classes, 8))
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, classes, samples)
@@ -45,7 +45,7 @@ def same_bits(one: Fit, other: Fit) -> bool:
     )
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+def test_the_seed_decides_every_bit() -> None:
     settings = HeadSettings(inner=(16,), dropout=0.3, batch_norm=True, batch_size=32, epochs=4)
     first = train(settings, seed=5)
     assert same_bits(first, train(settings, seed=5))
@@ -186,7 +186,7 @@ def test_class_weights_find_the_rare_class() -> None:
 
 
 @pytest.mark.parametrize("class_weight", ["balanced", None])
-def test_classes_absent_from_training_or_validation_do_no_harm(
+def test_classes_may_be_absent_from_training_or_validation(
     class_weight: Literal["balanced"] | None,
 ) -> None:
     features, labels = blobs(120)
@@ -215,7 +215,7 @@ def test_a_constant_feature_gets_no_weight() -> None:
     assert np.isfinite(result.head.logits(features)).all()
 
 
-def test_further_views_are_trained_on_only_when_asked_for() -> None:
+def test_further_views_are_used_only_on_request() -> None:
     features, labels = blobs(150)
     views = np.stack([features, -features])
     scores = {}

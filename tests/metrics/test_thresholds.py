@@ -26,7 +26,7 @@ def test_the_threshold_is_the_widest_that_keeps_the_precision() -> None:
         assert min(hit[confidence >= wider].mean(), confidence[confidence >= wider].mean()) < 0.95
 
 
-def test_a_threshold_that_cannot_be_reached_says_so() -> None:
+def test_a_precision_that_cannot_be_reached() -> None:
     labels = np.array([0, 1] * 50)
     probabilities = np.tile([0.6, 0.4], (100, 1))
     found = choose_threshold(labels, probabilities, 0.95)
@@ -38,7 +38,7 @@ def test_all_right_means_never_unsure() -> None:
     assert (found.value, found.coverage, found.reached) == (0.0, 1.0, True)
 
 
-def test_a_handful_of_right_answers_claims_no_precision() -> None:
+def test_few_correct_answers_reach_no_precision() -> None:
     assert not choose_threshold(np.arange(4), np.eye(4) * 0.96 + 0.01, 0.95).reached
 
 

@@ -214,7 +214,7 @@ def luminance(colour: str) -> float:
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-def test_text_and_lines_stand_out_on_light_and_on_dark() -> None:
+def test_text_and_lines_have_contrast_on_light_and_dark() -> None:
     css = (Path(evaluation.__file__).parent / "report" / "report.css").read_text()
     light, dark = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[:2]
     for palette in (light, dark):
@@ -227,7 +227,7 @@ def test_text_and_lines_stand_out_on_light_and_on_dark() -> None:
             assert (a + 0.05) / (b + 0.05) >= least, (name, colours[name])  # WCAG 2.1's contrast
 
 
-def test_no_photo_brings_its_metadata_along(tmp_path: Path) -> None:
+def test_photos_in_the_report_have_no_metadata(tmp_path: Path) -> None:
     folder = draw_dataset(tmp_path / "d", count=8)
     exif = Image.Exif()
     exif[0x010F] = "SECRETMAKER"
@@ -256,7 +256,7 @@ HOSTILE = (
 )
 
 
-def test_names_from_outside_stay_text(tmp_path: Path) -> None:
+def test_untrusted_names_are_escaped(tmp_path: Path) -> None:
     rows = ["path,label"]
     for number, label in enumerate(HOSTILE):
         for i in range(9):
@@ -446,7 +446,7 @@ def test_scores_read_back(result: TrainResult) -> None:
 # --- formats, paths, failures ---
 
 
-def test_where_a_report_goes() -> None:
+def test_path_of_a_report() -> None:
     model = Path("a/shop.v2.onnx")
     assert report_path(model, True, "html") == Path("a/shop.v2.report.html")
     assert report_path(model, True, "markdown", "evaluation") == Path("a/shop.v2.evaluation.md")
@@ -495,7 +495,7 @@ def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_a_failed_report_costs_no_model(
+def test_a_failed_report_does_not_cost_the_model(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tailorbird.report import page
