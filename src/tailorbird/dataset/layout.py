@@ -13,7 +13,7 @@ from typing import Final
 from tailorbird.dataset.labels import normal_label, shown_label
 from tailorbird.dataset.samples import Finding, printable
 from tailorbird.dataset.settings import DataSettings
-from tailorbird.dataset.split_folders import Arrangement, arrange
+from tailorbird.dataset.split_folders import arrange
 from tailorbird.dataset.table import Row, read_table
 from tailorbird.dataset.walk import Tree, walk
 from tailorbird.errors import DatasetError
@@ -181,7 +181,7 @@ def _from_folder(root: Path, data: DataSettings) -> Layout:
         raise DatasetError(_nothing(root, tree, unlabelled, findings))
     findings += _empty_findings(tree)
     findings += _merged_findings(written)
-    findings += _class_folder_findings(arrangement, entries)
+    findings += _class_folder_findings(entries)
     return Layout(root, tuple(entries), tuple(findings))
 
 
@@ -222,15 +222,11 @@ def _empty_findings(tree: Tree) -> Iterable[Finding]:
         yield Finding("missing-class", (folder,), f"{folder}/ is empty: no class is made from it")
 
 
-def _class_folder_findings(arrangement: Arrangement, entries: Iterable[Entry]) -> Iterable[Finding]:
-    """Yield what nested folders were taken to be: classes of their own, or wrappers."""
+def _class_folder_findings(entries: Iterable[Entry]) -> Iterable[Finding]:
+    """Yield what nested folders are taken to be: classes of their own."""
     counts: dict[str, int] = defaultdict(int)
     for entry in entries:
         counts[entry.label] += 1
-    if arrangement.wrapper:
-        wrapper = printable("/".join(arrangement.wrapper))
-        message = f"all photos lie in {wrapper}/: the folders inside it are taken to be the dataset"
-        yield Finding("nested-class", (wrapper,), message)
     below: dict[str, list[str]] = defaultdict(list)
     for label in sorted(counts):
         for parent in PurePosixPath(label).parents:
@@ -250,6 +246,9 @@ def _class_folder_findings(arrangement: Arrangement, entries: Iterable[Entry]) -
             f"{len(nested)} folders inside others are"
         )  # fmt: skip
         message = f"{folders} taken to be classes of their own: {names}"
+        tops = {label.partition("/")[0] for label in counts}
+        if len(tops) == 1 and len(counts) > 1:
+            message += f"; give {tops.pop()}/ itself if it only holds the classes"
         yield Finding("nested-class", tuple(nested), message)
 
 

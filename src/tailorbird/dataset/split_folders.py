@@ -81,7 +81,7 @@ def _named(folders: Collection[str]) -> dict[str, str]:
 class Arrangement:
     """How the folders of a dataset are to be read.
 
-    wrapper: folders at the top that hold everything else. splits: {folder: split}, and whether it
+    wrapper: folders above the splits that hold everything else. splits: {folder: split}, and whether it
     is the `first` or the `last` folder below the wrapper. inner: {split folder: folder that holds
     all of its class folders}. others_left_out: folders beside the splits are no classes.
     """
@@ -122,7 +122,7 @@ def arrange(paths: Sequence[Folders], names: Mapping[str, str] | None) -> Arrang
     """
     paths = [folders for folders in paths if folders]
     wrapper = _wrapper(paths, names)
-    below = [folders[len(wrapper) :] for folders in paths if folders[: len(wrapper)] == wrapper]
+    below = [folders[len(wrapper) :] for folders in paths]
     if names:
         return _explicit(below, wrapper, names)
     if names is None:
@@ -130,7 +130,7 @@ def arrange(paths: Sequence[Folders], names: Mapping[str, str] | None) -> Arrang
         if found is not None:
             return found
         _refuse_look_alikes(below)
-    return Arrangement(wrapper)
+    return Arrangement()
 
 
 def _wrapper(paths: Sequence[Folders], names: Mapping[str, str] | None) -> Folders:
@@ -204,7 +204,7 @@ def _inner(paths: Sequence[Folders], splits: Mapping[str, str], first: bool) -> 
     """Return the folder inside each split that holds all of its class folders, where there is one.
 
     It counts if it is named like the split itself (`seg_train/seg_train/`), or if every split has
-    one of the same name (`train/images/`, `test/images/`).
+    one of the same general name (`train/images/`, `test/images/`).
     """
     only: dict[str, str] = {}
     for top in splits if first else ():
@@ -212,7 +212,8 @@ def _inner(paths: Sequence[Folders], splits: Mapping[str, str], first: bool) -> 
         names = {folders[0] for folders in below}
         if len(names) == 1 and all(len(folders) > 1 for folders in below):
             only[top] = names.pop()
-    if len(only) == len(splits) > 1 and len(set(only.values())) == 1:
+    general = {_folded(name) for name in only.values()}
+    if len(only) == len(splits) > 1 and len(general) == 1 and general <= _AROUND:
         return only
     return {
         top: name
