@@ -81,9 +81,9 @@ def _named(folders: Collection[str]) -> dict[str, str]:
 class Arrangement:
     """How the folders of a dataset are to be read.
 
-    wrapper: folders above the splits that hold everything else. splits: {folder: split}, and whether it
-    is the `first` or the `last` folder below the wrapper. inner: {split folder: folder that holds
-    all of its class folders}. others_left_out: folders beside the splits are no classes.
+    wrapper: folders above the splits that hold everything else. splits: {folder: split}; it is the
+    `first` or the last folder below the wrapper. inner: {split folder: folder that holds all of its
+    class folders}. others_left_out: folders beside the splits are no classes.
     """
 
     wrapper: Folders = ()

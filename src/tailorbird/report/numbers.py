@@ -77,9 +77,9 @@ def numbers(content: Content) -> dict[str, Any]:
 
 def _info(info: ModelInfo) -> dict[str, Any]:
     """Return the metadata without the long list of training photos."""
-    said = info.as_dict()
-    said["data"] = {name: value for name, value in info.data.items() if name != "trained_on"}
-    return said
+    stored = info.as_dict()
+    stored["data"] = {name: value for name, value in info.data.items() if name != "trained_on"}
+    return stored
 
 
 def _scores(scores: Scores) -> dict[str, Any]:
@@ -305,40 +305,40 @@ def _short(label: str) -> str:
 def limits(content: Content, main: Scores | None) -> list[str]:
     """Return sentences about what to know before relying on the model, from its own figures."""
     info = content.info
-    said = [
+    sentences = [
         f"It answers with one of its {len(info.classes)} classes for every photo: a photo of "
         "anything else also gets one of them, perhaps with a high probability.",
         "The scores hold for photos like those it was tested on. Other cameras, backgrounds, "
         "seasons or customers can be harder; score it on your own photos (tailorbird evaluate).",
     ]
     if main is not None:
-        said += _score_limits(main)
+        sentences += _score_limits(main)
     if content.trained_on:
-        said.append(
+        sentences.append(
             f"The model was trained on {content.trained_on:,} of the scored photos: "
             "their scores do not hold for new photos."
         )
     if info.data.get("threshold_reached") is False:
-        said.append(
+        sentences.append(
             "No confidence threshold reached the target precision on validation; "
             "the threshold in the file is the best one found."
         )
     if main is None:
-        said.append(
+        sentences.append(
             "Its file holds no readable scores."
             if info.scores
             else "It was not scored: no labelled photos were given when it was made; "
             "score it on your own photos (tailorbird evaluate)."
         )
-    return said
+    return sentences
 
 
 def _score_limits(main: Scores) -> list[str]:
     """Return the limits that follow from the scores: few photos, weak classes, tiny classes."""
-    said = []
+    sentences = []
     low, high = main.interval
     if high - low > 0.05:
-        said.append(
+        sentences.append(
             f"{main.n:,} photos are few: the true accuracy may lie between {low:.1%} and "
             f"{high:.1%} (95% interval)."
         )
@@ -347,12 +347,12 @@ def _score_limits(main: Scores) -> list[str]:
     if weak:
         worst = sorted(weak, key=lambda row: row.f1)[:3]
         named = ", ".join(f"{_short(row.label)} (F1 {row.f1:.2f})" for row in worst)
-        said.append(f"Clearly weaker than the others: {named}.")
+        sentences.append(f"Clearly weaker than the others: {named}.")
     small = [row.label for row in main.per_class if row.support < 10]
     if small:
         more = f" and {len(small) - 5} more" if len(small) > 5 else ""
         names = ", ".join(map(_short, small[:5])) + more
-        said.append(
+        sentences.append(
             f"Fewer than 10 photos were available to score {names}: their figures are unreliable."
         )
-    return said
+    return sentences

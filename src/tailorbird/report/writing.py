@@ -64,16 +64,16 @@ def describe(model: str | Path) -> Content:
 def render(content: Content, format: Format) -> str:
     """Return a report as text; `html` opens the model file and reads the photos it shows."""
     _check(format)
-    said = numbers(content)
+    values = numbers(content)
     if format == "json":
-        return json.dumps(said, indent=1, allow_nan=False) + "\n"
+        return json.dumps(values, indent=1, allow_nan=False) + "\n"
     if format == "markdown":
         from tailorbird.report.card import card
 
-        return card(said)
+        return card(values)
     from tailorbird.report.page import page
 
-    return page(content, said)
+    return page(content, values)
 
 
 def write(content: Content, path: str | Path, format: Format) -> None:
