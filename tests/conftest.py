@@ -35,11 +35,15 @@ MARKED_FILES = {
         "service/test_lifecycle.py",
         "service/test_limits.py",
     ),
-    "slow": ("examples/test_zoomcamp.py",),
 }
 """Marker -> the files, relative to tests/, all of whose tests have it."""
 
-MARKED_FIXTURES = {"browser": "browser", "postgres": "postgres", "server": "process"}
+MARKED_FIXTURES = {
+    "browser": "browser",
+    "postgres": "postgres",
+    "replay": "slow",
+    "server": "process",
+}
 """Fixture -> the marker of the tests that use it."""
 
 

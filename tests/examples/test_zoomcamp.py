@@ -36,8 +36,8 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one run."""
+def replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Replay every step in the short form; return the folder of the run."""
     folder = tmp_path_factory.mktemp("zoomcamp")
     done = run("--short", "--out", "out", cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -46,9 +46,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(place: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """What each step found, by side."""
-    return dict(json.loads((place / "results.json").read_text())["steps"])
+def found(replay: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the results of each step, by side."""
+    return dict(json.loads((replay / "results.json").read_text())["steps"])
 
 
 def test_every_step_ran_on_both_sides(found: dict[str, dict[str, dict[str, Any]]]) -> None:
@@ -63,8 +63,8 @@ def test_every_step_ran_on_both_sides(found: dict[str, dict[str, dict[str, Any]]
                     assert 0 <= side[part] <= 1
 
 
-def test_the_table_has_every_step_with_its_seconds_and_scores(place: Path) -> None:
-    text = (place / "RESULTS.md").read_text(encoding="utf-8")
+def test_the_table_has_every_step_with_its_seconds_and_scores(replay: Path) -> None:
+    text = (replay / "RESULTS.md").read_text(encoding="utf-8")
     rows = {
         line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:]]
         for line in text.splitlines()
@@ -137,13 +137,13 @@ def test_the_footwear_variant_scores_each_class(
         )
 
 
-def test_what_is_done_is_not_done_again(place: Path) -> None:
+def test_what_is_done_is_not_done_again(replay: Path) -> None:
     start = time.perf_counter()
-    done = run("--short", "--out", "out", cwd=place.parent)
+    done = run("--short", "--out", "out", cwd=replay.parent)
     assert done.returncode == 0 and time.perf_counter() - start < 20
     assert "notebook: Keras" not in done.stderr and "$ tailorbird" not in done.stderr
     other = run(
-        "--short", "--all-epochs", "--network", "Xception", "--out", "out", cwd=place.parent
+        "--short", "--all-epochs", "--network", "Xception", "--out", "out", cwd=replay.parent
     )
     assert other.returncode == 1 and "other settings" in other.stderr
 
@@ -179,7 +179,7 @@ def test_the_readme_shows_the_commands_that_run(
 
 
 def options(command: str) -> list[str]:
-    """The command's words without what is chosen: its name and its options."""
+    """Return a command's name and options, without their values."""
     words = shlex.split(command)
     return words[:2] + [word for word in words if word.startswith("-")]
 
