@@ -231,3 +231,34 @@ def test_a_file_that_is_no_input_is_replaced(folder: Path, monkeypatch: pytest.M
     done = CliRunner().invoke(app, ["scan", "labels.csv", "--manifest", str(target), "-q"])
     assert done.exit_code in (0, 3)
     assert target.read_text().startswith("path,label,split")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "scan linked --suspects --contact-sheet",
+        "train linked -o m.onnx --report",
+        "evaluate shop.onnx linked --report",
+        "compare shop.onnx other.onnx linked --contact-sheet",
+        "sweep linked -o",
+        "find-lr linked -o",
+        "learning-curve linked -o",
+    ],
+)
+def test_photos_that_links_lead_to_are_inputs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """With --follow-links a dataset has photos outside its folder."""
+    monkeypatch.chdir(folder)
+    for label in ("box", "disc"):
+        (folder / "linked" / label).mkdir(parents=True)
+        (folder / "linked" / label / "one.png").symlink_to(
+            folder / "new" / label / f"{label}-001.jpg"
+        )
+    (folder / "linked" / "box" / "drawn.png").symlink_to(folder / "photos" / "box" / "drawn.png")
+    before = contents(folder)
+    target = "photos/box/drawn.png"
+    done = CliRunner().invoke(app, [*command.split(), target, "--follow-links", "-q"])
+    assert isinstance(done.exception, SettingsError), f"{done.output}\n{done.exception!r}"
+    assert "would overwrite a photo that is read; give another name" in str(done.exception)
+    assert contents(folder) == before

@@ -55,7 +55,7 @@ def find_lr(
     from tailorbird import experiments
     from tailorbird.experiments import plots
 
-    experiments.check_outputs(photos, backbone, picture=picture)
+    experiments.check_outputs(photos, backbone, data=data, picture=picture)
     fixed: dict[str, Any] = {"inner": parsing.inner_layers(inner), "dropout": dropout, "l2": l2}
     fixed |= {"batch_size": batch_size} if batch_size != 128 else {}
     fixed |= {"batch_norm": True} if batch_norm else {}

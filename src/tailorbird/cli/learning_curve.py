@@ -55,7 +55,7 @@ def learning_curve(
     from tailorbird import experiments
     from tailorbird.experiments import plots
 
-    experiments.check_outputs(photos, backbone, picture=picture)
+    experiments.check_outputs(photos, backbone, data=data, picture=picture)
     fixed: dict[str, Any] = {
         "inner": parsing.inner_layers(inner),
         "dropout": dropout,

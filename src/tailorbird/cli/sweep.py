@@ -124,7 +124,7 @@ def sweep(
             "--schedule", schedule, {"cosine": "cosine", "constant": "constant"}
         ),
     }
-    experiments.check_outputs(photos, backbone, picture=picture, csv=csv)
+    experiments.check_outputs(photos, backbone, data=data, picture=picture, csv=csv)
     board = Board()
     progress = output.ProgressBar()
     try:

@@ -147,6 +147,7 @@ def check_outputs(
     source: PathLike,
     backbone: str | Path,
     *,
+    data: DataSettings | None = None,
     picture: PathLike | None = None,
     csv: PathLike | None = None,
 ) -> None:
@@ -156,5 +157,5 @@ def check_outputs(
         problems.outputs(
             {"picture": picture, "CSV": csv},
             inputs={"dataset": source, "backbone": find(backbone)},
-            photos=listed_photos(source),
+            photos=listed_photos(source, data),
         )
