@@ -38,7 +38,7 @@ check: lint
 	$(TEST)/bin/mypy
 
 quick: check
-	$(PYTEST) -m "not (slow or keras or browser or process or postgres)"
+	$(PYTEST) --ignore tests/engines/keras -m "not (slow or keras or browser or process or postgres)"
 
 test: check
 	$(PYTEST) -m "not slow"
