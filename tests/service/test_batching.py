@@ -156,7 +156,11 @@ def test_a_failing_run_fails_its_own_photos_only() -> None:
     async def scenario() -> None:
         model, bad = Model(), Model()
         model.may.set()
-        bad.run = lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))  # type: ignore[method-assign]
+
+        def run_out_of_memory(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("out of memory")
+
+        bad.run = run_out_of_memory  # type: ignore[method-assign]
         batcher = Batcher(threads=1, queue=64, batch=4, decode_seconds=10, meter=Numbers())
         failed, fine = ask(batcher, served(bad), 1), ask(batcher, served(model), 2)
         with pytest.raises(RuntimeError, match="out of memory"):

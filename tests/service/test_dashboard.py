@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from support.browser import OpenPage, browser, open_page, refuse, server, violations  # noqa: F401  (fixtures)
+from support.browser import (  # noqa: F401 (fixtures)
+    OpenPage,
+    browser,
+    open_page,
+    refuse,
+    server,
+    violations,
+)
 from support.data import encoded, picture
 from support.serving import Server
 

@@ -1,4 +1,4 @@
-"""The upload page in a real browser, against a real server; what a server cannot easily be made to answer is put in its place."""
+"""The upload page in a real browser against a real server; rare responses are substituted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Error, FilePayload, Locator, Page, Route, expect
 
-from support.browser import OpenPage, browser, open_page, refuse, server, violations  # noqa: F401  (fixtures)
+from support.browser import (  # noqa: F401 (fixtures)
+    OpenPage,
+    browser,
+    open_page,
+    refuse,
+    server,
+    violations,
+)
 from support.data import encoded, picture
 from support.serving import Server, serving
 
@@ -46,7 +53,7 @@ def answered(page: Page, name: str = "box.jpg") -> Locator:
 
 
 def changed(page: Page, path: str, change: dict[str, Any]) -> None:
-    """The server's own answer, with some fields of it (of the first result, of a prediction) replaced."""
+    """Replace some fields of the server's own response, or of its first result."""
 
     def answer(route: Route) -> None:
         fetched = route.fetch()
@@ -116,7 +123,8 @@ def transfer(page: Page, *files: FilePayload) -> Any:
         """files => {
             const transfer = new DataTransfer();
             for (const [name, type, text] of files)
-                transfer.items.add(new File([Uint8Array.from(atob(text), c => c.charCodeAt(0))], name, {type}));
+                const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+                transfer.items.add(new File([bytes], name, {type}));
             return transfer;
         }""",
         given,
@@ -136,7 +144,8 @@ def test_photos_can_be_dropped_anywhere(open_page: OpenPage) -> None:
 
 def paste(page: Page, dropped: Any) -> None:
     page.evaluate(
-        "data => document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: data, bubbles: true, cancelable: true}))",
+        "data => document.body.dispatchEvent(new ClipboardEvent('paste', "
+        "{clipboardData: data, bubbles: true, cancelable: true}))",
         dropped,
     )
 
@@ -222,7 +231,8 @@ def test_a_long_name_pushes_nothing_out_of_its_card(open_page: OpenPage) -> None
     beyond = page.evaluate(
         """() => {
             const card = document.querySelector(".card").getBoundingClientRect();
-            return [...document.querySelectorAll(".card .text *")].map(node => node.getBoundingClientRect())
+            return [...document.querySelectorAll(".card .text *")]
+                .map(node => node.getBoundingClientRect())
                 .filter(box => box.right > card.right + 1).length;
         }"""
     )
@@ -233,12 +243,15 @@ def test_a_long_name_pushes_nothing_out_of_its_card(open_page: OpenPage) -> None
 
 
 def sent(page: Page, file: FilePayload) -> bytes:
-    """The body that the page sends for a file. Taken where the page hands it over: Playwright does not see the bytes of a Blob."""
+    """The body that the page sends for a file; Playwright itself does not see a Blob's bytes."""
     page.evaluate(
         """() => {
             const send = XMLHttpRequest.prototype.send;
             window.taken = new Promise(resolve => {
-                XMLHttpRequest.prototype.send = function (body) { resolve(body); return send.call(this, body); };
+                XMLHttpRequest.prototype.send = function (body) {
+                    resolve(body);
+                    return send.call(this, body);
+                };
             });
         }"""
     )
@@ -310,8 +323,14 @@ def test_a_small_photo_is_sent_as_it_is(open_page: OpenPage) -> None:
 
 def test_the_switch_changes_the_heat_map(open_page: OpenPage) -> None:
     page = open_page()
-    maps = [{"label": label, "width": 2, "height": 2, "values": values}
-            for label, values in (("box", [[1, 0], [0, 0]]), ("disc", [[0, 0], [0, 1]]), ("cross", [[0, 0.5], [0, 0]]))]  # fmt: skip
+    maps = [
+        {"label": label, "width": 2, "height": 2, "values": values}
+        for label, values in (
+            ("box", [[1, 0], [0, 0]]),
+            ("disc", [[0, 0], [0, 1]]),
+            ("cross", [[0, 0.5], [0, 0]]),
+        )
+    ]
     changed(page, "/v1/predict", {**SURE, "heatmaps": maps})
     choose(page, photo())
     shown = answered(page)
@@ -587,16 +606,34 @@ def test_refused_files_say_why_and_what_to_do(
 
 
 CODES = {
-    "bad-request": 400, "too-many-parts": 400, "bad-host": 400, "forbidden": 403, "not-found": 404, "method-not-allowed": 405, "request-timeout": 408,
-    "conflict": 409, "body-too-large": 413, "image-too-large": 413, "unsupported-format": 415, "unsupported-media-type": 415, "unreadable-image": 422,
-    "invalid": 422, "overloaded": 503, "deadline": 503, "not-ready": 503, "storage-full": 507, "storage-failed": 503, "internal": 500,
-}  # fmt: skip
+    "bad-request": 400,
+    "too-many-parts": 400,
+    "bad-host": 400,
+    "forbidden": 403,
+    "not-found": 404,
+    "method-not-allowed": 405,
+    "request-timeout": 408,
+    "conflict": 409,
+    "body-too-large": 413,
+    "image-too-large": 413,
+    "unsupported-format": 415,
+    "unsupported-media-type": 415,
+    "unreadable-image": 422,
+    "invalid": 422,
+    "overloaded": 503,
+    "deadline": 503,
+    "not-ready": 503,
+    "storage-full": 507,
+    "storage-failed": 503,
+    "internal": 500,
+}
 
 
 def test_every_refusal_of_the_api_is_explained(open_page: OpenPage) -> None:
     page = open_page()
     advice = page.evaluate(
-        "async codes => { const {advice} = await import('/static/messages.js'); return codes.map(advice); }",
+        "async codes => { const {advice} = await import('/static/messages.js');"
+        " return codes.map(advice); }",
         [*CODES],
     )
     assert all(len(text) > 20 for text in advice)
@@ -767,8 +804,12 @@ def test_narrow_screens_need_no_sideways_scrolling(
     page.locator(f"[data-state={state}]").get_by_role("button", name="omething else").click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     small = page.evaluate(
-        """() => [...document.querySelectorAll('button, .way label, .segments label, nav a, .foot p a, [role=option], [role=combobox]')]
-            .filter(each => each.checkVisibility()).filter(each => each.getBoundingClientRect().height < 43.9).map(each => each.outerHTML)"""
+        """() => [...document.querySelectorAll(
+                'button, .way label, .segments label, nav a, .foot p a, [role=option],'
+                + ' [role=combobox]')]
+            .filter(each => each.checkVisibility())
+            .filter(each => each.getBoundingClientRect().height < 43.9)
+            .map(each => each.outerHTML)"""
     )
     assert not small, "a finger needs 44 pixels"
 

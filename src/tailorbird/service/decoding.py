@@ -36,6 +36,9 @@ from tailorbird.service.tensors import BadTensor, parse_tensor
 
 _LENGTHS = struct.Struct("<IQ")
 
+PIPE_BYTES = 2**20
+"""Size of the pipes where the system lets it be set: most photos then pass in one step."""
+
 BUSY_SECONDS = 5.0
 """A decoder that has worked on one job for this long counts as stuck."""
 
@@ -96,7 +99,10 @@ class Decoder:
             self.close()
             code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pipesize=PIPE_BYTES,
             )
         return self._process
 
