@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 REASONS = 8
 """Reasons for leaving photos out that are printed without --verbose."""
 
-MATRIX_CLASSES = 13
-"""Most classes whose confusion matrix fits a terminal; else the most confused pairs are shown."""
-
 PAIRS = 20
 """Confused pairs that are printed."""
 
@@ -115,9 +112,16 @@ def print_scores(scores: Scores, title: str) -> None:
     output.print_table(columns, rows)
 
 
+def _matrix_width(scores: Scores) -> int:
+    """Return the columns of the terminal that the confusion matrix needs."""
+    cells = zip(scores.classes, zip(*scores.confusion, strict=True), strict=True)
+    widths = [max(len(label[:8]), len(str(max(column)))) + 2 for label, column in cells]
+    return max(map(len, scores.classes)) + 2 + sum(widths)
+
+
 def print_confusion(scores: Scores) -> None:
     """Print the confusion matrix, or the most confused pairs where the matrix would be too wide."""
-    if len(scores.classes) > MATRIX_CLASSES:
+    if _matrix_width(scores) > output.out().width:
         pairs = scores.confused_pairs()
         output.line(f"Most confused pairs of {len(scores.classes)} classes:")
         for pair in pairs[:PAIRS]:
