@@ -125,7 +125,7 @@ def test_bad_input_is_one_line(shapes: Path, tmp_path: Path) -> None:
         (("sweep", shapes, "--inner", "10,x"), "--inner is '10,x'"),
         (("sweep", shapes, "--batch-norm", "yes"), "give one or more of off, on"),
         (("sweep", shapes, "--dropout", "0,1.5"), "dropout is 1.5"),
-        (("sweep", shapes, "-o", "s.pdf"), "must end in .svg, .png, .html"),
+        (("sweep", shapes, "-o", "s.pdf"), "must end in .svg, .png or .html"),
         (("sweep", shapes, "--csv", tmp_path / "none" / "f.csv"), "folder that exists"),
         (("find-lr", shapes, "--steps", 1), "steps is 1"),
         (("learning-curve", tmp_path / "nothing"), "nothing"),

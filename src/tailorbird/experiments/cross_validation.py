@@ -222,9 +222,6 @@ class Fitter:
         workers: int | None = None,
         predictions: bool = False,
     ) -> None:
-        if workers is not None:
-            with Problems() as problems:
-                problems.whole("workers", workers, 1)
         self.data = data
         self.partitions = partitions
         self.workers = workers or parallel.cores()

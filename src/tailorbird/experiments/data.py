@@ -26,6 +26,34 @@ PICTURES = (".svg", ".png", ".html")
 
 
 @dataclass(frozen=True)
+class ExperimentSettings:
+    """Settings of every experiment.
+
+    Attributes:
+        seed: of the split (as in `train`), the folds and the fits, 0 to 2**32 - 1.
+        backbone: name of an installed backbone, or the path of an .onnx file.
+        workers: fits at the same time; None: one per core. It does not change the result.
+        data: how the folder or CSV is read.
+    """
+
+    seed: int = 0
+    backbone: str | Path = SHIPPED
+    workers: int | None = None
+    data: DataSettings | None = None
+
+    def __post_init__(self) -> None:
+        """Raise one SettingsError that names every problem."""
+        with Problems() as problems:
+            problems.seed(self.seed)
+            if self.workers is not None:
+                problems.whole("workers", self.workers, 1)
+            self.check(problems)
+
+    def check(self, problems: Problems) -> None:
+        """Add the problems of one experiment's own settings."""
+
+
+@dataclass(frozen=True)
 class ExperimentData:
     """N photos of train and validation together, of C classes.
 
@@ -119,17 +147,19 @@ def read_data(
 
 def given_or_read(
     photos: str | Path | ExperimentData,
-    *,
-    backbone: str | Path,
+    settings: ExperimentSettings,
     views: int,
-    seed: int,
-    data: DataSettings | None,
     progress: Progress | None,
 ) -> ExperimentData:
     """Return data that is given already, or read it. Raises SettingsError for too few views."""
     if not isinstance(photos, ExperimentData):
         return read_data(
-            photos, backbone=backbone, views=views, seed=seed, data=data, progress=progress
+            photos,
+            backbone=settings.backbone,
+            views=views,
+            seed=settings.seed,
+            data=settings.data,
+            progress=progress,
         )
     if views > len(photos.features):
         raise SettingsError(

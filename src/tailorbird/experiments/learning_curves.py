@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tailorbird.backbone.catalogue import SHIPPED
-from tailorbird.dataset import DataSettings
 from tailorbird.dataset.checks import SMALL
 from tailorbird.errors import DatasetError, TrainingError
 from tailorbird.experiments.alternatives import START, complete
@@ -31,7 +29,12 @@ from tailorbird.experiments.cross_validation import (
     nested_order,
     partitions,
 )
-from tailorbird.experiments.data import ExperimentData, given_or_read, head_settings
+from tailorbird.experiments.data import (
+    ExperimentData,
+    ExperimentSettings,
+    given_or_read,
+    head_settings,
+)
 from tailorbird.experiments.paired_tests import SIGNIFICANT, corrected_t_test, holm
 from tailorbird.experiments.power_law import Extrapolation, extrapolate
 from tailorbird.experiments.sweep_results import plain_settings
@@ -49,8 +52,8 @@ MOST_CLASSES = 30
 
 
 @dataclass(frozen=True)
-class LearningCurveSettings:
-    """How a learning curve is made.
+class LearningCurveSettings(ExperimentSettings):
+    """How a learning curve is made. Further attributes: see ExperimentSettings.
 
     Attributes:
         fixed: fields of HeadSettings; by default a single dense layer, which trains fast and
@@ -58,28 +61,18 @@ class LearningCurveSettings:
         per_class: also find out which class would gain.
         folds: at least 2; a run trains on (folds - 1) / folds of the photos.
         seeds: rounds of cross-validation, 1 to 100.
-        seed: of the split (as in `train`), folds, parts and fits.
-        backbone: name of an installed backbone, or the path of an .onnx file.
-        workers: fits at the same time; None: one per core. It does not change the result.
-        data: how the folder or CSV is read.
     """
 
     fixed: Mapping[str, Any] | None = None
     per_class: bool = True
     folds: int = 5
     seeds: int = 2
-    seed: int = 0
-    backbone: str | Path = SHIPPED
-    workers: int | None = None
-    data: DataSettings | None = None
 
-    def __post_init__(self) -> None:
-        """Raise one SettingsError that names every problem."""
-        with Problems() as problems:
-            problems.attempt(partial(head_settings, self.fixed or {}))
-            problems.whole("folds", self.folds, 2)
-            problems.whole("seeds", self.seeds, 1, MOST_SEEDS)
-            problems.seed(self.seed)
+    def check(self, problems: Problems) -> None:
+        """Add the problems of these settings."""
+        problems.attempt(partial(head_settings, self.fixed or {}))
+        problems.whole("folds", self.folds, 2)
+        problems.whole("seeds", self.seeds, 1, MOST_SEEDS)
 
 
 @dataclass(frozen=True)
@@ -233,14 +226,7 @@ def learning_curve(
     """
     settings = merge(LearningCurveSettings, settings, options, "learning_curve")
     values = {**START, **(settings.fixed or {})}
-    data = given_or_read(
-        photos,
-        backbone=settings.backbone,
-        views=values["views"],
-        seed=settings.seed,
-        data=settings.data,
-        progress=progress,
-    )
+    data = given_or_read(photos, settings, values["views"], progress)
     began = time.perf_counter()
     runs = _Runs(data, settings, values, progress or NoProgress())
     extrapolation, laws = extrapolate(

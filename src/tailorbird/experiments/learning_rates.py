@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailorbird import parallel
-from tailorbird.backbone.catalogue import SHIPPED
-from tailorbird.dataset import DataSettings
 from tailorbird.errors import TrainingError
 from tailorbird.experiments.alternatives import START, train_command
-from tailorbird.experiments.data import ExperimentData, given_or_read, head_settings
+from tailorbird.experiments.data import (
+    ExperimentData,
+    ExperimentSettings,
+    given_or_read,
+    head_settings,
+)
 from tailorbird.experiments.sweep_results import plain_settings
 from tailorbird.head import HeadSettings
 from tailorbird.head.fit import Data, batches, one_blas_thread, prepare, start_run, train_step
@@ -33,8 +36,8 @@ DIVERGED = 4.0
 
 
 @dataclass(frozen=True)
-class RangeTestSettings:
-    """How a learning rate is searched.
+class RangeTestSettings(ExperimentSettings):
+    """How a learning rate is searched. Further attributes: see ExperimentSettings.
 
     Attributes:
         fixed: fields of HeadSettings such as inner, dropout, l2 and batch_size; by default a single
@@ -42,10 +45,6 @@ class RangeTestSettings:
         lowest, highest: first and last learning rate, above 0 and rising.
         steps: of the test, one batch each, 20 to 10000.
         seeds: runs that are averaged, 1 to 100.
-        seed: of the split (as in `train`) and the runs.
-        backbone: name of an installed backbone, or the path of an .onnx file.
-        workers: runs at the same time; None: one per core.
-        data: how the folder or CSV is read.
     """
 
     fixed: Mapping[str, Any] | None = None
@@ -53,28 +52,22 @@ class RangeTestSettings:
     highest: float = HIGHEST
     steps: int = STEPS
     seeds: int = 5
-    seed: int = 0
-    backbone: str | Path = SHIPPED
-    workers: int | None = None
-    data: DataSettings | None = None
 
-    def __post_init__(self) -> None:
-        """Raise one SettingsError that names every problem."""
-        with Problems() as problems:
-            for name in ("learning_rate", "schedule", "epochs", "patience"):
-                problems.need(
-                    name not in (self.fixed or {}),
-                    f"{name} cannot be fixed: the range test sets its own learning rates and steps",
-                )
-            problems.attempt(partial(head_settings, self.fixed or {}))
+    def check(self, problems: Problems) -> None:
+        """Add the problems of these settings."""
+        for name in ("learning_rate", "schedule", "epochs", "patience"):
             problems.need(
-                0 < self.lowest < self.highest < math.inf,
-                f"the learning rates run from {self.lowest:g} to {self.highest:g}; they must rise, "
-                "from above 0",
+                name not in (self.fixed or {}),
+                f"{name} cannot be fixed: the range test sets its own learning rates and steps",
             )
-            problems.whole("steps", self.steps, 20, 10_000)
-            problems.whole("seeds", self.seeds, 1, 100)
-            problems.seed(self.seed)
+        problems.attempt(partial(head_settings, self.fixed or {}))
+        problems.need(
+            0 < self.lowest < self.highest < math.inf,
+            f"the learning rates run from {self.lowest:g} to {self.highest:g}; they must rise, "
+            "from above 0",
+        )
+        problems.whole("steps", self.steps, 20, 10_000)
+        problems.whole("seeds", self.seeds, 1, 100)
 
 
 @dataclass(frozen=True)
@@ -159,14 +152,7 @@ def find_learning_rate(
     settings = merge(RangeTestSettings, settings, options, "find_learning_rate")
     fixed = settings.fixed or {}
     head = head_settings({**START, **fixed, "schedule": "constant"})
-    known = given_or_read(
-        photos,
-        backbone=settings.backbone,
-        views=head.views,
-        seed=settings.seed,
-        data=settings.data,
-        progress=progress,
-    )
+    known = given_or_read(photos, settings, head.views, progress)
     data = _training_data(known)
     rates = np.geomspace(settings.lowest, settings.highest, settings.steps)
     with one_blas_thread():

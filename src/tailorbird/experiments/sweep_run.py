@@ -6,13 +6,10 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from tailorbird.backbone.catalogue import SHIPPED
-from tailorbird.dataset import DataSettings
 from tailorbird.errors import TrainingError
 from tailorbird.experiments.alternatives import (
     METRICS,
@@ -25,7 +22,7 @@ from tailorbird.experiments.alternatives import (
     train_command,
 )
 from tailorbird.experiments.cross_validation import MOST_SEEDS, FitScore, Fitter, Job
-from tailorbird.experiments.data import ExperimentData
+from tailorbird.experiments.data import ExperimentData, ExperimentSettings
 from tailorbird.experiments.paired_tests import (
     SettingComparison,
     compare,
@@ -50,41 +47,31 @@ MOST_TRIALS: Final = 10_000
 
 
 @dataclass(frozen=True)
-class SweepSettings:
-    """How a sweep is done.
+class SweepSettings(ExperimentSettings):
+    """How a sweep is done. Further attributes: see ExperimentSettings.
 
     Attributes:
         grid: try every combination instead of varying one factor at a time.
         optuna: number of settings that Optuna chooses instead; needs `tailorbird[optuna]`.
         folds: of each round of cross-validation, at least 2.
         seeds: rounds, each with its own folds and first weights, 1 to 100.
-        seed: of the split (as in `train`), the folds and the fits.
         metric: what settings are ranked by: accuracy or log-loss.
-        backbone: name of an installed backbone, or the path of an .onnx file.
-        workers: fits at the same time; None: one per core. It does not change the result.
-        data: how the folder or CSV is read.
     """
 
     grid: bool = False
     optuna: int | None = None
     folds: int = 5
     seeds: int = 3
-    seed: int = 0
     metric: Metric = "accuracy"
-    backbone: str | Path = SHIPPED
-    workers: int | None = None
-    data: DataSettings | None = None
 
-    def __post_init__(self) -> None:
-        """Raise one SettingsError that names every problem."""
-        with Problems() as problems:
-            problems.choice("metric", self.metric, METRICS)
-            if self.optuna is not None:
-                problems.whole("optuna", self.optuna, 1, MOST_TRIALS)
-                problems.need(not self.grid, "grid and optuna are both given; choose one, not both")
-            problems.whole("folds", self.folds, 2)
-            problems.whole("seeds", self.seeds, 1, MOST_SEEDS)
-            problems.seed(self.seed)
+    def check(self, problems: Problems) -> None:
+        """Add the problems of these settings."""
+        problems.choice("metric", self.metric, METRICS)
+        if self.optuna is not None:
+            problems.whole("optuna", self.optuna, 1, MOST_TRIALS)
+            problems.need(not self.grid, "grid and optuna are both given; choose one, not both")
+        problems.whole("folds", self.folds, 2)
+        problems.whole("seeds", self.seeds, 1, MOST_SEEDS)
 
 
 @dataclass(frozen=True)

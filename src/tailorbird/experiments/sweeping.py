@@ -60,14 +60,7 @@ def sweep(
     checked = check_alternatives(alternatives)
     if settings.optuna is not None:
         optuna_search.require()
-    data = given_or_read(
-        photos,
-        backbone=settings.backbone,
-        views=most_views(checked),
-        seed=settings.seed,
-        data=settings.data,
-        progress=progress,
-    )
+    data = given_or_read(photos, settings, most_views(checked), progress)
     parts = partitions(
         data.labels, data.groups, folds=settings.folds, seeds=settings.seeds, seed=settings.seed
     )
