@@ -148,8 +148,10 @@ def test_ctrl_c_prints_the_table_so_far(shapes: Path, terminal: bool) -> None:
     os.close(follower)
     seen = b""
     while b"fits, about" not in seen:
-        read = process.stderr.read1  # type: ignore[union-attr]
-        seen += os.read(leader, 4096) if terminal else read(4096)
+        if terminal:
+            seen += os.read(leader, 4096)
+        else:
+            seen += process.stderr.read1(4096)  # type: ignore[union-attr]
     process.send_signal(signal.SIGINT)
     if terminal:
         # Somebody must read the terminal, or the process waits for ever to write to it.

@@ -195,7 +195,7 @@ def test_every_problem_is_named() -> None:
         sweep(blobs(), {"layers": [3], "dropout": [0.1, 1.5], "l2": []})
     for words in ("no setting 'layers'", "dropout is 1.5", "l2 is []"):
         assert words in str(caught.value)
-    with pytest.raises(SettingsError, match="sweep has no setting 'fold'; valid settings: seed, backbone"):
+    with pytest.raises(SettingsError, match="no setting 'fold'; valid settings: seed, backbone"):
         sweep(blobs(), fold=3)
     with pytest.raises(SettingsError, match=r"metric is 'f1'.*not both"):
         sweep(blobs(), metric="f1", grid=True, optuna=3)
