@@ -2,7 +2,7 @@
 
 from tailorbird.dataset.labels import folded_label, similar_label
 from tailorbird.dataset.outputs import listed_photos
-from tailorbird.dataset.reading import picture_of, pixels_of
+from tailorbird.dataset.reading import picture_of, pixels_of, stacked_pixels
 from tailorbird.dataset.samples import KINDS, SPLITS, UNUSABLE, Dataset, Finding, Sample, printable
 from tailorbird.dataset.scanner import Visitor, scan
 from tailorbird.dataset.settings import DataSettings
@@ -27,5 +27,6 @@ __all__ = [
     "scan",
     "similar_label",
     "split",
+    "stacked_pixels",
     "write_manifest",
 ]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
+from tailorbird import parallel
 from tailorbird.dataset.samples import Sample
 from tailorbird.errors import ImageError, UnreadableImage
 from tailorbird.images import Pixels, ResizeRule, decode, read_bytes, resize
@@ -31,3 +35,8 @@ def picture_of(sample: Sample, at_least: int) -> Image.Image:
 def pixels_of(sample: Sample, rule: ResizeRule) -> Pixels:
     """Return the photo as a model sees it, uint8 (S, S, 3); raises as `picture_of`."""
     return resize(picture_of(sample, rule.least_side), rule)
+
+
+def stacked_pixels(samples: Sequence[Sample], rule: ResizeRule) -> npt.NDArray[np.uint8]:
+    """Decode and resize photos on all cores: uint8 (N, size, size, 3). Raises as `pixels_of`."""
+    return np.stack(list(parallel.ordered(lambda sample: pixels_of(sample, rule), samples)))

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.dataset import listed_photos, pixels_of
+from tailorbird.dataset import listed_photos, stacked_pixels
 from tailorbird.dataset.labels import unknown_label
 from tailorbird.engines.protocol import SourceClassifier
 from tailorbird.engines.registry import ENGINES, carried, engine_for_file, engine_for_reference
@@ -287,7 +287,7 @@ def _find_preprocessing(
         with run.timer.measure("preprocess"):
             sample = spread(photos.calibration, preprocessing.SAMPLED)
             labels = photos.data.numbers(sample)
-            images = np.stack([pixels_of(one, rule) for one in sample])
+            images = stacked_pixels(sample, rule)
             answers = preprocessing.try_all(classifier, images, run.progress)
             chosen = chosen or preprocessing.best(answers, labels)
             comparison = preprocessing.compare(answers, labels, chosen[0])
@@ -301,7 +301,7 @@ def _find_preprocessing(
 def _verification_images(photos: ScoringData | None, rule: ResizeRule) -> npt.NDArray[np.uint8]:
     """Return images uint8 (N, S, S, 3) for comparison: photos, else generated ones."""
     if photos is not None:
-        return np.stack([pixels_of(one, rule) for one in spread(photos.calibration, VERIFIED)])
+        return stacked_pixels(spread(photos.calibration, VERIFIED), rule)
     return probe_images(rule.size, 16)
 
 

@@ -11,11 +11,9 @@ from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tailorbird.backbone import open_backbone
 from tailorbird.corrections import read_labelled
-from tailorbird.dataset import pixels_of, split, write_manifest
+from tailorbird.dataset import split, stacked_pixels, write_manifest
 from tailorbird.dataset.layout import find
 from tailorbird.engines.registry import carried, open_network
 from tailorbird.errors import DatasetError
@@ -72,7 +70,7 @@ def train(
     settings = settings_for(photos, output, settings, options)
     run = TrainingRun(output, settings, progress or NoProgress(), StageTimer())
     opened = _open(run, photos)
-    data = _prepare(run, photos, opened)
+    data = _prepare(run, opened)
     network = _learn(run, data, opened)
     tested = _test(run, data, network)
     info = _describe(run, data, network, tested)
@@ -92,9 +90,8 @@ def _open(run: TrainingRun, photos: str | Path) -> Opened:
             corrections = read_labelled(
                 str(settings.corrections), Path(folder) if folder is not None else None
             )
-        files = len(find(photos, data=settings.data).entries) + (
-            len(corrections.photos) if corrections else 0
-        )
+        layout = find(photos, data=settings.data)
+        files = len(layout.entries) + (len(corrections.photos) if corrections else 0)
         if not settings.from_scratch:
             backbone = open_backbone(settings.backbone)
             embedder = Embedder(backbone)
@@ -108,15 +105,17 @@ def _open(run: TrainingRun, photos: str | Path) -> Opened:
             f"px: about {seconds:.0f} s; photos seen before are quicker"
             + ("; then fine-tuning" if settings.trains_network else "")
         )
-    return Opened(embedder, network, corrections)
+    return Opened(layout, embedder, network, corrections)
 
 
-def _prepare(run: TrainingRun, photos: str | Path, opened: Opened) -> PreparedData:
+def _prepare(run: TrainingRun, opened: Opened) -> PreparedData:
     """Scan, split and clean the photos; write the manifest. Raises DatasetError."""
     settings = run.settings
     splitter = partial(split, seed=settings.seed)
     steps = Steps(splitter, corrections=opened.corrections, data=settings.data)
-    data = prepare_data(photos, opened.embedder, steps, progress=run.progress, timer=run.timer)
+    data = prepare_data(
+        opened.layout, opened.embedder, steps, progress=run.progress, timer=run.timer
+    )
     for name in ("validation", "test"):
         if not data.parts[name]:
             counts = list(data.dataset.counts.items())[:10]
@@ -245,7 +244,7 @@ def _write(run: TrainingRun, data: PreparedData, network: TrainedNetwork, info: 
         run.progress.stage("write")
         graph = build(network.backbone_graph, network.head, info.temperature)
         rows = verification_rows(len(validation))
-        images = np.stack([pixels_of(validation[index], network.rule) for index in rows])
+        images = stacked_pixels([validation[index] for index in rows], network.rule)
         expected = softmax(network.expected / info.temperature)
         write(run.output, graph, info, images=images, expected=expected, extra=network.extra)
         if network.tuned is not None:

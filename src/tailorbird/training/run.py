@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.corrections import Labelled
+from tailorbird.dataset.layout import Layout
 from tailorbird.features import Embedder
 from tailorbird.progress import Progress, StageTimer
 from tailorbird.training.settings import TrainSettings
@@ -34,10 +35,13 @@ class TrainingRun:
 class Opened:
     """The opened inputs.
 
-    embedder: of the backbone; None from scratch. network: the backbone in its framework, where it
-    is fine-tuned. corrections: those that join the training photos.
+    layout: the files of the photos.
+    embedder: of the backbone; None from scratch.
+    network: the backbone in its framework, where it is fine-tuned.
+    corrections: those that join the training photos.
     """
 
+    layout: Layout
     embedder: Embedder | None
     network: TrainableNetwork | None
     corrections: Labelled | None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tailorbird.backbone import Backbone
-from tailorbird.dataset import pixels_of
+from tailorbird.dataset import stacked_pixels
 from tailorbird.engines.finetune.loop import discard, finetune
 from tailorbird.engines.finetune.settings import FROM_SCRATCH
 from tailorbird.engines.finetune.task import FinetuneTask
@@ -102,7 +102,7 @@ def _fine_tuned(run: TrainingRun, data: PreparedData, task: FinetuneTask) -> Tra
     network.begin(Training(size=size, cut=0, regularisation=task.settings.regularisation))
     validation = data.parts["validation"]
     rows = verification_rows(len(validation))
-    images = np.stack([pixels_of(validation[index], info.rule) for index in rows])
+    images = stacked_pixels([validation[index] for index in rows], info.rule)
     expected = np.concatenate(
         [network.logits(images[i : i + CPU.batch]) for i in range(0, len(images), CPU.batch)]
     )
