@@ -31,9 +31,12 @@ MARKED_FILES = {
     "process": (
         "deploy/*.py",
         "project/test_docs.py",
+        "service/test_connections.py",
         "service/test_fuzz.py",
         "service/test_lifecycle.py",
-        "service/test_limits.py",
+        "service/test_overload.py",
+        "service/test_refused_requests.py",
+        "service/test_token.py",
     ),
 }
 """Marker -> the files, relative to tests/, all of whose tests have it."""
