@@ -122,9 +122,10 @@ def transfer(page: Page, *files: FilePayload) -> Any:
     return page.evaluate_handle(
         """files => {
             const transfer = new DataTransfer();
-            for (const [name, type, text] of files)
+            for (const [name, type, text] of files) {
                 const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
                 transfer.items.add(new File([bytes], name, {type}));
+            }
             return transfer;
         }""",
         given,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -104,4 +105,5 @@ def test_mounted_in_another_application_everything_answers(trained: Path) -> Non
             assert bare.is_redirect and bare.headers["location"].endswith("/classify/")
         service.state.batcher.close()
 
-    asyncio.run(scenario())
+    with ThreadPoolExecutor(1) as pool:  # the browser's own event loop holds this thread
+        pool.submit(asyncio.run, scenario()).result()

@@ -31,7 +31,7 @@ from support.numpy_network import (
     Task,
     weights_of,
 )
-from tailorbird.cli.output import ProgressBar, metrics_text
+from tailorbird.cli.output import ProgressBar, metrics_text, reset_verbosity
 from tailorbird.dataset import Sample
 from tailorbird.engines.finetune import loop as finetune
 from tailorbird.engines.finetune import views
@@ -233,6 +233,7 @@ def test_the_command_line_shows_the_figures(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "150")
+    reset_verbosity()  # another test of this process may have been run with --quiet
     values = {"loss": 0.61234, "accuracy": 0.875, "images_per_second": 61.2, "seconds_left": 130.0}
     assert (
         metrics_text(values) == "loss 0.612, 87.5% right, 61 images/s, 2:10 left"
