@@ -1,8 +1,8 @@
 """Run ONNX graphs: the only place that makes and runs ONNX Runtime sessions.
 
-A `Device` says how work is cut: images per run, runs at once, threads per run. A `Runner` is a
-graph opened on a device. On the CPU many small runs at once, each on one thread, beat one large run
-on all cores, because the activations of 8 images stay in a core's cache.
+A `Device` defines how work is divided: images per run, runs at once, threads per run. A `Runner` is
+a graph opened on a device. On the CPU many small runs at once, each on one thread, beat one large
+run on all cores, because the activations of 8 images stay in a core's cache.
 
 Shapes: images are uint8 (N, S, S, 3); outputs are arrays whose first axis is N.
 """
@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Device:
-    """Where graphs run and how work is cut for it.
+    """Where graphs run, and how work is divided for it.
 
     Attributes:
         name: The name users give.
@@ -175,14 +175,14 @@ def map_batches(
 ) -> Iterator[tuple[Note, Result | None]]:
     """Load items and run what was loaded in batches, in order and in bounded memory.
 
-    `Runner.map` for work of another shape, such as two models on the same photos.
+    More general than `Runner.map`: `run` may, for example, run two models on the same photos.
 
     Args:
         items: What to load; read as needed.
         load: Called in worker threads; returns a note and what to run, or None for nothing to run.
         run: Called in worker threads with at most `device.batch` loaded values; returns one result
             for each.
-        device: Says the batch size and, where `workers` is None, the number of threads.
+        device: Gives the batch size and, where `workers` is None, the number of threads.
         workers: Threads; each loads and runs its own batches.
 
     Yields:

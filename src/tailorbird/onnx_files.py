@@ -19,7 +19,7 @@ STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 
 
 def read_audited(path: str | Path, error: type[InputError]) -> onnx.ModelProto:
-    """Read an ONNX file and refuse what could reach outside it; no operator runs here.
+    """Read an ONNX file and refuse unsafe content, without running any operator.
 
     Args:
         path: The file.

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ALLOW = "TAILORBIRD_ALLOW_TELEMETRY"
-"""Environment variable; 1 leaves the telemetry of the libraries as their makers ship it."""
+"""Environment variable; 1 leaves the telemetry of the libraries at its defaults."""
 
 TELEMETRY = {
     # Since 1.29 ONNX Runtime keeps a device id and a queue of events in the home folder and

@@ -5,7 +5,7 @@
         problems.number("precision", precision, 0.5, 1)
         problems.outputs({"model": model, "report": report}, inputs={"photos": photos})
 
-What the command line refuses is refused here, and so by the library as well.
+The command line has no further rules: the library refuses the same values.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOST_SEED = 2**32 - 1
 """NumPy's legacy generators and the frameworks accept seeds of 32 bits."""
 
 DOCUMENTS = frozenset({".csv", ".db", ".htm", ".html", ".json", ".keras", ".md", ".onnx"})
-"""Endings of files that no scan of a dataset's folder takes for a photo."""
+"""Endings of files that the scan of a dataset's folder does not open as photos."""
 
 _PHOTO_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 """First bytes of JPEG, PNG, GIF, BMP and WebP files; AVIF and HEIC files have `ftyp` at byte 4."""
@@ -162,9 +162,9 @@ class Problems:
 
         Args:
             files: the outputs by what they are; None: not written.
-            inputs: files and folders that are read, by what they are. Inside a folder of photos an
-                output must not be, or later be taken for, a photo. None: not read. Names that are
-                no existing file or folder (of a backbone, of a server's database) are ignored.
+            inputs: files and folders that are read, by what they are; None: not read. An output in
+                a folder of photos must not replace a photo, or be scanned as one later. Names that
+                are no existing file or folder (of a backbone, of a server's database) are ignored.
             photos: further files that are read, such as those a CSV lists. It is iterated only
                 if an output exists already.
         """
@@ -228,12 +228,6 @@ def merge(kind: type[T], settings: T | None, options: Mapping[str, Any], what: s
     return build(kind, {**values, **options}, what)
 
 
-def check_writable(path: PathLike) -> None:
-    """Raise SettingsError if a file cannot be written at `path`, before the work begins."""
-    with Problems() as problems:
-        problems.outputs({"file": path})
-
-
 def same_file(one: PathLike, other: PathLike) -> bool:
     """Return whether two paths lead to one file: links and the file system's case rules counted.
 
@@ -289,7 +283,7 @@ def _inside(path: Path, folder: Path) -> bool:
 
 
 def _suffix(path: Path) -> str:
-    """Return the ending of the name that is really written, in lower case."""
+    """Return the ending of the name after links are resolved, in lower case."""
     return Path(os.path.realpath(path)).suffix.lower()
 
 

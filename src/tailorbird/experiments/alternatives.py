@@ -1,4 +1,4 @@
-"""The alternatives of a sweep: checks, defaults, names, and the `train` command of a setting."""
+"""Alternatives of a sweep: checks, defaults, names, and the `train` command of a setting."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ START: Mapping[str, Any] = {
     "l2": 1e-2,
     "views": 1,
 }
-"""Where a sweep starts: one dense layer, Keras' rate for Adam, the L2 that `train` tries first."""
+"""Initial setting: one dense layer, Keras' rate for Adam, the L2 that `train` tries first."""
 
 USUAL: Mapping[str, tuple[Any, ...]] = {
     "learning_rate": (1e-4, 1e-3, 1e-2, 1e-1),
     "inner": ((), (10,), (100,), (1000,)),
     "dropout": (0.0, 0.2, 0.5, 0.8),
 }
-"""The default alternatives: those of the transfer-learning recipe."""
+"""The default alternatives, from the usual transfer-learning recipe."""
 
 ORDER = ("learning_rate", "inner", "dropout")
-"""Varied first, in this order: a learning rate far off spoils every other comparison."""
+"""Fields varied first, in this order: with a bad learning rate no other comparison is useful."""
 
 NAMES = {
     "learning_rate": "learning rate",
@@ -54,7 +54,7 @@ MOST_SETTINGS = 5000
 def check_alternatives(
     alternatives: Mapping[str, Sequence[Any]] | None,
 ) -> dict[str, tuple[Any, ...]]:
-    """Return the alternatives, those of ORDER first, without repeats; by default USUAL.
+    """Return the alternatives without repeats, fields of ORDER first; by default USUAL.
 
     Raises one SettingsError that names every unknown field, empty list and invalid value.
     """
@@ -84,7 +84,7 @@ def most_views(alternatives: Mapping[str, Sequence[Any]]) -> int:
 
 
 def starting_point(alternatives: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """Return START, with fields whose usual value is no alternative at their first one."""
+    """Return START; a field whose value is not an alternative gets its first alternative."""
     start = dict(START)
     for name, values in alternatives.items():
         if name not in start or start[name] not in values:
@@ -93,7 +93,7 @@ def starting_point(alternatives: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 
 
 def complete(values: Mapping[str, Any], data: ExperimentData, train: int) -> HeadSettings:
-    """Return settings; where not given, epochs are those of `train` for `train` photos."""
+    """Return settings; missing epochs are what the `train` command uses for `train` photos."""
     return plan_trials(values, views=len(data.features), samples=train)[0]
 
 
@@ -131,8 +131,8 @@ def describe(settings: HeadSettings, names: Sequence[str]) -> str:
 def train_command(data: ExperimentData, settings: HeadSettings, given: Sequence[str]) -> str:
     """Return the `tailorbird train` command with these settings.
 
-    Apart from the usual four, fields are only written where `given`. `train` itself chooses the
-    number of epochs where it is not given, and compares extra views with none.
+    Fields other than the usual four are written only if they are in `given`. Without a number of
+    epochs `train` chooses it, and with extra views it also tries none.
     """
     words = ["tailorbird", "train", data.source, "-o", "model.onnx"]
     if data.backbone != "pocket":

@@ -81,7 +81,7 @@ def fold_numbers(
 
 
 def _why_not(folds: int, photos: int, pictures: int) -> str:
-    """Return why there cannot be so many folds, and what to do."""
+    """Return the message for an invalid number of folds."""
     if folds < 2:
         return f"folds is {folds}; it must be at least 2"
     advice = f"use at most {pictures} folds, or " if pictures > 1 else ""
@@ -117,7 +117,7 @@ def partitions(
 def nested_order(
     labels: NDArray[np.int64], groups: NDArray[np.int64], rows: Rows, seed: tuple[int, ...]
 ) -> Rows:
-    """Return `rows` in an order whose every beginning is a random, stratified part of them.
+    """Return `rows` in an order of which every prefix is a random, stratified sample.
 
     Copies of a picture are next to each other. The i-th of a class's n pictures is placed at
     (i + u) / n, u uniform in [0, 1), so that the first tenth has about a tenth of every class.
@@ -144,7 +144,7 @@ def nested_order(
 
 @dataclass(frozen=True)
 class Job:
-    """A fit to make: number of its setting, the setting, number of its partition."""
+    """One fit to run: number of its setting, the setting, number of its partition."""
 
     setting: int
     settings: HeadSettings
@@ -177,7 +177,7 @@ class FitScore:
 
 
 class _Stopped(Exception):
-    """The running fits are no longer wanted."""
+    """Raised inside a running fit to stop it when its result is not needed."""
 
 
 class _Prepared:

@@ -87,7 +87,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class ClassGain:
-    """What the training photos of one class are worth.
+    """The effect of one class's training photos on the scores.
 
     It is found by leaving out three quarters of them, which undoes two doublings.
 
@@ -95,11 +95,11 @@ class ClassGain:
         label: of the class.
         photos: of the class, in training.
         recall: with all of them.
-        recall_cost: loss of the class's own recall without them.
-        cost: loss of balanced accuracy (the mean recall of all classes) without them; what the
-            class takes from the others counts too.
+        recall_cost: loss of the class's own recall without three quarters of them.
+        cost: loss of balanced accuracy (the mean recall of all classes) without three quarters of
+            them; includes the effect on the recall of other classes.
         interval: 95% interval of the cost.
-        p: of such a cost by chance, corrected for all classes.
+        p: probability of such a cost by chance, corrected for all classes.
         expected: gain in balanced accuracy of twice the photos of this class, if it follows the
             power law of all photos; None if that law is not extrapolated.
         expected_interval: its 95% interval.
@@ -132,8 +132,8 @@ class LearningCurve:
         extrapolation: what twice the photos would give.
         band_photos, band: sizes (60,) up to twice the largest one, and accuracies (3, 60) of the
             power law: lower limit, estimate, upper limit.
-        classes: those worth most first.
-        untried: number of classes that were not tried: with higher recall, or too few photos.
+        classes: classes by cost, largest first.
+        untried: number of classes not tried, because of a higher recall or too few photos.
         fits: number of fits.
         interrupted: whether Ctrl-C ended it early.
     """
@@ -207,11 +207,11 @@ def learning_curve(
     out. A power law is fitted to the mean and extrapolated to twice the photos, where it fits (see
     `power_law`). Then three quarters of each class's training photos are left out in turn: that
     undoes two doublings, from which the law gives the next one. (Leaving out only half is lost in
-    noise with thousands of photos.) Classes of a handful of photos are not tried: nothing can be
-    said of them. The test split is not read.
+    noise with thousands of photos.) Classes with few photos are not tried, because no difference
+    would be significant. The test split is not read.
 
     Ctrl-C while classes are tried returns the curve with `interrupted` set; before that there is
-    nothing to return.
+    no result.
 
     Args:
         photos: class folders, split/class folders, a CSV, or what `read_data` returned.
@@ -333,7 +333,7 @@ class _Runs:
         return tried, few.reshape(len(tried), len(self.whole), len(self.data.classes))
 
     def _large_classes(self) -> list[int]:
-        """Return the classes with enough photos to say something about them."""
+        """Return the classes with enough photos to leave some out."""
         counts = np.bincount(self.data.labels, minlength=len(self.data.classes))
         return [int(label) for label in np.flatnonzero(counts >= SMALL)]
 
@@ -428,7 +428,7 @@ def _with_interval(differences: NDArray[np.float64], ratio: float) -> tuple[floa
 def _gains(
     runs: _Runs, tried: Sequence[int], few: NDArray[np.float64], share: float | None
 ) -> tuple[ClassGain, ...]:
-    """Return what each tried class is worth, most first.
+    """Return the gain of each tried class, largest cost first.
 
     few: recalls (T, J, C) with a quarter of the photos of each tried class.
     """

@@ -1,4 +1,4 @@
-"""Optuna proposes settings between the lowest and highest alternatives; used only here."""
+"""Let Optuna propose settings between the lowest and highest alternatives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LOGARITHMIC = ("learning_rate", "l2")
 CONTINUOUS = (*LOGARITHMIC, "dropout", "label_smoothing")
 FIRST_TRIALS = 5
-"""Random settings that are fitted on every fold, before any is stopped by the median rule."""
+"""Number of first, random settings, which are fitted on every fold whatever their scores."""
 
 
 def require() -> None:

@@ -120,8 +120,8 @@ def _levels(axes: Axes, result: SweepResult, factor: Factor) -> None:
     worse = [place for place in range(len(means)) if place != chosen and place not in same]
     for places, marker, fill, size, colour, label in (
         ([chosen], "D", "full", 9, VERMILION, "chosen"),
-        (same, "o", "full", 8, BLUE, "cannot be told apart from it"),
-        (worse, "o", "none", 8, BLUE, "differs beyond chance"),
+        (same, "o", "full", 8, BLUE, "not significantly different"),
+        (worse, "o", "none", 8, BLUE, "significantly different"),
     ):
         heights = [means[place] for place in places]
         axes.plot(
@@ -158,7 +158,7 @@ def _ranking(axes: Axes, result: SweepResult, factor: Factor) -> None:
         )
     axes.set_yticks(range(len(ranked)), [score.name for score in ranked])
     axes.set_ylim(len(ranked) - 0.5, -0.5)
-    axes.set_xlabel(_metric_words(result) + "; hollow: worse than the best beyond chance")
+    axes.set_xlabel(_metric_words(result) + "; hollow: significantly worse than the best")
 
 
 def draw_rates(result: RateFinding, path: str | Path) -> None:

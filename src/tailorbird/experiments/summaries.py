@@ -143,7 +143,7 @@ def _class_lines(result: LearningCurve) -> list[str]:
         return []
     if not real:
         return [
-            "No class is named whose photos are worth more than others': all differences may be "
+            "No class's photos are significantly more useful than others': all differences may be "
             "chance."
         ]
     named = ", ".join(

@@ -1,4 +1,4 @@
-"""A running sweep: its settings, the fits done so far, what is decided, and the time left."""
+"""A running sweep: its settings, completed fits, chosen values, and the time left."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Standing:
         done, total: fits.
         settings: scores so far, best first.
         seconds_left: expected.
-        stage: the factor that is varied now.
+        stage: name of the factor that is being varied.
         varied: all factors that are varied.
     """
 
@@ -158,7 +158,7 @@ class SweepRun:
     def _run_family(self, name: str, numbers: Sequence[int]) -> None:
         """Fit a family of settings, all on one fold before the next.
 
-        What is done when Ctrl-C is pressed can then be compared.
+        So the completed fits can be compared when Ctrl-C is pressed.
         """
         self.families.append((name, tuple(numbers)))
         jobs = [
@@ -195,7 +195,7 @@ class SweepRun:
         )
 
     def _seconds_left(self, waiting: Sequence[Job]) -> float:
-        """Expect each setting's fits to take as long as before; unknown ones the mean of all."""
+        """Return the expected time: fits of a new setting take the mean of all settings."""
         known = {
             number: score.seconds for number, score in self._scores.items() if score.seconds > 0
         }
@@ -203,7 +203,7 @@ class SweepRun:
         mean = float(np.mean(seconds))
         later = max(0, self.total - self.done - len(waiting))
         expected = sum(known.get(job.setting, mean) for job in waiting) + later * mean
-        # Fits slow each other down, and there is work around them: scaled by the wall time so far.
+        # Scaled by the wall time so far: parallel fits slow each other down.
         return expected * (time.perf_counter() - self._began) / max(sum(seconds), 1e-9)
 
     def _best(self, numbers: Sequence[int]) -> int:

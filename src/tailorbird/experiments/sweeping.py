@@ -32,7 +32,7 @@ def sweep(
     One factor is varied at a time: learning rate, then inner layers, then dropout, then the others
     in the order given. Each is tried with the best found so far for the factors before it and the
     usual value for those after it. Of inner layers, the smallest within one standard error of the
-    best is carried on (the rule of Breiman et al. 1984, Classification and Regression Trees, 3.4.3,
+    best is chosen (the rule of Breiman et al. 1984, Classification and Regression Trees, 3.4.3,
     with the corrected error of the paired differences): a larger one costs time and file size.
 
     Every setting has the same folds and first weights, so differences are paired; see

@@ -241,7 +241,7 @@ def fit(
         validation_features: float32 (M, K), M at least 1.
         validation_labels: int64 (M,).
         classes: at least 2.
-        settings: of this run.
+        settings: hyperparameters.
         seed: at least 0; the same seed gives the same bits on any number of cores.
         on_epoch: called after each epoch.
 
@@ -415,7 +415,7 @@ def train_epoch(run: Run, data: Data, number: int) -> EpochLog:
             raise TrainingError(_diverged(f"loss became {batch_loss}", number, step, run.settings))
         loss += batch_loss * len(inputs)
         correct += batch_correct
-    # Not left to the loss: max(x, 0) of a NaN is 0 on some processors, and hides it.
+    # The loss may stay finite: max(NaN, 0) is 0 on some processors.
     if not np.isfinite(run.network.flat).all():
         raise TrainingError(_diverged("weights are not finite", number, step, run.settings))
     logits = net.forward(run.network, data.validation_features)
@@ -432,7 +432,7 @@ def train_epoch(run: Run, data: Data, number: int) -> EpochLog:
 def train_step(run: Run, inputs: Floats, labels: Labels) -> tuple[float, int]:
     """Train on one batch (B, K), (B,); return its loss and its number of correct predictions."""
     settings = run.settings
-    # `train_epoch` finds overflow and knows the step; NumPy's warning does not.
+    # `train_epoch` reports overflow with its epoch and step, so NumPy's warning is not needed.
     with np.errstate(over="ignore", invalid="ignore"):
         logits, tape = net.forward_training(
             run.network, inputs, dropout=settings.dropout, generator=run.generator

@@ -103,11 +103,11 @@ class Network:
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        """(inputs, outputs) of each layer."""
+        """The (inputs, outputs) of each layer."""
         return [(layer.weight.shape[0], layer.weight.shape[1]) for layer in self.layers]
 
     def copy_from(self, other: Network) -> None:
-        """Overwrite parameters and running statistics with those of `other`."""
+        """Copy parameters and running statistics from `other`."""
         np.copyto(self.flat, other.flat)
         np.copyto(self.running, other.running)
 
@@ -334,9 +334,9 @@ def fold(network: Network, mean: Floats, scale: Floats) -> Head:
 
 
 def blend(heads: Sequence[Head]) -> Head:
-    """Return one head whose logits are the mean of those of `heads`, each of one or two layers.
+    """Return one head whose logits are the mean logits of `heads`, each of one or two layers.
 
-    Inner layers are concatenated. A head without one passes ReLU as z = relu(z) - relu(-z).
+    Inner layers are concatenated. For a head without one, z = relu(z) - relu(-z) is used.
     """
     if all(len(head.layers) == 1 for head in heads):
         return Head((_mean([head.layers[0] for head in heads]),))

@@ -35,18 +35,18 @@ CANDIDATES: tuple[Mapping[str, object], ...] = (
 """The settings that are tried.
 
 Chosen by cross-validation on photos of clothes, waste and hand signs with two backbones. The widest
-come first, so that no core is left with a long fit at the end.
+come first, so that no long fit is left for the end.
 """
 
 STEPS = 300
-"""Steps a candidate trains for; an epoch of a small set has few of them."""
+"""Optimiser steps of each candidate; epochs follow from it, since small sets have short ones."""
 
 FEWEST_EPOCHS = 8
 SEARCH_SAMPLES = 6000
-"""Most samples candidates are compared on; the best are then trained on all."""
+"""Maximum number of samples to compare candidates on; the best are then trained on all."""
 
 BLENDED = 3
-"""Heads that are averaged where `inner` is not fixed."""
+"""Number of heads that are averaged where `inner` is not fixed."""
 
 
 @dataclass(frozen=True)

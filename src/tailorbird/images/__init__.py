@@ -1,4 +1,4 @@
-"""Bytes or a path in, RGB pixels out: formats, decoding, THE resize rule and augmented views.
+"""Turn files into RGB pixels: formats, decoding, the resize rule and augmented views.
 
 Everything outside this package imports these names from here.
 """

@@ -14,7 +14,7 @@ from tailorbird.errors import SettingsError
 from tailorbird.images.resizing import Pixels, ResizeRule
 
 _MOST: Final = {"zoom": 0.9, "rotation": 180, "shear": 60, "shift": 0.9, "brightness": 0.9}
-"""Largest values: beyond them a photo may be black, empty or turned over more than once."""
+"""Largest valid values; beyond them a photo may be black, empty or rotated more than once."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class Augmentation:
 
     @property
     def key(self) -> str:
-        """A short name that changes with any of the ranges."""
+        """Short name of these ranges, for cache keys; different ranges have different names."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
 
 
 def view_random(digest: bytes, view: int) -> np.random.Generator:
     """Return the random generator of one view of one photo.
 
-    It depends on the photo's SHA-256 (`digest`) and the number of the view, on nothing else.
+    It depends only on the photo's SHA-256 (`digest`) and the number of the view.
     """
     seed = hashlib.sha256(digest + b"view" + str(view).encode()).digest()[:16]
     return np.random.default_rng(int.from_bytes(seed, "big"))

@@ -2,8 +2,8 @@
 
 Pillow reads metadata that a classifier has no use for, and some of it at a cost that grows with the
 square of the file's size. Each function here walks one format's segments, chunks, boxes or tags in
-linear time, bounds their number, and returns the picture without its metadata: what is left costs
-what its header says. `jpeg.py` holds the function for JPEG.
+linear time, bounds their number, and returns the picture without its metadata, so that the cost of
+decoding follows from the header. `jpeg.py` holds the function for JPEG.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _MOST_PROFILE: Final = 1 << 20  # bytes of a decompressed text chunk that may ho
 
 @dataclass(frozen=True)
 class Container:
-    """What a file's structure tells before anything is decoded.
+    """Properties of a file, known from its structure before anything is decoded.
 
     data: the picture without metadata, for the decoder.
     size: width and height in pixels from the header; None leaves them to the decoder.
@@ -101,7 +101,7 @@ def joined(data: bytes, ranges: Iterable[tuple[int, int]]) -> bytes:
 
 
 def png(data: bytes) -> Container:
-    """Keep the chunks of a PNG that make the picture; the animation's other frames go as well."""
+    """Keep the chunks of a PNG's picture; drop metadata and further frames of an animation."""
     kept = [(0, 8)]
     seen: dict[bytes, bytes] = {}
     texts: dict[bytes, bytes] = {}
@@ -151,7 +151,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _intact(data: bytes, start: int, end: int) -> bool:
-    """Whether a chunk of a PNG is there to its end and has the right checksum."""
+    """Whether a chunk of a PNG is complete and has the right checksum."""
     return zlib.crc32(memoryview(data)[start + 4 : end - 4]) == _u32(data, end - 4)
 
 

@@ -1,8 +1,8 @@
-"""Decode photos: bytes or a path in, an upright RGB picture out.
+"""Decode the bytes or the path of a photo into an upright RGB picture.
 
-Training and serving share this one decoder. What a file costs is checked from its header and
-structure before anything is decoded. Pictures that are still to be resized travel as
-`PIL.Image.Image` of mode RGB, which spares a copy of the large version.
+Training and serving share this decoder. The cost of decoding is checked from the file's header and
+structure before anything is decoded. Pictures that will be resized are passed as
+`PIL.Image.Image` of mode RGB, which saves a copy of the large version.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MOST_BYTES: Final = 512 * 1024 * 1024
 
 # Pillow warns from its own figure on; here the same figure is an error with its own message.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# A photo whose EXIF block is damaged is still a photo; it is taken as upright.
+# A photo with a damaged EXIF block is still used; it counts as upright.
 warnings.filterwarnings(
     "ignore", message="(Corrupt|Possibly corrupt) EXIF data", category=UserWarning
 )
@@ -54,7 +54,7 @@ _TURNS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture with an EXIF orientation upright."""
+"""Transposition that makes a picture upright, by EXIF orientation."""
 
 
 @dataclass(frozen=True)

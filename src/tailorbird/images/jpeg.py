@@ -56,7 +56,7 @@ class _Parts:
 def jpeg(data: bytes) -> Container:
     """Keep the segments of a JPEG that make the picture, up to its own end.
 
-    What lies behind (the video of a motion photo, the gain map of an Ultra HDR photo) is dropped.
+    What follows it (the video of a motion photo, the gain map of an Ultra HDR photo) is dropped.
 
     Raises ImageTooLarge for more segments, scans or fill bytes than a photo has; UnreadableImage
     for a file that ends before its last scan.
@@ -85,7 +85,7 @@ def jpeg(data: bytes) -> Container:
 
 
 def _parts(data: bytes) -> _Parts:
-    # Half of the end marker, or of a stuffed byte, is not part of the picture.
+    # A trailing 0xFF is half of an end marker or of a stuffed byte, not part of the picture.
     parts = _Parts(end=len(data.rstrip(b"\xff")))
     for marker, start, stop in _segments(data):
         body = data[start + 4 : stop]

@@ -1,6 +1,6 @@
-"""THE resize rule: how a picture of any shape becomes the square that a backbone takes.
+"""The resize rule: turn a picture of any shape into the square input of a backbone.
 
-Training and serving share it. Arrays are uint8 (H, W, 3), RGB, 0 to 255.
+Training and serving share this one rule. Arrays are uint8 (H, W, 3), RGB, 0 to 255.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 DECODING: Final = 2
-"""Raised whenever decoding gives other pixels, so that nothing cached before is used."""
+"""Increased whenever decoding gives other pixels, so that older cached features are not used."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ResizeRule:
 
     @property
     def key(self) -> str:
-        """A short name that changes whenever the pixels that a rule produces would."""
+        """Short name of the rule, for cache keys; it changes whenever the resulting pixels do."""
         return f"squash-{self.size}-bilinear-from-{self.least_side}-v{DECODING}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class ResizeRule:
 
 
 def resize(image: Image.Image, rule: ResizeRule) -> Pixels:
-    """Resize a picture by THE rule: uint8 (size, size, 3).
+    """Resize a picture by the rule: uint8 (size, size, 3).
 
     Raises UnreadableImage when memory does not suffice.
     """

@@ -27,8 +27,8 @@ from tailorbird.progress import Progress
 class ScoringData:
     """Labelled photos for a model that is trained already.
 
-    data: those of the split validation calibrate the model, those of test score it. how: where the
-    two come from. unknown: number of photos of each label that the model does not have.
+    data: photos of the split validation calibrate the model, photos of test score it. how: the
+    origin of both, in words. unknown: number of photos of each label that the model does not have.
     """
 
     data: PreparedData
@@ -37,7 +37,7 @@ class ScoringData:
 
     @property
     def calibration(self) -> tuple[Sample, ...]:
-        """The photos that choose temperature and threshold."""
+        """The photos on which temperature and threshold are chosen."""
         return self.data.parts["validation"]
 
     @property
@@ -84,7 +84,7 @@ def read_scoring_data(
 
 
 def _origin(splits: set[str | None]) -> str:
-    """Return in words where the photos that calibrate and those that score come from."""
+    """Return the origin of the calibration photos and the test photos, in words."""
     if splits >= {"validation", "test"}:
         return "calibrated on validation, scored on test"
     how = f"calibrated on one half of {_only_split(splits) or 'the photos'}, scored on the other"
@@ -164,7 +164,7 @@ class ImportedNetwork:
 
 
 def spread(samples: Sequence[Any], most: int) -> list[Any]:
-    """Return at most `most` of them, evenly spread."""
+    """Return at most `most` of the samples, evenly spread."""
     if len(samples) <= most:
         return list(samples)
     return [

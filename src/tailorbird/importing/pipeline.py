@@ -66,7 +66,7 @@ def import_model(
         ModelFileError: the file is not a Keras classifier of photos, is damaged, or has code in it.
         BackboneError: a layer that cannot be converted.
         DatasetError: no photo of the model's classes.
-        TrainingError: the finished file disagreed with Keras; nothing is written then.
+        TrainingError: the finished file disagreed with Keras; nothing is written.
         MissingExtra, StorageError.
     """
     output, source = Path(output), Path(source)
@@ -157,7 +157,7 @@ def _check_output(
 
 @dataclass(frozen=True)
 class _Import:
-    """An import under way."""
+    """State of one running import."""
 
     output: Path
     settings: ImportSettings
@@ -268,7 +268,7 @@ def _find_preprocessing(
     given: str | None,
     reason: str | None,
 ) -> _Preprocessing:
-    """Return the preprocessing as given, as the model shows it, or as fits the photos best."""
+    """Return the preprocessing: as given, as found in the model, or the one that scores best."""
     chosen = (
         (given, reason)
         if given and reason

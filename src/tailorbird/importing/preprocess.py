@@ -1,4 +1,4 @@
-"""Determine how pixels were prepared in training: as given, as the model shows, or by trial.
+"""Determine how pixels were prepared in training: as given, as found in the model, or by trial.
 
 Logits are float (N, C), labels int64 (N,).
 """
@@ -92,7 +92,7 @@ def mode_of(preprocess: str | None, engine: Engine) -> str | None:
 
 
 def known_preprocessing(classifier: SourceClassifier, given: str | None) -> tuple[str, str] | None:
-    """Return (preprocess, reason): as given, else as the model itself shows; None if unknown."""
+    """Return (preprocess, reason): as given, else as found in the model; None if unknown."""
     if given is not None:
         return given, "as given"
     layer = classifier.own_preprocessing()
@@ -147,7 +147,7 @@ def try_all(
 def best(
     answers: Mapping[str, npt.NDArray[np.floating[Any]]], labels: npt.NDArray[np.int64]
 ) -> tuple[str, str]:
-    """Return the preprocessing that fits labelled photos best, and why.
+    """Return the preprocessing with the best scores on labelled photos, and the reason.
 
     Of those with the highest accuracy, or one not significantly lower, it is the one with the
     lowest log-loss: two preprocessings, above all tf and torch, may have the same accuracy, but the
@@ -171,8 +171,7 @@ def best(
     others = [mode for mode in alike if mode != chosen]
     if others:
         reason += (
-            f"; {' and '.join(others)} cannot be told from it by that, {chosen} has the lowest "
-            "log-loss"
+            f"; {' and '.join(others)} not significantly worse, {chosen} has the lowest log-loss"
         )
     return chosen, reason
 

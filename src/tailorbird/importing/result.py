@@ -21,7 +21,7 @@ class ImportResult:
     Attributes:
         model: the file written.
         info: its metadata.
-        preprocess, preprocess_reason: the preprocessing in the graph, and why that one.
+        preprocess, preprocess_reason: the preprocessing in the graph, and the reason for it.
         heatmaps: whether the file has heat maps.
         agreement: largest difference of a probability between the network in ONNX and in its own
             framework, on `compared` photos.

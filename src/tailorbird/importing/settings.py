@@ -18,8 +18,8 @@ class ImportSettings:
         classes: names of the outputs, in their order; see `read_classes`. For a model with one
             output two names, first the one for an output of 0.
         preprocess: how pixels were prepared in training: tf, caffe, torch, unit or none, or the
-            module of keras.applications whose `preprocess_input` was used; by default what the
-            model itself shows, else what scores best.
+            module of keras.applications whose `preprocess_input` was used; by default as found in
+            the model, else the one that scores best.
         size: of the images in pixels, for a model that takes any.
         validate: labelled photos as for `train`, to calibrate and score on; see
             `photos.read_scoring_data`.

@@ -45,15 +45,6 @@ def confident_classes(probabilities: Probabilities, labels: Labels) -> npt.NDArr
     return np.where(reached.any(axis=1), best, -1)
 
 
-def confident_joint(probabilities: Probabilities, labels: Labels) -> npt.NDArray[np.int64]:
-    """Return counts int64 (C, C): rows are given labels, columns confidently counted classes."""
-    classes = probabilities.shape[1]
-    counted = confident_classes(probabilities, labels)
-    joint = np.zeros((classes, classes), np.int64)
-    np.add.at(joint, (labels[counted >= 0], counted[counted >= 0]), 1)
-    return joint
-
-
 def most_probable_other(probabilities: Probabilities, labels: Labels) -> npt.NDArray[np.int64]:
     """Return the most probable class that is not the label, int64 (N,)."""
     others = np.array(probabilities, np.float64)
@@ -77,7 +68,8 @@ def self_confidence(probabilities: Probabilities, labels: Labels) -> npt.NDArray
 def reported(probabilities: Probabilities, labels: Labels) -> npt.NDArray[np.bool_]:
     """Return which labels to report, bool (N,).
 
-    They are off the diagonal of the confident joint, with another class ODDS times as probable.
+    They are confidently counted for another class (off the diagonal of the paper's confident
+    joint), and another class is at least ODDS times as probable.
     """
     rows = np.arange(len(labels))
     counted = confident_classes(probabilities, labels)

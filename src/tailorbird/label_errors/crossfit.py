@@ -1,4 +1,4 @@
-"""Out-of-fold probabilities, from heads that were trained without the photo and its copies.
+"""Compute out-of-fold probabilities: from heads trained without the photo and its copies.
 
 Shapes: N photos, K features, C classes, R repeats.
 """
@@ -66,9 +66,9 @@ def out_of_fold(
 ) -> npt.NDArray[np.float64]:
     """Return the probabilities of each photo, float64 (N, C), from heads of the other folds.
 
-    They are not calibrated. The strong L2 makes them cautious; sharpening them to fit the given
-    labels doubled the number of reports on real data, for one more flipped label found in a hundred
-    (benchmarks/README.md).
+    They are not calibrated. The strong L2 makes them underconfident; sharpening them to fit the
+    given labels doubled the number of reports on real data, for one more flipped label found in a
+    hundred (benchmarks/README.md).
 
     Args:
         features: float32 (N, K).
@@ -85,7 +85,7 @@ def out_of_fold(
         SettingsError: arrays that do not fit each other.
         TrainingError: a loss became non-finite.
     """
-    # The scale of the columns is that of all photos; labels have no influence on it.
+    # Columns are scaled by the statistics of all photos, which do not depend on labels.
     data = prepare(features[None], labels, features[:1], labels[:1], classes)
     jobs = [
         (repeat, fold, numbers)

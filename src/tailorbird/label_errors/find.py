@@ -24,8 +24,8 @@ from tailorbird.rendering.contact_sheets import MOST_TILES, Tile
 from tailorbird.validation import Problems
 
 FEWEST: Final = 5
-"""Number of different pictures from which on the labels of a class are judged. With fewer, hardly
-any are left to train on when one is held out, and all of them would look wrong."""
+"""Minimum number of different pictures of a class to judge its labels. With fewer, too few are left
+to train on when one is held out, and all labels would look wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Suspect:
     Attributes:
         sample: the photo.
         label, suggested: the given class and the most probable other one.
-        label_probability, suggested_probability: out-of-fold, 0 to 1, on the cautious side.
+        label_probability, suggested_probability: out-of-fold, 0 to 1, underconfident.
         score: 1 - label_probability; higher is more suspect.
         rank: among all judged photos, from 1.
     """

@@ -1,4 +1,4 @@
-"""What `tailorbird scan` does: scan a dataset, look for wrong labels on request, write both."""
+"""Scan a dataset and optionally search for wrong labels: the work of `tailorbird scan`."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def temperature(logits: npt.NDArray[np.floating[Any]], labels: Labels) -> float:
 
     Temperature scaling (Guo et al., ICML 2017). Each label counts for (n + 1) / (n + 2) and the
     other classes share the rest, as in Platt's (1999) sigmoid: a small validation set without a
-    mistake must not make every answer certain.
+    mistake would otherwise make every answer certain.
     """
     n, classes = logits.shape
     spare = 1.0 / (n + 2)

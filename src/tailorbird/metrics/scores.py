@@ -25,9 +25,9 @@ from tailorbird.rendering.notebook import scores_html
 
 @dataclass(frozen=True)
 class Answers:
-    """A model's probabilities for N labelled photos, kept to look closer than the scores do.
+    """A model's probabilities for N labelled photos, for figures that the scores do not contain.
 
-    paths: the photos' files. names: the same for people to read. labels: int64 (N,).
+    paths: the photos' files. names: the same as shown to people. labels: int64 (N,).
     probabilities: float32 (N, C), half the memory of what scoring uses.
     """
 
@@ -93,7 +93,7 @@ class Measure:
     note: str
 
     def text(self, value: float) -> str:
-        """Return a value as people read it."""
+        """Return a value as shown to people."""
         return f"{value:.1%}" if self.form == "share" else f"{value:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""The confidence threshold below which a model says that it is unsure."""
+"""Choose the confidence threshold below which a model reports that it is unsure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from tailorbird.metrics.calibration import Labels, Probabilities
 
 FEWEST_ANSWERS = 10
-"""Answers above a threshold needed before a precision is claimed for them."""
+"""Minimum number of answers above a threshold for stating their precision."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,16 @@ class Threshold:
 def choose_threshold(labels: Labels, probabilities: Probabilities, wanted: float) -> Threshold:
     """Return the lowest threshold above which validation answers have the precision `wanted`.
 
-    The precision must hold both as counted and as the calibrated probabilities expect it: the
-    count alone, at its luckiest cut, promises too much. Fewer than `FEWEST_ANSWERS` answers never
-    reach a precision.
+    Both the measured precision and the mean calibrated probability must reach it: the measured one
+    alone, chosen as the best of many thresholds, is too optimistic. Fewer than `FEWEST_ANSWERS`
+    answers never reach a precision.
     """
     order = np.argsort(-probabilities.max(axis=1), kind="stable")
     confidence = probabilities.max(axis=1)[order].astype(float)
     counts = np.arange(1, len(order) + 1)
     precision = np.cumsum((probabilities.argmax(axis=1) == labels)[order]) / counts
     expected = np.cumsum(confidence) / counts
-    # No cut between equal confidences: both sides would get the same answer at run time.
+    # No threshold lies between equal confidences: at run time they are on the same side.
     cut = np.append(confidence[1:] < confidence[:-1], True)
     enough = counts >= FEWEST_ANSWERS
     good = np.flatnonzero(cut & enough & (precision >= wanted) & (expected >= wanted))

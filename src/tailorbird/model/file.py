@@ -1,4 +1,4 @@
-"""Write a model file: only if the finished file, opened and run, agrees with the pipeline."""
+"""Write a model file, if the finished file gives the same probabilities as the pipeline."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write(
     """Write a model file, after running the finished file on real photos.
 
     Args:
-        path: The file to write; it keeps what it held when anything is raised.
+        path: The file to write; an existing file stays unchanged when an exception is raised.
         graph: The graph as `graph.build` makes it.
         info: The metadata; the probabilities of the self-test are added.
         images: uint8 (M, S, S, 3), validation photos.
@@ -53,7 +53,7 @@ def write(
     with atomic_path(path) as temporary:
         _save(model, info, extra, temporary)
         runner = verify(temporary, images, expected)
-        # The graph is not touched any more: only what it says of the probe image is added.
+        # Only the metadata changes now: the graph's probabilities of the probe image are added.
         probe = runner.run_batch(probe_image(info.resize.size), ["probabilities"])[0][0]
         rounded = tuple(round(float(probability), 6) for probability in probe)
         _save(model, replace(info, self_test=rounded), extra, temporary)

@@ -11,7 +11,7 @@ and keeps what is positive: relu(sum_k alpha_k A_k), alpha_k = mean over the h w
 d logit / d A_k. Let g = d logit / d features: behind dense layers with ReLU, a product of their
 weight matrices without the rows of inactive units. Then alpha_k follows from the pooling:
 
-- mean: every position has the gradient g_k / (h w), and so has their mean.
+- mean: every position has the gradient g_k / (h w), which is also their mean.
 - max: the position of the maximum has the gradient g_k, the others 0, so that the mean is
   g_k / (h w) again. If several positions share the maximum, the derivative is not unique; the
   choice of every framework (all to one of them, or shared equally) has the sum g_k, so that
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     import onnx
 
 TOP = 3
-"""Heat maps per image."""
+"""Maximum number of heat maps per image."""
 
 PREFIX = "tailorbird/"
-"""Of the names of all nodes and constants that are added to a backbone."""
+"""Prefix of the names of all nodes and constants that are added to a backbone."""
 
 
 class _Builder:

@@ -35,7 +35,7 @@ MOST_CHARACTERS = 256_000_000
 MOST_DIGITS = 18
 
 DENSE_CLASSES = 100
-"""With more classes the confusion matrices of a file are stored as their cells that are not 0."""
+"""With more classes, only the non-zero cells of confusion matrices are stored."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class ModelInfo:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the metadata as plain JSON values."""
-        said = {"format": FORMAT, **vars(self)}
-        said |= {"classes": list(self.classes), "resize": self.resize.as_dict()}
-        said["self_test"] = list(self.self_test)
-        return said
+        stored = {"format": FORMAT, **vars(self)}
+        stored |= {"classes": list(self.classes), "resize": self.resize.as_dict()}
+        stored["self_test"] = list(self.self_test)
+        return stored
 
     def as_json(self) -> str:
         """Return the text to store in a model file, where large confusion matrices are sparse."""

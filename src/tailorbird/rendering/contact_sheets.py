@@ -21,7 +21,7 @@ from tailorbird.images import decode
 from tailorbird.rendering import fonts
 
 MOST_TILES: Final = 400
-"""Most photos on one sheet; larger ones do not fit every image viewer."""
+"""Maximum number of photos on one sheet; some image viewers cannot open larger ones."""
 
 SUFFIXES: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 """Format of a sheet by the ending of its file name."""

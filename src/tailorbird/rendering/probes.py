@@ -7,9 +7,10 @@ import numpy.typing as npt
 
 
 def probe_images(size: int, count: int = 8) -> npt.NDArray[np.uint8]:
-    """Return images that a network answers differently, the same ones every time.
+    """Return varied random images, the same for every call.
 
-    Fields of random colours, from one field per image to one per pixel, then from the start.
+    They consist of squares of random colours, from one square per image to one per pixel, and
+    then again from the start.
 
     Args:
         size: S, the side in pixels.

@@ -1,7 +1,7 @@
 """Reports about a model for people: an HTML page, a Markdown model card, or JSON.
 
-`content` holds what is known, `numbers` makes one plain dictionary of it, `charts` and `photos` add
-pictures, `page` and `card` write it, `writing` chooses the format.
+`content` holds the inputs, `numbers` converts them to one plain dictionary, `charts` and `photos`
+add pictures, `page` and `card` write the text, `writing` chooses the format.
 """
 
 from tailorbird.report.content import Content

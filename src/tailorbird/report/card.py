@@ -123,9 +123,9 @@ def _limits(numbers: dict[str, Any]) -> str:
 
 
 def _data(numbers: dict[str, Any]) -> str:
-    said = numbers["info"]["data"]
-    splits = said.get("splits")
-    parts = [f"## Data\n\nFingerprint: `{plain(said.get('fingerprint', 'unknown'))}`"]
+    data = numbers["info"]["data"]
+    splits = data.get("splits")
+    parts = [f"## Data\n\nFingerprint: `{plain(data.get('fingerprint', 'unknown'))}`"]
     if isinstance(splits, dict) and all(isinstance(counts, dict) for counts in splits.values()):
         names = list(splits)
         labels = sorted({label for counts in splits.values() for label in counts})

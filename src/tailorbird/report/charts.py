@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRIALS: Final = 40
-"""Most configurations drawn, the best first."""
+"""Maximum number of configurations drawn, the best first."""
 
 
 def charts(numbers: dict[str, Any]) -> dict[str, str]:
-    """Return every chart that there are numbers for, {name: SVG element}."""
+    """Return every chart for which there are numbers, {name: SVG element}."""
     with style():
         found: dict[str, str] = {}
         if numbers["search"]:
@@ -65,7 +65,7 @@ def charts(numbers: dict[str, Any]) -> dict[str, str]:
 
 
 def _curve(members: Sequence[dict[str, Any]], what: str, title: str) -> Figure:
-    """Training and validation of the best head; thin lines: validation of the averaged others."""
+    """Draw training and validation of the best head, and validation of the others as thin lines."""
     figure, axes = blank(2.9)
     best = members[0]
     for other in members[1:]:
@@ -91,7 +91,7 @@ def _curve(members: Sequence[dict[str, Any]], what: str, title: str) -> Figure:
     axes.axvline(at, color=MUTED, lw=0.9, ls=":")
     axes.plot([at], [validation[at - 1]], "o", color=BLUE, ms=6)
     near_end = at > 0.6 * epochs[-1]
-    # Losses fall and accuracies rise: the free corner is above or below.
+    # Losses fall and accuracies rise, so the text goes to the top or to the bottom.
     height, offset = (1.0, -9) if what == "loss" else (0.0, 4)
     axes.annotate(
         f"best: epoch {at}",
@@ -116,7 +116,7 @@ def _curve(members: Sequence[dict[str, Any]], what: str, title: str) -> Figure:
 
 
 def _trials(trials: Sequence[dict[str, Any]]) -> Figure:
-    """One row per configuration, the best on top: settings, validation log-loss, accuracy."""
+    """Draw a row per configuration, best first: settings, validation log-loss, accuracy."""
     done = [trial for trial in trials if trial["validation_loss"] is not None][:TRIALS]
     names = [settings_in_short(trial["settings"]) for trial in done]
     left = min(0.15 + 0.062 * max(map(len, names)), 0.68 * WIDTH)
@@ -169,7 +169,7 @@ def settings_in_short(settings: dict[str, Any]) -> str:
 
 
 def _reliability(bins: Sequence[dict[str, Any]]) -> Figure:
-    """Accuracy by confidence, above the number of photos in each bin."""
+    """Draw accuracy by confidence, above the number of photos in each bin."""
     figure, (axes, counts) = blank(
         3.9, nrows=2, sharex=True, gridspec_kw={"height_ratios": [3, 1], "hspace": 0.1}
     )
@@ -217,7 +217,7 @@ def _reliability(bins: Sequence[dict[str, Any]]) -> Figure:
 def _coverage(
     curve: Sequence[dict[str, float]], scores: dict[str, Any], wanted: float | None
 ) -> Figure:
-    """Accuracy by coverage; the model's own confidence threshold is marked."""
+    """Draw accuracy by coverage and mark the model's confidence threshold."""
     figure, axes = blank(3.1)
     x, y = [point["coverage"] for point in curve], [point["accuracy"] for point in curve]
     axes.plot(
@@ -260,7 +260,7 @@ def _coverage(
 
 
 def _tuning(found: dict[str, Any], what: str, title: str) -> Figure:
-    """Training and validation over all stages; what: loss or accuracy.
+    """Draw training and validation over all stages; what: loss or accuracy.
 
     The first point is the network before fine-tuning.
     """

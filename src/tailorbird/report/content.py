@@ -17,7 +17,7 @@ from tailorbird.model import ModelInfo
 
 @dataclass(frozen=True)
 class Content:
-    """What is known about a model; the report leaves out whatever is None or empty.
+    """The inputs of a report; parts that are None or empty are left out of it.
 
     kind: training (a model just made), evaluation (scored on labelled photos) or model (its file
     alone). headline: the name in `scores` of the scores that the report is about. answers: the

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# The colours matplotlib draws with; each becomes the page's variable. Nothing else uses the values.
+# The colours matplotlib draws with; each is replaced by a CSS variable of the page.
 INK, MUTED, GRID, BLUE, ORANGE, FILL = (
     "#010203",
     "#040506",
@@ -60,12 +60,12 @@ _STYLE: Final[dict[Any, Any]] = {
     "lines.linewidth": 1.8,
 }
 WIDTH: Final = 4.9
-"""Width of every chart in inches: at 72 points about a phone's, so that text keeps its size."""
+"""Width of every chart in inches: about a phone's screen, so that text is not scaled down."""
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Use the report's style, and show only matplotlib's errors, not where it keeps its fonts."""
+    """Use the report's style, and hide matplotlib's log messages below errors."""
     log = logging.getLogger("matplotlib")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -101,7 +101,7 @@ def blank(
 
 
 def svg(figure: Figure, name: str, title: str) -> str:
-    """Return a figure as an inline <svg> with ids of its own and the page's colours."""
+    """Return a figure as an inline <svg> with unique ids and the page's colours."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

@@ -1,4 +1,4 @@
-"""A report's content as one plain dictionary: the JSON report, from which page and card are made.
+"""Convert a report's content to one plain dictionary: the JSON report, and input of page and card.
 
 Scores are those of `train --json` and `evaluate --json`; the rest is counted from the same labels
 and probabilities.
@@ -28,20 +28,20 @@ BINS: Final = 15
 """Bins of confidence, as in `metrics.calibration`."""
 
 MISTAKES: Final = 12
-"""Most mistakes shown with photo and heat map, the most confident first."""
+"""Maximum number of mistakes shown with photo and heat map, the most confident first."""
 
 HITS: Final = 8
-"""Most correct answers shown likewise, the least confident first."""
+"""Maximum number of correct answers shown so, the least confident first."""
 
 SUSPECTS: Final = 36
-"""Most photos shown whose label is probably wrong, the most suspect first."""
+"""Maximum number of photos shown whose label is probably wrong, the most suspect first."""
 
 CURVE_POINTS: Final = 200
 EXAMPLES: Final = 5
-"""Findings of one kind, and photos left out for one reason, that are listed by name."""
+"""Maximum number of findings of one kind, and of photos left out for one reason, by name."""
 
 CONFUSIONS: Final = 20
-"""Most confused pairs of classes that are listed."""
+"""Maximum number of confused pairs of classes that are listed."""
 
 
 def numbers(content: Content) -> dict[str, Any]:
@@ -303,7 +303,7 @@ def _short(label: str) -> str:
 
 
 def limits(content: Content, main: Scores | None) -> list[str]:
-    """Return sentences about what to know before relying on the model, from its own figures."""
+    """Return sentences about the model's limits, derived from its figures."""
     info = content.info
     sentences = [
         f"It answers with one of its {len(info.classes)} classes for every photo: a photo of "

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 MOST_CLASSES: Final = 100
-"""Most classes in the confusion matrix; of more, those with the most mistakes."""
+"""Maximum number of classes in the confusion matrix; of more, those with the most mistakes."""
 
 CUT: Final = 34
 """Characters of a name that are shown; the whole name is in its title attribute."""
@@ -136,7 +136,7 @@ def _name(text: object, most: int = CUT) -> Markup:
     whole = printable(str(text))
     if len(whole) <= most:
         return Markup("<bdi>{}</bdi>").format(whole)
-    # Keep both ends: folders in front, the photo's number behind.
+    # Keep both ends: the folders and the photo's number.
     behind = most * 2 // 3
     return Markup('<bdi title="{}">{}…{}</bdi>').format(
         whole, whole[: most - 1 - behind], whole[-behind:]

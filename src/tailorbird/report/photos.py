@@ -37,7 +37,7 @@ class Shown:
 def answered(content: Content, entries: Sequence[Mapping[str, Any]]) -> list[Shown | None]:
     """Return the photos of mistakes or hits (entries of `numbers`) with two heat maps each.
 
-    They are those of the predicted class and of the label, or of the second class after a correct
+    The maps are of the predicted class and of the label, or of the second class after a correct
     answer. None for a photo that can no longer be read.
     """
     if content.answers is None or not entries:
@@ -116,7 +116,7 @@ def _by_class(content: Content) -> dict[str, list[tuple[str, Path]]]:
 
 
 def _spread(photos: Sequence[tuple[str, Path]], count: int) -> Iterable[tuple[str, Path]]:
-    """Return `count` of them at even distances: neighbours in a folder often show one scene."""
+    """Return `count` photos at even distances: neighbours in a folder often show one scene."""
     return (
         photos if len(photos) <= count else [photos[i * len(photos) // count] for i in range(count)]
     )

@@ -1,4 +1,4 @@
-"""Read how fine-tuning went from a model file's metadata, which is untrusted input."""
+"""Read the record of fine-tuning from a model file's metadata, which is untrusted input."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def tuning(info: ModelInfo) -> dict[str, Any] | None:
     settings, stages (sentences), history, best, start, seconds, stopped, from_scratch. Only values
     of the form that training writes are used.
     """
-    said = info.settings.get("finetune")
-    if not isinstance(said, dict) or not isinstance(said.get("history"), list):
+    stored = info.settings.get("finetune")
+    if not isinstance(stored, dict) or not isinstance(stored.get("history"), list):
         return None
-    history = [epoch for epoch in map(_epoch, said["history"][:MOST_EPOCHS]) if epoch is not None]
-    best, start = said.get("best"), said.get("start")
-    if not history or len(history) < len(said["history"][:MOST_EPOCHS]):
+    history = [epoch for epoch in map(_epoch, stored["history"][:MOST_EPOCHS]) if epoch is not None]
+    best, start = stored.get("best"), stored.get("start")
+    if not history or len(history) < len(stored["history"][:MOST_EPOCHS]):
         return None
     if not isinstance(best, dict) or not _score(best.get("score")) or not _score(start):
         return None
-    settings = said.get("settings")
-    stages = said.get("stages")
+    settings = stored.get("settings")
+    stages = stored.get("stages")
     return {
         "settings": _shown(settings) if isinstance(settings, dict) else {},
         "stages": [str(stage.get("sentence", "")) for stage in stages if isinstance(stage, dict)]
@@ -39,8 +39,8 @@ def tuning(info: ModelInfo) -> dict[str, Any] | None:
         "history": history,
         "best": best,
         "start": start,
-        "seconds": said["seconds"] if _number(said.get("seconds")) else None,
-        "stopped": str(said.get("stopped", "")),
+        "seconds": stored["seconds"] if _number(stored.get("seconds")) else None,
+        "stopped": str(stored.get("stopped", "")),
         "from_scratch": "pretrained" not in info.backbone,
     }
 

@@ -1,4 +1,4 @@
-"""Render and write a report; a report that fails never costs the model."""
+"""Render and write a report; a failed report does not fail the training."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def attempt(content: Content, path: Path, format: Format) -> tuple[Path | None, 
         write(content, path, format)
     except TailorbirdError as error:
         return None, str(error)
-    except Exception as error:  # a defect here, or a missing font, must not cost a trained model
+    except Exception as error:  # the trained model is kept whatever fails here
         log.debug("the report failed", exc_info=True)
         return None, f"unexpected {type(error).__name__}: {error}"
     return path, None

@@ -19,13 +19,13 @@ KINDS: Final = ("suspect-label", "conflicting-label", "leak", "duplicate", "near
 class Item:
     """One question to a person.
 
-    kinds: of KINDS, the most serious first.
+    kinds: some of KINDS, the most serious first.
     photos: indices of its samples.
     message: what was found.
     keep: photos that the proposed answer keeps; it excludes the others. Empty without a proposal,
         and for a suspect label, whose proposed answer is the suggested label.
     proposal: the proposed answer in words.
-    reason: why, and what `train` does without a decision.
+    reason: the reason for it, and what `train` does without a decision.
     """
 
     kinds: tuple[str, ...]

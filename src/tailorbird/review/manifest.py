@@ -59,17 +59,17 @@ class Manifest:
     """
 
     def __init__(
-        self, path: Path, rows: Sequence[Row], *, gone: Sequence[Row] = (), seen: str | None
+        self, path: Path, rows: Sequence[Row], *, removed: Sequence[Row] = (), seen: str | None
     ) -> None:
         """Hold `rows` in the order of the samples.
 
-        gone: rows of photos that no longer exist, kept at the end of the file.
+        removed: rows of photos that no longer exist, kept at the end of the file.
         seen: the SHA-256 of the present file at `path`, None without a file.
         """
         self.path = path
         self._rows = list(rows)
         self._lines = [_line(row) for row in rows]
-        self._tail = b"".join(_line(row) for row in gone)
+        self._tail = b"".join(_line(row) for row in removed)
         self._seen = seen
         self._signature: tuple[int, ...] | None = None
         self._lock = threading.Lock()
@@ -194,17 +194,17 @@ def fresh_rows(path: Path, samples: Sequence[Sample]) -> list[Row]:
 class Resumed:
     """Rows with the decisions of a former review.
 
-    came, gone: names of photos that are new, or that no longer exist.
-    gone_rows: rows of the latter that have a decision, which is kept.
+    added, removed: names of photos that are new, or that no longer exist.
+    removed_rows: rows of the latter that have a decision, which is kept.
     relabelled: names of photos whose label changed in the dataset, so that the old decision no
         longer applies.
     found: number of photos in both reviews.
     """
 
     rows: tuple[Row, ...]
-    came: tuple[str, ...] = ()
-    gone: tuple[str, ...] = ()
-    gone_rows: tuple[Row, ...] = ()
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    removed_rows: tuple[Row, ...] = ()
     relabelled: tuple[str, ...] = ()
     found: int = field(default=0)
 
@@ -220,13 +220,13 @@ def resume(path: Path, rows: Sequence[Row], former: Path, former_rows: Sequence[
     for row in former_rows:
         known[_place(former, row)].append(row)
     result: list[Row] = []
-    came: list[str] = []
+    added: list[str] = []
     relabelled: list[str] = []
     found = 0
     for row in rows:
         matches = known.get(_place(path, row))
         if not matches:
-            came.append(printable(row.path))
+            added.append(printable(row.path))
             result.append(row)
             continue
         found += 1
@@ -237,12 +237,14 @@ def resume(path: Path, rows: Sequence[Row], former: Path, former_rows: Sequence[
             result.append(row)
         else:
             result.append(decided(row, old.decision, old.label))
-    gone = [replace(row, path=_moved(former, row, path)) for left in known.values() for row in left]
+    removed = [
+        replace(row, path=_moved(former, row, path)) for left in known.values() for row in left
+    ]
     return Resumed(
         tuple(result),
-        tuple(came),
-        tuple(printable(row.path) for row in gone),
-        tuple(row for row in gone if row.decision),
+        tuple(added),
+        tuple(printable(row.path) for row in removed),
+        tuple(row for row in removed if row.decision),
         tuple(relabelled),
         found,
     )

@@ -1,4 +1,4 @@
-"""Begin or resume a review: find what there is to decide, apply former decisions."""
+"""Begin or resume a review: find the items to decide about, apply former decisions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tailorbird.review.session import Review
 from tailorbird.validation import Problems, same_file
 
 NAMED = 3
-"""Photos that a note names; it states the number of the others."""
+"""Maximum number of photos that a note names; it gives the number of the others."""
 
 
 def default_manifest(photos: Path) -> Path:
@@ -97,7 +97,7 @@ def open_review(
                 f"{len(former_rows):,} is in {_show(source)}; give another name with -o"
             )
         notes += _notes(resumed)
-    result = Manifest(target, resumed.rows, gone=resumed.gone_rows, seen=seen)
+    result = Manifest(target, resumed.rows, removed=resumed.removed_rows, seen=seen)
     result.write()
     return Review(source, dataset, make_items(dataset, reported, judged), judged, result, notes)
 
@@ -128,15 +128,15 @@ def _notes(resumed: Resumed) -> list[str]:
     notes = [
         f"resumes a former review: {decisions:,} of {len(resumed.rows):,} photos have a decision"
     ]
-    if resumed.came:
-        notes.append(f"{_named(resumed.came)} added since")
-    if resumed.gone:
+    if resumed.added:
+        notes.append(f"{_named(resumed.added)} added since")
+    if resumed.removed:
         kept = (
-            f"; {len(resumed.gone_rows):,} decisions about them stay in the manifest"
-            if resumed.gone_rows
+            f"; {len(resumed.removed_rows):,} decisions about them stay in the manifest"
+            if resumed.removed_rows
             else ""
         )
-        notes.append(f"{_named(resumed.gone)} removed since{kept}")
+        notes.append(f"{_named(resumed.removed)} removed since{kept}")
     if resumed.relabelled:
         notes.append(
             f"{_named(resumed.relabelled)} given another label in the dataset since; decisions "

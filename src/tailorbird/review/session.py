@@ -18,7 +18,7 @@ from tailorbird.review.items import Item
 from tailorbird.review.manifest import Manifest, decided
 
 MOST_UNDONE: Final = 10_000
-"""Decisions that can be undone."""
+"""Maximum number of steps that can be undone."""
 
 
 @dataclass(frozen=True, slots=True)

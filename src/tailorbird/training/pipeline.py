@@ -80,7 +80,7 @@ def train(
 
 
 def _open(run: TrainingRun, photos: str | Path) -> Opened:
-    """Open corrections and backbone, so that what is wrong with them is found before the scan."""
+    """Open corrections and backbone before the scan, so that their errors are reported first."""
     settings = run.settings
     embedder = network = None
     with run.timer.measure("open"):
@@ -254,7 +254,7 @@ def _write(run: TrainingRun, data: PreparedData, network: TrainedNetwork, info: 
 def _result(
     run: TrainingRun, data: PreparedData, network: TrainedNetwork, tested: _Tested, info: ModelInfo
 ) -> TrainResult:
-    """Return what is known once the model file is written."""
+    """Return the result, once the model file is written."""
     answers = {
         name: Answers.of(
             ((sample.path, sample.name) for sample in data.parts[name]), data.labels[name], rows
@@ -280,7 +280,7 @@ def _result(
 
 
 def _judge_labels(run: TrainingRun, data: PreparedData, result: TrainResult) -> TrainResult:
-    """Search for wrong labels in all splits, where that is asked for."""
+    """Search for wrong labels in all splits, if the settings ask for it."""
     if not run.settings.judge_labels:
         return result
     judged = None
@@ -293,7 +293,7 @@ def _judge_labels(run: TrainingRun, data: PreparedData, result: TrainResult) -> 
 
 
 def _report(run: TrainingRun, result: TrainResult) -> TrainResult:
-    """Write the report, where one is wanted."""
+    """Write the report, if the settings ask for one."""
     settings = run.settings
     path = report_path(run.output, settings.report, settings.report_format)
     if path is None:

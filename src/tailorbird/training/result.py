@@ -35,7 +35,7 @@ class TrainResult:
         seconds: by stage, and `total`.
         embedded: number of photos and views whose features were computed.
         answers: predictions for the photos of `validation` and `test`.
-        report: the file written. report_error: why there is none although one was wanted.
+        report: the file written. report_error: why a requested report was not written.
         corrections: those that joined the training photos.
         suspects: labels that are probably wrong, where that was asked for.
         tuned: the fine-tuning run, where there was one.

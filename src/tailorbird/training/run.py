@@ -1,4 +1,4 @@
-"""What every step of a training needs, and what the first steps make."""
+"""State that the steps of a training share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A training under way: the model file to write, the settings, progress and timing."""
+    """A running training: the model file to write, the settings, progress and timing."""
 
     output: Path
     settings: TrainSettings

@@ -29,7 +29,7 @@ _TUNING: Final = (
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Everything that shapes a training, apart from the photos and the model file.
+    """All settings of a training, apart from the photos and the model file.
 
     Attributes:
         backbone: name of an installed backbone, path of an .onnx file, or `cnn`: a small network
@@ -38,7 +38,7 @@ class TrainSettings:
             augmented.
         fixed: fields of HeadSettings that are not searched, such as {"inner": (100,)}.
         refit: once everything is chosen and calibrated, train the final head on train and
-            validation together; the validation scores are those of the head before.
+            validation together; the validation scores are of the head before that.
         precision: target precision on validation above the confidence threshold, 0.5 to 1.
         seed: of the split, the search and the fits, 0 to 2**32 - 1.
         data: how the folder or CSV is read: names of splits, near-duplicates, groups, links.
@@ -87,7 +87,7 @@ class TrainSettings:
             )
             problems.need(
                 self.engine is None or self.trains_network,
-                f"engine is {self.engine!r}, but nothing would be trained by it; ask for "
+                f"engine is {self.engine!r}, but only fine-tuning uses an engine; ask for "
                 "fine-tuning too (--finetune)",
             )
             problems.need(
@@ -198,7 +198,7 @@ def settings_for(
 
 
 def _check_files(photos: str | Path, output: Path, values: Mapping[str, Any]) -> None:
-    """Raise one SettingsError unless every output can be written and is none of the inputs."""
+    """Raise one SettingsError unless every output can be written and is not an input."""
     report = report_path(output, values["report"], values["report_format"])
     backbone, corrections = values["backbone"], values["corrections"]
     inputs = {

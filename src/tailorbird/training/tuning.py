@@ -89,16 +89,16 @@ def train_from_scratch(run: TrainingRun, data: PreparedData) -> TrainedNetwork:
 def _fine_tuned(run: TrainingRun, data: PreparedData, task: FinetuneTask) -> TrainedNetwork:
     """Fine-tune and export the best weights.
 
-    The framework itself computes what the model file is verified against.
+    The framework itself computes the logits that the model file is compared with.
     """
     tuned = finetune(task, progress=run.progress)
     network, size = task.network, tuned.best.size
     backbone_graph, head = network.backbone_graph(size), network.head()
-    # Opened from a file as any backbone is, so that it is checked and its content has a hash.
+    # Opened from a file like any backbone, so that it is checked and hashed.
     path = run.folder / TUNED
     write_bytes(path, network.backbone(size).SerializeToString())
     info = Backbone(path).info
-    # From the pixels on: the activations that training used were rounded to float16.
+    # Computed from the pixels: the cached activations were rounded to float16.
     network.begin(Training(size=size, cut=0, regularisation=task.settings.regularisation))
     validation = data.parts["validation"]
     rows = verification_rows(len(validation))
