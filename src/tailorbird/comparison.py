@@ -341,7 +341,7 @@ def _summarise(
         p_value=mcnemar(tally.only_a, tally.only_b),
         log_loss_difference=float(difference.mean()),
         log_loss_interval=mean_interval(difference),
-        differing=tuple(sorted(differing, key=_surest_mistake)),
+        differing=tuple(sorted(differing, key=_mistake_order)),
         only_classes=(
             tuple(sorted(classes[0] - classes[1])),
             tuple(sorted(classes[1] - classes[0])),
@@ -361,7 +361,7 @@ def _tally(label: str | None, rights: Iterable[tuple[str, bool, bool]]) -> Tally
     )
 
 
-def _surest_mistake(photo: Differing) -> tuple[bool, float, str]:
+def _mistake_order(photo: Differing) -> tuple[bool, float, str]:
     wrong = [answer.probability for answer in (photo.a, photo.b) if not answer.right]
     return (len(wrong) == 2, -max(wrong), photo.name)
 

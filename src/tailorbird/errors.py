@@ -7,7 +7,7 @@
     │   │   ├── UnreadableImage    an accepted format, but empty, damaged or not permitted
     │   │   ├── ImageTooLarge      the header announces more pixels than allowed
     │   │   └── NotExplained       the requested class has no heat map
-    │   ├── DatasetError      a folder or CSV holds nothing to learn from
+    │   ├── DatasetError      a folder or CSV is not a usable dataset
     │   ├── BackboneError     an ONNX file does not satisfy the backbone contract
     │   ├── ModelFileError    a model file is damaged, unsafe or of an unknown format
     │   └── SettingsError     an option is outside its valid range
@@ -50,7 +50,7 @@ class UnsupportedImage(ImageError):
 
 
 class UnreadableImage(ImageError):
-    """The format is accepted, but the file is empty, damaged or may not be read by this user."""
+    """The format is accepted, but the file is empty, damaged or not readable by this user."""
 
 
 class ImageTooLarge(ImageError):
@@ -64,7 +64,7 @@ class NotExplained(ImageError):
 
 
 class DatasetError(InputError):
-    """A folder or CSV holds nothing to learn from."""
+    """A folder or CSV is not a usable dataset of labelled photos."""
 
 
 class BackboneError(InputError):

@@ -43,12 +43,12 @@ class Evaluation:
     Attributes:
         scores: of the photos that could be scored.
         split: the one that was scored; None for all photos.
-        trained_on: number of scored photos that the model was trained on; scores of these say
-            nothing about new photos.
+        trained_on: number of scored photos that the model was trained on; their scores do not
+            predict those of new photos.
         mistakes: wrong predictions, most confident first.
         left_out: photos that could not be scored, and why.
         answers: the predictions.
-        report: the file written. report_error: why there is none although one was wanted.
+        report: the file written. report_error: why a requested report could not be written.
     """
 
     scores: Scores
@@ -110,7 +110,7 @@ def evaluate(
     """
     classifier = model if isinstance(model, Classifier) else Classifier(model)
     wanted = report_path(classifier.path, report, report_format, "evaluation")
-    # Whether the report can be written is found out at the end: it must not cost the scores.
+    # A report that cannot be written is noticed at the end, so that the scores are not lost.
     with Problems() as problems:
         read = {"dataset": photos, "model": classifier.path}
         problems.overlaps({"report": wanted}, inputs=read, photos=listed_photos(photos, data))
@@ -134,7 +134,7 @@ def _scored(
     left_out: list[tuple[str, str]],
     progress: Progress,
 ) -> Evaluation | None:
-    """Predict and score photos; add those that cannot be read to `left_out`. None if all are."""
+    """Predict and score photos, or return None if none can be read; extend `left_out`."""
     number = {label: i for i, label in enumerate(classifier.classes)}
     scored: list[tuple[Path, str]] = []
     labels: list[int] = []
@@ -239,8 +239,8 @@ def photos_to_score(
         those left out.
 
     Raises:
-        DatasetError: there is no such source.
-        SettingsError: it has no such split.
+        DatasetError: the source does not exist.
+        SettingsError: the source has no such split.
     """
     layout = find(photos, data=data)
     present = {entry.split for entry in layout.entries}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def explain_many(
             (answer,) = classifier.stream([photo], top=MOST, heatmaps=True, workers=1)
             if isinstance(answer, Failure):
                 return Failure(name, answer.error)
-            return _explained(classifier, answer, _picture(photo), name, top, label, alpha)
+            return _explained(answer, _picture(photo), name, top, label, alpha)
         except ImageError as error:
             return Failure(name, error)
 
@@ -140,7 +140,6 @@ def _picture(photo: Source) -> Image.Image:
 
 
 def _explained(
-    classifier: Classifier,
     answer: Prediction,
     photo: Image.Image,
     path: str | None,
@@ -163,18 +162,8 @@ def _explained(
     for (name, probability), grid in ranked:
         note = "" if float(grid.max(initial=0.0)) > 0 else "no positive evidence"
         panels.append((overlay(photo, grid, alpha=alpha), f"{name}  {probability:.1%}", note))
-    prediction = Prediction(
-        path,
-        answer.label,
-        answer.probability,
-        answer.unsure,
-        answer.top,
-        answer.heatmaps,
-        answer.thumbnail,
-    )
-    return Explanation(
-        path, _side_by_side(panels), prediction, tuple(name for (name, _), _ in ranked)
-    )
+    prediction, labels = replace(answer, path=path), tuple(name for (name, _), _ in ranked)
+    return Explanation(path, _side_by_side(panels), prediction, labels)
 
 
 def _side_by_side(panels: list[tuple[Image.Image, str, str]]) -> Image.Image:

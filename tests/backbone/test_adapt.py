@@ -338,7 +338,7 @@ def test_the_users_size_and_the_graphs(adapted: Adapted) -> None:
         ({"size": 32, "rescale_factor": "1/255"}, "rescale_factor = '1/255'"),
         (
             {"size": 32, "do_color_quantize": True},
-            "steps that are not understood: do_color_quantize",
+            "unsupported steps: do_color_quantize",
         ),
     ],
 )

@@ -483,12 +483,11 @@ def test_nested_and_mixed_depth_classes_are_a_finding(tmp_path: Path) -> None:
     )
     messages = [finding.message for finding in of_kind(scan(root), "nested-class")]
     assert messages[0].startswith(
-        "circle/ holds photos and folders with photos: the classes are taken to be circle, "
+        "circle/ holds photos and folders with photos, read as the classes circle, "
         "circle/New folder;"
     )
     assert messages[1] == (
-        "2 folders inside others are taken to be classes of their own: "
-        "circle/New folder, square/batch1"
+        "2 folders inside others are read as classes of their own: circle/New folder, square/batch1"
     )
     wrapped = scan(put_all(tmp_path / "deep", ["set/a/1.jpg", "set/b/2.jpg"]))
     assert wrapped.classes == ("set/a", "set/b")

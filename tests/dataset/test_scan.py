@@ -101,7 +101,7 @@ def test_nothing_usable_says_why(tmp_path: Path) -> None:
     (tmp_path / "a" / "x.jpg").write_text("text")
     with pytest.raises(DatasetError) as caught:
         scan(tmp_path)
-    assert "not one of the 5 files" in str(caught.value)
+    assert "none of the 5 files" in str(caught.value)
     assert "4 unreadable, 1 unsupported" in str(caught.value)
     assert "a/0.jpg: the file is empty" in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Backbones: ONNX files that turn images into features, and the catalogue of those at hand."""
+"""Backbones: ONNX files that turn images into features, and the catalogue of installed ones."""
 
 from tailorbird.backbone.catalogue import at_hand, find, open_backbone
 from tailorbird.backbone.contract import Backbone, BackboneInfo

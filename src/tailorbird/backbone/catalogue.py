@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 
 from tailorbird import onnx_files
@@ -27,6 +27,14 @@ def folder() -> Path:
 def shipped() -> Path:
     """Return the file of the shipped backbone."""
     return Path(str(resources.files("tailorbird.backbone").joinpath(f"{SHIPPED}.onnx")))
+
+
+def installed_version() -> str:
+    """Return the installed version of tailorbird, which backbones state as `adapted_by`."""
+    try:
+        return metadata.version("tailorbird")
+    except metadata.PackageNotFoundError:  # run from a checkout
+        return "(not installed)"
 
 
 def at_hand() -> list[BackboneInfo]:

@@ -44,14 +44,14 @@ class BackboneInfo:
     Attributes:
         name: The name in its metadata, else its file's.
         path: The file.
-        sha256: Of its content.
-        file_bytes: Its size.
-        size: S, pixels of each side of its input.
-        width: K, features per image.
-        grid: (h, w) of its feature map; None if it has none.
-        licence: As stated, as are the following.
-        source: Where the network comes from.
-        trained_on: Its training data.
+        sha256: SHA-256 of the file, 64 hexadecimal digits.
+        file_bytes: Size of the file in bytes.
+        size: S, the side of the square input in pixels.
+        width: K, the number of features per image.
+        grid: (h, w) of the feature map; None if the backbone has no feature map.
+        licence: Licence, as stated in the metadata.
+        source: Where the network comes from, as stated in the metadata.
+        trained_on: Training data, as stated in the metadata.
         pooling: How features come from the feature map.
     """
 
@@ -69,7 +69,7 @@ class BackboneInfo:
 
     @property
     def rule(self) -> ResizeRule:
-        """How photos are resized for it."""
+        """The rule by which photos are resized for the backbone."""
         return ResizeRule(self.size)
 
     def as_dict(self) -> dict[str, object]:

@@ -7,7 +7,7 @@
     pooled              float (N, C) or (N, C, 1, 1)  CLIP's image_embeds, SigLIP's pooler_output,
                                                       the input of a classifier's last layer
 
-The shapes are those of a run, not those that the file announces.
+Shapes are measured in a run, because the shapes declared in the file may be wrong.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def choose(
 
     Args:
         model: The network.
-        shapes: Of every output, and of the tensors inside a classifier, in a run.
+        shapes: Shapes, measured in a run, of every output and of the tensors inside a classifier.
         config: Content of config.json.
         side: Pixels along each edge of the images of that run.
 
@@ -245,7 +245,7 @@ class _Chooser:
         found = classifier_tensors(self.model, output)
         if not found:
             raise BackboneError(
-                "the file is a classifier whose features cannot be located for certain: "
+                "the file is a classifier whose features cannot be located reliably: "
                 f"{output} is not made by one linear layer; {self.seen}; {SUPPORTED}; a repository "
                 "tagged image-feature-extraction has them as an output"
             )
@@ -274,7 +274,7 @@ class _Chooser:
         return FeatureOutput(name, "pooled", shape[1], pooling=pooling)
 
     def map(self, name: str, *, channels_first: bool = False) -> FeatureOutput:
-        """Tell the channels from the positions: the input is square, so two axes are equal."""
+        """Read a feature map: of its three axes, the two equal ones are the positions."""
         first, second, third = self.shapes[name][1:]
         if (second, third) == (1, 1):
             return self.pooled(name)

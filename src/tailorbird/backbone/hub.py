@@ -13,14 +13,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tailorbird import onnx_files
 from tailorbird.backbone import published
 from tailorbird.backbone.adapt import ADAPTER, adapt
-from tailorbird.backbone.catalogue import SHIPPED, SUFFIX
+from tailorbird.backbone.catalogue import SHIPPED, SUFFIX, installed_version
 from tailorbird.backbone.catalogue import folder as catalogue_folder
 from tailorbird.backbone.hub_errors import is_unreachable, translated
 from tailorbird.backbone.reference import Reference, choose, parse
@@ -107,7 +106,7 @@ def pull(
         "file": found.name,
         "sha256": sha256_file(found.path),
         "pulled_as": _request(wanted, size),
-        "adapted_by": f"tailorbird {_version()}",
+        "adapted_by": f"tailorbird {installed_version()}",
         **found.card,
         "name": target.name.removesuffix(SUFFIX),
     }
@@ -296,14 +295,7 @@ def _metadata(path: Path) -> dict[str, str]:
         return {}
 
 
-def _version() -> str:
-    try:
-        return metadata.version("tailorbird")
-    except metadata.PackageNotFoundError:  # run from a checkout
-        return "(not installed)"
-
-
 def _api() -> Any:
     import huggingface_hub
 
-    return huggingface_hub.HfApi(library_name="tailorbird", library_version=_version())
+    return huggingface_hub.HfApi(library_name="tailorbird", library_version=installed_version())

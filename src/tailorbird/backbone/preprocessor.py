@@ -96,7 +96,7 @@ def read(
 
     Raises:
         SettingsError: `size` is outside 8 to 2048 or differs from the graph's fixed side.
-        BackboneError: The processor is not understood.
+        BackboneError: The processor has a step or value that is not supported.
     """
     preprocessor = preprocessor.get("image_processor", preprocessor)
     timm = preprocessor.get("pretrained_cfg") or (config or {}).get("pretrained_cfg")
@@ -110,8 +110,8 @@ def read(
     refused = [key for key in _UNSUPPORTED if preprocessor.get(key)]
     if refused:
         raise BackboneError(
-            f"{_PROCESSOR} has steps that are not understood: {', '.join(refused)}; understood are "
-            "rescaling, normalising by mean and standard deviation, and BGR order"
+            f"{_PROCESSOR} has unsupported steps: {', '.join(refused)}; supported are rescaling, "
+            "normalising by mean and standard deviation, and BGR order"
         )
     published, words = _published_side(preprocessor, config or {})
     rescale, shift = _rescaling(preprocessor)

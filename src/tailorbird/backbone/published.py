@@ -30,10 +30,10 @@ OTHER_FILE = (
 
 @dataclass(frozen=True)
 class PixelInput:
-    """The input that takes the image.
+    """The image input of a published network.
 
     Attributes:
-        name: Of the input.
+        name: Name of the input.
         half: Whether it takes float16 instead of float32.
         channels_last: Whether it is (N, H, W, 3) rather than (N, 3, H, W).
         fixed: Height and width that the graph fixes; None where it does not.
@@ -82,10 +82,11 @@ def external_files(path: Path) -> list[str]:
 
 
 def pixel_input(model: onnx.ModelProto) -> PixelInput:
-    """Return the one input, which must take images.
+    """Return the only input of a network, which must be an image.
 
     Raises:
-        BackboneError: It does not; names the inputs seen and what would be supported.
+        BackboneError: There is another input, or it is not an image; the message lists the inputs
+            and what is supported.
     """
     import onnx
 
@@ -212,7 +213,7 @@ def _location(tensor: onnx.TensorProto, name: str) -> str:
     if not parts or escapes:
         raise BackboneError(
             f"{name} keeps weights at {location!r}, outside its own folder; "
-            "such a file is not opened"
+            "such files are not opened"
         )
     return location
 

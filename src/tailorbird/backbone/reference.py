@@ -26,7 +26,7 @@ class Reference:
     """A network on the hub.
 
     Attributes:
-        owner: Of the repository.
+        owner: Owner of the repository.
         repo: Name of the repository.
         revision: A branch, tag or commit; None for the default branch.
         file: Path of the ONNX file in the repository; None for the usual one.
@@ -102,7 +102,8 @@ def choose(wanted: Reference, files: Mapping[str, int | None]) -> str:
         files: The repository's files.
 
     Raises:
-        BackboneError: There is none, or none of several is the usual one; the message lists them.
+        BackboneError: The repository has no ONNX file, or several and none with a usual name; the
+            message lists them.
         HubError: The file named is not there.
     """
     found = sorted(name for name in files if name.endswith(".onnx"))

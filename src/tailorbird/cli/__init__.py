@@ -27,7 +27,7 @@ def main() -> None:
         app()
     except SystemExit as stop:
         # Commands exit with 0, 2 or 3 and raise errors; typer and rich exit with 1 for a broken
-        # pipe, as with `| head`, which is no failure.
+        # pipe, as with `| head`, which is not a failure.
         if stop.code != 1:
             raise
         _discard_output()

@@ -88,7 +88,7 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="For hf: branch, tag or commit.")] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="For keras: weights file (.weights.h5, .h5) to load, not to download."),
+        typer.Option(help="For keras: weights file (.weights.h5, .h5) to load, not download."),
     ] = None,
     with_classes: Annotated[
         bool,
@@ -114,7 +114,7 @@ def pull(
 ) -> None:
     """Download a backbone for `train --backbone NAME`.
 
-    It comes from the Hugging Face hub or from Keras Applications, and is kept in the cache folder.
+    The source is the Hugging Face hub or Keras Applications; the file is kept in the cache folder.
     """
     from tailorbird.backbone import Backbone
     from tailorbird.engines.pulling import pull_backbone
@@ -158,7 +158,4 @@ def _import_classifier(
         result = import_application(
             reference, target, classes=classes, weights=weights, size=size, progress=progress
         )
-    if json:
-        output.print_json(result.as_dict())
-    else:
-        print_import(result)
+    output.print_json_or_text(result, print_import, json=json)

@@ -17,7 +17,7 @@ app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 def cache(context: typer.Context, json: JsonOption = False) -> None:
     """List the files kept between runs; `clear` deletes them.
 
-    They are cached features, facts about scanned photos, and pulled backbones.
+    These are cached features, facts about scanned photos, and pulled backbones.
     """
     if context.invoked_subcommand is not None:
         return

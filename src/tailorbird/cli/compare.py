@@ -37,7 +37,7 @@ def compare(
 ) -> None:
     """Compare two models on labelled photos.
 
-    Tells which model is better, by how much, where they differ, and whether that may be chance.
+    Shows which model is better, by how much, where they differ, and whether that may be chance.
     Exits 3 when photos had to be left out.
     """
     from tailorbird import comparison
@@ -60,10 +60,7 @@ def compare(
                 f"warning: {name} was trained on {remembered:,} of these {result.tally.n:,} "
                 "photos, which favours it; compare on photos new to both"
             )
-    if json:
-        output.print_json(result.as_dict())
-    else:
-        _print(result)
+    output.print_json_or_text(result, _print, json=json)
     if csv_file is not None:
         output.say(f"written: {csv_file}")
     if contact_sheet is not None:
@@ -107,7 +104,9 @@ def _print(result: Comparison) -> None:
     )
     shown = result.differing if output.STATE.verbose else result.differing[: output.SHOWN]
     if shown:
-        output.line(f"They differ on {len(result.differing):,} photos (surest mistakes first):")
+        output.line(
+            f"They differ on {len(result.differing):,} photos (most confident mistakes first):"
+        )
     for photo in shown:
         output.line(f"  {photo.label}: {_answers(photo)}: {photo.name}")
     if len(result.differing) > len(shown):

@@ -45,10 +45,7 @@ def stats(db: DatabaseArgument, json: JsonOption = False) -> None:
 
     with open_existing(db) as store:
         found = store.stats()
-    if json:
-        output.print_json(found.as_dict())
-    else:
-        print_stats(found)
+    output.print_json_or_text(found, print_stats, json=json)
 
 
 def print_stats(found: Stats) -> None:

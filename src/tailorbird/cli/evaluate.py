@@ -56,7 +56,7 @@ def evaluate(
     if result.trained_on:
         output.say(
             f"warning: the model was trained on {result.trained_on:,} of these "
-            f"{result.scores.n:,} photos; these scores are not those of new photos"
+            f"{result.scores.n:,} photos; expect lower scores on new photos"
         )
     title = f"Split {result.split}" if result.split else "All photos"
     if json:
@@ -72,7 +72,7 @@ def evaluate(
 def _print_mistakes(result: Evaluation) -> None:
     shown = result.mistakes if output.STATE.verbose else result.mistakes[: output.SHOWN]
     if shown:
-        output.line(f"Worst of {len(result.mistakes)} mistakes (surest first):")
+        output.line(f"Worst of {len(result.mistakes)} mistakes (most confident first):")
     for mistake in shown:
         output.line(
             f"  {mistake.probability:6.1%} sure of {mistake.predicted}, labelled {mistake.label}: "

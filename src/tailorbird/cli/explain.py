@@ -50,7 +50,7 @@ def explain(
     """Show which parts of a photo support a class.
 
     Writes the photo and its heat maps side by side, as NAME.explained.png. Photos that cannot be
-    used are named, and the others are explained. Exits 3 if there were any.
+    used are reported, and the others are explained. Exits 3 if any photo could not be used.
     """
     from tailorbird.explanation import explain_many
     from tailorbird.model import Failure
@@ -115,7 +115,7 @@ class _Names:
         self._used: set[str] = set()
 
     def of(self, path: str | None) -> Path:
-        """Return NAME.explained.png for a photo, NAME-2.explained.png for the next of the name."""
+        """Return NAME.explained.png for a photo, NAME-2.explained.png for a second of that name."""
         stem = output.printable(Path(path).stem) if path else "photo"
         stem = "".join(sign if sign not in '/\\:*?"<>|' else "_" for sign in stem)
         stem = stem[:_LONGEST].strip(". ") or "photo"

@@ -75,10 +75,7 @@ def find_lr(
     if picture is not None:
         plots.draw_rates(result, picture)
         output.say(f"picture written: {picture}")
-    if json:
-        output.print_json(result.as_dict())
-    else:
-        _print(result)
+    output.print_json_or_text(result, _print, json=json)
 
 
 def _print(result: RateFinding) -> None:

@@ -26,7 +26,7 @@ def health(
 ) -> None:
     """Check whether a service is ready.
 
-    Exits 0 if it is, 1 if it is not; for health checks and scripts.
+    Exits 0 if the service is ready, else 1; for health checks and scripts.
     """
     from tailorbird.service.probe import wait_until_ready
 

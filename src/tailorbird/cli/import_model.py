@@ -59,10 +59,10 @@ def import_model(
 ) -> None:
     """Convert a Keras classifier to a model file.
 
-    The model file is compared with Keras, and calibrated and scored if photos are given. Needs
-    tailorbird[keras]; the model file does not. Heat maps are included where the model ends in
-    pooling or flattening and dense layers with ReLU. Lambda layers are refused: no code in the file
-    is ever run.
+    The model file is compared with Keras, and calibrated and scored if photos are given. The import
+    needs tailorbird[keras]; using the model file does not. Heat maps are included if the model ends
+    in pooling or flattening and dense layers with ReLU. Lambda layers are refused: no code in the
+    file is ever run.
     """
     from tailorbird import importing
 
@@ -83,10 +83,7 @@ def import_model(
         output.say(note)
     for warning in result.warnings:
         output.print_error(f"warning: {warning}")
-    if json:
-        output.print_json(result.as_dict())
-    else:
-        print_import(result)
+    output.print_json_or_text(result, print_import, json=json)
 
 
 def print_import(result: ImportResult) -> None:

@@ -49,8 +49,9 @@ def learning_curve(
 ) -> None:
     """Estimate the value of more photos.
 
-    Shows the accuracy against the number of training photos, what twice as many would give, and
-    which class to photograph. Cross-validated on train and validation; the test split is not used.
+    Shows the accuracy against the number of training photos, the accuracy expected from twice as
+    many, and which class needs more photos. Cross-validated on train and validation; the test split
+    is not used.
     """
     from tailorbird import experiments
     from tailorbird.experiments import plots
@@ -77,10 +78,7 @@ def learning_curve(
     if picture is not None:
         plots.draw_curve(result, picture)
         output.say(f"picture written: {picture}")
-    if json:
-        output.print_json(result.as_dict())
-    else:
-        _print(result)
+    output.print_json_or_text(result, _print, json=json)
     if result.interrupted:
         raise typer.Exit(130)
 

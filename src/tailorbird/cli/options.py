@@ -42,7 +42,9 @@ ImagesArgument = Annotated[
 ]
 FollowLinksOption = Annotated[
     bool,
-    typer.Option("--follow-links", help="Read files outside a folder that links in it lead to."),
+    typer.Option(
+        "--follow-links", help="Also read files outside a folder, through links inside it."
+    ),
 ]
 BackboneOption = Annotated[
     str, typer.Option(help="Backbone: a name listed by `tailorbird backbones`, or an .onnx file.")
@@ -178,8 +180,8 @@ _DATA = (
         None,
         str | None,
         "--split-names",
-        text="Folders that are splits, such as Fold1=train,Fold2=test, or none; by default those "
-        "with usual names.",
+        text="Which folders are splits, such as Fold1=train,Fold2=test, or none; by default "
+        "folders with usual names, such as train, val and test.",
     ),
     _data_option(
         "near_duplicates",
@@ -194,15 +196,15 @@ _DATA = (
         None,
         str | None,
         "--group-by",
-        text="Regular expression; photos whose names match it with the same text stay on one side "
-        "of every split, such as (patient[0-9]+)_.",
+        text="Regular expression such as (patient[0-9]+)_; photos with the same matched text stay "
+        "on one side of every split.",
     ),
     _data_option(
         "follow_links",
         False,
         bool,
         "--follow-links",
-        text="Read files outside the dataset that links in it lead to.",
+        text="Also read files outside the dataset, through links inside it.",
     ),
 )
 

@@ -6,14 +6,21 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     from rich import progress as rich_progress
     from rich.console import Console
+
+
+class _Result(Protocol):
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+R = TypeVar("R", bound=_Result)
 
 SHOWN = 10
 """Entries of a list that are printed without --verbose."""
@@ -37,7 +44,7 @@ def reset_verbosity() -> None:
 
 
 def set_verbosity(*, quiet: bool, verbose: bool, debug: bool) -> None:
-    """Set how much is printed and logged; what a group of commands was given counts as well."""
+    """Set how much is printed and logged; flags set before, for a group of commands, stay set."""
     STATE.quiet |= quiet
     STATE.verbose |= verbose
     STATE.debug |= debug
@@ -49,7 +56,10 @@ def set_verbosity(*, quiet: bool, verbose: bool, debug: bool) -> None:
 
 
 def requested_report(path: Path | None, none: bool) -> Path | bool:
-    """Return what --report and --no-report ask for. Raises SettingsError if both are given."""
+    """Return the `report` argument for --report and --no-report.
+
+    Raises SettingsError if both are given.
+    """
     if path is not None and none:
         from tailorbird.errors import SettingsError
 
@@ -100,6 +110,14 @@ def print_json(value: Any) -> None:
     """Print one JSON object on one line of ASCII."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def print_json_or_text(result: R, show: Callable[[R], None], *, json: bool) -> None:
+    """Print a result as a JSON object with --json, else as text for people with `show`."""
+    if json:
+        print_json(result.as_dict())
+    else:
+        show(result)
 
 
 def print_left_out(left_out: Sequence[tuple[str, str]]) -> None:

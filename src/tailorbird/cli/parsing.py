@@ -51,7 +51,7 @@ def alternatives(
 ) -> list[Any] | None:
     """Return a list that is separated by commas, such as `0.1,0.2`.
 
-    kind: float, int, or the words that are valid with their values.
+    kind: float, int, or a mapping of each valid word to its value.
     """
     if text is None:
         return None

@@ -38,8 +38,8 @@ def predict(
 ) -> None:
     """Classify photos.
 
-    Photos that cannot be used are named on standard error, and the others are classified. Exits 3
-    if there were any.
+    Photos that cannot be used are reported on standard error, and the others are classified. Exits
+    3 if any photo could not be used.
     """
     from tailorbird.errors import SettingsError
     from tailorbird.model import Classifier, Failure

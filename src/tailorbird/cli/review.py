@@ -59,9 +59,9 @@ def review(
 ) -> None:
     """Keep, relabel or exclude suspect photos.
 
-    Shows suspect labels, duplicates and leaks on a local page; a key decides. Decisions are written
-    to a CSV manifest that `tailorbird train` reads. No photo is moved, changed or deleted. Ctrl-C
-    ends the review.
+    Shows suspect labels, duplicates and leaks on a local page, to be decided with one key each.
+    Decisions are written to a CSV manifest that `tailorbird train` reads. No photo is moved,
+    changed or deleted. Ctrl-C ends the review.
     """
     from tailorbird import review as library
     from tailorbird import service

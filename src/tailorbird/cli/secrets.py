@@ -28,7 +28,7 @@ def secret_from(name: str, value: str | None, file: Path | None) -> str | None:
             "give one, and leave the other out or empty"
         )
     try:
-        # Not blocking: a pipe that nobody writes to must not delay the start.
+        # Open without blocking: a pipe that nobody writes to must not delay the start.
         with os.fdopen(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
             raw = opened.read(MOST + 1) or b""
         said = raw.decode("utf-8-sig").rstrip("\r\n")

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def sources(names: list[str], follow_links: bool = False) -> list[Source] | Iterator[Source]:
     """Return the photos of the arguments; standard input alone is read as it arrives.
 
-    follow_links: read files outside a folder that links in it lead to. Raises DatasetError for a
-    folder or a glob without photos.
+    follow_links: also read files outside a folder, through links inside it. Raises DatasetError for
+    a folder or a glob without photos.
     """
     if names == ["-"]:
         return _standard_input(follow_links)

@@ -34,7 +34,7 @@ SHOWN = 20
 """Settings that are printed without --verbose."""
 
 LINE_SECONDS = 10.0
-"""Seconds between lines about the progress where there is no terminal."""
+"""Seconds between progress lines if standard error is not a terminal."""
 
 ALTERNATIVES = "Alternatives (separated by commas)"
 
@@ -151,10 +151,7 @@ def sweep(
     if picture is not None:
         plots.draw_sweep(result, picture)
         output.say(f"picture written: {picture}")
-    if json:
-        output.print_json(result.as_dict())
-    else:
-        _print(result)
+    output.print_json_or_text(result, _print, json=json)
     if result.interrupted:
         raise typer.Exit(130)
 

@@ -97,7 +97,7 @@ def train(
         bool,
         _tuning(
             "--finetune",
-            text="Then also train the backbone, which must be one pulled as keras:NAME.",
+            text="Also train the backbone, which must have been pulled as keras:NAME.",
         ),
     ] = False,
     engine: Annotated[
@@ -211,8 +211,5 @@ def train(
     settings = training.settings_from_options(finetune=finetune, **given)
     with output.ProgressBar() as progress:
         result = training.train(photos, model, settings, progress=progress)
-    if json:
-        output.print_json(result.as_dict())
-    else:
-        results.print_result(result)
+    output.print_json_or_text(result, results.print_result, json=json)
     output.print_report_path(None if json else result.report, result.report_error)

@@ -1,6 +1,6 @@
 """Export corrections as a CSV file that `train` reads, or as JSON.
 
-Spreadsheets do not evaluate cells of the CSV: a formula's start gets an apostrophe before it, which
+In the CSV, a cell that a spreadsheet would evaluate as a formula gets a leading apostrophe, which
 `train` removes again. JSON holds every value exactly.
 """
 

@@ -203,7 +203,7 @@ def _without_small_classes(
 def _without_last_photos(
     added: list[tuple[Sample, int]], training: dict[str, Sample], known: Counter[str]
 ) -> tuple[list[tuple[Sample, int]], list[tuple[str, str]]]:
-    """Leave out corrections that would take away the last training photo of a class."""
+    """Leave out corrections that would relabel the last training photo of a class."""
     remaining = known + Counter(sample.label for sample, _ in added)
     kept: list[tuple[Sample, int]] = []
     left_out: list[tuple[str, str]] = []

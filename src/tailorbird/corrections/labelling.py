@@ -22,7 +22,7 @@ class LabelledPhoto:
 
 @dataclass(frozen=True)
 class Labelled:
-    """The kept photos, sorted by name, and what is not among them.
+    """The kept photos, sorted by name, and counts of the answers that are not among them.
 
     missing: names of kept photos whose file no longer exists.
     conflicts: photos about which answers to different predictions differ; the newest counts.

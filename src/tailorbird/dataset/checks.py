@@ -1,4 +1,4 @@
-"""Findings about a whole dataset: classes that are missing, too small, out of proportion, alike.
+"""Findings about a whole dataset: missing, small, imbalanced and similarly named classes.
 
 To add one: a function from a Dataset to Findings, listed in `CHECKS`, and its kind in
 `samples.KINDS`.

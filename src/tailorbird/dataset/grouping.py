@@ -15,12 +15,12 @@ from tailorbird.dataset.samples import Finding, Sample
 from tailorbird.dataset.settings import DataSettings
 
 SCENE: Final = 8
-"""Fewest nearly identical photos that, as most of a class, are taken for one fixed scene."""
+"""Minimum number of nearly identical photos, most of a class, that count as one fixed scene."""
 
 _BLOCK: Final = 4
 _MOST_BLOCKS: Final = 20
 _IN_ORDER: Final = 0.9
-"""Share of a scene's names that must have the same form for their numbers to give an order."""
+"""Share of a scene's names that must have the same form for their numbers to define an order."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ def group_samples(
     """Group samples by picture, fixed scene, and the item they show.
 
     Identical files always share a group, and so do photos named like augmented copies. Nearly
-    identical photos (equal numbers in `pictures`) do unless `data.near_duplicates` is `keep`, or a
-    group of items says better which belong together. Where nearly identical photos are most of a
-    class, as from a fixed camera, the class would vanish into one group: such photos are grouped by
-    the sequence in their names instead, within their class and split.
+    identical photos (equal numbers in `pictures`) share one unless `data.near_duplicates` is
+    `keep`, or the source already groups them by item. Where nearly identical photos are most of a
+    class, as from a fixed camera, the whole class would become one group: such photos are grouped
+    by the sequence in their names instead, within their class and split.
     """
     identical = _numbered(sample.digest for sample in samples)
     if data.near_duplicates == "keep":
@@ -93,7 +93,7 @@ def _numbered(keys: Iterable[object]) -> list[int]:
 
 
 def _united(*columns: Sequence[object]) -> tuple[int, ...]:
-    """Number the groups of N items that arise when items equal in any column are joined."""
+    """Return a group number per item; items that are equal in any column share a group."""
     sets = DisjointSets(len(columns[0]))
     for keys in columns:
         first: dict[object, int] = {}
@@ -131,7 +131,7 @@ def _dropped(samples: Sequence[Sample], pictures: Sequence[int]) -> Grouped:
 
 
 def _scenes(samples: Sequence[Sample], pictures: Sequence[int]) -> dict[int, list[list[int]]]:
-    """Return the pictures that are most of some class: {picture: sample numbers of each part}.
+    """Return pictures that make up most of a class: {picture: sample numbers of each part}.
 
     A part is a class in a split.
     """

@@ -59,7 +59,7 @@ def unknown_label(label: str, known: Iterable[str], who: str = "the model has") 
     Args:
         label: the photo's.
         known: the classes of the model.
-        who: who does not have it, such as `A and B have`.
+        who: subject and verb of the message, such as `the model has` or `A and B have`.
     """
     alike = similar_label(label, known)
     if alike is None:

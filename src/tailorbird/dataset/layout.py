@@ -41,7 +41,7 @@ class Entry:
     """One file to read.
 
     name: relative to the root, `/` between folders, as the operating system gave it. group: photos
-    of the same group stay on one side of every split, None where nothing is said.
+    of the same group stay on one side of every split; None if the source does not group them.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a dataset, sorted by name, and what was wrong on the way to them.
+    """The files of a dataset, sorted by name, and the problems found while listing them.
 
     excluded: names of the files that a review left out. data: the settings it was found with.
     """
@@ -147,8 +147,9 @@ def _document(name: str) -> bool:
 def photo_paths(folder: Path, *, follow_links: bool = False) -> tuple[list[Path], list[Finding]]:
     """List the files below a folder that a scan would open as photos, sorted by name.
 
-    Judged as in `find`: hidden files and documents are left out, everything else is a photo whose
-    content decides. The findings are about folders and links that were skipped.
+    As in `find`, hidden files and documents are left out, and every other file is listed; whether
+    it is a photo is decided later, by its content. The findings are about skipped folders and
+    links.
 
     Raises:
         DatasetError: the folder cannot be listed.
@@ -223,7 +224,7 @@ def _empty_findings(tree: Tree) -> Iterable[Finding]:
 
 
 def _class_folder_findings(entries: Iterable[Entry]) -> Iterable[Finding]:
-    """Yield what nested folders are taken to be: classes of their own."""
+    """Yield findings about nested folders, which are read as classes of their own."""
     counts: dict[str, int] = defaultdict(int)
     for entry in entries:
         counts[entry.label] += 1
@@ -234,7 +235,7 @@ def _class_folder_findings(entries: Iterable[Entry]) -> Iterable[Finding]:
                 below[str(parent)].append(label)
     for label, inner in sorted(below.items()):
         message = (
-            f"{label}/ holds photos and folders with photos: the classes are taken to be {label}, "
+            f"{label}/ holds photos and folders with photos, read as the classes {label}, "
             f"{', '.join(inner[:4])}{' ...' if len(inner) > 4 else ''}; "
             "move the photos into one folder if they are one class"
         )
@@ -245,7 +246,7 @@ def _class_folder_findings(entries: Iterable[Entry]) -> Iterable[Finding]:
         folders = "1 folder inside another is" if len(nested) == 1 else (
             f"{len(nested)} folders inside others are"
         )  # fmt: skip
-        message = f"{folders} taken to be classes of their own: {names}"
+        message = f"{folders} read as classes of their own: {names}"
         tops = {label.partition("/")[0] for label in counts}
         if len(tops) == 1 and len(counts) > 1:
             message += f"; give {tops.pop()}/ itself if it only holds the classes"
@@ -266,6 +267,6 @@ def _nothing(
             f"{_show(root)} has no class folders: {total:,} files lie directly in {where}; {_VALID}"
         )
     if findings:
-        return f"{_show(root)} holds nothing to learn from: {findings[0].message}; {_VALID}"
+        return f"{_show(root)} holds no labelled photos: {findings[0].message}; {_VALID}"
     reason = " (only documents)" if tree.files else "; it is empty"
     return f"{_show(root)} holds no photos{reason}; {_VALID}"

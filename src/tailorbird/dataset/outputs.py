@@ -11,10 +11,10 @@ from tailorbird.validation import PathLike
 
 
 def listed_photos(source: PathLike, data: DataSettings | None = None) -> Iterator[Path]:
-    """Yield the photos of a dataset that need not lie in its folder.
+    """Yield the photos of a dataset that may lie outside its folder.
 
-    They are the photos a CSV lists, excluded ones included, and with `follow_links` those of a
-    folder. Raises DatasetError for a file that is no CSV of photos.
+    They are all photos that a CSV lists, excluded ones included, and with `follow_links` all photos
+    of a folder. Raises DatasetError for a file that is not a CSV of photos.
     """
     if Path(source).is_file() or (data is not None and data.follow_links):
         for entry in find(source, data=data, as_before_review=True).entries:

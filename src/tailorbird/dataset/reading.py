@@ -19,7 +19,7 @@ def picture_of(sample: Sample, at_least: int) -> Image.Image:
     """Return the photo upright and RGB, perhaps decoded smaller, but no smaller than `at_least`.
 
     Raises:
-        ImageError: with the photo's path; it cannot be read or is not what the scan saw.
+        ImageError: with the photo's path; it cannot be read, or has changed since the scan.
     """
     try:
         data = read_bytes(sample.path)
@@ -33,10 +33,10 @@ def picture_of(sample: Sample, at_least: int) -> Image.Image:
 
 
 def pixels_of(sample: Sample, rule: ResizeRule) -> Pixels:
-    """Return the photo as a model sees it, uint8 (S, S, 3); raises as `picture_of`."""
+    """Return the photo resized for a model, uint8 (S, S, 3). Raises as `picture_of`."""
     return resize(picture_of(sample, rule.least_side), rule)
 
 
 def stacked_pixels(samples: Sequence[Sample], rule: ResizeRule) -> npt.NDArray[np.uint8]:
-    """Decode and resize photos on all cores: uint8 (N, size, size, 3). Raises as `pixels_of`."""
+    """Decode and resize photos on all cores; return uint8 (N, S, S, 3). Raises as `pixels_of`."""
     return np.stack(list(parallel.ordered(lambda sample: pixels_of(sample, rule), samples)))

@@ -44,7 +44,7 @@ UNUSABLE: Final = frozenset({"unreadable", "unsupported", "too-large", "outside-
 """Kinds of findings whose files are not among the samples."""
 
 _BREAKING: Final = ("Cc", "Zl", "Zp")
-"""Unicode's categories of control characters, line and paragraph separators."""
+"""Unicode categories of control characters, line and paragraph separators."""
 
 
 def printable(text: str) -> str:

@@ -30,7 +30,7 @@ _LEAST_SIDE: Final = 128
 """Side in pixels to decode for the facts; libjpeg decodes large photos at a fraction."""
 
 _LEAST_FOR_FACTS: Final = 96
-"""Photos that a visitor wants smaller than this are decoded again for their facts."""
+"""If a visitor requests a smaller side than this, photos are decoded again for their facts."""
 
 _BATCH: Final = 4096
 
@@ -57,19 +57,20 @@ def scan(
     visitor: Visitor | None = None,
     store: bool = True,
 ) -> Dataset:
-    """Read a folder or CSV and report what is in it and what is wrong with it.
+    """Read a folder or CSV: return its usable photos, classes, splits and problems.
 
     Args:
         source: a folder of class folders, or a CSV.
         data: how it is read.
         workers: threads that read and decode; None uses every core.
         progress: receives the stage `scan`, or `embed` with a visitor, and its files.
-        visitor: is shown the decoded photos it wants; what it raises stops the scan.
+        visitor: receives the decoded photos that it requests; an exception it raises stops the
+            scan.
         store: remember what was computed in the cache folder, so that a second scan only reads
             and hashes.
 
     Raises:
-        DatasetError: there is no such source, or not one photo in it can be used.
+        DatasetError: the source does not exist, or no photo in it can be used.
     """
     layout = find(source, data=data)
     if progress is not None:
@@ -88,7 +89,7 @@ def scan_layout(
     visitor: Visitor | None = None,
     store: bool = True,
 ) -> Dataset:
-    """Scan the files of a layout; `source` names them in the error when not one is usable."""
+    """Scan the files of a layout; `source` names them in the error if none of them is usable."""
     reading = _Reading(layout.entries, visitor, store)
     reading.run(workers or parallel.cores(), progress or NoProgress())
     findings = [*layout.findings, *reading.findings()]
@@ -162,7 +163,7 @@ def _nothing_usable(source: str | Path, layout: Layout, findings: list[Finding])
         else ""
     )
     return (
-        f"not one of the {len(layout.entries):,} files in {shown} is a usable photo ({counts})"
+        f"none of the {len(layout.entries):,} files in {shown} is a usable photo ({counts})"
         f"{searched}; for example:{examples}"
     )
 
@@ -253,7 +254,7 @@ class _Reading:
                 with self._lock:
                     self._cached.append((i, digest))
                 return
-            # A visitor must see exactly what serving will see: never a larger size than its own.
+            # A visitor must get the same pixels as in serving: decoded at its own size, not larger.
             side = (
                 self.visitor.at_least if wanted and self.visitor is not None else 0
             ) or _LEAST_SIDE

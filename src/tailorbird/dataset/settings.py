@@ -31,8 +31,8 @@ class DataSettings:
         group_by: a regular expression searched in each photo's name (its path below the dataset).
             Photos whose first group (or whole match, where there is none) is equal stay on one side
             of every split and fold. Photos without a match are grouped as usual.
-        follow_links: read files and folders that links inside the dataset lead to, wherever they
-            lie. By default links that lead outside the dataset are reported and skipped.
+        follow_links: also read files and folders outside the dataset, through links inside it. By
+            default links that lead outside the dataset are reported and skipped.
 
     Raises:
         SettingsError: names every invalid value.
@@ -59,7 +59,7 @@ class DataSettings:
 
     @property
     def splits(self) -> Mapping[str, str] | None:
-        """`split_names` as a mapping, or None where the usual names count."""
+        """`split_names` as a mapping, or None if splits are recognised by their usual names."""
         assert not isinstance(self.split_names, str)
         return self.split_names
 

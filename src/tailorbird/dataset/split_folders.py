@@ -114,7 +114,8 @@ def arrange(paths: Sequence[Folders], names: Mapping[str, str] | None) -> Arrang
 
     Args:
         paths: the folders of each photo.
-        names: the folders that are splits, {folder: split}; empty: none is; None: by their names.
+        names: the folders that are splits, {folder: split}; empty: no folder is a split; None:
+            splits are recognised by their usual names.
 
     Raises:
         DatasetError: folders look like splits under names that are not known, or a folder in
@@ -172,9 +173,9 @@ def _explicit(paths: Sequence[Folders], wrapper: Folders, names: Mapping[str, st
 def _by_name(paths: Sequence[Folders], wrapper: Folders) -> Arrangement | None:
     """Return the arrangement if folders named like splits are splits, else None.
 
-    A folder named like a split is one when class folders lie in it. So that trains and buses can be
-    told apart, it is a class where ordinary class folders lie beside it, unless there is a training
-    and another split, or the same class names occur inside it and beside it.
+    A folder named like a split is a split if it contains class folders. If ordinary class folders
+    lie beside it, it is a class itself (`train` beside `bus`), unless there is a training split and
+    another one, or the same class names occur inside it and beside it.
     """
     inside: dict[str, set[str]] = defaultdict(set)
     for folders in paths:

@@ -27,11 +27,11 @@ def split(
     A photo's place is a number in [0, 1) hashed from its content and the seed: below the test
     fraction it is in test, above one minus the validation fraction in validation. That alone never
     moves a photo when others are added, but is uneven in small classes. So the count n of a class
-    with fraction f is held within 1.5 standard deviations of that coin toss, 1.5 sqrt(n f (1 - f)),
-    around n f, by moving the photos closest to the threshold; exact shares would move three times
-    as many photos when a class grows. Samples of a group stay together. Each class with at least
-    three groups is in every split; with fewer it is only in train. A group that is also in a split
-    that exists stays in train (and `clean` leaves it out).
+    with fraction f is held within 1.5 standard deviations of the binomial distribution,
+    1.5 sqrt(n f (1 - f)), around n f, by moving the photos closest to the threshold; exact shares
+    would move three times as many photos when a class grows. Samples of a group stay together. Each
+    class with at least three groups is in every split; with fewer it is only in train. A group that
+    is also in a split that exists stays in train (and `clean` leaves it out).
 
     Raises:
         SettingsError: a fraction is not in (0, 0.4].

@@ -32,7 +32,7 @@ class Node:
         kwargs: keyword arguments, likewise.
         inputs: the tensors among the arguments.
         outputs: the results.
-        path: the layer's name behind the names of the models it is nested in: `base/conv1`.
+        path: names of the models it is nested in, then the layer's own: `base/conv1`.
     """
 
     operation: Any

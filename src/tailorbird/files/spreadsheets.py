@@ -10,10 +10,11 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def formula_safe(cell: str) -> str:
-    """Return a cell that no spreadsheet evaluates, with an apostrophe before a formula's start.
+    """Return a cell with a leading apostrophe if a spreadsheet would evaluate it as a formula.
 
-    The signs are those of OWASP's page on CSV injection. A single `-` is no formula. A cell that
-    looks like the result gets an apostrophe too, so that `exact_cell` undoes it without loss.
+    The characters that start a formula are listed on OWASP's page on CSV injection; a single `-`
+    is not a formula. A cell that already looks like a result gets an apostrophe too, so that
+    `exact_cell` restores every cell.
     """
     return f"'{cell}" if _needs_guard(cell) else cell
 

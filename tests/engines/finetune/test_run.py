@@ -513,7 +513,7 @@ def test_answers_that_are_not_finite(task: Task, tmp_path: Path) -> None:
 
     with pytest.raises(
         TrainingError,
-        match=r"the answers to the validation photos became NaN or infinite in stage 1 of 2",
+        match=r"the logits of the validation photos became NaN or infinite in stage 1 of 2",
     ):
         task.run(Broken(), SETTINGS, tmp_path)
 

@@ -38,8 +38,8 @@ def perceptual_hash(grey: npt.NDArray[np.uint8]) -> int:
 
     The DCT hash of a sketch, uint8 (32, 32): for each of the 8 x 8 lowest frequencies whether it is
     above their median (Zauner, "Implementation and Benchmarking of Perceptual Image Hash
-    Functions", 2010). Of different products before the same wall, a tenth as many come within 14
-    bits of each other as with the difference hash of that length.
+    Functions", 2010). On photos of different products in front of the same wall, it brings a tenth
+    as many pairs within 14 bits of each other as a difference hash of 64 bits.
     """
     return int(_hashes(_waves(grey[None]))[0])
 
@@ -90,7 +90,7 @@ def open_facts() -> RowStore | None:
 
 
 def remember(store: RowStore | None, keys: list[bytes], rows: list[Any]) -> None:
-    """Add rows to the cache; one that cannot be written (a full disk) only costs time later."""
+    """Add rows to the cache; ignore a write error (a full disk), which only costs time later."""
     if store is None or not keys:
         return
     with contextlib.suppress(StorageError, OSError):

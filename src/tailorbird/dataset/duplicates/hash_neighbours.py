@@ -1,4 +1,4 @@
-"""Find pairs of 64-bit hashes that differ in few bits, without comparing every pair."""
+"""Find pairs of 64-bit hashes that differ in few bits, without comparing all pairs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def near_pairs(hashes: Hashes, radius: int) -> Pairs:
 
     Multi-index hashing (Norouzi, Punjani and Fleet, 2012): two hashes are compared where one of
     their four bands of 16 bits differs in at most two bits. That finds every pair up to a radius of
-    11, and 97%, 90% and 80% of those at 12, 13 and 14. Where many hashes crowd together the work is
-    bounded to about 2,000 comparisons per hash: crowds are linked through neighbours in order
-    rather than all with all, and the widest differences are given up first.
+    11, and 97%, 90% and 80% of those at 12, 13 and 14. Where many hashes are similar, the work is
+    bounded to about 2,000 comparisons per hash: similar hashes are compared with their neighbours
+    in sorted order instead of all with all, and pairs with the largest differences are lost first.
     """
     values, inverse, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
     # Members of each set of equal hashes, side by side.
@@ -48,9 +48,9 @@ def near_pairs(hashes: Hashes, radius: int) -> Pairs:
 def near_pairs_between(a: Hashes, b: Hashes, radius: int) -> Pairs:
     """Return (index in a, index in b) of hashes that differ in at most `radius` bits.
 
-    Compared are those of which one band of 16 bits differs in at most one bit: every pair up to a
-    radius of 7 is found. At most 32 hashes of `b` that agree in a band are compared with one of
-    `a`.
+    Two hashes are compared if one of their bands of 16 bits differs in at most one bit: every pair
+    up to a radius of 7 is found. A hash of `a` is compared with at most 32 hashes of `b` that agree
+    in a band.
     """
     n = max(len(b), 1)
     keys = [np.empty(0, np.int64)]
@@ -144,7 +144,7 @@ def _bucketed(
     size: npt.NDArray[np.int64],
     where: npt.NDArray[np.bool_] | bool = True,
 ) -> Iterator[Pairs]:
-    """Yield (query, member) of the bucket that each query wants, in chunks.
+    """Yield pairs of each query and every member of its bucket, in chunks.
 
     order: members sorted by bucket. size: members of each bucket.
     """

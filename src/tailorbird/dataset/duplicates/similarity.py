@@ -1,9 +1,9 @@
 """Decide whether two pictures are copies: align them, then compare pixel by pixel.
 
 Copies differ by re-encoding, size, brightness and a slight crop; two products before the same wall
-differ in their edges. So the measure is the correlation of fine structure (a band of frequencies
-that exposure does not change) after the best shift and stretch of one picture onto the other, over
-the whole and in each tile, together with the colours.
+differ in their edges. The measure is therefore the correlation of fine structure (a band of
+frequencies that exposure does not change) after the best shift and stretch of one picture onto the
+other, over the whole picture and in each tile, together with the colours.
 
 Arrays of grey values are float32 (P, n, n) for P pictures or pairs, 0 to 255. A move is float64
 (P, 4): horizontal stretch and shift, vertical stretch and shift, in coordinates from -1 to 1.
@@ -71,7 +71,7 @@ class Prepared:
 class Likeness:
     """How similar two pictures are.
 
-    structure: correlation of fine structure, -1 to 1. tile: that of the tile which agrees least.
+    structure: correlation of fine structure, -1 to 1. tile: the lowest such correlation of a tile.
     plain: largest difference of a block in levels, without alignment. levels: the same after
     alignment. hue: median and largest difference of a block in the logarithms of R / G and B / G,
     which exposure does not change. gain: contrast of the second over the first. move: largest

@@ -1,4 +1,4 @@
-"""Exponential moving average (EMA) of the weights; its weights are scored and kept."""
+"""Exponential moving average (EMA) of the weights, which is validated and kept as the result."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def _score_start(run: Run, interrupt: Interrupt) -> Best:
     logits = _validate(run, inputs, frozen, interrupt)
     if not np.isfinite(logits).all():
         raise TrainingError(
-            f"{task.network.name} with the head found on its features gives answers that are NaN "
+            f"{task.network.name} with the head found on its features gives logits that are NaN "
             "or infinite; its weights are damaged"
         )
     return Best(0, 0, task.size, score(logits, task.labels["validation"]), logits)
@@ -334,7 +334,7 @@ def _record(run: Run, logits: NDArray[np.float32], weights: Arrays, trained: flo
     """
     position, stage = run.position, run.stage
     if not np.isfinite(logits).all():
-        raise run.diverged("the answers to the validation photos became NaN or infinite")
+        raise run.diverged("the logits of the validation photos became NaN or infinite")
     found = score(logits, run.task.labels["validation"])
     epoch = 0 if trained is None else position.epoch + 1
     made = run.leader.best.trained if trained is None else (position.stage + 1, epoch)

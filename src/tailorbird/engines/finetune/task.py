@@ -1,4 +1,4 @@
-"""What a fine-tuning run is given, checked, and what identifies it."""
+"""The checked inputs of a fine-tuning run, and its fingerprint."""
 
 from __future__ import annotations
 

@@ -41,8 +41,9 @@ MOST_STAGES = 100
 def shape_of_batches(photos: int, wanted: int, devices: int = 1) -> tuple[int, int]:
     """Return (batches per epoch, photos per batch); all batches have the same size.
 
-    Frameworks compile a step for each batch size. The few photos left over when the size does not
-    divide wait for the next epoch's order; a smaller size that leaves fewer is preferred.
+    Frameworks compile a step for each batch size. If the batch size does not divide the number of
+    photos, the last few in the epoch's order are not used in that epoch; a smaller batch size that
+    leaves fewer over is preferred.
     """
     devices = min(devices, photos)
 

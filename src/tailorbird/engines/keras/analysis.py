@@ -80,8 +80,8 @@ def analyse(graph: Graph) -> Structure:
         found = _steps(node)
         if found is None or len(node.inputs) != 1 or (steps and any(one.ends for one in found)):
             why = (
-                f"between pooling and output stands {node.path} ({_shown(node)}), behind which "
-                "Grad-CAM is no product of matrices"
+                f"{node.path} ({_shown(node)}) between pooling and output is not a layer through "
+                "which Grad-CAM can be computed"
             )
             break
         candidate = [*found, *steps]

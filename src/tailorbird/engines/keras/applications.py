@@ -231,6 +231,6 @@ def _preprocess(name: str) -> str:
         if np.allclose(prepare(pixels, mode), seen, atol=1e-4):
             return mode
     raise BackboneError(
-        f"the preprocessing of keras.applications.{name} is of a new kind; "
+        f"the preprocessing of keras.applications.{name} is not known to this version; "
         "pip install --upgrade tailorbird"
     )

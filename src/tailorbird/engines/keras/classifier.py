@@ -52,7 +52,7 @@ class KerasClassifier:
         graph: its layers.
         structure: its features, pooling and head.
         size: S in pixels.
-        notes: what of an old file was rewritten while reading it.
+        notes: changes that were made to an old configuration while reading the file.
     """
 
     model: Any
@@ -108,7 +108,7 @@ class KerasClassifier:
 
         A sigmoid over one output z becomes the logits (-z / 2, z / 2). Where Keras can serialise
         the network below the head, the graph's metadata describe it for `description.rebuild`.
-        Where logits cannot be told from probabilities, the features are their logarithms.
+        If the model's outputs are only known as probabilities, the features are their logarithms.
         Raises BackboneError for a layer that cannot be converted.
         """
         structure = self.structure

@@ -46,7 +46,7 @@ def read(proto: onnx.ModelProto) -> dict[str, Any]:
     entry = onnx_files.metadata(proto).get(ENTRY)
     if entry is None:
         raise BackboneError(
-            "the backbone was not made by the Keras engine, so no Keras network can be made of it; "
+            "the backbone was not made by the Keras engine, so it cannot be rebuilt in Keras; "
             "pull one that can: tailorbird backbones pull keras:NAME"
         )
     try:

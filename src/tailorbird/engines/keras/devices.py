@@ -1,4 +1,4 @@
-"""What the backend computes on: GPUs, precision, compilation, several devices."""
+"""Choose GPUs, arithmetic precision, compilation and devices for Keras' backend."""
 
 from __future__ import annotations
 

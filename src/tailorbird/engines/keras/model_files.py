@@ -54,7 +54,7 @@ _RESAVE = (
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, the Keras version in its file, and what of an old configuration was rewritten."""
+    """A model, the Keras version in its file, and the changes made to an old configuration."""
 
     model: Any
     keras_version: str
@@ -411,4 +411,4 @@ def _construct(path: Path, named: Path, version: str) -> Any:
         if old
         else "or the file is damaged; " + _RESAVE.format(name=path.name)
     )
-    raise ModelFileError(f"{path} {what} (it says: {reason}); {fix}")
+    raise ModelFileError(f"{path} {what} (Keras reported: {reason}); {fix}")

@@ -206,7 +206,7 @@ class KerasNetwork:
         return self._stage
 
     def _moving(self) -> dict[str, Any]:
-        """Return the stage's variables that are no weights: of optimiser and dropout."""
+        """Return the stage's variables other than weights: of the optimiser and of dropout."""
         stage = self._begun()
         assert self._head is not None
         variables = enumerate(stage.optimizer.variables)

@@ -11,14 +11,13 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tailorbird import onnx_files
-from tailorbird.backbone.catalogue import SUFFIX
+from tailorbird.backbone.catalogue import SUFFIX, installed_version
 from tailorbird.backbone.catalogue import folder as catalogue_folder
 from tailorbird.engines.keras import applications, backend, description
 from tailorbird.engines.keras.applications import Application
@@ -27,6 +26,7 @@ from tailorbird.engines.keras.weights_files import load_file
 from tailorbird.engines.protocol import PublishedClassifier
 from tailorbird.errors import BackboneError, HubError, SettingsError, StorageError, TailorbirdError
 from tailorbird.files import sha256_file, write_bytes
+from tailorbird.inference import first_line
 from tailorbird.progress import NoProgress, Progress
 from tailorbird.rendering.probes import probe_images
 
@@ -83,7 +83,7 @@ def pull(
     framework = f"Keras {keras.__version__} on {keras.backend.backend()}"
     about = {
         "name": stem,
-        "adapted_by": f"tailorbird {_version()}, {framework}",
+        "adapted_by": f"tailorbird {installed_version()}, {framework}",
         **_origin(application, file),
         **description.describe(application=application.name, preprocess=application.preprocess),
     }
@@ -111,7 +111,7 @@ def published_classifier(
     return PublishedClassifier(
         classifier_of(model, reference, side),
         application.preprocess,
-        f"what keras.applications says {application.name} needs",
+        f"stated by keras.applications for {application.name}",
         {"name": application.name, **_origin(application, file)},
     )
 
@@ -128,7 +128,7 @@ def imagenet_classes() -> list[str]:
             ranked = decode(np.eye(CLASSES, dtype=np.float32), top=1)
     except Exception as problem:  # Keras raises a plain Exception for a failed download
         raise HubError(
-            f"the names of ImageNet's classes could not be downloaded ({_first_line(problem)}): "
+            f"the names of ImageNet's classes could not be downloaded ({first_line(problem)}): "
             "check the connection and run again, or give them with --classes FILE, one per line "
             "in the order of the outputs, or Keras' imagenet_class_index.json"
         ) from None
@@ -233,10 +233,6 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def _first_line(problem: Exception) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:300]
-
-
 @contextlib.contextmanager
 def translated(name: str) -> Iterator[None]:
     """Translate what a failed download raises into HubError or StorageError."""
@@ -245,7 +241,7 @@ def translated(name: str) -> Iterator[None]:
     except TailorbirdError:
         raise
     except Exception as problem:  # Keras raises a plain Exception for a failed download
-        first = _first_line(problem)
+        first = first_line(problem)
         found = re.search(r"https?://[^\s:]+", first)
         on_disk = isinstance(problem, OSError) and problem.errno and problem.filename
         if found is None and on_disk:
@@ -272,10 +268,3 @@ def _keras_folder() -> Path:
     """Return the folder of downloaded weights."""
     home = os.environ.get("KERAS_HOME")
     return (Path(home) if home else Path.home() / ".keras") / "models"
-
-
-def _version() -> str:
-    try:
-        return metadata.version("tailorbird")
-    except metadata.PackageNotFoundError:  # run from a checkout
-        return "(not installed)"

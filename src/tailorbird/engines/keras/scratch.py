@@ -1,4 +1,4 @@
-"""A small convolutional network that is trained from scratch, as in a first course.
+"""Build a small convolutional network that is trained from random weights.
 
     images -> x / 255 -> Conv2D 32 3x3 ReLU -> MaxPooling 2x2 -> Flatten    the backbone
            -> Dense 64 ReLU -> Dense C                                      the head

@@ -106,7 +106,7 @@ def _reduce(w: Writer, operator: str, op: Any, x: Value, shape: Shape) -> Made:
     )
     if 0 in axes:
         raise refuse(
-            w, f"reduces along the axes {axes}, the images among them", "axes of one image"
+            w, f"reduces along the axes {axes}, which include the batch", "axes of one image"
         )
     if x.moved and not op.keepdims and axes != [1, 2]:
         x = w.turn(x, moved=False)
@@ -135,7 +135,7 @@ def _transpose(w: Writer, op: Any, args: list[Any], kwargs: dict[str, Any], shap
     x = w.turn(_first(w, args, kwargs), moved=False)
     axes = [axis % x.rank for axis in op.axes] if op.axes is not None else list(range(x.rank))[::-1]
     if axes[0] != 0:
-        raise refuse(w, f"puts the axes in the order {axes}", "orders that leave the images first")
+        raise refuse(w, f"transposes the axes to {axes}", "orders that keep the batch axis first")
     return w.add("Transpose", [x.name], perm=axes), False
 
 
@@ -172,7 +172,7 @@ def _get_item(w: Writer, op: Any, args: list[Any], kwargs: dict[str, Any], shape
         place = key.index(Ellipsis)
         key[place : place + 1] = [slice(None)] * (x.rank - len(key) + 1)
     if not all(isinstance(part, (int, slice)) for part in key) or key[0] != slice(None):
-        raise refuse(w, f"takes the part {key}", "slices and single positions of each image")
+        raise refuse(w, f"selects {key}", "slices and single positions of each image")
     name, drop = w.turn(x, moved=False).name, []
     for axis, part in enumerate(key):
         if isinstance(part, int):
@@ -193,7 +193,7 @@ def _cast(w: Writer, op: Any, args: list[Any], kwargs: dict[str, Any], shape: Sh
     x = _first(w, args[:1], kwargs)
     kind = str(getattr(op, "dtype", None) or "float32")
     if "float" not in kind:
-        raise refuse(w, f"turns numbers into {kind}", "float types")
+        raise refuse(w, f"casts to {kind}", "float types")
     return x.name, x.moved  # everything is float32 here
 
 
