@@ -121,7 +121,7 @@ def test_a_whole_review_by_keyboard_alone(tmp_path: Path, tab: OpenReview) -> No
     with reviewing(photos, tmp_path / "log.txt") as running:
         page = tab(running.page)
         expect(page).to_have_url(running.page.address + "/")
-        expect(page.locator("#far")).to_have_text(re.compile(r"0 of \d+ looked at"))
+        expect(page.locator("#far")).to_have_text(re.compile(r"0 of \d+ reviewed"))
         press = page.keyboard.press
         ways = iter(["Enter", "r", "digit", "list", "mistake", "Enter"])
         others = []
@@ -222,7 +222,7 @@ def test_what_is_said_about_a_suspect(page: Page, tab: OpenReview) -> None:
     opened.keyboard.press("Escape")
     expect(opened.locator("dialog")).to_have_count(0)
     opened.reload()
-    expect(opened.locator("#far")).to_have_text("1 of 8 looked at")
+    expect(opened.locator("#far")).to_have_text("1 of 8 reviewed")
     expect(question(opened)).to_have_text("Labelled cross. Is it disc?")
 
 
@@ -252,7 +252,7 @@ def test_filters_and_the_end_of_one(page: Page, tab: OpenReview, review: Review)
     question(opened).focus()
     opened.keyboard.press("2")
     opened.keyboard.press("o")
-    expect(question(opened)).to_have_text("Nothing left here")
+    expect(question(opened)).to_have_text("No findings left here")
     saved(opened, "1 kept, 0 relabelled, 1 excluded")
     assert decisions(review.manifest.path) == {
         COPIES[0]: ("exclude", "box", ""),
@@ -279,7 +279,7 @@ def test_photos_side_by_side(page: Page, tab: OpenReview, review: Review) -> Non
     expect(card(opened, 2).locator(".verdict")).to_have_text("Relabelled cross")
     expect(card(opened, 1).locator(".stage")).to_be_focused()
     opened.get_by_role("button", name="Keep both").click()
-    expect(question(opened)).to_have_text("Nothing left here")
+    expect(question(opened)).to_have_text("No findings left here")
     saved(opened, "1 kept, 1 relabelled, 0 excluded")
     assert decisions(review.manifest.path)[CONFLICT[1]] == ("relabel", "cross", "disc"), (
         "keeping all keeps its new label"
@@ -301,7 +301,7 @@ def test_a_decision_that_could_not_be_saved_is_shown(
             "This decision was not saved. The disk is full: free some space. "
         )
         expect(question(opened)).to_have_text("Labelled box. Is it disc?")
-    expect(opened.locator("#far")).to_have_text("0 of 8 looked at")
+    expect(opened.locator("#far")).to_have_text("0 of 8 reviewed")
     opened.keyboard.press("k")
     saved(opened, "1 kept")
     expect(opened.get_by_role("alert")).to_be_empty()
@@ -316,7 +316,7 @@ def test_keys_can_be_turned_off(page: Page, tab: OpenReview) -> None:
     opened.keyboard.press("x")
     opened.keyboard.press("ArrowRight")
     expect(opened.locator("#position")).to_have_text("2 of 8")
-    expect(opened.locator("#far")).to_have_text("0 of 8 looked at")
+    expect(opened.locator("#far")).to_have_text("0 of 8 reviewed")
 
 
 def test_a_thousand_classes_and_hostile_names(

@@ -174,7 +174,7 @@ def test_the_dashboard_asks_for_the_token(open_page: OpenPage) -> None:
     page.route("**/v1/corrections/stats", guarded)
     page.reload()
     page.get_by_label("Token", exact=True).fill("open sesame")
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
     expect(page.locator(".big")).to_have_text("81%")
 
 

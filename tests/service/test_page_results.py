@@ -226,13 +226,13 @@ def test_the_token_is_requested_once_and_photo_storage_is_announced(
 ) -> None:
     with serving(trained, tmp_path, "--keep-photos", token="correct horse") as server:
         page = open_page(at=server)
-        dialog = page.get_by_role("dialog", name="This server asks for a token")
+        dialog = page.get_by_role("dialog", name="This server requires a token")
         expect(dialog.get_by_label("Token", exact=True)).to_be_focused()
-        dialog.get_by_role("button", name="Not now").click()
+        dialog.get_by_role("button", name="Cancel").click()
         expect(page.get_by_role("alert").first).to_contain_text("Try again and enter the token.")
         choose(page, photo("a.jpg"), photo("b.jpg"))
         dialog.get_by_label("Token", exact=True).fill("battery staple")
-        dialog.get_by_role("button", name="Go on").click()
+        dialog.get_by_role("button", name="Continue").click()
         expect(dialog).to_contain_text("That token was refused.")
         dialog.get_by_label("Token", exact=True).fill("correct horse")
         page.keyboard.press("Enter")

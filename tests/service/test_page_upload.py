@@ -150,7 +150,7 @@ def test_cancelling_one_upload_leaves_the_others_running(open_page: OpenPage) ->
     page.route("**/v1/predict*", lambda route: held.append(route))
     choose(page, *(photo(f"{number}.jpg") for number in range(3)))
     expect(page.locator("[data-state=looking], [data-state=uploading]")).to_have_count(2)
-    expect(card(page, "2.jpg")).to_contain_text("Waiting for its turn")
+    expect(card(page, "2.jpg")).to_contain_text("Waiting to be sent")
     expect(card(page, "0.jpg").get_by_role("progressbar")).to_have_attribute(
         "aria-label", "Progress of 0.jpg"
     )

@@ -1,7 +1,7 @@
 """Serve a model, or the local page of a review, over HTTP; needs the extra `tailorbird[serve]`.
 
-The folder itself serves models: pages, HTTP API, batching, corrections. `review/` is the local page
-of a review. `web/` holds what both share.
+The modules of this folder serve models: pages, HTTP API, batching, corrections. `review/` is the
+local page of a review. `web/` is shared by both.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def serve(
     try:
         configure_logging(quiet=quiet)
         if settings.workers > 1:
-            open_served(settings.model)  # a bad model is one error here, not one per process
+            open_served(settings.model)  # a bad model is reported once here, not once per process
             supervise(settings, bound, quiet=quiet, announce=started)
         else:
             run(create_app(settings), bound, announce=started)
@@ -88,8 +88,8 @@ def serve_review(
     Decisions are saved at once.
 
     port: 0 takes a free one.
-    announce: called with the page's address, which holds the key that lets people in.
-    launch: called with an address that works once, for a browser's command line.
+    announce: called with the page's address, which contains the key.
+    launch: called with an address that works only once, for a browser's command line.
 
     Raises MissingExtra, SettingsError, StorageError (the port is in use).
     """

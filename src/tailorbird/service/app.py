@@ -1,4 +1,4 @@
-"""The ASGI application: its routes, and what starts and ends with it."""
+"""The ASGI application: its routes, start and shutdown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tailorbird.service.web.middleware import Guard, route_path
 from tailorbird.service.web.pages import Pages
 
 COUNT_EVERY = 15.0
-"""Seconds for which /metrics repeats the last counts of corrections."""
+"""Seconds for which /metrics returns the last counts of corrections again."""
 
 COUNT_SECONDS = 2.0
 """How long /metrics waits for the corrections database before it answers without it."""
@@ -40,7 +40,7 @@ class Service:
     def __init__(self, settings: ServeSettings, *, supervisor: int | None = None) -> None:
         """Open the model and the corrections.
 
-        supervisor: process to tell of a reload, which tells the other processes.
+        supervisor: process to notify of a reload; it notifies the other processes.
 
         Raises ModelFileError, SettingsError, StorageError or MissingExtra.
         """
@@ -69,7 +69,7 @@ class Service:
                 expose_headers=["X-Request-Id", "Retry-After"],
             )
         self._guard = Guard(inner, settings, count=telemetry.request)
-        # Not in the lifespan: applications that this one is mounted in need not run that.
+        # Not in the lifespan: an application that mounts this one may not run that.
         telemetry.ready.set(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,7 +140,7 @@ class Service:
         ]
 
     async def _metrics(self, request: Request) -> Response:
-        """Return the metrics, in bounded time whatever the queue and the database do."""
+        """Return the metrics in bounded time, even if the database does not answer."""
         state = self.state
         counts = await self._counts.current(state)
         extra = accuracy_metrics(counts, state.slot.current.name, state.slot.current.sha256)

@@ -1,7 +1,7 @@
-"""Opportunistic batching: waiting photos are run together, at once, without a timer.
+"""Run waiting photos together in batches, without waiting for a batch to fill.
 
 Photos are decoded in a bounded set of processes and classified in a pool of threads. Idle runners
-share the waiting photos out, up to `batch` each; while all are busy, photos gather. So batches grow
+divide the waiting photos, up to `batch` each; while all are busy, photos queue. So batches grow
 with the load, and an idle service answers one photo immediately. The session uses one thread for a
 run and is called from as many runners as the process has cores, which for many photos is faster
 than one run on all cores.
@@ -35,16 +35,16 @@ class Meter(Protocol):
     """Receives counts and durations."""
 
     def decoded(self, seconds: float) -> None:
-        """One photo was decoded."""
+        """Record the time that decoding a photo took."""
 
     def ran(self, photos: int, seconds: float) -> None:
-        """One batch was classified."""
+        """Record a batch that was classified."""
 
     def waits(self, photos: int) -> None:
-        """This many photos are accepted and not yet answered."""
+        """Set the number of photos that are accepted and not yet answered."""
 
     def dropped(self, photos: int) -> None:
-        """Photos left the queue unanswered: their request expired or their client left."""
+        """Count photos that left the queue unanswered: request expired or client disconnected."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Batcher:
 
     @property
     def under_way(self) -> int:
-        """Photos that occupy a place: accepted and not yet answered, or still being decoded."""
+        """Number of photos in the queue: accepted and not yet answered, or still being decoded."""
         return self._under_way + self._abandoned
 
     @property
@@ -106,7 +106,7 @@ class Batcher:
 
     @contextmanager
     def admitted(self, photos: int) -> Iterator[None]:
-        """Hold places for photos until they are answered. Raises Problem 503 if there are none."""
+        """Reserve places for photos until they are answered. Raises Problem 503 if it is full."""
         if self.under_way + photos > self._queue:
             raise overloaded()
         self._under_way += photos
@@ -135,7 +135,7 @@ class Batcher:
         try:
             result, seconds = await asyncio.wrap_future(running)
         except asyncio.CancelledError:
-            todo.clear()  # the pool keeps `timed` until its turn, but need not keep the photo
+            todo.clear()  # the pool keeps `timed` until its turn; free the photo now
             self._meter.dropped(1)
             self._abandon(running)
             raise
@@ -192,8 +192,8 @@ class Batcher:
         """Return the next photos for one run: of one model, and still waited for."""
         jobs: list[_Job] = []
         now = time.monotonic()
-        # On one core a run takes as long as its photos together. So the waiting photos are shared
-        # out, and no runner is idle beside a long run.
+        # On one core a run takes as long as all of its photos. So the waiting photos are divided
+        # among the idle runners.
         share = -(-len(self._jobs) // self.threads)
         while self._jobs and len(jobs) < min(self._batch, share):
             job = self._jobs[0]
@@ -209,7 +209,7 @@ class Batcher:
         return jobs
 
     def _finished(self, jobs: list[_Job], run: asyncio.Future[tuple[list[Answer], float]]) -> None:
-        """Hand out the answers and start what has gathered meanwhile."""
+        """Deliver the answers and start runs of the photos that are waiting."""
         self._running -= 1
         error = asyncio.CancelledError() if run.cancelled() else run.exception()
         answers: list[Answer] = []

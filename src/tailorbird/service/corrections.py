@@ -30,7 +30,7 @@ T = TypeVar("T")
 FIELDS = ("receipt", "answer")
 
 MOST_JSON = 128 * 1024
-"""Bytes of a correction sent as JSON; a receipt has a few hundred. Parsing holds up every other
+"""Bytes of a correction sent as JSON; a receipt has a few hundred. Parsing blocks every other
 request, and JSON becomes objects of many times its size."""
 
 
@@ -74,18 +74,18 @@ async def correct(request: Request) -> JSONResponse:
 
 
 async def stats(request: Request) -> JSONResponse:
-    """Return how often the model was right about photos that people answered about."""
+    """Return how often the model was right, by people's answers."""
     state = state_of(request)
     store = _store(state)
-    await request.body()  # otherwise its empty end would look like the client leaving
+    await request.body()  # otherwise the end of the body would be taken for a disconnect
     return JSONResponse((await in_time(request, stored(state, store.stats))).as_dict())
 
 
 async def stored(state: State, work: Callable[[], T]) -> T:
     """Run database work in a thread, few at a time.
 
-    The thread goes on when the caller gives up: what it commits later is a correction that was
-    not acknowledged.
+    The thread continues after the caller's deadline; a correction may then be committed without
+    being acknowledged.
 
     Raises Problem 507 for a full disk, 503 for a database that does not answer.
     """

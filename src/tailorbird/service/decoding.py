@@ -37,7 +37,7 @@ from tailorbird.service.tensors import BadTensor, parse_tensor
 _LENGTHS = struct.Struct("<IQ")
 
 PIPE_BYTES = 2**20
-"""Size of the pipes where the system lets it be set: most photos then pass in one step."""
+"""Size of the pipes where the system allows setting it; most photos then fit in one write."""
 
 BUSY_SECONDS = 5.0
 """A decoder that has worked on one job for this long counts as stuck."""
@@ -195,13 +195,13 @@ _TOO_SLOW = 124
 
 def main() -> None:
     """Answer jobs until standard input ends."""
-    # Signals of the terminal and of service managers reach children too; they stop with the
-    # service, after its last photo.
+    # Terminals and service managers signal child processes too; these must stop only after the
+    # service's last photo.
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     warnings.simplefilter("ignore")
-    Image.init()  # import the codecs now: a job's time is for the job
+    Image.init()  # import the codecs now, outside the time limit of a job
     source, target = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing else may write between the messages
     with contextlib.suppress(EOFError, BrokenPipeError):

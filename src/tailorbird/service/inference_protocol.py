@@ -31,7 +31,7 @@ JSON_LENGTH = "Inference-Header-Content-Length"
 VERSION = "1"
 
 QUICK_JSON = 64 * 1024
-"""Bytes of JSON that are parsed in the event loop; more would hold up every other request."""
+"""Bytes of JSON that are parsed in the event loop; more would block every other request."""
 
 
 async def server(request: Request) -> JSONResponse:
@@ -188,7 +188,7 @@ def _response(
         outputs.append(output)
     content = {"model_name": served.name, "model_version": VERSION, "outputs": outputs}
     if isinstance(asked.get("id"), str):
-        # JSON can hold halves of characters (lone surrogates), UTF-8 cannot.
+        # JSON can contain lone surrogates, UTF-8 cannot.
         content["id"] = asked["id"].encode("utf-8", "replace").decode()
     if not blobs:
         return JSONResponse(content)

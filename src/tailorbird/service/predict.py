@@ -108,7 +108,7 @@ def _result(
 
 
 def _heatmap_content(label: str, values: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """Return one map, scaled to a maximum of 1; a map of zeros stays one."""
+    """Return one map, scaled to a maximum of 1; a map of zeros stays zero."""
     peak = float(values.max())
     scaled = values / peak if peak > 0 else values
     height, width = values.shape
@@ -121,7 +121,7 @@ def _heatmap_content(label: str, values: npt.NDArray[np.float32]) -> dict[str, A
 
 
 async def model(request: Request) -> JSONResponse:
-    """Return what is being served."""
+    """Return the model's metadata and the service's limits."""
     state = state_of(request)
     served = state.slot.current
     info = served.classifier.info.as_dict()
@@ -162,7 +162,7 @@ async def model(request: Request) -> JSONResponse:
 
 
 async def reload(request: Request) -> JSONResponse:
-    """Load the model file's present content; needs a token, as anybody could call it otherwise."""
+    """Load the model file's present content; requires a token, so that not everybody can."""
     state = state_of(request)
     if state.settings.token is None:
         message = (
@@ -170,12 +170,12 @@ async def reload(request: Request) -> JSONResponse:
         )
         raise Problem(403, "forbidden", message)
     try:
-        changed = await state.reload(told_by="http")
+        changed = await state.reload(trigger="http")
     except ModelFileError as error:
         message = f"the new model was refused, the old one is still served: {error}"
         raise Problem(409, "conflict", message) from None
-    # Always: another process may still serve what this one, started later, has never seen.
-    state.tell_the_others()
+    # Always, even if unchanged here: another process may still serve an older model.
+    state.notify_other_processes()
     return JSONResponse({"sha256": state.slot.current.sha256, "changed": changed})
 
 

@@ -1,8 +1,8 @@
-"""Receipts: what the service answered about a photo, signed, so that a correction can be trusted.
+"""Issue and check receipts: signed predictions, with which corrections can be trusted.
 
 A receipt holds the SHA-256 of the photo's bytes, the prediction and the model's hash, signed
 (HMAC-SHA256) with a secret that the corrections database holds. So any process of the service can
-check it, and nothing is remembered between the prediction and the correction.
+check it, and no state is kept between the prediction and the correction.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def read(secret: bytes, text: str) -> Receipt:
         raise _refused("is of another version") from None
     except BadSignature:
         raise _refused("was not signed by this service") from None
-    except (ValueError, KeyError, TypeError):  # signed by us, so another version of us wrote it
+    except (ValueError, KeyError, TypeError):  # the signature is valid, so another version wrote it
         raise _refused("is of another version") from None
 
 

@@ -1,4 +1,4 @@
-"""The model being served, and how another one replaces it without losing a request."""
+"""Hold the model being served, and replace it without losing a request."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tailorbird.images import ResizeRule
 from tailorbird.model import Classifier
 
 LAST_GOOD = "last-good.onnx"
-"""In the folder that the workers share: the model they serve, for a worker that starts while the
-file is bad or another."""
+"""Name of a copy of the served model in the workers' shared folder. A worker that starts later uses
+it, because the model file may be invalid or another by then."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model file that was audited and tested; a request keeps the one it began with."""
+    """A model file that was audited and tested; a request keeps the one with which it began."""
 
     name: str
     sha256: str
@@ -66,7 +66,7 @@ def _digest(path: Path) -> str:
 
 
 def _check_metadata(classifier: Classifier) -> None:
-    """Refuse metadata that /v1/model could not answer: NaN, halves of characters."""
+    """Refuse metadata that /v1/model could not return as JSON: NaN, lone surrogates."""
     try:
         text = json.dumps(classifier.info.as_dict(), ensure_ascii=False, allow_nan=False)
         text.encode()
@@ -112,8 +112,8 @@ class Slot:
     ) -> None:
         """Open the model that the other workers serve or, in the first of them, the file.
 
-        A worker that is started again does not read the file: it may be bad by now, or a model
-        that nobody has asked to load yet, and two models would answer in turn.
+        A restarted worker does not read the file: it may be invalid by now, or a new model that
+        was not loaded yet, so that the workers would serve different models.
 
         note: receives an event and its fields. Raises ModelFileError.
         """
@@ -145,9 +145,9 @@ class Slot:
             return changed
 
     def keep_good(self) -> None:
-        """Copy the served model to where other workers find it.
+        """Copy the served model to the workers' shared folder.
 
-        When the disk is full, the copy is lost and not the model.
+        If the copy cannot be written, serving continues without it.
         """
         if self._good is None:
             return
@@ -160,4 +160,4 @@ class Slot:
                 return
         except (OSError, StorageError):
             pass
-        self._good.unlink(missing_ok=True)  # no copy is better than the model before
+        self._good.unlink(missing_ok=True)  # no copy is better than one of the previous model

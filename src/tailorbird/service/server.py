@@ -25,11 +25,11 @@ def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what was accepted and return.
 
-    SIGHUP reloads the model; it stops the service when its terminal has gone.
+    SIGHUP reloads the model, or stops the service if its terminal was closed.
 
     announce: called once requests are accepted and signals are handled.
     supervisor: this process's end of a pair of sockets. A byte is written once requests are
-        accepted; end of file means that the supervisor has gone.
+        accepted; end of file means that the supervisor has ended.
     """
     ServiceServer(service, announce, supervisor).run(sockets=[bound])
 
@@ -99,4 +99,4 @@ class ServiceServer(Server):
 
     async def _reload(self) -> None:
         with contextlib.suppress(ModelFileError):  # `State.reload` has logged it
-            await self._service.state.reload(told_by="signal")
+            await self._service.state.reload(trigger="signal")

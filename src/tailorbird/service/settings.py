@@ -1,4 +1,4 @@
-"""Settings of `tailorbird serve`, with defaults and the reasons for them."""
+"""Settings of `tailorbird serve`, with their defaults and reasons."""
 
 from __future__ import annotations
 

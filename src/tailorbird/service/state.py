@@ -1,4 +1,4 @@
-"""What the handlers of one process share."""
+"""State shared by the request handlers of one process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class State:
     storing: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="store")
     )
-    """Threads for the corrections database alone, so that one that hangs holds up nothing else."""
+    """Threads for the corrections database only, so that a hanging database blocks nothing else."""
     storing_waits: int = 0
 
     @property
@@ -51,11 +51,11 @@ class State:
         """Whether the process accepts requests and can answer them soon."""
         return self.status == "ready"
 
-    async def reload(self, *, told_by: str) -> bool:
+    async def reload(self, *, trigger: str) -> bool:
         """Load the model file's present content if it works; return whether the model changed.
 
-        Raises ModelFileError and keeps the present model when the file is refused. Whatever
-        opening a file raises counts as a refusal.
+        Raises ModelFileError and keeps the present model when the file is refused. Any exception
+        while opening the file counts as a refusal.
         """
         try:
             changed = await self.slot.reload()
@@ -67,17 +67,17 @@ class State:
                 "reload-refused",
                 level="error",
                 message=message,
-                told_by=told_by,
+                told_by=trigger,
                 serving=self.slot.current.sha256,
                 exc_info=None if known else error,
             )
             raise ModelFileError(message) from error
         self.telemetry.reloaded("changed" if changed else "unchanged")
-        log("reloaded", changed=changed, told_by=told_by, serving=self.slot.current.sha256)
+        log("reloaded", changed=changed, told_by=trigger, serving=self.slot.current.sha256)
         return changed
 
-    def tell_the_others(self) -> None:
-        """Have the other processes reload as well."""
+    def notify_other_processes(self) -> None:
+        """Make the other processes reload as well."""
         if self.supervisor is not None:
             os.kill(self.supervisor, signal.SIGHUP)
 

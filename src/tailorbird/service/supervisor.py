@@ -1,4 +1,4 @@
-"""Several processes on one listening socket: start, restart, forward signals, end together."""
+"""Run several processes on one listening socket: start, restart, forward signals, end together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0)
 """Seconds before a process that died is started again, longer with each death in a row."""
 
 STEADY = 60.0
-"""Seconds after which a death no longer counts as one in a row."""
+"""A process that ran for more seconds than this does not count as a repeated death."""
 
 
 @dataclasses.dataclass
@@ -160,7 +160,7 @@ class _Supervisor:
             self._workers[number] = self._start()
 
     def _end(self) -> None:
-        """Ask all to finish, wait for as long as a request may take, then end them."""
+        """Ask all processes to finish, wait for as long as a request may take, then kill them."""
         for worker in self._workers:
             _send(worker, signal.SIGTERM)
         until = time.monotonic() + self._settings.drain + self._settings.deadline + 15

@@ -16,7 +16,7 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-# Quick answers are told apart finely; the last bucket is the default deadline.
+# Fine buckets for quick answers; the last one is the default deadline.
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tailorbird.images import Pixels
 
 NESTED = 4
-"""Images that a request may write as nested lists: each pixel is then an object of its own."""
+"""Maximum number of images as nested lists, in which each value is a Python object."""
 
 
 class BadTensor(Exception):

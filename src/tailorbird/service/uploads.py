@@ -25,7 +25,7 @@ MOST_FIELDS = 16
 MOST_FIELD_BYTES = 64 * 1024
 
 MOST_JSON_VALUES = 10_000
-"""Values in a JSON body with photos: parsing holds up every other request."""
+"""Values in a JSON body with photos: parsing blocks every other request."""
 
 PHOTO_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
 
@@ -36,7 +36,7 @@ _FORM_HINT = "send the photo as a file part, `-F photo=@a.jpg` with curl"
 
 @dataclass(frozen=True)
 class Upload:
-    """One photo as sent; `name` is the client's name for it, shown back, never used as a path."""
+    """One photo as sent; `name` is the client's name, only returned, never used as a path."""
 
     name: str | None
     data: bytes
@@ -103,7 +103,7 @@ def _of_json(body: bytes, most_photos: int) -> list[Upload]:
 
 
 def _of_instance(instance: Any) -> Any:
-    """Return the base64 of one instance: {"b64": ...}, or that under one name."""
+    """Return the base64 of one instance: {"b64": ...} or {NAME: {"b64": ...}}."""
     if isinstance(instance, dict) and len(instance) == 1:
         (value,) = instance.values()
         if isinstance(value, dict) and set(value) == {"b64"}:
@@ -129,7 +129,7 @@ def _from_base64(data: bytes) -> bytes:
 
 
 def _bytes_of(data: bytes) -> bytes:
-    """Return a photo's bytes: data URLs are decoded, addresses and bare base64 refused in words."""
+    """Return a photo's bytes. Decodes data URLs; refuses addresses and bare base64 with a hint."""
     if found := _DATA_URL.match(data[:200]):
         return _from_base64(data[found.end() :])
     if len(data) < 4096 and _URL.fullmatch(data):

@@ -1,4 +1,4 @@
-/** The calls of the service's API that its pages make. */
+/** Calls of the service's API. */
 
 import {
   ANSWER_WITHIN,
@@ -34,9 +34,9 @@ export const getStats = () => json("v1/corrections/stats");
 export const getOpenApi = () => json("openapi.json");
 
 /**
- * Stores what the photo really shows.
+ * Stores the correct class of a photo.
  * @param {string} receipt @param {string} answer one of the classes
- * @param {Blob | null} photo the very bytes that were predicted, where the server keeps photos
+ * @param {Blob | null} photo the bytes that were predicted, if the server keeps photos
  * @returns {Promise<{id: number, right: boolean, stored_photo: boolean}>}
  */
 export function correct(receipt, answer, photo) {
@@ -56,7 +56,7 @@ export function correct(receipt, answer, photo) {
 }
 
 /**
- * Asks for one photo. XMLHttpRequest, because fetch tells nothing of an upload's progress.
+ * Classifies one photo. Uses XMLHttpRequest, because fetch does not report upload progress.
  * @param {Blob} photo
  * @param {{heatmaps: boolean, signal: AbortSignal, onProgress: (share: number) => void}} options
  *   share: 0 to 1 of the bytes sent
@@ -72,8 +72,7 @@ export function predict(photo, { heatmaps, signal, onProgress }) {
         signal.addEventListener("abort", stop);
         request.open("POST", `v1/predict?top=3&heatmap=${heatmaps ? 1 : 0}`);
         request.timeout = ANSWER_WITHIN;
-        // A type that is no image's is not passed on: the server judges the bytes and says what
-        // they are.
+        // Only image types are sent; in other cases the server identifies the format by the bytes.
         request.setRequestHeader(
           "Content-Type",
           photo.type.startsWith("image/") ? photo.type : "application/octet-stream",

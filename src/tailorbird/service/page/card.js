@@ -7,7 +7,7 @@ import { heatmapSwitch } from "./heatmap.js";
 
 const STAGE = 4 / 3; // width to height of the preview, as in upload.css
 
-/** Its element, and the changes the upload makes to it, in the order they come. */
+/** The card's element, with a method for each state of the upload, in their order. */
 export class Card {
   /**
    * @param {string} name the file's name
@@ -48,7 +48,7 @@ export class Card {
   }
 
   /**
-   * @param {string} state what CSS and tests see
+   * @param {string} state value of data-state, for CSS and tests
    * @param {string} remove the remove button's name
    */
   become(state, remove) {
@@ -56,12 +56,12 @@ export class Card {
     this.element.dataset.state = state;
     this.removeButton.setAttribute("aria-label", `${remove} ${this.name}`);
     this.removeButton.title = remove;
-    this.canvas.hidden = true; // a former answer's heat map
+    this.canvas.hidden = true; // the heat map of an earlier answer
     if (held) this.article.focus({ preventScroll: true });
   }
 
   waiting() {
-    this.progress("waiting", "Waiting for its turn", null);
+    this.progress("waiting", "Waiting to be sent", null);
   }
 
   preparing() {
@@ -71,7 +71,7 @@ export class Card {
   /** @param {number} share 0 to 1 of the bytes sent */
   uploading(share) {
     if (share < 1) this.progress("uploading", `Sending, ${Math.floor(share * 100)}%`, share);
-    else this.progress("looking", "Looking at it", null);
+    else this.progress("looking", "Classifying the photo", null);
   }
 
   /** @param {number} seconds @param {number} tryNumber @param {number} tries */
@@ -86,11 +86,11 @@ export class Card {
   progress(state, text, share) {
     if (this.element.dataset.state !== state || !this.bar) {
       this.become(state, "Cancel");
-      this.said = el("p", { class: "quiet" });
+      this.status = el("p", { class: "quiet" });
       this.bar = el("progress", { max: "1", "aria-label": `Progress of ${this.name}` });
-      this.body.replaceChildren(this.said, this.bar);
+      this.body.replaceChildren(this.status, this.bar);
     }
-    this.said.textContent = text;
+    this.status.textContent = text;
     if (share === null) this.bar.removeAttribute("value");
     else this.bar.setAttribute("value", String(share));
   }
@@ -109,7 +109,7 @@ export class Card {
     this.stage.replaceChildren(picture({ alt: "", class: "backdrop" }), this.frame);
   }
 
-  /** Gives the preview's memory back. */
+  /** Frees the preview's memory. */
   release() {
     if (this.url) URL.revokeObjectURL(this.url);
     this.url = "";

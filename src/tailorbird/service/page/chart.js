@@ -1,6 +1,6 @@
 /**
- * Answers by day as an SVG of bars: right below, wrong on top, drawn at the width there is; and the
- * same as a table.
+ * Draws answers by day as SVG bars at the available width, right answers below and wrong ones on
+ * top, and lists the same numbers in a table.
  */
 
 import { el, percent, svg } from "./dom.js";
@@ -40,7 +40,7 @@ export function chart(days) {
   );
 }
 
-/** Days without answers are days too. */
+/** Adds the days without answers, with zero counts. */
 function withGaps(days) {
   const known = new Map(days.map((each) => [each.day, each]));
   const times = days.map(({ day }) => Date.parse(day)).filter(Number.isFinite);
@@ -54,7 +54,10 @@ function withGaps(days) {
   return all;
 }
 
-/** Steps of 1, 2 or 5 times a power of ten: three to five lines. @param {number} most */
+/**
+ * Returns three to five grid values with a step of 1, 2 or 5 times a power of ten.
+ * @param {number} most
+ */
 export function ticks(most) {
   const rough = Math.max(1, most / 4);
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -85,7 +88,7 @@ function drawn(every, width) {
       svg("text", { x: EDGE.left - 8, y: y(n) + 4, "text-anchor": "end" }, n.toLocaleString("en")),
     );
   }
-  const named = Math.max(1, Math.ceil(64 / slot)); // every so many days has its date
+  const named = Math.max(1, Math.ceil(64 / slot)); // days from one date label to the next
   days.forEach(({ day, total, right }, index) => {
     const x = EDGE.left + slot * (index + 0.5);
     const rect = (kind, from, to) =>

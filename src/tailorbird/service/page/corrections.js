@@ -1,4 +1,4 @@
-/** "Right", "Something else": asks what a photo really shows and stores the answer. */
+/** Asks whether a prediction is right, or which class is, and stores the answer. */
 
 import { announce } from "./announce.js";
 import { ApiError } from "./api.js";
@@ -8,12 +8,12 @@ import { el, icon, percent } from "./dom.js";
 import { advice, sentence } from "./messages.js";
 
 /**
- * The controls below one answer. They show one of: the question, the list of all classes,
- * "storing", thanks, or what went wrong.
+ * Creates the controls below one answer. They show one of: the question, the list of all classes,
+ * "storing", thanks, or an error.
  * @param {{name: string, result: import("./calls.js").Result, photo: Blob, model:
  *   import("./calls.js").Model, askAgain: () => void}} subject
- *   photo: the bytes that were predicted; askAgain: sends the photo once more, for a receipt the
- *   server no longer takes
+ *   photo: the bytes that were predicted; askAgain: sends the photo once more, to replace a receipt
+ *   that the server no longer accepts
  * @returns {HTMLElement}
  */
 export function corrections({ name, result, photo, model, askAgain }) {
@@ -99,8 +99,8 @@ export function corrections({ name, result, photo, model, askAgain }) {
 
   function failed(answer, error) {
     if (!(error instanceof ApiError)) throw error;
-    // The server knows the receipt no more (or the model changed): only a new answer can be
-    // corrected.
+    // The server no longer accepts the receipt (or the model changed): only a new prediction can
+    // be corrected.
     const stale = error.status === 409 || error.status === 422;
     const retry = el(
       "button",
@@ -136,7 +136,7 @@ export function corrections({ name, result, photo, model, askAgain }) {
 }
 
 /**
- * A one-tap choice with its bar.
+ * Creates a button for one class, with a bar of its probability.
  * @param {import("./calls.js").Ranked} ranked
  * @param {() => void} onclick
  */

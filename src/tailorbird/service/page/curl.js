@@ -2,10 +2,10 @@
 
 import { example, resolved } from "./schema.js";
 
-/** For a POSIX shell. @param {string} text */
+/** Quotes text for a POSIX shell. @param {string} text */
 const quoted = (text) => (/^[\w./:@=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
-/** The address of the service, which may lie under a prefix of a proxy: the folder of this page. */
+/** Returns the service's address: the folder of this page, perhaps with a proxy's prefix. */
 const base = () => location.href.replace(/[?#].*$/, "").replace(/\/[^/]*$/, "");
 
 /**

@@ -1,6 +1,6 @@
 /**
- * The dashboard: how often the model was right, as far as people said so. Fetched again every 30
- * seconds while the page is in view.
+ * The dashboard: how often the model was right, according to people's answers. Fetched every 30
+ * seconds while the page is visible.
  */
 
 import { ApiError } from "./api.js";
@@ -11,17 +11,17 @@ import { chart } from "./chart.js";
 import { showFacts } from "./facts.js";
 
 /**
- * @typedef {{label: string, total: number, right: number}} ClassCount by the answer: what the
- *   photos really showed
+ * @typedef {{label: string, total: number, right: number}} ClassCount by the answer, the
+ *   correct class of the photos
  * @typedef {{day: string, total: number, right: number}} DayCount
  * @typedef {{predicted: string, answer: string, count: number}} Mistake
  * @typedef {{total: number, right: number, accuracy: number | null, interval: [number, number] |
  *   null, per_class: ClassCount[], by_day: DayCount[], mistaken: Mistake[]}} Stats
  */
 
-const EVERY = 30_000; // milliseconds
+const EVERY = 30_000; // milliseconds between two fetches
 const MISTAKES_SHOWN = 6;
-const CLASSES_SHOWN = 20; // the rest unfold
+const CLASSES_SHOWN = 20; // the others are in a closed <details>
 
 let shown = "";
 let busy = false;
@@ -32,7 +32,7 @@ async function refresh() {
   try {
     const stats = await getStats();
     const text = JSON.stringify(stats);
-    if (text !== shown) draw(stats); // what did not change keeps its focus and what is unfolded
+    if (text !== shown) draw(stats); // unchanged figures keep focus and open <details>
     shown = text;
     byId("notice").replaceChildren();
     byId("updated").textContent =
@@ -53,7 +53,7 @@ function trouble(error) {
   const todo = off
     ? "Once whoever runs this server turns corrections on, answers are counted here."
     : network
-      ? "Check your connection; the page goes on trying."
+      ? "Check your connection; the page keeps trying."
       : advice(known.code);
   byId("notice").replaceChildren(
     el(
@@ -79,7 +79,7 @@ function empty() {
     el(
       "p",
       {},
-      "When someone says on the photo page whether a suggestion is right, it is counted here.",
+      "When someone marks a suggestion on the photo page as right or wrong, it is counted here.",
     ),
     el("p", {}, el("a", { href: "./" }, "Add a photo")),
   );
@@ -127,7 +127,7 @@ function accuracyPanel({ total, right, accuracy, interval }) {
   );
 }
 
-/** The interval on a line from 0 to 100%. */
+/** Draws the interval on a line from 0 to 100%. */
 function range(share, [low, high]) {
   const span = el("span", { class: "span" });
   span.style.insetInlineStart = `${low * 100}%`;
@@ -168,7 +168,7 @@ function mistakesPanel(mistakes, wrong) {
             el(
               "span",
               { class: "what" },
-              "said ",
+              "predicted ",
               el("b", {}, predicted),
               ", was ",
               el("b", {}, answer),
@@ -201,7 +201,7 @@ function classesPanel(classes) {
   const rest = rows.slice(CLASSES_SHOWN);
   return panel(
     "By class",
-    "How often each class, as people named it, had been recognised; those with most answers first",
+    "Share of right predictions by correct class; classes with most answers first",
     el("ol", { class: "classes" }, ...rows.slice(0, CLASSES_SHOWN)),
     rest.length
       ? el(
@@ -224,4 +224,4 @@ byId("refresh").addEventListener("click", refresh);
 setInterval(() => document.hidden || document.querySelector("dialog[open]") || refresh(), EVERY);
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
 refresh();
-getModel().then(showFacts, () => {}); // the figures say what is wrong
+getModel().then(showFacts, () => {}); // `refresh` reports the error

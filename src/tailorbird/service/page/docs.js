@@ -89,7 +89,7 @@ function part(title, ...children) {
 }
 
 function parameter(document, { name, in: place, required, description, schema }) {
-  const { default: usual, description: said } = resolved(document, schema);
+  const { default: usual, description: inherited } = resolved(document, schema);
   return el(
     "li",
     {},
@@ -106,7 +106,9 @@ function parameter(document, { name, in: place, required, description, schema })
       ),
       required ? el("span", { class: "must" }, "required") : null,
     ),
-    (description ?? said) ? el("p", { class: "quiet" }, ...prose(description ?? said)) : null,
+    (description ?? inherited)
+      ? el("p", { class: "quiet" }, ...prose(description ?? inherited))
+      : null,
   );
 }
 
@@ -155,7 +157,7 @@ function answer(document, status, { description, content, headers }) {
 }
 
 /**
- * A command with a button that copies it.
+ * Creates a block with a command and a button that copies it.
  * @param {string} text
  * @param {string} name for screen readers
  */

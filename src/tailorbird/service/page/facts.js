@@ -1,4 +1,4 @@
-/** Says in the footer which model is serving. */
+/** Shows the served model in the footer. */
 
 import { byId, count, el, percent } from "./dom.js";
 

@@ -1,10 +1,10 @@
-/** Draws a heat map over a photo, and the switch that chooses which. */
+/** Draws a heat map over a photo, and the radio buttons that choose the class. */
 
 import { el, freshId } from "./dom.js";
 
 /**
  * Matplotlib's "plasma" (CC0, Smith and van der Walt) at nine even steps: lightness rises evenly,
- * and it reads with any colour vision.
+ * so that it is readable with any colour vision.
  */
 const PLASMA = [
   [13, 8, 135],
@@ -18,7 +18,7 @@ const PLASMA = [
   [240, 249, 33],
 ];
 const STRONGEST = 0.74; // opacity where the value is 1
-const SIDE = 256; // the canvas's own pixels a side; the browser stretches it over the photo
+const SIDE = 256; // canvas pixels per side; the browser scales it to the photo
 
 /** @param {number} value 0 to 1 @returns {[number, number, number]} RGB 0 to 255 */
 export function colour(value) {
@@ -29,8 +29,8 @@ export function colour(value) {
 }
 
 /**
- * Weights of the four cells around a place `t` (0 to 1) between the second and the third, so that
- * the map goes through its values without kinks.
+ * Returns the weights of the four cells around position `t` (0 to 1) between the second and the
+ * third, for a smooth interpolation.
  * Cubic convolution with a = -1/2: Keys (1981), "Cubic convolution interpolation for digital image
  * processing".
  * @param {number} t
@@ -45,8 +45,8 @@ function weights(t) {
 }
 
 /**
- * A row of values, interpolated between the middles of its cells and continued at the ends.
- * @param {number[]} row @param {number} length how many values come back
+ * Interpolates a row of values between the centres of its cells, repeating the values at the ends.
+ * @param {number[]} row @param {number} length number of returned values
  */
 export function stretched(row, length) {
   const last = row.length - 1;
@@ -61,7 +61,7 @@ export function stretched(row, length) {
 }
 
 /**
- * Paints a map, or nothing.
+ * Draws a map, or clears the canvas.
  * @param {HTMLCanvasElement} canvas
  * @param {import("./calls.js").Heatmap | null} map
  */
@@ -78,7 +78,7 @@ export function paint(canvas, map) {
       rows.map((row) => row[x]),
       SIDE,
     ).forEach((reached, y) => {
-      const value = Math.min(1, Math.max(0, reached)); // the cubic may reach a little beyond
+      const value = Math.min(1, Math.max(0, reached)); // cubic interpolation may overshoot
       pixels.data.set([...colour(value), value * STRONGEST * 255], (y * SIDE + x) * 4);
     });
   }
@@ -86,9 +86,9 @@ export function paint(canvas, map) {
 }
 
 /**
- * Radio buttons "Off" and one for each map; arrow keys move between them.
+ * Creates radio buttons: "Off" and one for each map; arrow keys move between them.
  * @param {import("./calls.js").Heatmap[]} maps
- * @param {HTMLCanvasElement} canvas painted on each change
+ * @param {HTMLCanvasElement} canvas drawn on each change
  */
 export function heatmapSwitch(maps, canvas) {
   const group = freshId("heatmap");

@@ -1,12 +1,12 @@
 /**
- * The ways a photo gets in: chosen, taken, pasted, or dropped anywhere on the page, folders too.
+ * Accepts photos and folders: chosen, taken, pasted, or dropped anywhere on the page.
  */
 
 import { byId } from "./dom.js";
 
 /**
  * @param {(files: File[]) => void} onFiles
- * @param {(message: string) => void} onNothing something came in that holds no file
+ * @param {(message: string) => void} onNothing called for pasted or dropped content without a file
  */
 export function listen(onFiles, onNothing) {
   for (const id of ["choose", "camera"]) {
@@ -29,9 +29,9 @@ export function listen(onFiles, onNothing) {
 }
 
 function listenForDrops(onFiles, onNothing) {
-  let depth = 0; // dragenter and dragleave come for every element the pointer crosses
+  let depth = 0; // dragenter and dragleave fire for every element the pointer crosses
   const over = (on) => document.body.classList.toggle("dropping", on);
-  // Other drags, such as text into a field, stay the browser's own.
+  // Other drags, such as text into a field, are left to the browser.
   const ours = (event) =>
     ["Files", "text/uri-list"].some((type) => event.dataTransfer?.types.includes(type));
   document.addEventListener("dragenter", (event) => {
@@ -56,7 +56,8 @@ function listenForDrops(onFiles, onNothing) {
 }
 
 /**
- * Files of a drop; folders are walked. The transfer is only readable until the first await.
+ * Returns the files of a drop, also from folders. The transfer is readable only until the first
+ * await.
  * @param {DataTransfer | null} transfer
  */
 async function dropped(transfer) {
@@ -73,7 +74,7 @@ async function dropped(transfer) {
 async function inFolder(entry) {
   if (entry.isFile) {
     const file = await new Promise((resolve) => entry.file(resolve, () => resolve(null)));
-    return file?.type.startsWith("image/") ? [file] : []; // a folder's other files were not meant
+    return file?.type.startsWith("image/") ? [file] : []; // ignore other files of a folder
   }
   const reader = entry.createReader();
   const files = [];

@@ -1,4 +1,4 @@
-/** Runs tasks in the order they came, a few at a time. */
+/** Runs tasks in order, a few at a time. */
 export class Queue {
   /** @param {number} limit how many tasks run at once */
   constructor(limit) {
@@ -9,7 +9,7 @@ export class Queue {
   }
 
   /**
-   * A task whose signal is aborted before its turn never starts.
+   * Adds a task. If its signal is aborted before its turn, it never starts.
    * @param {() => Promise<void>} task
    * @param {AbortSignal} signal
    */

@@ -1,6 +1,6 @@
 /**
- * Shows a JSON Schema (2020-12, as OpenAPI 3.1 uses it) as nested lists, and makes an example of
- * it.
+ * Shows a JSON Schema (2020-12, as OpenAPI 3.1 uses it) as nested lists, and generates an example
+ * of it.
  */
 
 import { el } from "./dom.js";
@@ -10,7 +10,7 @@ import { el } from "./dom.js";
 const DEEPEST = 8; // nested levels; a schema may contain itself
 
 /**
- * What a `$ref` within the document points to; other values come back as they are.
+ * Returns the target of a `$ref` within the document; other values are returned unchanged.
  * @param {Schema} document @param {any} value @returns {any}
  */
 export function resolved(document, value) {
@@ -30,11 +30,11 @@ export function resolved(document, value) {
   return value ?? {};
 }
 
-/** The name of a referenced schema, "" when it stands in place. @param {any} value */
+/** Returns the name of a referenced schema, "" for an inline one. @param {any} value */
 const named = (value) => (typeof value?.$ref === "string" ? value.$ref.split("/").pop() : "");
 
 /**
- * Its type in words, such as "array of Result" or "integer, 1 to 100".
+ * Returns a schema's type in words, such as "array of Result" or "integer, 1 to 100".
  * @param {Schema} document
  * @param {any} raw
  * @returns {string}
@@ -81,11 +81,11 @@ function limits(schema) {
 }
 
 /**
- * The fields of an object, or of the objects in an array; null for what has none.
+ * Lists the fields of an object, or of the objects in an array; returns null if there are none.
  * @param {Schema} document @param {any} raw
- * @param {boolean} sent what a caller sends says which fields are required; what the server
- *   answers, which may be absent
- * @param {string[]} [above] names already open, against circles
+ * @param {boolean} sent true for request bodies, whose required fields are marked; false for
+ *   responses, in which fields that may be absent are marked
+ * @param {string[]} [above] names of the enclosing schemas, to stop at circular references
  * @returns {HTMLElement | null}
  */
 export function fields(document, raw, sent, above = []) {
@@ -118,7 +118,11 @@ export function fields(document, raw, sent, above = []) {
   );
 }
 
-/** Text with its `code` set as code. @param {string} text @returns {(string | HTMLElement)[]} */
+/**
+ * Returns text with its `code` as code elements.
+ * @param {string} text
+ * @returns {(string | HTMLElement)[]}
+ */
 export function prose(text) {
   return text.split("`").map((piece, index) => (index % 2 ? el("code", {}, piece) : piece));
 }
@@ -151,7 +155,7 @@ function field(document, name, child, sent, required, open) {
 }
 
 /**
- * A value that fits: the schema's own example where it has one.
+ * Returns a valid value: the schema's own example, if it has one.
  * @param {Schema} document
  * @param {any} raw
  * @returns {any}

@@ -1,10 +1,10 @@
-/** Sends one photo, and waits and tries again by itself when the server says that it is busy. */
+/** Sends one photo, and retries after a wait when the server answers that it is busy. */
 
 import { ApiError } from "./api.js";
 import { predict } from "./calls.js";
 
-const TRIES = 3; // beyond the first
-const UNTOLD = 3; // seconds, where a 503 names none
+const TRIES = 3; // after the first
+const DEFAULT_WAIT = 3; // seconds, for a 503 without Retry-After
 const LONGEST_WAIT = 60; // seconds
 
 /**
@@ -22,7 +22,8 @@ export async function send(photo, heatmaps, signal, { onProgress, onWait }) {
       return await predict(photo, { heatmaps, signal, onProgress });
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 503 || tried === TRIES) throw error;
-      const seconds = Math.min(LONGEST_WAIT, Math.max(1, Math.ceil(error.retryAfter ?? UNTOLD)));
+      const wanted = Math.ceil(error.retryAfter ?? DEFAULT_WAIT);
+      const seconds = Math.min(LONGEST_WAIT, Math.max(1, wanted));
       for (let left = seconds; left > 0; left -= 1) {
         onWait(left, tried + 1, TRIES);
         await pause(1000, signal);

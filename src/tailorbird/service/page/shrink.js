@@ -1,9 +1,9 @@
 /**
- * Makes a photo small before it is sent: a 12-megapixel photo becomes some 150 KB, which is what
- * the model needs and a phone can send.
+ * Shrinks a photo before it is sent: a 12-megapixel photo becomes about 150 KB, which is enough for
+ * the model and quick to send from a phone.
  */
 
-const LONGEST = 1024; // pixels; models look at 128 to 384
+const LONGEST = 1024; // pixels; models use 128 to 384
 const SMALL = 1024 * 1024; // bytes
 const QUALITY = 0.9;
 
@@ -13,8 +13,8 @@ const QUALITY = 0.9;
  */
 
 /**
- * The photo as it will be sent: as it is when it is small or cannot be decoded here, else upright,
- * over white, at most LONGEST pixels, as JPEG.
+ * Returns the photo to send: unchanged if it is small or cannot be decoded here, else upright, over
+ * white, at most LONGEST pixels per side, as JPEG.
  * @param {Blob} file
  * @param {string[]} accepts the server's formats, such as "JPEG"
  * @returns {Promise<Prepared>}
@@ -24,7 +24,7 @@ export async function prepare(file, accepts) {
   try {
     bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
   } catch {
-    return { blob: file, width: 0, height: 0 }; // the server says what is wrong with it
+    return { blob: file, width: 0, height: 0 }; // the server will report the error
   }
   try {
     const { width, height } = bitmap;

@@ -1,4 +1,4 @@
-/** The upload page: takes photos in, sends them two at a time, shows each answer on a card. */
+/** The upload page: accepts photos, sends them two at a time, shows each answer on a card. */
 
 import { ApiError } from "./api.js";
 import { getModel } from "./calls.js";
@@ -13,7 +13,7 @@ import { send } from "./sending.js";
 import { showFacts } from "./facts.js";
 
 const AT_ONCE = 2; // uploads side by side
-const MOST = 200; // photos in one go; a browser tab is no place for ten thousand
+const MOST = 200; // photos added at once, so that the tab does not run out of memory
 
 const CLASSES_NAMED = 12; // in the introduction
 
@@ -24,7 +24,7 @@ const uploads = new Set();
 let model = null;
 
 /**
- * The model, fetched once; a failure is not remembered.
+ * Returns the model's description, fetched once; fetched again after a failure.
  * @returns {Promise<import("./calls.js").Model>}
  */
 function modelInfo() {
@@ -59,7 +59,7 @@ function introduce({ name, classes, keep_photos: keeps, corrections }) {
       : "Photos are shrunk on this device before they are sent, and are not stored.";
 }
 
-/** One photo on its way. */
+/** The upload of one photo. */
 class Upload {
   /** @param {File} file */
   constructor(file) {
@@ -126,7 +126,7 @@ class Upload {
   }
 }
 
-/** The server has loaded another model since. */
+/** Called when an answer shows that the server has loaded another model. */
 function renewed() {
   model = null;
   return modelInfo();
@@ -196,7 +196,7 @@ function tally() {
     .join(", ")}`;
 }
 
-/** A message of the page as a whole; "" takes it away. @param {string} message */
+/** Shows a message about the whole page; "" removes it. @param {string} message */
 function notice(message) {
   byId("notice").replaceChildren(
     ...(message ? [el("div", { class: "trouble" }, icon("alert"), el("p", {}, message))] : []),

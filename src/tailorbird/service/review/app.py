@@ -1,7 +1,7 @@
-"""The page of `tailorbird review`: on this machine only, for whoever has the address with its key.
+"""The page of `tailorbird review`, for this machine only; its address contains a secret key.
 
-Other users of the machine can reach its loopback ports. So the address holds a random key; opening
-it sets a cookie, and without that cookie nothing about the photos is answered.
+Other users of the machine can reach its loopback ports. So the address contains a random
+key; opening it sets a cookie, without which nothing about the photos is served.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from tailorbird.service.web.server import Server, address, listen
 from tailorbird.service.web.settings import WebSettings
 
 SIDES = (64, 2048)
-"""The smallest and the largest longer side in pixels that a photo may be requested at."""
+"""Smallest and largest longer side, in pixels, at which a photo may be requested."""
 
 QUALITY = 88
 """JPEG quality of the photos on the page."""
 
 DECODERS = 2
-"""Photos decoded at once: the one on view and the next. The largest accepted one takes 256 MiB."""
+"""Photos decoded at once: the present and the next. The largest accepted one takes 256 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class ReviewService:
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on requests that have the cookie, or that open the page with the key.
 
-        The page's own scripts and styles tell nothing about the photos.
+        The page's scripts and styles need no key: they reveal nothing about the photos.
         """
         path = scope["path"]
         scope["app"] = self  # with an app the router raises 404 and 405, which the guard answers
@@ -233,7 +233,7 @@ class ReviewService:
             raise Problem(400, "bad-request", message)
         async with self._decoding:
             if await request.is_disconnected():
-                raise ClientGone  # somebody is leafing quickly: do not decode what nobody sees
+                raise ClientGone  # the page has moved on: do not decode a photo that is not shown
             work = partial(thumbnail, samples[number], int(text))
             data = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
         # The address holds the photo's content hash, so a cached copy is never of another photo.
@@ -255,7 +255,7 @@ class ReviewService:
         return self._changed(item, photos)
 
     def _changed(self, item: int, photos: Any) -> Response:
-        """Return what was saved, as the manifest's file now has it."""
+        """Return the changed item and its photos as now saved in the manifest."""
         content = [self._photo_content(photo) for photo in photos]
         return _json(
             {"saved": True, "item": item, "photos": content, "progress": self._progress_content()}
@@ -301,7 +301,7 @@ def _json(content: Any) -> JSONResponse:
 
 
 async def _body(request: Request) -> Any:
-    """Return the body as JSON; pages of other sites cannot send that content type unasked."""
+    """Return the body as JSON; other sites cannot send that content type without a preflight."""
     kind, _ = media_type(request)
     if kind != "application/json":
         message = f"a body of type {kind[:100]!r} is not accepted; send application/json"

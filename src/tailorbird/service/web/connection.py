@@ -1,8 +1,8 @@
 """HTTP connections with limits on headers, time and number, on top of uvicorn's protocol.
 
-uvicorn has no setting for the size of a request's head, the time that it may take, pipelined
-requests, or the refusal of upgrades; neither hypercorn nor granian has all of them. So its protocol
-class is subclassed. That class is not a public interface: pyproject.toml limits uvicorn to the
+uvicorn has no settings for the size of a request's head, its time limit, pipelined requests, or
+ignoring upgrades; neither hypercorn nor granian has all of them. So its protocol class is
+subclassed. That class is not a public interface: pyproject.toml limits uvicorn to the
 versions that the tests of this module passed with.
 """
 
@@ -29,7 +29,7 @@ MOST_PIPELINED = 32
 the event loop before any check."""
 
 FIRST_REQUEST_SECONDS = 0.3
-"""How long a new connection stays open at shutdown; its request, if one comes, is answered."""
+"""Seconds for which a new connection stays open at shutdown, in case its request is on the way."""
 
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 2**20
@@ -152,10 +152,10 @@ class Connection(HttpToolsProtocol):
             super().on_message_complete()
 
     def _restart_without_upgrade(self, data: bytes) -> None:
-        """Parse a request that asked for another protocol again, without that wish.
+        """Parse a request again without its Upgrade header.
 
-        The parser takes what follows its head for the other protocol, so a body would be lost or
-        read as the next request. HTTP lets a server ignore the wish, which some clients, such
+        The parser takes what follows the head for the other protocol, so a body would be lost or
+        read as the next request. HTTP lets a server ignore the header, which some clients, such
         as Java's, send with every request.
         """
         assert self._plain is not None
@@ -166,7 +166,7 @@ class Connection(HttpToolsProtocol):
         self.data_received(plain + data[self._head_end :])
 
     def _head_without_upgrade(self) -> bytes:
-        """Return the current request's head without its wish for another protocol."""
+        """Return the current request's head without its Upgrade header."""
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
         for name, value in self.headers:
@@ -212,7 +212,7 @@ class Connection(HttpToolsProtocol):
         self._refuse(Problem(400, "bad-request", self._reason))
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer what never becomes a request, in the usual form, and close."""
+        """Answer data that is not a valid request with a problem, and close."""
         self._stop_head_timer()
         self._refused = True
         if self._busy and (
@@ -269,7 +269,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _start_stuck_timer(self) -> None:
-        """Give a client that does not read its response as long as a slow request has."""
+        """Limit the time in which the client must read its response."""
         self._stop_stuck_timer()
         self._stuck_timer = self.loop.call_later(self.settings.receive_timeout, self._give_up)
 

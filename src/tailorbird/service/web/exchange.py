@@ -1,4 +1,4 @@
-"""One request and its response: counts and times what arrives, adds the common headers."""
+"""Handle one request and response: limit size and time of the body, add the common headers."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class Exchange:
         self.request_id = ""
         self.common_headers: list[tuple[bytes, bytes]] = []
         self.readable_by: str | None = None
-        """An origin of another site that may read refusals, too."""
+        """An allowed origin of another site, whose pages may also read refusals."""
         self.received = 0
         self.held = 0
         self.status = 499
-        """The status sent; 499, as in nginx, for a client that left before."""
+        """The status sent; 499, as in nginx, for a client that disconnected before."""
         self.started = False
         self.close = False
         self.notes: dict[str, Any] = {}
@@ -166,7 +166,7 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": body})
 
     async def _linger(self) -> None:
-        """Discard the rest of a refused body, within limits, so that the client reads why."""
+        """Discard the rest of a refused body within limits, so that the client reads the answer."""
         if self.complete or self._expects or self.close:
             return
         try:
@@ -237,15 +237,15 @@ def check_query(request: Request, *known: str) -> None:
 async def in_time(request: Request, work: Awaitable[T]) -> T:
     """Await `work` until the request's deadline or until its client leaves.
 
-    The body must have been received. Afterwards a request brings only its empty last message,
-    then the news that the client has left.
+    The body must have been received. Afterwards a request delivers only its empty last message,
+    then the disconnect.
 
     Raises ClientGone, or Problem 503 when the deadline passes.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_client_leaves(request))
     for future in (task, gone):
-        # What one of them raises after the other has decided is not an error of the service.
+        # An exception of one after the other has finished is not an error of the service.
         future.add_done_callback(_retrieve)
     try:
         await asyncio.wait(

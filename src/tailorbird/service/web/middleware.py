@@ -25,8 +25,8 @@ from tailorbird.service.web.problems import ClientGone, Problem
 from tailorbird.service.web.settings import WebSettings
 
 OPEN = ("/", "/dashboard", "/docs", "/openapi.json", "/favicon.ico")
-"""Paths that need no token, beside health checks and everything under /static/: they tell nothing
-about photos or answers."""
+"""Paths that need no token, as health checks and /static/ do: they reveal nothing about photos or
+answers."""
 
 HEALTH = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 """Paths that need no token and answer any Host: load balancers ask by the machine's address."""
@@ -39,7 +39,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 def security_headers(frame_ancestors: tuple[str, ...] = ()) -> dict[str, str]:
     """Return the headers of every response.
 
-    frame_ancestors: origins whose pages may show ours in a frame; empty for none.
+    frame_ancestors: origins whose pages may show these pages in a frame; empty for none.
     """
     policy = {
         "default-src": "'none'",
@@ -69,7 +69,7 @@ def security_headers(frame_ancestors: tuple[str, ...] = ()) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Hints:
-    """What refusals advise; {host} stands for the name of the host.
+    """Advice in refusals; {host} stands for the name of the host.
 
     host: for a host that is not answered. origin: for a page of another site. path: for an
     unknown path. method: for a method that the path does not have.
@@ -204,9 +204,9 @@ class Guard:
             raise Problem(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
 
     def _check_origin(self, headers: Mapping[str, str], host: str) -> None:
-        """Let only our own pages and those of allowed sites change anything.
+        """Allow changes only from this service's pages and from pages of allowed sites.
 
-        Browsers say in these headers which site a page came from.
+        Browsers send the site of a page in these headers.
         """
         origin = headers.get("origin")
         if origin in self._settings.allow_origins:
@@ -222,7 +222,7 @@ class Guard:
             raise Problem(403, "forbidden", message)
 
     def _of_routing(self, refused: HTTPException, scope: Scope, path: str) -> Problem:
-        """Return the problem for what the router refused: 404 or 405."""
+        """Return the problem for a refusal of the router: 404 or 405."""
         headers = dict(refused.headers or {})
         if refused.status_code == 405:
             allowed = headers.get("Allow", "other methods")

@@ -1,4 +1,4 @@
-"""Host names and origins as browsers write them: parsing, normalising, comparing."""
+"""Parse, normalise and compare host names and origins as browsers write them."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ class Pages:
         if name not in self._files:
             raise Problem(404, "not-found", f"there is no file {name[:100]!r}")
         data, kind, tag = self._files[name]
-        # Browsers ask each time and get 304 while nothing has changed, so that after an upgrade
-        # no old script meets a new page.
+        # Browsers revalidate each time and get 304 if nothing has changed, so that old scripts are
+        # not used with a new page after an upgrade.
         headers = {"ETag": tag, "Cache-Control": "no-cache"}
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)

@@ -1,4 +1,4 @@
-"""What a trusted proxy says of a request: client address, scheme, and the prefix it removed."""
+"""Apply the headers of trusted proxies: client address, scheme, and removed path prefix."""
 
 from __future__ import annotations
 

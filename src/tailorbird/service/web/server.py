@@ -17,7 +17,7 @@ from tailorbird.service.web.connection import protocol_for
 from tailorbird.service.web.settings import WebSettings
 
 KEEP_ALIVE = 30
-"""Seconds that an idle connection stays open; longer than browsers pause between two photos."""
+"""Seconds that an idle connection stays open; longer than a page pauses between two photos."""
 
 BACKLOG = 512
 
@@ -79,7 +79,7 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # ours (web/proxy.py) reads X-Forwarded-Prefix as well
+            proxy_headers=False,  # web/proxy.py applies them, with X-Forwarded-Prefix
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=int(settings.deadline + 5),
             backlog=BACKLOG,

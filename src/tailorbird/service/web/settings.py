@@ -9,12 +9,12 @@ from tailorbird.errors import SettingsError
 from tailorbird.service.web.names import normal_host, normal_origin
 
 LOOPBACK = frozenset({"127.0.0.1", "[::1]", "localhost"})
-"""Names of this machine in the Host header."""
+"""Names of loopback in the Host header."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WebSettings:
-    """Where a server listens, whom it answers, and the limits of a request.
+    """Listening address, access rules, and limits of a request.
 
     Times are in seconds, sizes in bytes.
 
@@ -25,7 +25,7 @@ class WebSettings:
         without a token.
     allow_origins: other sites whose pages may send requests, such as https://shop.example or
         capacitor://localhost.
-    frame_ancestors: sites whose pages may show ours in a frame.
+    frame_ancestors: sites whose pages may show these pages in a frame.
     max_body: largest request body. max_head: largest request line plus headers.
     deadline: time from the arrival of the whole request to its response.
     receive_timeout, min_rate: a body has this time to arrive, and one second more for each
@@ -116,9 +116,9 @@ class WebSettings:
     def hosts(self) -> frozenset[str]:
         """Host names that are answered; empty for any.
 
-        On loopback without a token only loopback's names are answered: otherwise a page
-        elsewhere could point its own name at this machine (DNS rebinding) and count as the
-        same origin.
+        On loopback without a token only loopback's names are accepted: otherwise a foreign site
+        could resolve its own name to this machine (DNS rebinding) and count as the same
+        origin.
         """
         if self.allow_hosts or (self.is_loopback and self.token is None):
             own = {normal_host(self.host) or ""} if self.is_loopback else set()

@@ -1,4 +1,4 @@
-"""Tell a SIGHUP that means "reload" from the one that a closing terminal sends."""
+"""Distinguish a SIGHUP that means "reload" from the one that a closing terminal sends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Terminal:
     """The terminal that the process was started from, if there is one."""
 
     def __init__(self) -> None:
-        # Under nohup the signal is ignored: then the process shall outlive its terminal.
+        # Under nohup the signal is ignored: the process must then outlive its terminal.
         hang_up = getattr(signal, "SIGHUP", None)
         outlives = hang_up is None or signal.getsignal(hang_up) == signal.SIG_IGN
         self._watched = not outlives and _exists()

@@ -1,4 +1,4 @@
-/** What a person can do about the finding on view, with a click or a key. */
+/** Actions on the finding in view, by click or by key. */
 
 import { announce } from "./announce.js";
 import { byId, count } from "./dom.js";
@@ -7,12 +7,12 @@ import { notice } from "./status.js";
 import { decisionWords } from "./words.js";
 
 /**
- * @typedef {{store: import("./store.js").Store, current: import("./review-store.js").Item | null,
+ * @typedef {{store: import("./store.js").Store, current: import("./store.js").Item | null,
  *   selected: number, quick: string[],
  *   photos: () => import("./store.js").Photo[], isSuspect: () => boolean, select: (index: number)
  *   => void,
- *   decided: (item: import("./store.js").Item) => void}} View what is on view; no key decides while
- *   `current` is null
+ *   decided: (item: import("./store.js").Item) => void}} View the state of the view; keys decide
+ *   nothing while `current` is null
  * @param {View} view
  */
 export function makeActs(view) {
@@ -30,7 +30,8 @@ export function makeActs(view) {
   }
 
   /**
-   * Keeps some photos of the group, excludes the others. A kept photo that was relabelled stays so.
+   * Keeps some photos of the group and excludes the others. A kept photo that was relabelled stays
+   * relabelled.
    * @param {Set<number>} kept
    */
   function keepOnly(kept) {

@@ -1,6 +1,6 @@
 /**
- * What opens over the review: the keys, the list of classes, a photo as large as the window. Each
- * is gone when it closes.
+ * Dialogs of the review: the keys, the list of classes, a photo as large as the window. Each is
+ * removed when it closes.
  */
 
 import { chooser } from "./chooser.js";
@@ -19,16 +19,16 @@ function show(dialog) {
 
 const KEYS = [
   [["K"], "Keep the label"],
-  [["⏎", "R"], "Take the suggestion, or the answer that is proposed"],
+  [["⏎", "R"], "Accept the suggested label or answer"],
   [["X"], "Exclude the photo from training"],
-  [["1", "9"], "One photo: it is that class. Several: select that photo"],
-  [["L"], "Any other class, by typing its name"],
+  [["1", "9"], "One photo: relabel it as that class. Several: select that photo"],
+  [["L"], "Choose another class by name"],
   [["O"], "Several photos: keep only the selected one"],
   [["A"], "Several photos: keep all"],
   [["Z"], "Undo"],
-  [["←", "→"], "The finding before, the one after"],
-  [["F"], "The photo as large as the window"],
-  [["?"], "This list"],
+  [["←", "→"], "Previous finding, next finding"],
+  [["F"], "Show the photo as large as the window"],
+  [["?"], "Show this list"],
 ];
 
 /**
@@ -55,7 +55,7 @@ export function showKeys(enabled, onToggle) {
     { "aria-labelledby": title },
     el("h2", { id: title }, "Keys"),
     el("dl", { class: "keys" }, ...rows),
-    el("label", { class: "toggle" }, switched, "Single keys work"),
+    el("label", { class: "toggle" }, switched, "Use single keys"),
     el(
       "div",
       { class: "actions" },

@@ -1,25 +1,25 @@
 /**
- * The end of a review, or of what a filter shows: what was decided, what is left, how to train on
- * it.
+ * The end of a review, or of the filtered findings: counts of decisions, findings left, the command
+ * to train with.
  */
 
 import { count, el, icon } from "./dom.js";
 
 /**
  * @param {import("./store.js").Store} store @param {number[]} shown the findings under the filters
- * @param {{onGoOn: () => void, onShowAll: () => void, onAgain: () => void}} acts
+ * @param {{onContinue: () => void, onShowAll: () => void, onAgain: () => void}} acts
  */
-export function endView(store, shown, { onGoOn, onShowAll, onAgain }) {
+export function endView(store, shown, { onContinue, onShowAll, onAgain }) {
   const { progress } = store;
   const left = store.items.reduce((sum, _, index) => sum + Number(!store.isDone(index)), 0);
   const leftHere = shown.filter((index) => !store.isDone(index)).length;
   const filtered = shown.length < store.items.length;
   const title = !store.items.length
-    ? "Nothing to look at"
+    ? "No findings"
     : leftHere
       ? `${count(leftHere, "finding")} left`
       : left
-        ? "Nothing left here"
+        ? "No findings left here"
         : "All done";
   const copied = el("span", { role: "status" });
   return el(
@@ -27,7 +27,7 @@ export function endView(store, shown, { onGoOn, onShowAll, onAgain }) {
     { class: "done" },
     !leftHere && el("span", { class: "mark" }, icon("check")),
     el("h2", { tabindex: "-1" }, title),
-    !store.items.length && el("p", {}, "No label is suspect, no photo is there twice."),
+    !store.items.length && el("p", {}, "There is no suspect label and no duplicate."),
     el(
       "dl",
       { class: "counts" },
@@ -40,7 +40,8 @@ export function endView(store, shown, { onGoOn, onShowAll, onAgain }) {
     el(
       "div",
       { class: "actions" },
-      leftHere > 0 && el("button", { type: "button", class: "primary", onclick: onGoOn }, "Go on"),
+      leftHere > 0 &&
+        el("button", { type: "button", class: "primary", onclick: onContinue }, "Continue"),
       left > leftHere &&
         el(
           "button",
@@ -48,7 +49,7 @@ export function endView(store, shown, { onGoOn, onShowAll, onAgain }) {
           `Show all ${count(left, "finding")} left`,
         ),
       store.items.length > 0 &&
-        el("button", { type: "button", onclick: onAgain }, "Look through them again"),
+        el("button", { type: "button", onclick: onAgain }, "Review them again"),
     ),
     el("p", {}, "The manifest is ready. Train on it:"),
     el(

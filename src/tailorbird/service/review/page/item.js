@@ -1,4 +1,4 @@
-/** Draws one item: a photo with a question, or photos of the same thing side by side. */
+/** Draws one item: a photo with a question, or several photos side by side. */
 
 import { el, icon, percent } from "./dom.js";
 import { decisionWords, kindName, likely } from "./words.js";
@@ -12,7 +12,7 @@ import { decisionWords, kindName, likely } from "./words.js";
  *   => void, enlarge: (photo: Photo) => void}} Acts
  */
 
-// pixels; few sizes, so that what was fetched in advance is what is shown
+// pixels; few sizes, so that a photo is fetched in advance in the size that is shown
 const SIDES = [512, 1024, 1600, 2048];
 
 /** @param {number} width CSS pixels of the place it is shown in */
@@ -22,7 +22,7 @@ function side(width) {
 }
 
 /**
- * The address of a photo as an item shows it.
+ * Returns the address of a photo in the size that an item shows.
  * @param {Photo} photo
  * @param {number} count of photos in the item
  */
@@ -44,7 +44,7 @@ function picture(photo, count) {
         el(
           "span",
           { class: "gone" },
-          `${photo.name} cannot be shown: it is gone or was damaged since the scan.`,
+          `${photo.name} cannot be shown: it was removed or damaged since the scan.`,
         ),
       ),
   });
@@ -185,7 +185,7 @@ export function groupView(item, photos, selected, acts) {
     { class: "group", "data-photos": photos.length },
     el(
       "div",
-      { class: "said" },
+      { class: "summary" },
       chips(item, null),
       el(
         "h2",
@@ -280,12 +280,12 @@ function one(photo, index, isSelected, photos, acts) {
   );
 }
 
-const AHEAD = 8; // findings asked for in advance
-const PHOTOS_AHEAD = 2; // findings whose photos are
-const PHOTOS_EACH = 4; // of a finding
+const AHEAD = 8; // findings fetched in advance
+const PHOTOS_AHEAD = 2; // findings whose photos are fetched in advance
+const PHOTOS_EACH = 4; // photos fetched for each of these
 
 /**
- * Asks for the findings that come next, and for the photos of the first of them.
+ * Fetches the next findings, and the photos of the first of them.
  * @param {import("./store.js").Store} store
  * @param {number[]} coming
  */

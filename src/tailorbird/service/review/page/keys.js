@@ -1,18 +1,18 @@
-/** Single keys, which can be turned off, and those that always work. */
+/** Keyboard control: single keys, which can be turned off, and keys that always work. */
 
 import { showKeys } from "./dialogs.js";
 
 const KEYS_OFF = "tailorbird-review-keys-off";
 const keysOff = () => localStorage.getItem(KEYS_OFF) === "1";
 
-/** Shows the keys, and whether they work. */
+/** Shows the list of keys, and whether single keys are on. */
 export function help() {
   showKeys(!keysOff(), (enabled) => localStorage.setItem(KEYS_OFF, enabled ? "0" : "1"));
 }
 
 /**
- * @param {(key: string) => (() => void) | null | undefined | false} actOf what a key does, in lower
- *   case
+ * @param {(key: string) => (() => void) | null | undefined | false} actOf returns the action of a
+ *   key (in lower case)
  */
 export function listenToKeys(actOf) {
   document.addEventListener("keydown", (event) => {

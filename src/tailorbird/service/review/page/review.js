@@ -15,7 +15,7 @@ const store = new Store({ onChange: () => tell(), onTrouble: trouble });
 /** Indices of the findings under the filters. @type {number[]} */
 let shown = [];
 let place = 0; // in `shown`; its length is the end
-/** @type {import("./store.js").Item | null} the one on view */
+/** @type {import("./store.js").Item | null} the item in view */
 let current = null;
 let selected = 0; // photo of a group
 /** @type {string[]} the classes of the keys 1 to 9: the largest, by name */
@@ -27,10 +27,11 @@ let quick = [];
 const photosOf = (item) => item.photos.map((photo) => store.photos.get(photo));
 const isSuspect = (item) => item.kinds[0] === "suspect-label";
 
-// Where we are
+// Navigation
 
 /**
- * The next finding that is not done, from `start` on and round again; the end where all are.
+ * Returns the next finding that is not done, from `start` on and then from the first; the end if
+ * all are done.
  * @param {number} start
  */
 function nextOpen(start) {
@@ -44,12 +45,12 @@ function nextOpen(start) {
 /** @param {number} to place in `shown` @param {{focus?: boolean}} [how] */
 async function go(to, { focus = true } = {}) {
   place = Math.max(0, Math.min(shown.length, to));
-  current = null; // until the next one is on view no key decides about anything
+  current = null; // until the next one is in view, keys decide nothing
   tell();
   if (place === shown.length) {
     byId("item").replaceChildren(
       endView(store, shown, {
-        onGoOn: () => go(nextOpen(0)),
+        onContinue: () => go(nextOpen(0)),
         onShowAll: showAll,
         onAgain: () => go(0),
       }),
@@ -65,7 +66,7 @@ async function go(to, { focus = true } = {}) {
     if (shown[place] === index) trouble(error, null);
     return;
   }
-  if (shown[place] !== index) return; // leafed on meanwhile
+  if (shown[place] !== index) return; // another finding was chosen meanwhile
   current = item;
   selected = Math.max(
     0,
@@ -92,7 +93,7 @@ function draw() {
   );
 }
 
-/** Marks the selected photo without drawing the photos anew. @param {number} index */
+/** Marks the selected photo without drawing the photos again. @param {number} index */
 function select(index) {
   selected = index;
   byId("item")
@@ -145,7 +146,7 @@ function introduce() {
 async function undo() {
   const item = await store.undo();
   if (item === null) return;
-  announce("Taken back");
+  announce("Undone");
   if (!shown.includes(item)) {
     byId("kind").value = byId("class").value = "";
     shown = underFilters(store);
@@ -153,7 +154,7 @@ async function undo() {
   await go(shown.indexOf(item));
 }
 
-// What is said
+// Messages
 
 const tell = () => showStatus(store, shown, place);
 
@@ -183,7 +184,7 @@ function trouble(error, item) {
 
 // Keys
 
-/** Those that work at the end too. @type {Record<string, () => void>} */
+/** Keys that also work at the end. @type {Record<string, () => void>} */
 const ALWAYS = {
   z: () =>
     store.progress.can_undo || store.saving ? undo() : announce("There is nothing to undo"),
@@ -197,7 +198,7 @@ listenToKeys((key) => ALWAYS[key] ?? ofKey(key));
 // The start
 
 async function start() {
-  // The key has done its work; it need not stay in the address bar.
+  // Remove the used key from the address bar.
   if (location.search) history.replaceState(null, "", location.pathname);
   drawArrows();
   try {

@@ -1,12 +1,12 @@
 /**
- * What stands around a finding: the filters, how far the review is, what is saved, what went wrong.
+ * The parts around a finding: filters, progress, saved decisions, errors.
  */
 
 import { byId, count, el, icon, svg } from "./dom.js";
 import { KIND_ORDER, kindNames } from "./words.js";
 
 /**
- * How far it is and what is saved.
+ * Shows the progress and the counts of saved decisions.
  * @param {import("./store.js").Store} store
  * @param {number[]} shown
  * @param {number} place in `shown`
@@ -16,7 +16,7 @@ export function showStatus(store, shown, place) {
   const done = store.items.reduce((sum, _, index) => sum + Number(store.isDone(index)), 0);
   byId("far").replaceChildren(
     el("b", {}, `${done.toLocaleString("en")} of ${store.items.length.toLocaleString("en")}`),
-    " looked at",
+    " reviewed",
   );
   Object.assign(byId("progress"), { max: Math.max(1, store.items.length), value: done });
   byId("position").textContent = shown.length
@@ -47,7 +47,7 @@ export function showStatus(store, shown, place) {
 
 const fact = (name, ...value) => el("div", {}, el("dt", {}, name), el("dd", {}, ...value));
 
-/** @param {string} [message] none takes it away @param {Node[]} more */
+/** @param {string} [message] none removes it @param {Node[]} more */
 export function notice(message, ...more) {
   byId("notice").replaceChildren(
     ...(message
@@ -78,7 +78,7 @@ export function fillFilters(store) {
   );
 }
 
-/** The arrows of the buttons that leaf. */
+/** Draws the arrows of the previous and next buttons. */
 export function drawArrows() {
   for (const [id, path] of [
     ["previous", "M15 5l-7 7l7 7"],
@@ -94,7 +94,11 @@ export function drawArrows() {
   }
 }
 
-/** The findings under the filters. @param {import("./store.js").Store} store @returns {number[]} */
+/**
+ * Returns the findings that pass the filters.
+ * @param {import("./store.js").Store} store
+ * @returns {number[]}
+ */
 export function underFilters(store) {
   const kind = byId("kind").value;
   const label = byId("class").value;

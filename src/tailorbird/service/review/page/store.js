@@ -1,6 +1,5 @@
 /**
- * What the page knows of the review, and the one queue through which decisions reach the server, in
- * their order.
+ * The page's copy of the review, and the queue that sends decisions to the server in their order.
  */
 
 import { ApiError, json } from "./api.js";
@@ -61,8 +60,8 @@ export class Store {
   }
 
   async open() {
-    const said = await json("api/review");
-    const { items, classes, counts, name, source, manifest, command, progress, decisions } = said;
+    const review = await json("api/review");
+    const { items, classes, counts, name, source, manifest, command, progress, decisions } = review;
     Object.assign(this, { items, classes, counts, name, source, manifest, command, progress });
     this.decisions = new Map(
       Object.entries(decisions).map(([photo, decision]) => [Number(photo), decision]),
@@ -70,7 +69,7 @@ export class Store {
   }
 
   /**
-   * An item with its photos in `photos`; asked for once.
+   * Returns an item, with its photos in `this.photos`; fetched once.
    * @param {number} index
    * @returns {Promise<Item>}
    */
@@ -78,10 +77,10 @@ export class Store {
     const known = this.fetched.get(index);
     if (known) return known;
     const asked = json(`api/items/${index}`).then(
-      (said) => {
-        for (const photo of said.photos)
+      (answer) => {
+        for (const photo of answer.photos)
           if (!this.photos.has(photo.photo)) this.photos.set(photo.photo, photo);
-        return { ...said, photos: this.items[index].photos };
+        return { ...answer, photos: this.items[index].photos };
       },
       (error) => {
         this.fetched.delete(index);
@@ -98,7 +97,7 @@ export class Store {
   }
 
   /**
-   * Shows a decision at once, and saves it after those before it.
+   * Shows a decision at once, and saves it after the earlier ones.
    * @param {number} item
    * @param {Choice[]} choices
    */
@@ -114,8 +113,8 @@ export class Store {
   }
 
   /**
-   * Takes the last step back.
-   * @returns {Promise<number | null>} its item; null when it could not be
+   * Undoes the last step.
+   * @returns {Promise<number | null>} its item; null if it could not be undone
    */
   undo() {
     return this.queue(null, () => post("api/undo", {}));
@@ -136,11 +135,11 @@ export class Store {
     this.listener.onChange();
     const result = this.tail.then(async () => {
       try {
-        const said = await call();
-        // A later decision about the same photo may be on its way: what it shows stays.
-        if (this.saving === 1 || item === null) this.take(said.photos);
-        this.progress = said.progress;
-        return said.item;
+        const answer = await call();
+        // Keep what is shown while a later decision about the same photo is being sent.
+        if (this.saving === 1 || item === null) this.take(answer.photos);
+        this.progress = answer.progress;
+        return answer.item;
       } catch (error) {
         if (item !== null) await this.again(item).catch(() => null);
         this.listener.onTrouble(
@@ -169,8 +168,8 @@ export class Store {
   }
 
   /**
-   * What could not be saved is shown again as it is on the server, or as undecided where that
-   * cannot be asked either.
+   * Shows photos again whose decision could not be saved: as on the server, or as undecided if the
+   * server does not answer.
    */
   async again(item) {
     for (const photo of this.items[item].photos) this.decisions.delete(photo);

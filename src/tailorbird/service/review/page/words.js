@@ -1,4 +1,4 @@
-/** How the review speaks: kinds of findings, probabilities, decisions. */
+/** Texts of the review for kinds of findings, probabilities and decisions. */
 
 /** @type {Record<string, [string, string]>} the name of one finding, of several */
 const KINDS = {
@@ -33,6 +33,3 @@ export function decisionWords(photo) {
   if (photo.decision === "exclude") return "Excluded";
   return photo.decision === "relabel" ? `Relabelled ${photo.now}` : "";
 }
-
-/** An article with its noun: a skirt, an outwear. @param {string} name */
-export const withArticle = (name) => `${/^[aeiou]/i.test(name) ? "an" : "a"} ${name}`;

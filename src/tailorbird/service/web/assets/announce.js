@@ -1,11 +1,11 @@
-/** Tells screen readers what happened, through the page's one live region. */
+/** Announces messages to screen readers through the page's live region. */
 
 import { byId } from "./dom.js";
 
 /** @type {string[]} */
 let pending = [];
 
-/** Messages that come close together are read as one. @param {string} message */
+/** Announces a message; messages within 250 ms are joined. @param {string} message */
 export function announce(message) {
   pending.push(message);
   if (pending.length > 1) return;

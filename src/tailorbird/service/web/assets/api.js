@@ -1,4 +1,4 @@
-/** Talks to the server that served the page. Whatever goes wrong becomes an ApiError. */
+/** Calls the server that served the page. Every failure becomes an ApiError. */
 
 import { askToken, token } from "./token.js";
 
@@ -7,7 +7,7 @@ export class ApiError extends Error {
    * @param {number} status HTTP status, 0 when there was no answer
    * @param {string} code as in the API's error table; "network", "timeout" or "unexpected"
    *   otherwise
-   * @param {string} message the server's own words where it gave any
+   * @param {string} message the server's message, if it sent one
    * @param {number | null} retryAfter seconds
    */
   constructor(status, code, message, retryAfter = null) {
@@ -24,9 +24,9 @@ export const ANSWER_WITHIN = 60_000; // milliseconds; the server's own deadline 
 export function failure(status, body, retryAfter) {
   const seconds = Number.parseFloat(retryAfter ?? "");
   const wait = Number.isFinite(seconds) && seconds >= 0 ? seconds : null;
-  const said = body?.error;
-  if (said && typeof said.message === "string")
-    return new ApiError(status, String(said.code), said.message, wait);
+  const problem = body?.error;
+  if (problem && typeof problem.message === "string")
+    return new ApiError(status, String(problem.code), problem.message, wait);
   return new ApiError(
     status,
     "unexpected",
@@ -48,7 +48,7 @@ export function bearer() {
 }
 
 /**
- * Runs a call; when the server wants a token, asks the person and runs it again.
+ * Runs a call. If the server requires a token, asks for one and runs the call again.
  * @template T
  * @param {() => Promise<T>} call
  * @returns {Promise<T>}
@@ -71,7 +71,7 @@ export async function withToken(call) {
 }
 
 /**
- * Asks for JSON; POST and the like through `options`.
+ * Requests JSON; `options` as for `fetch`, such as the method.
  * @param {string} path
  * @param {RequestInit} [options]
  * @returns {Promise<any>}

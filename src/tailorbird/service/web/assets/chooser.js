@@ -1,14 +1,14 @@
 /**
- * A searchable list of classes: type to narrow, arrow keys to move, Enter to choose, Escape to go
- * back. Quick with a thousand classes.
+ * A searchable list of classes: type to filter, arrow keys to move, Enter to choose, Escape to go
+ * back. Fast with a thousand classes.
  */
 
 import { count, el, freshId } from "./dom.js";
 
-const SHOWN = 100; // at once; typing narrows the rest
+const SHOWN = 100; // options at once; typing filters them
 
 /**
- * Classes that hold the text, those that start with it first.
+ * Returns the classes that contain the text; first those that start with it.
  * @param {string[]} classes @param {string} text
  */
 export function matching(classes, text) {
@@ -23,7 +23,7 @@ export function matching(classes, text) {
 }
 
 /**
- * The ARIA combobox pattern with its list always open.
+ * Creates the list, following the ARIA combobox pattern with its list always open.
  * @param {string[]} classes @param {(name: string) => void} onChoose @param {() => void} onCancel
  * @returns {HTMLElement & {focusInside: () => void}}
  */
@@ -95,7 +95,7 @@ export function chooser(classes, onChoose, onCancel) {
     if (!option) return input.removeAttribute("aria-activedescendant");
     option.setAttribute("aria-selected", "true");
     input.setAttribute("aria-activedescendant", option.id);
-    // Within the list only: scrollIntoView would move the page as well.
+    // Scroll only the list: scrollIntoView would scroll the page as well.
     if (option.offsetTop < options.scrollTop) options.scrollTop = option.offsetTop;
     const below = option.offsetTop + option.offsetHeight - options.clientHeight;
     if (below > options.scrollTop) options.scrollTop = below;

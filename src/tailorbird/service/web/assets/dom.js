@@ -1,6 +1,6 @@
 /**
- * Builds DOM nodes. Strings only ever become text nodes, so a file name or a class name cannot
- * become markup.
+ * Builds DOM nodes. Strings always become text nodes, so a file name or a class name cannot become
+ * markup.
  * Styles are set through the CSSOM: the page's Content-Security-Policy forbids style attributes in
  * markup.
  */
@@ -19,7 +19,7 @@ export function el(tag, attributes = {}, ...children) {
 }
 
 /**
- * The same for SVG.
+ * Like `el`, for SVG.
  * @param {string} tag
  * @param {Record<string, unknown>} [attributes]
  * @param {...Child} children
@@ -48,7 +48,7 @@ export function byId(id) {
 
 let ids = 0;
 
-/** An id no other element of the page has. @param {string} stem */
+/** Returns an id that is unique in the page. @param {string} stem */
 export function freshId(stem) {
   ids += 1;
   return `${stem}-${ids}`;
@@ -73,7 +73,7 @@ export function icon(name) {
   );
 }
 
-/** 0.934 -> "93%"; what is not quite sure is never shown as 100%. @param {number} p 0 to 1 */
+/** 0.934 -> "93%"; a probability below 1 is never shown as 100%. @param {number} p 0 to 1 */
 export function percent(p) {
   if (p > 0.99 && p < 1) return `${Math.min(99.9, Math.round(p * 1000) / 10)}%`;
   if (p > 0 && p < 0.01) return "under 1%";

@@ -1,4 +1,4 @@
-/** Errors in words: what went wrong, and one sentence of advice. */
+/** Texts for errors: what went wrong, and one sentence of advice. */
 
 /** @type {Record<string, string>} by the API's error codes, and those of api.js */
 const ADVICE = {
@@ -27,7 +27,7 @@ const ADVICE = {
   unexpected: "Try again; if it fails again, tell whoever runs this server.",
 };
 
-/** Errors of the photo itself: sending the same bytes again cannot help. */
+/** Errors of the photo itself, for which sending the same bytes again is useless. */
 const FINAL = new Set([
   "body-too-large",
   "image-too-large",
@@ -43,19 +43,20 @@ export const advice = (code) => ADVICE[code] ?? ADVICE.unexpected;
 export const worthRetrying = (code) => !FINAL.has(code);
 
 /**
- * What went wrong, and one sentence of advice. The server's messages end with advice after a
- * semicolon; for errors of the photo itself it knows best, otherwise it addresses programs.
+ * Returns what went wrong, and one sentence of advice. The server's messages end with advice after
+ * a semicolon. It is shown for errors of the photo itself; for others it addresses programmers, and
+ * ADVICE is shown instead.
  * @param {import("./api.js").ApiError} error
  * @returns {{what: string, todo: string}}
  */
 export function explained({ code, message }) {
   const parts = message.split("; ");
-  const told = FINAL.has(code) && parts.length > 1 ? parts.pop() : "";
-  const what = told ? parts.join("; ") : parts[0];
-  return { what: sentence(what), todo: sentence(told || advice(code)) };
+  const hint = FINAL.has(code) && parts.length > 1 ? parts.pop() : "";
+  const what = hint ? parts.join("; ") : parts[0];
+  return { what: sentence(what), todo: sentence(hint || advice(code)) };
 }
 
-/** The message as a sentence. @param {string} text */
+/** Returns the message as a sentence. @param {string} text */
 export function sentence(text) {
   const trimmed = text.trim();
   const capital = trimmed.charAt(0).toUpperCase() + trimmed.slice(1);

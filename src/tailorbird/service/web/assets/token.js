@@ -1,6 +1,6 @@
 /**
- * The access token: asked for once, kept for this browser tab only (sessionStorage), sent with
- * every API call.
+ * Holds the access token: requested once, stored for this browser tab only (sessionStorage), sent
+ * with every API call.
  */
 
 import { el, freshId } from "./dom.js";
@@ -24,7 +24,7 @@ export const token = () => held;
 /**
  * Opens the token form; callers that ask while it is open share it. Rejects when the person closes
  * the form.
- * @param {boolean} refused a token was sent and the server did not take it
+ * @param {boolean} refused a token was sent and the server rejected it
  * @returns {Promise<void>}
  */
 export function askToken(refused) {
@@ -48,21 +48,21 @@ function open(refused) {
   const form = el(
     "form",
     {},
-    el("h2", { id: title }, "This server asks for a token"),
+    el("h2", { id: title }, "This server requires a token"),
     el(
       "p",
       { id: note, class: refused ? "trouble" : "" },
       refused
         ? "That token was refused. Check it with whoever runs this server."
-        : "Whoever runs this server has it. It is stored in this tab until the tab closes.",
+        : "Ask whoever runs this server for it. It is stored in this tab until the tab closes.",
     ),
     el("label", { for: field }, "Token"),
     input,
     el(
       "div",
       { class: "actions" },
-      el("button", { type: "submit", class: "primary" }, "Go on"),
-      el("button", { type: "button", onclick: () => dialog.close() }, "Not now"),
+      el("button", { type: "submit", class: "primary" }, "Continue"),
+      el("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
     ),
   );
   const dialog = el("dialog", { class: "token", "aria-labelledby": title }, form);
