@@ -103,7 +103,7 @@ def test_figures_are_shown_as_text_bars_and_a_chart(open_page: OpenPage) -> None
         "Only photos that someone answered about are counted;"
     )
     expect(page.locator(".mistakes li")).to_have_text(
-        ["said shirt, was t-shirt15×", "said hat, was shirt8×"]
+        ["predicted shirt, was t-shirt15×", "predicted hat, was shirt8×"]
     )
     expect(page.locator(".classes .what")).to_have_text(["<b>shirt</b>", "hat"])
     expect(page.locator(".classes .share").last).to_have_text("92% · 11 of 12")
