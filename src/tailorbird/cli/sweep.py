@@ -43,59 +43,68 @@ def _values(text: str) -> Any:
     return typer.Option(help=text, rich_help_panel=ALTERNATIVES)
 
 
+_LearningRate = Annotated[str | None, _values("Learning rates, such as 0.0001,0.001,0.01.")]
+_Inner = Annotated[
+    str | None,
+    _values(
+        "Inner layers: 0 for none, 100 for one, 100x50 for two; alternatives by commas, such "
+        "as 0,100,100x50."
+    ),
+]
+_Dropout = Annotated[str | None, _values("Dropouts, such as 0,0.2,0.5.")]
+_L2 = Annotated[str | None, _values("Strengths of the L2 penalty, such as 0,0.001.")]
+_Views = Annotated[str | None, _values("Numbers of views, such as 1,4; more than 1 augments.")]
+_BatchNorm = Annotated[str | None, _values("Batch normalisation: off,on.")]
+_LabelSmoothing = Annotated[str | None, _values("Label smoothing, such as 0,0.1.")]
+_Epochs = Annotated[str | None, _values("Maximum numbers of epochs; by default as in `train`.")]
+_BatchSize = Annotated[str | None, _values("Batch sizes, such as 32,128.")]
+_ClassWeight = Annotated[str | None, _values("Class weights: none,balanced.")]
+_Schedule = Annotated[str | None, _values("Schedules: cosine,constant.")]
+_Grid = Annotated[
+    bool,
+    typer.Option(
+        "--grid/--one-at-a-time",
+        help="Try every combination; by default one setting is varied at a time (learning "
+        "rate, inner, dropout, the others), keeping the best: 10 settings instead of 64.",
+    ),
+]
+_Optuna = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of Optuna trials, between the lowest and highest values given (needs "
+        "tailorbird[optuna])."
+    ),
+]
+_Metric = Annotated[str, typer.Option(help="Rank settings by accuracy or log-loss.")]
+_Csv = Annotated[
+    Path | None, typer.Option("--csv", help="Write the result of every fit to a CSV file.")
+]
+
+
 @reads_photos
 def sweep(
     data: Any,
     photos: PhotosArgument,
-    learning_rate: Annotated[
-        str | None, _values("Learning rates, such as 0.0001,0.001,0.01.")
-    ] = None,
-    inner: Annotated[
-        str | None,
-        _values(
-            "Inner layers: 0 for none, 100 for one, 100x50 for two; alternatives by commas, such "
-            "as 0,100,100x50."
-        ),
-    ] = None,
-    dropout: Annotated[str | None, _values("Dropouts, such as 0,0.2,0.5.")] = None,
-    l2: Annotated[str | None, _values("Strengths of the L2 penalty, such as 0,0.001.")] = None,
-    views: Annotated[
-        str | None, _values("Numbers of views, such as 1,4; more than 1 augments.")
-    ] = None,
-    batch_norm: Annotated[str | None, _values("Batch normalisation: off,on.")] = None,
-    label_smoothing: Annotated[str | None, _values("Label smoothing, such as 0,0.1.")] = None,
-    epochs: Annotated[
-        str | None, _values("Maximum numbers of epochs; by default as in `train`.")
-    ] = None,
-    batch_size: Annotated[str | None, _values("Batch sizes, such as 32,128.")] = None,
-    class_weight: Annotated[str | None, _values("Class weights: none,balanced.")] = None,
-    schedule: Annotated[str | None, _values("Schedules: cosine,constant.")] = None,
-    grid: Annotated[
-        bool,
-        typer.Option(
-            "--grid/--one-at-a-time",
-            help="Try every combination; by default one setting is varied at a time (learning "
-            "rate, inner, dropout, the others), keeping the best: 10 settings instead of 64.",
-        ),
-    ] = False,
-    optuna: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of Optuna trials, between the lowest and highest values given (needs "
-            "tailorbird[optuna])."
-        ),
-    ] = None,
+    learning_rate: _LearningRate = None,
+    inner: _Inner = None,
+    dropout: _Dropout = None,
+    l2: _L2 = None,
+    views: _Views = None,
+    batch_norm: _BatchNorm = None,
+    label_smoothing: _LabelSmoothing = None,
+    epochs: _Epochs = None,
+    batch_size: _BatchSize = None,
+    class_weight: _ClassWeight = None,
+    schedule: _Schedule = None,
+    grid: _Grid = False,
+    optuna: _Optuna = None,
     folds: FoldsOption = 5,
     seeds: RepeatsOption = 3,
-    metric: Annotated[
-        str, typer.Option(help="Rank settings by accuracy or log-loss.")
-    ] = "accuracy",
+    metric: _Metric = "accuracy",
     backbone: BackboneOption = DEFAULT_BACKBONE,
     seed: SplitSeedOption = 0,
     picture: PictureOption = None,
-    csv: Annotated[
-        Path | None, typer.Option("--csv", help="Write the result of every fit to a CSV file.")
-    ] = None,
+    csv: _Csv = None,
     json: JsonOption = False,
 ) -> None:
     """Compare settings of the head by cross-validation.
@@ -105,7 +114,6 @@ def sweep(
     Ctrl-C prints the results so far.
     """
     from tailorbird import experiments
-    from tailorbird.experiments import plots
 
     given = {
         "learning_rate": alternatives("--learning-rate", learning_rate, float),
@@ -145,15 +153,22 @@ def sweep(
     finally:
         progress.stop()
         board.stop()
+    _write_files(result, csv, picture)
+    output.print_json_or_text(result, _print, json=json)
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+def _write_files(result: SweepResult, csv: Path | None, picture: Path | None) -> None:
+    """Write the table of fits and the plot, where they are wanted."""
     if csv is not None:
         result.write_fits(csv)
         output.say(f"every fit written: {csv}")
     if picture is not None:
+        from tailorbird.experiments import plots
+
         plots.draw_sweep(result, picture)
         output.say(f"picture written: {picture}")
-    output.print_json_or_text(result, _print, json=json)
-    if result.interrupted:
-        raise typer.Exit(130)
 
 
 class Board:

@@ -34,129 +34,145 @@ def _tuning(*names: str, text: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=FINETUNING)
 
 
+_Model = Annotated[Path, typer.Option("--output", "-o", help="Model file to write, .onnx.")]
+_Views = Annotated[
+    int,
+    typer.Option(help="Views of each training photo, 1 to 32; all but the first are augmented."),
+]
+_Inner = Annotated[str | None, _head(text=f"{_INNER}; {_SEARCHED}.")]
+_Dropout = Annotated[float | None, _head(text=f"Dropout, 0 to below 1; {_SEARCHED}.")]
+_LearningRate = Annotated[float | None, _head(text=f"Learning rate of Adam; {_SEARCHED}.")]
+_L2 = Annotated[float | None, _head(text=f"Strength of the L2 penalty; {_SEARCHED}.")]
+_Epochs = Annotated[
+    int | None, _head(text="Maximum number of epochs; early stopping may end before.")
+]
+_BatchSize = Annotated[int | None, _head(text="Batch size.")]
+_Patience = Annotated[int | None, _head(text="Epochs without improvement before stopping early.")]
+_BatchNorm = Annotated[
+    bool | None,
+    _head("--batch-norm/--no-batch-norm", text="Batch normalisation in inner layers."),
+]
+_LabelSmoothing = Annotated[float | None, _head(text="Label smoothing, 0 to below 1.")]
+_ClassWeight = Annotated[str | None, _head(text="balanced: give rare classes more weight.")]
+_Schedule = Annotated[str | None, _head(text="Learning-rate schedule: cosine or constant.")]
+_Refit = Annotated[
+    bool,
+    _head("--refit", text="At the end, train the chosen head on train and validation."),
+]
+_Precision = Annotated[
+    float, typer.Option(help="Target precision above the confidence threshold, 0.5 to 1.")
+]
+_Seed = Annotated[int, typer.Option(help="Seed of the split, the search and the fits.")]
+_Manifest = Annotated[
+    Path | None, typer.Option(help="Write the split to a CSV, to train on it again.")
+]
+_Corrections = Annotated[
+    str | None,
+    typer.Option(help="Also train on people's corrections: an SQLite file or a postgresql:// URL."),
+]
+_CorrectionsPhotos = Annotated[
+    Path | None,
+    typer.Option(help="Folder of their photos; by default shop.photos for shop.db."),
+]
+_Finetune = Annotated[
+    bool,
+    _tuning(
+        "--finetune",
+        text="Also train the backbone, which must have been pulled as keras:NAME.",
+    ),
+]
+_Engine = Annotated[
+    str | None,
+    _tuning(text="Framework that trains: keras (needs tailorbird[keras])."),
+]
+_Size = Annotated[
+    str | None,
+    _tuning(
+        text="Input sizes, one training stage per size, such as 150,299; by default a smaller "
+        "one, then the backbone's."
+    ),
+]
+_Unfreeze = Annotated[
+    str | None,
+    _tuning(
+        text="Layers to train: gradual (top layers, then lower ones; the default), all, or a "
+        "number of top layers."
+    ),
+]
+_Budget = Annotated[str | None, _tuning(text="Maximum duration, such as 90s, 10m or 1.5h.")]
+_Optimizer = Annotated[
+    str | None, _tuning(text="Optimizer: adamw (the default), adam, sgd or rmsprop.")
+]
+_BaseRate = Annotated[
+    float | None,
+    _tuning(text="Learning rate of the backbone, as a fraction of the head's."),
+]
+_DepthDecay = Annotated[
+    float | None,
+    _tuning(text="Learning rate of the lowest trained layer, as a fraction of the top's."),
+]
+_WeightDecay = Annotated[float | None, _tuning(text="Decoupled weight decay, as in AdamW.")]
+_Ema = Annotated[float | None, _tuning(text="EMA decay per 10 steps; 0 disables.")]
+_Augment = Annotated[
+    str | None,
+    _tuning(text="Changes to the augmentation, such as zoom=0.2,rotation=15,flip=no; or none."),
+]
+_NoAugment = Annotated[bool, _tuning("--no-augment", text="Train without augmentation.")]
+_MixedPrecision = Annotated[
+    bool, _tuning("--mixed-precision", text="Use 16-bit arithmetic, for GPUs.")
+]
+_Devices = Annotated[
+    int | None, _tuning(text="Number of GPUs of this machine that share each step.")
+]
+_Suspects = Annotated[
+    bool,
+    typer.Option(
+        "--suspects",
+        help="Also look for labels that are probably wrong, and show them in the report.",
+        rich_help_panel=REPORT,
+    ),
+]
+
+
 @reads_photos
 def train(
     data: Any,
     photos: PhotosArgument,
-    model: Annotated[
-        Path, typer.Option("--output", "-o", help="Model file to write, .onnx.")
-    ] = Path("model.onnx"),
+    model: _Model = Path("model.onnx"),
     backbone: BackboneOption = DEFAULT_BACKBONE,
-    views: Annotated[
-        int,
-        typer.Option(
-            help="Views of each training photo, 1 to 32; all but the first are augmented."
-        ),
-    ] = 1,
-    inner: Annotated[str | None, _head(text=f"{_INNER}; {_SEARCHED}.")] = None,
-    dropout: Annotated[float | None, _head(text=f"Dropout, 0 to below 1; {_SEARCHED}.")] = None,
-    learning_rate: Annotated[
-        float | None, _head(text=f"Learning rate of Adam; {_SEARCHED}.")
-    ] = None,
-    l2: Annotated[float | None, _head(text=f"Strength of the L2 penalty; {_SEARCHED}.")] = None,
-    epochs: Annotated[
-        int | None, _head(text="Maximum number of epochs; early stopping may end before.")
-    ] = None,
-    batch_size: Annotated[int | None, _head(text="Batch size.")] = None,
-    patience: Annotated[
-        int | None, _head(text="Epochs without improvement before stopping early.")
-    ] = None,
-    batch_norm: Annotated[
-        bool | None,
-        _head("--batch-norm/--no-batch-norm", text="Batch normalisation in inner layers."),
-    ] = None,
-    label_smoothing: Annotated[float | None, _head(text="Label smoothing, 0 to below 1.")] = None,
-    class_weight: Annotated[
-        str | None, _head(text="balanced: give rare classes more weight.")
-    ] = None,
-    schedule: Annotated[
-        str | None, _head(text="Learning-rate schedule: cosine or constant.")
-    ] = None,
-    refit: Annotated[
-        bool,
-        _head("--refit", text="At the end, train the chosen head on train and validation."),
-    ] = False,
-    precision: Annotated[
-        float, typer.Option(help="Target precision above the confidence threshold, 0.5 to 1.")
-    ] = 0.95,
-    seed: Annotated[int, typer.Option(help="Seed of the split, the search and the fits.")] = 0,
-    manifest: Annotated[
-        Path | None, typer.Option(help="Write the split to a CSV, to train on it again.")
-    ] = None,
-    corrections: Annotated[
-        str | None,
-        typer.Option(
-            help="Also train on people's corrections: an SQLite file or a postgresql:// URL."
-        ),
-    ] = None,
-    corrections_photos: Annotated[
-        Path | None,
-        typer.Option(help="Folder of their photos; by default shop.photos for shop.db."),
-    ] = None,
-    finetune: Annotated[
-        bool,
-        _tuning(
-            "--finetune",
-            text="Also train the backbone, which must have been pulled as keras:NAME.",
-        ),
-    ] = False,
-    engine: Annotated[
-        str | None,
-        _tuning(text="Framework that trains: keras (needs tailorbird[keras])."),
-    ] = None,
-    size: Annotated[
-        str | None,
-        _tuning(
-            text="Input sizes, one training stage per size, such as 150,299; by default a smaller "
-            "one, then the backbone's."
-        ),
-    ] = None,
-    unfreeze: Annotated[
-        str | None,
-        _tuning(
-            text="Layers to train: gradual (top layers, then lower ones; the default), all, or a "
-            "number of top layers."
-        ),
-    ] = None,
-    budget: Annotated[
-        str | None, _tuning(text="Maximum duration, such as 90s, 10m or 1.5h.")
-    ] = None,
-    optimizer: Annotated[
-        str | None, _tuning(text="Optimizer: adamw (the default), adam, sgd or rmsprop.")
-    ] = None,
-    base_rate: Annotated[
-        float | None,
-        _tuning(text="Learning rate of the backbone, as a fraction of the head's."),
-    ] = None,
-    depth_decay: Annotated[
-        float | None,
-        _tuning(text="Learning rate of the lowest trained layer, as a fraction of the top's."),
-    ] = None,
-    weight_decay: Annotated[
-        float | None, _tuning(text="Decoupled weight decay, as in AdamW.")
-    ] = None,
-    ema: Annotated[float | None, _tuning(text="EMA decay per 10 steps; 0 disables.")] = None,
-    augment: Annotated[
-        str | None,
-        _tuning(text="Changes to the augmentation, such as zoom=0.2,rotation=15,flip=no; or none."),
-    ] = None,
-    no_augment: Annotated[
-        bool, _tuning("--no-augment", text="Train without augmentation.")
-    ] = False,
-    mixed_precision: Annotated[
-        bool, _tuning("--mixed-precision", text="Use 16-bit arithmetic, for GPUs.")
-    ] = False,
-    devices: Annotated[
-        int | None, _tuning(text="Number of GPUs of this machine that share each step.")
-    ] = None,
-    suspects: Annotated[
-        bool,
-        typer.Option(
-            "--suspects",
-            help="Also look for labels that are probably wrong, and show them in the report.",
-            rich_help_panel=REPORT,
-        ),
-    ] = False,
+    views: _Views = 1,
+    inner: _Inner = None,
+    dropout: _Dropout = None,
+    learning_rate: _LearningRate = None,
+    l2: _L2 = None,
+    epochs: _Epochs = None,
+    batch_size: _BatchSize = None,
+    patience: _Patience = None,
+    batch_norm: _BatchNorm = None,
+    label_smoothing: _LabelSmoothing = None,
+    class_weight: _ClassWeight = None,
+    schedule: _Schedule = None,
+    refit: _Refit = False,
+    precision: _Precision = 0.95,
+    seed: _Seed = 0,
+    manifest: _Manifest = None,
+    corrections: _Corrections = None,
+    corrections_photos: _CorrectionsPhotos = None,
+    finetune: _Finetune = False,
+    engine: _Engine = None,
+    size: _Size = None,
+    unfreeze: _Unfreeze = None,
+    budget: _Budget = None,
+    optimizer: _Optimizer = None,
+    base_rate: _BaseRate = None,
+    depth_decay: _DepthDecay = None,
+    weight_decay: _WeightDecay = None,
+    ema: _Ema = None,
+    augment: _Augment = None,
+    no_augment: _NoAugment = False,
+    mixed_precision: _MixedPrecision = False,
+    devices: _Devices = None,
+    suspects: _Suspects = False,
     report: ReportOption = None,
     no_report: NoReportOption = False,
     report_format: FormatOption = "html",
