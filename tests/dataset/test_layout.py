@@ -1,4 +1,4 @@
-"""Labels and splits of folders and CSV files."""
+"""Labels and splits that a scan reads from folders."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import json
 import os
 import socket
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from support.data import encoded, picture
+from support.photo_folders import (
+    labels,
+    of_kind,
+    put,
+    put_all,
+)
 from tailorbird.dataset import (
-    Dataset,
     DataSettings,
-    Finding,
     folded_label,
     printable,
     scan,
@@ -24,27 +27,6 @@ from tailorbird.dataset import (
     write_manifest,
 )
 from tailorbird.errors import DatasetError, SettingsError
-
-
-def put(path: Path, seed: int) -> Path:
-    """A small drawn photo of its own content."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded(picture("box", seed, (40, 40))))
-    return path
-
-
-def put_all(root: Path, names: Sequence[str]) -> Path:
-    for number, name in enumerate(names):
-        put(root / name, number)
-    return root
-
-
-def of_kind(dataset: Dataset, kind: str) -> list[Finding]:
-    return [finding for finding in dataset.findings if finding.kind == kind]
-
-
-def labels(dataset: Dataset) -> dict[str, tuple[str, str | None]]:
-    return {sample.name: (sample.label, sample.split) for sample in dataset.samples}
 
 
 def test_class_folders_and_nested_labels(tmp_path: Path) -> None:
@@ -154,7 +136,7 @@ def test_documents_beside_the_photos_are_ignored(tmp_path: Path) -> None:
     assert {finding.kind for finding in dataset.findings} <= {"small-class"}
 
 
-def test_a_file_that_is_no_photo_in_a_class_folder_is_a_finding(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_photo_in_a_class_folder_is_a_finding(tmp_path: Path) -> None:
     root = put_all(tmp_path, ["a/1.jpg", "b/2.jpg"])
     (root / "a" / "notes.txt").write_text("hello")
     (root / "b" / "drawing.svg").write_text("<svg/>")
@@ -234,7 +216,7 @@ def test_links(tmp_path: Path) -> None:
     assert "does not exist" in broken["b/gone.jpg"]
 
 
-def test_link_cycles_end(tmp_path: Path) -> None:
+def test_link_cycles_do_not_loop_forever(tmp_path: Path) -> None:
     root = put_all(tmp_path, [f"{letter}/1.jpg" for letter in "abcdefgh"])
     for letter in "abcdefgh":
         (root / letter / "root").symlink_to(root)
@@ -286,122 +268,6 @@ def test_invalid_sources(tmp_path: Path, make: object, said: str) -> None:
         scan(make(tmp_path))
 
 
-def table(tmp_path: Path, text: str | bytes) -> Path:
-    path = tmp_path / "list.csv"
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
-
-
-def test_csv(tmp_path: Path) -> None:
-    put_all(tmp_path, ["photos/a, b.jpg", "photos/c.jpg", "photos/d.jpg"])
-    absolute = put(tmp_path / "elsewhere" / "e.jpg", 8)
-    text = (
-        'Path,LABEL,Split\r\n"photos/a, b.jpg",shirt,train\r\n\r\n'
-        "photos/c.jpg, pants ,VAL\nphotos/d.jpg,shirt,\n"
-        f"{absolute},Ro\u0308cke,test\n"
-    )
-    for start in ("", "\ufeff"):
-        assert labels(scan(table(tmp_path, start + text))) == {
-            "photos/a, b.jpg": ("shirt", "train"),
-            "photos/c.jpg": ("pants", "validation"),
-            "photos/d.jpg": ("shirt", "train"),
-            str(absolute): ("Röcke", "test"),
-        }
-
-
-def test_csv_without_splits_and_with_other_columns(tmp_path: Path) -> None:
-    put_all(tmp_path, ["1.jpg", "2.jpg"])
-    dataset = scan(table(tmp_path, "label,id,path\na,7,1.jpg\nb,8,2.jpg\n"))
-    assert labels(dataset) == {"1.jpg": ("a", None), "2.jpg": ("b", None)}
-
-
-def test_every_bad_row_is_reported_with_its_line(tmp_path: Path) -> None:
-    put(tmp_path / "1.jpg", 1)
-    text = (
-        'path,label,split\n1.jpg,a,train\n,a,train\n1.jpg,,test\n"x\ny",a,train\n'
-        "1.jpg,a,holdout\n1.jpg,a\n1.jpg,a\x07,\n"
-    )
-    with pytest.raises(DatasetError) as caught:
-        scan(table(tmp_path, text))
-    message = str(caught.value)
-    assert "5 bad rows" in message
-    for part in (
-        "line 3: the path is empty",
-        "line 4: the label is empty",
-        "line 7: the split is 'holdout'; it must be",
-        "line 8: 2 columns",
-        "line 9: the label",
-    ):
-        assert part in message
-
-
-def test_many_bad_rows_are_counted(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"50 bad rows(.|\n)*and 30 more"):
-        scan(table(tmp_path, "path,label\n" + "x.jpg,\n" * 50))
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (b"", "no header"),
-        (b"1.jpg,shirt\n", "no header with the columns path and label"),
-        (b"path\tlabel\n", "a header and no rows"),
-        (b"path,label,label\n", "once each"),
-        (b"path,label\n", "a header and no rows"),
-        ("path,label\n".encode("utf-16"), "UTF-16"),
-        (b"path,label\n\0", "not a CSV file"),
-        (b'path,label\n"a"b,c\n', "line 2: not CSV"),
-        (b"path,label\n" + b"x" * 200_000 + b",a\n", "the path has 200,000 characters"),
-        (b"path,label\n1.jpg,Gr\xfcn\n", "save the file as CSV UTF-8"),
-    ],
-)
-def test_invalid_csv_files(tmp_path: Path, text: bytes, said: str) -> None:
-    with pytest.raises(DatasetError, match=said):
-        scan(table(tmp_path, text))
-
-
-def test_a_missing_file_in_a_csv_is_a_finding(tmp_path: Path) -> None:
-    put(tmp_path / "1.jpg", 1)
-    dataset = scan(table(tmp_path, "path,label\n1.jpg,a\ngone.jpg,a\nfolder,a\n"))
-    found = {finding.paths[0]: finding.message for finding in of_kind(dataset, "unreadable")}
-    assert found == {"gone.jpg": "no such file", "folder": "no such file"}
-
-
-def test_manifest_reads_back_as_the_same_dataset(tmp_path: Path) -> None:
-    names = ['odd"name/a, b.jpg', "line\nbreak/c.jpg", "röcke/ä.jpg"]
-    root = put_all(
-        tmp_path / "photos", [f"{part}/{name}" for part in ("train", "test") for name in names]
-    )
-    dataset = split(scan(root))
-    for folder in (tmp_path / "out", root, tmp_path):
-        write_manifest(dataset, folder / "manifest.csv")
-        again = scan(folder / "manifest.csv")
-        assert again.fingerprint == dataset.fingerprint
-        assert again.splits == dataset.splits
-        assert [sample.path.resolve() for sample in again.samples] == sorted(
-            sample.path.resolve() for sample in dataset.samples
-        )
-    text = (root / "manifest.csv").read_bytes().decode()
-    assert text.startswith("path,label,split\r\n")
-    assert '"test/odd""name/a, b.jpg","odd""name",test\r\n' in text
-    assert str(tmp_path) not in text
-    moved = tmp_path.with_name(tmp_path.name + "-moved")
-    tmp_path.rename(moved)
-    assert scan(moved / "out" / "manifest.csv").fingerprint == dataset.fingerprint
-
-
-def test_manifest_without_splits_and_through_links(tmp_path: Path) -> None:
-    root = put_all(tmp_path / "deep" / "photos", ["a/1.jpg", "b/2.jpg"])
-    (tmp_path / "link").symlink_to(tmp_path / "deep" / "photos")
-    dataset = scan(tmp_path / "link")
-    (tmp_path / "elsewhere" / "far").mkdir(parents=True)
-    (tmp_path / "out").symlink_to(tmp_path / "elsewhere" / "far")
-    write_manifest(dataset, tmp_path / "out" / "list.csv")
-    again = scan(tmp_path / "out" / "list.csv")
-    assert again.fingerprint == dataset.fingerprint == scan(root).fingerprint
-    assert (tmp_path / "out" / "list.csv").read_bytes().startswith(b"path,label\r\n")
-
-
 SPLITS = {"train": {"a": 1, "b": 1}, "test": {"a": 1, "b": 1}}
 
 
@@ -449,7 +315,7 @@ def test_folders_that_look_like_splits_are_refused(
     assert len(classes) == len(names) and all("/" in label for label in classes)
 
 
-def test_split_names_say_which_folders_are_splits(tmp_path: Path) -> None:
+def test_split_names_declare_split_folders(tmp_path: Path) -> None:
     put_all(tmp_path / "1", [f"{fold}/{c}/1.jpg" for fold in ("fold1", "fold2") for c in "ab"])
     data = DataSettings(split_names="fold1=train, Fold2=test")
     assert scan(tmp_path / "1", data=data).splits == SPLITS
@@ -495,7 +361,7 @@ def test_nested_and_mixed_depth_classes_are_a_finding(tmp_path: Path) -> None:
     assert finding.message.endswith("give set/ itself if it only holds the classes")
 
 
-def test_classes_that_vanish_are_named(tmp_path: Path) -> None:
+def test_classes_without_usable_photos_are_reported(tmp_path: Path) -> None:
     root = put_all(tmp_path, ["a/1.jpg", "b/2.jpg"])
     (root / "empty").mkdir()
     (root / "hidden only").mkdir()
@@ -519,7 +385,7 @@ ALIKE = {
 
 
 @pytest.mark.parametrize("label", ALIKE)
-def test_labels_that_look_alike_are_a_finding(tmp_path: Path, label: str) -> None:
+def test_similar_labels_are_a_finding(tmp_path: Path, label: str) -> None:
     other, how = ALIKE[label]
     dataset = scan(put_all(tmp_path, [f"{label}/1.jpg", f"{other}/2.jpg", "else/3.jpg"]))
     assert dataset.classes == tuple(sorted(("else", label, other)))
@@ -544,7 +410,7 @@ def test_folders_that_differ_in_outer_spaces_or_accents_are_one_class(tmp_path: 
     assert scan(tmp_path / "list.csv").fingerprint == dataset.fingerprint
 
 
-def test_links_that_lead_outside_are_read_on_request(tmp_path: Path) -> None:
+def test_links_to_other_folders_are_read_on_request(tmp_path: Path) -> None:
     blobs, photos = tmp_path / "blobs", tmp_path / "photos"
     for number, name in enumerate(("train/a", "train/b", "test/a", "test/b")):
         (photos / name).mkdir(parents=True)
@@ -568,33 +434,3 @@ def test_many_links_of_a_folder_are_one_finding(tmp_path: Path) -> None:
     [finding] = of_kind(scan(root), "outside-link")
     assert len(finding.paths) == 20
     assert finding.message.startswith("20 links in a/ lead outside the dataset: skipped")
-
-
-def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
-    put_all(tmp_path, ["1.jpg", "2.jpg", "b/3.jpg"])
-    expected = {"1.jpg": ("a", None), "2.jpg": ("c d", None)}
-    for text in (
-        "sep=;\r\npath;label\r\n1.jpg;a\r\n2.jpg;c d\r\n",
-        '"sep=,"\npath,label\n1.jpg,a\n2.jpg,c d\n',
-        "path;label\n1.jpg;a\n2.jpg;c d\n",
-        "path\tlabel\n1.jpg\ta\n2.jpg\tc d\n",
-        "label, path\na, 1.jpg\nc d, 2.jpg\n",
-        f"path,label,notes\n1.jpg,a,{'x' * 200_000}\n2.jpg,c d,\n",
-    ):
-        assert labels(scan(table(tmp_path, text))) == expected
-    with pytest.raises(DatasetError, match="line 3: the label is empty"):
-        scan(table(tmp_path, "sep=,\npath,label\n1.jpg,\n"))
-
-
-def test_csv_paths_with_backslashes_and_home_folders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put_all(tmp_path, ["b/3.jpg", "home/4.jpg"])
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    dataset = scan(table(tmp_path, "path,label\nb\\3.jpg,a\n~/4.jpg,b\n"))
-    assert dataset.counts == {"a": 1, "b": 1}
-
-
-def test_a_csv_whose_files_are_all_missing_names_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=f"relative paths are looked up in {tmp_path}"):
-        scan(table(tmp_path, "path,label\nphotos/1.jpg,a\n"))

@@ -1,17 +1,18 @@
-"""Fixtures for fine-tuning tests: photos, progress that interrupts, a network that gets worse."""
+"""Fixtures for fine-tuning tests: photos, progress that interrupts, networks that get worse."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from support.numpy_network import NumpyNetwork, Task, draw
-from tailorbird.engines.protocol import Step
+from support.numpy_network import NumpyNetwork, Task, draw, weights_of
+from tailorbird.engines.protocol import Step, Training
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ class Listener:
 
 
 class Spoiling(NumpyNetwork):
-    """Learns for some steps; then each step makes it worse."""
+    """A network that learns for some steps; each later step makes it worse."""
 
     def __init__(self, after: int) -> None:
         super().__init__()
@@ -68,9 +69,23 @@ class Spoiling(NumpyNetwork):
     ) -> Step:
         seen = super().step(inputs, labels, rate)
         if self.steps > self.after:
-            # The same answer to every photo, with confidence: worse than chance.
+            # The same confident output for every photo: worse than chance.
             self.values |= {
                 "head": np.zeros_like(self.values["head"]),
                 "head bias": np.array([9, 0, -9], np.float32),
             }
         return seen
+
+
+class PoorAtSmallImages(NumpyNetwork):
+    """A network whose outputs for small images are bad, however well it is trained."""
+
+    entered: dict[int, bytes]
+
+    def begin(self, training: Training) -> None:
+        self.entered = {**getattr(self, "entered", {}), training.size: weights_of(self)}
+        super().begin(training)
+
+    def logits(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        worse = np.array([9, 0, -9], np.float32) * (self.training.size == 16)
+        return (super().logits(inputs) + worse).astype(np.float32)
