@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from common import folder, parser, photos_in, report, tailorbird
+from common import folder, parser, photos_in, report, train_model
 
 
 def measured(command: list[str]) -> tuple[float, float]:
@@ -33,18 +33,7 @@ def main() -> None:
     for backbone in ("pocket", given.backbone):
         with folder() as place:
             model = place / "model.onnx"
-            tailorbird(
-                "train",
-                given.photos,
-                "-o",
-                model,
-                "--backbone",
-                backbone,
-                "-q",
-                "--inner",
-                0,
-                cache=place / "cache",
-            )
+            train_model(given.photos, model, backbone, "--inner", 0)
             photo = str(photos_in(given.photos)[0])
             runs = [
                 measured([sys.executable, "-m", "tailorbird", "predict", str(model), photo])

@@ -77,6 +77,14 @@ def tailorbird(*arguments: object, cache: Path) -> tuple[float, str]:
     return time.perf_counter() - start, done.stdout
 
 
+def train_model(photos: Path, model: Path, backbone: str, *more: object) -> None:
+    """Train a model file quietly; its cache is in the folder of the model."""
+    tailorbird(
+        "train", photos, "-o", model, "--backbone", backbone, "-q", *more,
+        cache=model.parent / "cache",
+    )  # fmt: skip
+
+
 @contextmanager
 def folder() -> Iterator[Path]:
     """Yield a temporary folder."""

@@ -24,6 +24,7 @@ from common import (
     raw_images_per_second,
     report,
     tailorbird,
+    train_model,
 )
 
 from tailorbird.model import Classifier, Prediction
@@ -36,16 +37,7 @@ def main() -> None:
     given = options.parse_args()
     with folder() as place:
         model = place / "model.onnx"
-        tailorbird(
-            "train",
-            given.photos,
-            "-o",
-            model,
-            "--backbone",
-            given.backbone,
-            "-q",
-            cache=place / "cache",
-        )
+        train_model(given.photos, model, given.backbone)
         classifier = Classifier(model)
         files = photos_in(given.photos)
         list(classifier.stream(files[:50]))

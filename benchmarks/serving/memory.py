@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import folder, machine, parser, photos_in, report, tailorbird
+from common import folder, machine, parser, photos_in, report, train_model
 from soak import resident
 
 from run import Server, load, running
@@ -41,16 +41,7 @@ def main() -> None:
     print(machine(), flush=True)
     with folder() as place:
         model = place / "model.onnx"
-        tailorbird(
-            "train",
-            given.photos,
-            "-o",
-            model,
-            "--backbone",
-            given.backbone,
-            "-q",
-            cache=place / "cache",
-        )
+        train_model(given.photos, model, given.backbone)
         files = photos_in(
             given.photos / "test" if (given.photos / "test").is_dir() else given.photos
         )[:200]

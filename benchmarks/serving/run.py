@@ -32,7 +32,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import cores, folder, machine, parser, photos_in, report, tailorbird
+from common import cores, folder, machine, parser, photos_in, report, train_model
 
 from tailorbird import images
 from tailorbird.model import Classifier
@@ -222,16 +222,7 @@ def main() -> None:
     with folder() as place:
         model = given.model.resolve() if given.model else place / "model.onnx"
         if not given.model:
-            tailorbird(
-                "train",
-                given.photos,
-                "-o",
-                model,
-                "--backbone",
-                given.backbone,
-                "-q",
-                cache=place / "cache",
-            )
+            train_model(given.photos, model, given.backbone)
         test = given.photos / "test"
         files = photos_in(test if test.is_dir() else given.photos)[:200]
         listing = place / "photos.txt"

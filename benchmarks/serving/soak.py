@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import folder, machine, parser, photos_in, report, tailorbird
+from common import folder, machine, parser, photos_in, report, train_model
 from PIL import Image
 
 from run import PEERS, Server, running
@@ -93,18 +93,7 @@ def main() -> None:
     with folder() as place:
         models = [place / "first.onnx", place / "second.onnx"]
         for seed, model in enumerate(models):
-            tailorbird(
-                "train",
-                given.photos,
-                "-o",
-                model,
-                "--backbone",
-                given.backbone,
-                "--seed",
-                seed,
-                "-q",
-                cache=place / "cache",
-            )
+            train_model(given.photos, model, given.backbone, "--seed", seed)
         files = photos_in(
             given.photos / "test" if (given.photos / "test").is_dir() else given.photos
         )[:200]

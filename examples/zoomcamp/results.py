@@ -132,12 +132,12 @@ def _resume(found: dict[str, Found]) -> str:
     same = all(whole[part] == resumed[part] for part in ("validation", "test"))
     return (
         f"**Best checkpoint lost after a restart.** The checkpoint scored {theirs['before']:.3f} "
-        "on validation. Training goes on in a new "
+        "on validation. Training resumes in a new "
         "process, with a `ModelCheckpoint` made anew, which remembers no best score: after its "
         "first epoch the file scores "
         f"{theirs['after']:.3f}: {lost}. tailorbird's homework, killed (`kill -9`) after "
         f"{ours['killed_after']:.1f} s and given the same "
-        f"command again, goes on at stage {stage}, epoch {epoch}, step {step}, and reaches "
+        f"command again, resumes at stage {stage}, epoch {epoch}, step {step}, and reaches "
         f"{resumed['validation']:.3f} on validation and "
         f"{resumed['test']:.3f} on test, {'the same as' if same else 'not the same as'} without "
         f"the kill ({whole['validation']:.3f} and "

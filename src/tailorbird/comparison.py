@@ -90,11 +90,11 @@ class Comparison:
     """Model B against model A on the same photos; every difference is B minus A.
 
     Attributes:
-        names: of A and B.
+        names: names of A and B.
         a, b: the scores of each, over its own classes.
         tally, per_class: numbers of photos by which model is right.
         interval: 95% interval of the difference in accuracy (Newcombe's method 10).
-        p_value: of McNemar's exact test.
+        p_value: p-value of McNemar's exact test.
         log_loss_difference, log_loss_interval: mean over the photos in nats, below 0 if B is
             better, with its normal 95% interval (None for a single photo).
         differing: photos with different predictions; first those that one model gets right, the

@@ -41,7 +41,7 @@ class Evaluation:
     """The result of `evaluate`.
 
     Attributes:
-        scores: of the photos that could be scored.
+        scores: scores over the photos that could be scored.
         split: the one that was scored; None for all photos.
         trained_on: number of scored photos that the model was trained on; their scores do not
             predict those of new photos.

@@ -32,9 +32,9 @@ class Explanation:
     """The explanation of one photo.
 
     Attributes:
-        path: of the photo; None for bytes, images and arrays.
+        path: path of the photo; None for bytes, images and arrays.
         image: RGB, the photo and to its right an overlay for each of `labels`, with captions.
-        prediction: with heat maps.
+        prediction: the prediction with its heat maps.
         labels: the classes explained.
     """
 
@@ -63,7 +63,7 @@ def explain(
         photo: path, bytes, image, array or file object.
         top: number of classes, 1 to 3.
         label: explain this class instead.
-        alpha: opacity of the overlay at the hottest place, 0 to 1.
+        alpha: opacity of the overlay at its maximum, 0 to 1.
 
     Raises:
         SettingsError: an option outside its range, an unknown label, a model without heat maps.

@@ -275,7 +275,7 @@ def _overwrites(path: Path, inputs: Mapping[str, Path]) -> str | None:
 
 
 def _inside(path: Path, folder: Path) -> bool:
-    """Return whether `path` lies below `folder`, links resolved; False if that is no folder."""
+    """Return whether `path` lies below `folder`, links resolved; False if that is not a folder."""
     if not os.path.isdir(folder):  # noqa: PTH112  # Path.is_dir raises for a name that is too long
         return False
     parents = Path(os.path.realpath(path)).parents

@@ -280,8 +280,7 @@ class _Chooser:
             return self.pooled(name)
         if first == second == third and not channels_first:
             raise BackboneError(
-                f"{name} has three equal axes, so that its channels cannot be told from its "
-                f"positions; {self.seen}"
+                f"{name} has three equal axes, so its channel axis is ambiguous; {self.seen}"
             )
         last = second != third
         grid, width = (first, third) if last else (second, first)

@@ -18,7 +18,7 @@ app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 def backbones(context: typer.Context, json: JsonOption = False) -> None:
     """List the installed backbones; `pull` installs more.
 
-    Shows size, features, input size, and images per second measured now.
+    Shows the file size, number of features, input size, and images per second measured now.
     """
     if context.invoked_subcommand is not None:
         return

@@ -55,7 +55,7 @@ def clear(
 ) -> None:
     """Delete cached features and facts.
 
-    They are computed again when needed.
+    Deleted files are computed again when needed.
     """
     from tailorbird.files.cache import clear_cache
 

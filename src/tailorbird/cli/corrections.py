@@ -30,16 +30,16 @@ FolderOption = Annotated[
 def corrections() -> None:
     """Count, export and delete corrections.
 
-    They are people's answers to predictions, collected by `tailorbird serve`.
+    Corrections are people's answers to predictions, collected by `tailorbird serve`.
     """
 
 
 @app.command(cls=Command)
 @common
 def stats(db: DatabaseArgument, json: JsonOption = False) -> None:
-    """Show the accuracy in use.
+    """Show the accuracy of a served model, judged by people's answers.
 
-    In total, by class and by day, and which classes are confused.
+    Shows it in total, by class and by day, and which classes are confused.
     """
     from tailorbird.corrections import open_existing
 
@@ -149,7 +149,7 @@ def forget(
 ) -> None:
     """Delete everything stored about one photo.
 
-    That is its rows in the database and the kept photo itself.
+    Deletes its rows in the database and the kept photo itself.
     """
     from tailorbird.corrections import open_existing
     from tailorbird.errors import SettingsError

@@ -222,7 +222,7 @@ class ProgressBar:
     """Show the progress of a library function on standard error; implements `progress.Progress`.
 
     A stage gets a bar with its first step, so that stages without steps show none. Nothing is shown
-    with --quiet, and a few plain lines where standard error is no terminal. Use it as a context
+    with --quiet, and a few plain lines if standard error is not a terminal. Use it as a context
     manager, which finishes the last bar.
     """
 

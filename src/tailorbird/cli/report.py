@@ -22,7 +22,7 @@ def report(
 ) -> None:
     """Write a model card from a model file.
 
-    It has the scores, limits, data, settings and licences, and contains no photos.
+    The card states the scores, limits, data, settings and licences, and contains no photos.
     """
     from tailorbird import report as library
 

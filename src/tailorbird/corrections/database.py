@@ -1,4 +1,4 @@
-"""The database of the corrections: its location, how it is opened, and what its errors mean.
+"""Locate and open the database of corrections, and translate its errors.
 
 SQLite and PostgreSQL through SQLAlchemy Core, which is imported only when a database is opened. No
 message contains a password.
@@ -58,7 +58,7 @@ _REFUSED: Final = (
 class Location:
     """Where a database is: a file (SQLite) or a URL (PostgreSQL).
 
-    shown: its name for messages, without a password.
+    shown: name of the database for messages, without a password.
     """
 
     path: Path | None

@@ -21,7 +21,7 @@ MISTAKEN: Final = 20
 
 @dataclass(frozen=True)
 class ClassCount:
-    """Of `total` photos that people labelled `label`, `right` were predicted as such."""
+    """Answers of one class: people named it for `total` photos, `right` of them predicted so."""
 
     label: str
     total: int

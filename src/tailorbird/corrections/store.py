@@ -42,7 +42,8 @@ SECRET_BYTES: Final = 32
 class Row:
     """One answer as stored.
 
-    id: increases. created: UTC. sha256: of the photo's bytes, 64 hexadecimal digits.
+    id: larger for later answers. created: time in UTC. sha256: SHA-256 of the photo's bytes, 64
+    hexadecimal digits.
     predicted, probability (0 to 1), top ((label, probability), ...): the model's prediction.
     answer: the class that the person named. right: whether it equals `predicted`.
     model, model_sha256: the model. receipt: the prediction that was answered.

@@ -1,4 +1,4 @@
-"""What a scan finds: samples, findings, and the dataset they make up."""
+"""Results of a scan: samples, findings, and the dataset they make up."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def printable(text: str) -> str:
 class Sample:
     """One usable photo.
 
-    path: of the file. label: its class, such as `shoes/boots`. split: `train`, `validation`,
+    path: the file. label: its class, such as `shoes/boots`. split: `train`, `validation`,
     `test`, or None where the source names no splits. digest: SHA-256 of the file, 64 hexadecimal
     digits. name: the path relative to the dataset, as shown to people (see `printable`). group:
     name of the item, patient or video it shows, where the source or `DataSettings.group_by` says.
@@ -93,7 +93,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong with a dataset.
+    """A problem of a dataset.
 
     paths: names relative to the dataset, safe to print; may be empty.
     """

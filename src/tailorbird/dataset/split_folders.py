@@ -83,7 +83,7 @@ class Arrangement:
 
     wrapper: folders above the splits that hold everything else. splits: {folder: split}; it is the
     `first` or the last folder below the wrapper. inner: {split folder: folder that holds all of its
-    class folders}. others_left_out: folders beside the splits are no classes.
+    class folders}. others_left_out: folders beside the splits are ignored.
     """
 
     wrapper: Folders = ()

@@ -22,7 +22,7 @@ def split(
 ) -> Dataset:
     """Give every sample a split: validation and test, where missing, are made from train.
 
-    fractions: of train, for validation and for test; unused for a split that exists already.
+    fractions: shares of train to move to validation and to test; ignored for a split that exists.
 
     A photo's place is a number in [0, 1) hashed from its content and the seed: below the test
     fraction it is in test, above one minus the validation fraction in validation. That alone never

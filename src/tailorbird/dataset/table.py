@@ -28,7 +28,7 @@ _COLUMNS: Final = ("path", "label", "split", "group", "decision", "was")
 _LONGEST_PATH: Final = 4096
 _LONGEST_LABEL: Final = 500
 _FIELD_LIMIT = threading.Lock()
-"""Held while the csv module's limit of a field's length, which is global, is raised."""
+"""Held while the csv module's global limit of the field length is raised."""
 _VALID: Final = "valid is a UTF-8 CSV whose first line is path,label or path,label,split"
 
 DECISIONS: Final = ("keep", "relabel", "exclude")

@@ -1,4 +1,4 @@
-"""Write a dataset of drawings: a folder per class, and a README.txt that marks it as our own."""
+"""Write a dataset of drawings: a folder per class, and a README.txt that identifies it."""
 
 from __future__ import annotations
 

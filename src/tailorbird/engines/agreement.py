@@ -31,8 +31,8 @@ def check_agreement(
         proto: content of the file.
         images: uint8 (N, S, S, 3).
         expected: the framework's features of the images, (N, K).
-        name: of the network, for messages.
-        framework: with its version, for messages.
+        name: name of the network, for messages.
+        framework: framework and its version, for messages.
 
     Raises BackboneError when ONNX's checker refuses the file, features are not finite, or the
     difference is above AGREEMENT.

@@ -34,10 +34,10 @@ class ExportedModel:
 
     Attributes:
         path: the written file.
-        classes: in the order of the probabilities.
+        classes: class names in the order of the probabilities.
         size: S, the side of the input in pixels.
         difference: the largest difference of a probability from the model file, on probe images.
-        backend: what the framework computed on.
+        backend: the framework's backend, such as `tensorflow`.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Heads between the core's dense layers and a framework's layers; for any framework.
+"""Convert heads between the core's dense layers and weights by name, for any framework.
 
 In training a head is [dropout -> dense -> (batch norm) -> ReLU] x inner layers -> dropout -> dense.
 Its weights are known by name: `head/0/kernel`, `head/0/bias` and, with batch norm behind an inner
@@ -19,7 +19,7 @@ from tailorbird.head import Dense, Head
 
 EPSILON = 1e-5
 MOMENTUM = 0.9
-"""Of batch normalisation."""
+"""Epsilon and momentum of batch normalisation."""
 
 MOST_INSERTED = 4096
 """Largest width at which a ReLU without a dense layer before it is folded as one of its own."""
@@ -56,7 +56,7 @@ def initial_weights(
 
 
 def head_of(weights: Mapping[str, npt.NDArray[Any]]) -> Head:
-    """Return the head that weights by name make in inference, batch norm folded in."""
+    """Return the head of these named weights for inference, with batch norm folded in."""
     layers: list[Dense] = []
     while (at := f"head/{len(layers)}/") + "kernel" in weights:
         values = {

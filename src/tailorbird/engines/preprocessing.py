@@ -1,4 +1,4 @@
-"""How pixels 0 to 255 are prepared for a network: one table, and its application to arrays."""
+"""Preprocessing of pixels 0 to 255: one table of scales and offsets, and its application."""
 
 from __future__ import annotations
 

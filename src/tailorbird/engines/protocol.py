@@ -36,7 +36,7 @@ class Cut:
     """A tensor through which everything passes: it separates the layers below from those above.
 
     Attributes:
-        name: of the layer whose output it is; `images` for cut 0.
+        name: name of the layer whose output it is; `images` for cut 0.
         layers: number of backbone layers with weights above it.
         parameters: number of backbone parameters above it.
         values: numbers in one image's activations at this input size (S * S * 3 for cut 0).
@@ -78,10 +78,10 @@ class Training:
         base_rate: learning rate of the topmost backbone layer as a fraction of the head's.
         depth_decay: learning rate of the lowest trained layer as a fraction of the topmost one's.
         optimizer: adamw, adam, sgd (momentum 0.9) or rmsprop.
-        regularisation: of the trained part.
+        regularisation: regularisation of the trained part.
         mixed_precision: float16 arithmetic on a GPU, bfloat16 on a CPU.
         devices: number of devices that share each batch.
-        seed: of dropout.
+        seed: seed of the dropout masks.
         class_weights: one weight per class (C,), or None.
     """
 
@@ -247,7 +247,7 @@ class PublishedClassifier:
     Attributes:
         classifier: the network.
         preprocess: a key of `preprocessing.PREPROCESS`.
-        reason: where the preprocessing is known from.
+        reason: how the preprocessing is known, for people.
         origin: name, source, licence, weights: entries of the model file's `backbone`.
     """
 
@@ -310,9 +310,9 @@ class Engine(Protocol):
     def read_classifier(self, path: Path, size: int | None) -> SourceClassifier:
         """Read a model file of the framework as untrusted input.
 
-        size: of the images in pixels, for a model that takes any. Raises ModelFileError for a file
-            that is damaged, holds code or is no classifier of photos; SettingsError for a wrong
-            size.
+        size: side of the images in pixels, for a model that accepts any. Raises ModelFileError for
+            a file that is damaged, holds code or is not a classifier of photos; SettingsError for a
+            wrong size.
         """
 
     def published_classifier(
@@ -345,4 +345,4 @@ class Engine(Protocol):
         """Open a file that `save_model` wrote and return probabilities (N, C) of uint8 images."""
 
     def runtime(self) -> str:
-        """Return what the framework computes on, such as `tensorflow`."""
+        """Return the framework's backend, such as `tensorflow`."""

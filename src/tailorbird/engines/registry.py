@@ -1,4 +1,4 @@
-"""The engines, by name, and which one a file or reference belongs to.
+"""The engines by name, and the engine for a given file or reference.
 
 To add an engine: a folder with a module whose `ENGINE` satisfies `protocol.Engine`, and one line in
 ENGINES. Nothing here imports a framework.
@@ -36,7 +36,7 @@ _OTHER_FILES = {
     ".pkl": "a pickle, which can run any code when it is opened and is never read; save the model "
     "in its framework's own format",
 }
-"""What files are, by suffix, that no engine recognises."""
+"""Descriptions by suffix of known files that no engine reads, for messages."""
 
 
 def engine(name: str) -> Engine:
@@ -58,7 +58,7 @@ def engine_of(proto: onnx.ModelProto) -> str | None:
 
 
 def carried(backbone: onnx.ModelProto) -> dict[str, str]:
-    """Return the metadata entries that a model file keeps of its backbone: engines need them."""
+    """Return the metadata entries of a backbone that engines need, which model files keep."""
     return {key: value for key, value in onnx_files.metadata(backbone).items() if key in ENGINES}
 
 
@@ -94,7 +94,7 @@ def open_network(
 
     Args:
         backbone: content of the backbone file.
-        path: of the file, for messages.
+        path: path of the file, for messages.
         name: the engine that must be used; None takes the one that wrote the file.
 
     Raises:
@@ -121,7 +121,7 @@ def scratch_network(
 ) -> tuple[TrainableNetwork, Head]:
     """Return a small network with random weights and its head.
 
-    name: of the engine; None takes the first. Raises SettingsError, MissingExtra.
+    name: name of the engine; None takes the first. Raises SettingsError, MissingExtra.
     """
     return engine(name or next(iter(ENGINES))).scratch_network(
         size=size, classes=classes, seed=seed

@@ -1,4 +1,4 @@
-"""Edit the ONNX graph and head of a classifier that was made in a framework, whatever framework.
+"""Edit the ONNX graph and head of a classifier that was made in any framework.
 
 The graph has the output `features`; N images, F features, C classes.
 """

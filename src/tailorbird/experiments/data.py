@@ -181,7 +181,7 @@ def check_outputs(
     picture: PathLike | None = None,
     csv: PathLike | None = None,
 ) -> None:
-    """Raise SettingsError unless each output can be written and is no input of an experiment."""
+    """Raise SettingsError if an output cannot be written or is an input of an experiment."""
     with Problems() as problems:
         problems.ending("picture", picture, *PICTURES)
         problems.outputs(

@@ -71,7 +71,7 @@ def corrected_t_test(
     if pairs < 2:
         return PairedTest(mean, math.nan, 1.0, pairs)
     error = math.sqrt((1 / pairs + ratio) * float(values.var(ddof=1)))
-    # Sums of equal numbers may differ in the last bit, which is no spread.
+    # Sums of equal numbers may differ in the last bit; that does not count as a spread.
     if error <= 1e-12 * max(1.0, abs(mean)):
         return PairedTest(mean, 0.0, 1.0 if abs(mean) <= 1e-12 else 0.0, pairs)
     return PairedTest(mean, error, 2 * student_t_tail(abs(mean) / error, pairs - 1), pairs)

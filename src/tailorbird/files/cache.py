@@ -62,7 +62,7 @@ def _entry_name(path: Path) -> str:
 
 
 def clear_cache(*, backbones: bool = False) -> int:
-    """Delete everything that can be made again, and with `backbones` what was pulled.
+    """Delete all files that can be computed again, and with `backbones` pulled backbones too.
 
     Returns:
         The bytes freed.

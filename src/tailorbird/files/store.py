@@ -48,8 +48,8 @@ class RowStore:
         """Open the store in `folder`, which need not exist yet.
 
         Args:
-            folder: where the chunks are.
-            dtype: of the values.
+            folder: folder of the chunk files.
+            dtype: type of the values.
             width: number of values in one row.
             about: description of the content, written to about.json for people.
         """

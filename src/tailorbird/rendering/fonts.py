@@ -167,7 +167,7 @@ def _preferred() -> tuple[str, ...]:
 
 @lru_cache(maxsize=8)
 def _named(chosen: str | None) -> tuple[str, ...]:
-    """Return the user's font and DejaVu Sans. Raises SettingsError for a file that is no font."""
+    """Return the user's font and DejaVu Sans. Raises SettingsError if that is not a font."""
     # Found without importing matplotlib, which takes longer than predicting a photo.
     spec = find_spec("matplotlib")
     folder = Path((spec.submodule_search_locations or [""])[0]) if spec else Path()

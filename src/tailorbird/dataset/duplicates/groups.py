@@ -60,7 +60,7 @@ def duplicate_groups(
 
     Args:
         samples: N samples.
-        facts: of each sample, (N,) of type `facts.FACTS`.
+        facts: facts of each sample, (N,) of type `facts.FACTS`.
         workers: threads that decode candidates.
         store: remember the results in the cache folder.
     """

@@ -185,14 +185,14 @@ def _score_start(run: Run, interrupt: Interrupt) -> Best:
 
 
 def _enter(run: Run, number: int, interrupt: Interrupt, start: Best | None = None) -> None:
-    """Enter a stage; score its first weights again where they were scored at another size."""
+    """Enter a stage; score its initial weights again if they were scored at another size."""
     remaining = run.stages[number:]
     budget = run.task.settings.budget
     if budget is not None:
         share = remaining[0].work / sum(stage.work for stage in remaining)
         budget = max(0.0, budget - run.position.seconds) * share
     run.enter(number, budget, start)
-    if run.stage.keep_validation:  # fill the cache, so that the first validation is no slower
+    if run.stage.keep_validation:  # fill the cache now, for a first validation of usual speed
         for _ in run.inputs.validation():
             interrupt.check()
     resized = run.leader.best.size != run.stage.size

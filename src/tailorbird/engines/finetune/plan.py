@@ -45,18 +45,18 @@ class Stage:
     Attributes:
         size: S in pixels.
         cut: index into the network's cuts at this size.
-        cut_name: its name.
+        cut_name: name of the cut.
         layers: number of backbone layers that train.
         all_layers: number of backbone layers with weights.
         epochs: maximum number of passes over the training photos.
-        learning_rate: the head's initial one.
+        learning_rate: initial learning rate of the head.
         base_rate: as in `Training`.
         depth_decay: as in `Training`.
         augmented: whether the training photos are augmented.
-        views: different views of each training photo.
+        views: number of different views of each training photo.
         keep: whether the frozen part's activations of training photos are cached on disk, so that
             it runs once per view and not once per epoch.
-        keep_validation: the same for validation photos.
+        keep_validation: whether they are cached for validation photos.
         disk: size of the cache in bytes.
         work: cost of the stage, relative to other stages.
     """
@@ -148,8 +148,8 @@ def plan(
     """Return the stages of a run.
 
     Args:
-        network: to be fine-tuned.
-        settings: of the run.
+        network: the network to fine-tune.
+        settings: settings of the run.
         photos: number of photos under `train` and `validation`.
         size: the backbone's own input size in pixels.
         disk: maximum size of the activation cache in bytes. It decides what is cached, not what is

@@ -20,9 +20,9 @@ class Score:
     """Scores on the validation photos.
 
     Attributes:
-        log_loss: in nats, after fitting the temperature; lower is better.
+        log_loss: log-loss in nats, after fitting the temperature; lower is better.
         accuracy: 0 to 1.
-        temperature: the fitted one.
+        temperature: the fitted temperature.
     """
 
     log_loss: float
@@ -45,17 +45,17 @@ class Epoch:
     """One epoch of a stage; both count from 1, and epoch 0 is the score before the stage.
 
     Attributes:
-        stage: its number.
-        size: of the images in pixels.
+        stage: number of the stage.
+        size: S in pixels.
         cut: name of the layer below the trained part.
-        epoch: its number in the stage.
-        learning_rate: the head's, at the end.
-        loss: running mean over the training photos, with dropout and augmentation; None for 0.
-        accuracy: the same.
-        validation_log_loss: after calibration.
+        epoch: number of the epoch in the stage.
+        learning_rate: learning rate of the head at the end of the epoch.
+        loss: running mean over the training photos, with dropout and augmentation; None in epoch 0.
+        accuracy: running mean over the same photos, 0 to 1; None for epoch 0.
+        validation_log_loss: validation log-loss after calibration, in nats.
         validation_accuracy: 0 to 1.
-        images_per_second: of training; None for epoch 0.
-        seconds: training and validation.
+        images_per_second: speed of training; None for epoch 0.
+        seconds: duration of training and validation.
         best: whether it was the best so far.
     """
 
@@ -96,11 +96,11 @@ class Best:
     """The best weights so far.
 
     Attributes:
-        stage: in which they were scored; 0 for the frozen backbone with the head it started from.
-        epoch: in which they were scored; 0 before the stage's first.
-        size: in pixels, at which they were scored and are to be used.
-        score: on the validation photos.
-        logits: of the validation photos, float32 (M, C).
+        stage: stage in which they were scored; 0 for the frozen backbone with the initial head.
+        epoch: epoch in which they were scored; 0 before the stage's first epoch.
+        size: S in pixels at which they were scored and are to be used.
+        score: score on the validation photos.
+        logits: logits of the validation photos, float32 (M, C).
         trained: (stage, epoch) of the training that made them; (0, 0) for the initial weights.
     """
 
@@ -146,7 +146,7 @@ class FinetuneResult:
         best: the weights that were kept.
         start: score of the initial weights at the backbone's own size.
         resumed_from: (stage, epoch, step) that earlier processes had finished; None if none did.
-        seconds: of all processes.
+        seconds: duration of the run, summed over all processes.
         stopped: finished; early: a stage ended by early stopping; budget: out of time.
     """
 

@@ -47,14 +47,14 @@ class Position:
         loss: sum over the epoch's photos.
         correct: correct answers in the epoch.
         seen: photos seen in the epoch.
-        seconds: of the run, in all processes.
-        stage_seconds: of the stage.
-        epoch_seconds: of the epoch.
-        validation_seconds: of the last validation.
+        seconds: duration of the run so far, summed over all processes.
+        stage_seconds: duration of the stage so far.
+        epoch_seconds: duration of the epoch so far.
+        validation_seconds: duration of the last validation.
         stage_budget: maximum duration of the stage.
         stale: epochs since the stage's best.
         plateau: state of the plateau schedule.
-        updates: of the EMA.
+        updates: number of updates of the EMA.
         ends: why stages ended before their last epoch.
         over: whether the run is finished.
     """
@@ -111,10 +111,10 @@ class Run:
     """A run in progress.
 
     Attributes:
-        task: what it works on.
+        task: inputs of the run.
         progress: receives notes and metrics.
         stages: the plan.
-        position: where the run is.
+        position: position of the run.
         history: every epoch so far.
         start: score of the initial weights.
         best: the best weights of the whole run.
@@ -122,8 +122,8 @@ class Run:
         resumed_from: (stage, epoch, step) at which the run was resumed.
         whole: whether the state in memory can be saved: not while a stage is being entered.
         saved: whether there is a checkpoint of this run.
-        inputs: of the current stage.
-        ema: of the current stage.
+        inputs: inputs of the current stage.
+        ema: EMA of the current stage.
     """
 
     best: Kept

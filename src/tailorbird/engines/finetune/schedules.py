@@ -19,7 +19,7 @@ class Plateau:
     """State of the plateau schedule.
 
     Attributes:
-        factor: on the learning rate.
+        factor: factor on the learning rate.
         best: the lowest score so far.
         waited: epochs since then.
     """
@@ -55,10 +55,10 @@ def factor(schedule: Schedule, at: float, *, warm_up: float = 0.0, plateau: floa
     (Loshchilov and Hutter 2017). During the warm-up the factor rises linearly from 0.
 
     Args:
-        schedule: which one.
+        schedule: constant, cosine or plateau.
         at: progress in the stage, 0 to 1.
-        warm_up: share of the stage.
-        plateau: `Plateau.factor`.
+        warm_up: share of the stage in which the factor rises.
+        plateau: factor of the plateau schedule, `Plateau.factor`.
     """
     if at < warm_up:
         rising = at / warm_up

@@ -32,20 +32,20 @@ class FinetuneTask:
     """Everything that a fine-tuning run works on; checked when it is made.
 
     Attributes:
-        network: with its pretrained weights and nothing attached.
+        network: the network with its pretrained weights and no head attached.
         parts: photos under `train` and `validation`; others are ignored.
         labels: int64 (N,) and (M,) under the same names, 0 to classes - 1.
         head: the initial head, for raw features of the backbone at `size`.
-        settings: of the run.
+        settings: settings of the run.
         size: the backbone's own input size in pixels.
-        folder: of the run. It is created; an unfinished run in it is resumed if it is the same one,
-            else replaced.
+        folder: folder of the run, created if needed; an unfinished run in it is resumed if it has
+            the same fingerprint, else replaced.
         seed: at least 0; the same seed gives the same weights as far as the framework's arithmetic
             is deterministic.
         classes: C, at least 2.
         features: float32 (n, K) of some or all training photos, unaugmented, from which batch
             normalisation in the head is initialised; None for a network with random weights.
-        identity: what else identifies the run, such as the backbone's SHA-256 and the framework.
+        identity: further entries of the fingerprint, such as the backbone's SHA-256.
 
     Raises SettingsError that names everything that does not fit.
     """

@@ -72,7 +72,7 @@ class Inputs:
     def __init__(self, task: FinetuneTask, stage: Stage, number: int) -> None:
         """Open the inputs and delete the cached activations of other stages.
 
-        number: of the stage, from 0.
+        number: number of the stage, from 0.
         """
         settings = task.settings
         self.stage = stage

@@ -37,16 +37,16 @@ class Structure:
     """Structure of a classifier.
 
     Attributes:
-        graph: of the whole model.
+        graph: graph of the whole model.
         features: the head's input, (N, F) or (N, 1, 1, F).
         feature_map: the tensor (N, h, w, K) that the features are pooled from; None where there can
             be no heat maps.
-        pooling: how.
-        head: from features to logits (N, C); None where the model ends in a layer that is not
-            supported, and the features are the model's own outputs.
-        ending: what follows the logits in the model.
-        activation: the layer that does it.
-        why: why there is no feature map; empty if there is one.
+        pooling: how the features are pooled from the feature map.
+        head: layers from features to logits (N, C); None where the model ends in a layer that is
+            not supported, and the features are the model's own outputs.
+        ending: activation after the logits in the model.
+        activation: the layer of that activation.
+        why: reason for a missing feature map; empty if there is one.
     """
 
     graph: Graph

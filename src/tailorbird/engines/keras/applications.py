@@ -52,8 +52,8 @@ class Application:
         preprocess: a key of `preprocessing.PREPROCESS`.
         size: side in pixels that its weights were trained at.
         least_size: smallest side it accepts.
-        licence: of the published weights.
-        trained_on: data of the published weights.
+        licence: licence of the published weights.
+        trained_on: training data of the published weights.
     """
 
     name: str
@@ -123,7 +123,7 @@ def build(
     The architecture does not depend on `weights`, so weights can be moved between models.
 
     Args:
-        name: as in keras.applications, in any case.
+        name: name as in keras.applications, upper or lower case.
         size: S in pixels.
         weights: None for random ones, or `imagenet` for those that Keras downloads.
         arguments: further arguments of the application, such as alpha.

@@ -1,4 +1,4 @@
-"""A Keras backbone: cuts, names of weights, parts of it as layers, and to and from backbone files.
+"""A Keras backbone: its cuts, weights and parts, and conversion to and from backbone files.
 
 images uint8 (N, S, S, 3) -> preprocess -> graph -> features (N, K)
 """
@@ -43,7 +43,7 @@ class KerasBackbone:
     Attributes:
         size: S in pixels.
         model: the Keras model; the order of its `weights` numbers them in an ONNX file.
-        graph: its layers.
+        graph: the graph of the model's layers.
         output: the features, float (N, K).
         preprocess: how pixels are prepared, a key of PREPROCESS.
     """

@@ -49,8 +49,8 @@ class KerasClassifier:
 
     Attributes:
         model: the Keras model.
-        graph: its layers.
-        structure: its features, pooling and head.
+        graph: the graph of the model's layers.
+        structure: features, pooling and head of the model.
         size: S in pixels.
         notes: changes that were made to an old configuration while reading the file.
     """

@@ -71,7 +71,7 @@ def rebuild(proto: onnx.ModelProto, size: int) -> tuple[Any, str]:
     The model has the file's weights. Raises BackboneError when the file has no description or its
     weights do not fit; SettingsError for a size that the network cannot have.
 
-    size: of the images in pixels, the file's own or another.
+    size: side of the images in pixels, the file's own or another.
     """
     facts = read(proto)
     if "application" in facts:

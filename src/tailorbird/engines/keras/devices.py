@@ -52,7 +52,7 @@ def compilation() -> bool | str:
 def several(count: int) -> Any:
     """Return Keras' distribution of batches over devices of this machine; None for one device.
 
-    Raises SettingsError, with what is possible, if the backend cannot or has fewer devices.
+    Raises SettingsError if the backend supports a single device only, or has fewer devices.
     """
     if count == 1:
         return None

@@ -93,7 +93,7 @@ def upgrade(
 
     Args:
         config: not changed.
-        version: of the Keras that wrote it.
+        version: version of Keras that wrote it.
         h5: whether it was in a `.h5` file.
     """
     old = version.startswith(("1.", "2.")) or version == "unknown"

@@ -286,7 +286,7 @@ def _optimizer(
 
     Every variable of `model` has its own learning rate and weight decay.
 
-    layers: of the backbone that train, lowest first; rates fall geometrically from the top.
+    layers: backbone layers that train, lowest first; rates fall geometrically from the top.
     """
     keras = backend.load()
     steps = max(1, len(layers) - 1)

@@ -37,8 +37,8 @@ def scratch_network(classes: int, *, size: int = SIZE, seed: int = 0) -> tuple[K
     """Return the network and the head to attach, with random weights.
 
     Kernels are uniform after Glorot and Bengio 2010, biases 0; the same seed gives the same weights
-    on every backend. It trains at its own size only, because the head's weights belong to
-    positions. Raises SettingsError for a size outside 8 to 512, MissingExtra.
+    on every backend. The network trains at its own size only, because each weight of the head
+    belongs to one position. Raises SettingsError for a size outside 8 to 512, MissingExtra.
     """
     proto = scratch_backbone(size, seed=seed)
     generator = np.random.default_rng((seed, 1))

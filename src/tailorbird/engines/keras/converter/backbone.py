@@ -29,7 +29,7 @@ def export(model: Any, *, preprocess: str, size: int, about: Mapping[str, str]) 
     Initialisers are numbered by the positions of Keras' weights in `model.weights`.
 
     Args:
-        model: from images to features.
+        model: Keras model from images (N, S, S, 3) to features (N, K).
         preprocess: a key of PREPROCESS.
         size: S in pixels.
         about: further metadata.

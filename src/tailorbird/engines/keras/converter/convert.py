@@ -35,7 +35,7 @@ class Output:
     """A tensor that becomes an output of the ONNX graph.
 
     Attributes:
-        tensor: its key in the Graph.
+        tensor: key of the tensor in the Graph.
         layout: `keras` for Keras' order of axes, `channels_first` for images as (N, C, h, w).
     """
 

@@ -42,7 +42,7 @@ def average_pool(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
 
 
 def max_pool(w: Writer, layer: Any, xs: list[Value], shape: Shape) -> Made:
-    """Write MaxPooling2D; zeros of a ZeroPadding2D before it count, those of "same" do not."""
+    """Write MaxPooling2D: a ZeroPadding2D before it adds real zeros, padding="same" does not."""
     x = images(w, layer, xs[0])
     settings = _windows(layer, x)
     pad = _maker(w, x.name)

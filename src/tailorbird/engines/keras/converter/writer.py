@@ -33,7 +33,7 @@ class Value:
     """A tensor in the ONNX graph.
 
     Attributes:
-        name: of the tensor.
+        name: name of the tensor.
         shape: on Keras' axes, the batch as None.
         moved: whether the channels are second in ONNX and last in Keras.
     """
