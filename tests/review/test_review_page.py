@@ -311,7 +311,7 @@ def test_a_decision_that_could_not_be_saved_is_shown(
 def test_keys_can_be_turned_off(page: Page, tab: OpenReview) -> None:
     opened = tab(page)
     opened.keyboard.press("?")
-    opened.get_by_label("Single keys work").uncheck()
+    opened.get_by_label("Use single keys").uncheck()
     opened.get_by_role("button", name="Close").click()
     opened.keyboard.press("x")
     opened.keyboard.press("ArrowRight")

@@ -62,7 +62,7 @@ def fold_numbers(
         groups, return_index=True, return_inverse=True, return_counts=True
     )
     if not 2 <= folds <= len(found):
-        raise SettingsError(_why_not(folds, len(labels), len(found)))
+        raise SettingsError(_folds_problem(folds, len(labels), len(found)))
     label_of = labels[first]
     for group in np.flatnonzero(sizes > 1):
         label_of[group] = np.bincount(labels[of_photo == group]).argmax()
@@ -80,7 +80,7 @@ def fold_numbers(
     return fold_of[of_photo]
 
 
-def _why_not(folds: int, photos: int, pictures: int) -> str:
+def _folds_problem(folds: int, photos: int, pictures: int) -> str:
     """Return the message for an invalid number of folds."""
     if folds < 2:
         return f"folds is {folds}; it must be at least 2"

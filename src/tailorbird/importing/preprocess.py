@@ -155,7 +155,7 @@ def best(
     """
     right = {mode: float((rows.argmax(axis=1) == labels).mean()) for mode, rows in answers.items()}
     first = max(right, key=lambda mode: right[mode])
-    alike = [
+    candidates = [
         first,
         *(
             one.preprocess
@@ -163,12 +163,12 @@ def best(
             if one.p_value >= CLEARLY
         ),
     ]
-    chosen = min(alike, key=lambda mode: log_loss(answers[mode], labels))
+    chosen = min(candidates, key=lambda mode: log_loss(answers[mode], labels))
     accuracies = ", ".join(
         f"{mode} {right[mode]:.1%}" for mode in sorted(right, key=lambda mode: -right[mode])
     )
     reason = f"it suits {len(labels)} photos best: {accuracies} right"
-    others = [mode for mode in alike if mode != chosen]
+    others = [mode for mode in candidates if mode != chosen]
     if others:
         reason += (
             f"; {' and '.join(others)} not significantly worse, {chosen} has the lowest log-loss"

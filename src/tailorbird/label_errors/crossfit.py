@@ -97,7 +97,7 @@ def out_of_fold(
     progress = progress or NoProgress()
     progress.stage("labels", len(jobs))
     total = np.zeros((len(labels), classes))
-    lone = np.ones(len(labels), bool)
+    unpredicted = np.ones(len(labels), bool)
 
     def one(
         job: tuple[int, int, npt.NDArray[np.int64]],
@@ -118,7 +118,7 @@ def out_of_fold(
     with one_blas_thread():
         for done, (held, probabilities) in enumerate(parallel.ordered(one, jobs), start=1):
             total[held] += probabilities / repeats
-            lone[held] = False
+            unpredicted[held] = False
             progress.advance(done, len(jobs))
-    total[lone] = 1.0 / classes  # all photos are one group
+    total[unpredicted] = 1.0 / classes  # no fold held them out: all photos are one group
     return total

@@ -76,7 +76,7 @@ class Suspects:
     Attributes:
         dataset: the photos, with the reported suspects among its findings.
         ranked: every judged photo, most suspect first.
-        reported: those worth checking, in the same order.
+        reported: suspects to report, in the same order.
         agreement: share of judged photos whose label is the most probable class.
         unjudged: photos of classes that are too small to judge.
         backbone: its name.
@@ -184,7 +184,7 @@ def judge(
     )
     own = confident.self_confidence(found, labels)
     other = confident.most_probable_other(found, labels)
-    worth = confident.reported(found, labels)
+    to_report = confident.reported(found, labels)
     judged = [
         i for i in np.argsort(own, kind="stable").tolist() if dataset.samples[i].label not in small
     ]
@@ -200,7 +200,7 @@ def judge(
         )
         for rank, i in enumerate(judged, start=1)
     }
-    reported = tuple(suspect for i, suspect in ranked.items() if worth[i])
+    reported = tuple(suspect for i, suspect in ranked.items() if to_report[i])
     kept = tuple(finding for finding in dataset.findings if finding.kind != "suspect-label")
     return Suspects(
         dataset=replace(dataset, findings=(*kept, *(suspect.finding() for suspect in reported))),

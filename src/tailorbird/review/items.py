@@ -56,14 +56,14 @@ def make_items(
         for suspect in reported
     ]
     groups = []
-    for alike in same_pictures(dataset.pictures):
-        samples = [dataset.samples[i] for i in alike]
+    for group in same_pictures(dataset.pictures):
+        samples = [dataset.samples[i] for i in group]
         findings = group_findings(samples)
         kinds = tuple(finding.kind for finding in findings)
         keep, proposal, reason = _PROPOSE[kinds[0]](samples, judged)
         message = "; ".join(finding.message for finding in findings)
         groups.append(
-            Item(kinds, tuple(alike), message, tuple(alike[k] for k in keep), proposal, reason)
+            Item(kinds, tuple(group), message, tuple(group[k] for k in keep), proposal, reason)
         )
     return items + sorted(groups, key=lambda item: KINDS.index(item.kinds[0]))
 

@@ -52,12 +52,12 @@ export class Card {
    * @param {string} remove the remove button's name
    */
   become(state, remove) {
-    const held = this.body.contains(document.activeElement);
+    const hadFocus = this.body.contains(document.activeElement);
     this.element.dataset.state = state;
     this.removeButton.setAttribute("aria-label", `${remove} ${this.name}`);
     this.removeButton.title = remove;
     this.canvas.hidden = true; // the heat map of an earlier answer
-    if (held) this.article.focus({ preventScroll: true });
+    if (hadFocus) this.article.focus({ preventScroll: true });
   }
 
   waiting() {

@@ -32,10 +32,10 @@ function listenForDrops(onFiles, onNothing) {
   let depth = 0; // dragenter and dragleave fire for every element the pointer crosses
   const over = (on) => document.body.classList.toggle("dropping", on);
   // Other drags, such as text into a field, are left to the browser.
-  const ours = (event) =>
+  const carriesFiles = (event) =>
     ["Files", "text/uri-list"].some((type) => event.dataTransfer?.types.includes(type));
   document.addEventListener("dragenter", (event) => {
-    if (!ours(event)) return;
+    if (!carriesFiles(event)) return;
     depth += 1;
     over(true);
   });
@@ -43,9 +43,9 @@ function listenForDrops(onFiles, onNothing) {
     depth = Math.max(0, depth - 1);
     over(depth > 0);
   });
-  document.addEventListener("dragover", (event) => ours(event) && event.preventDefault());
+  document.addEventListener("dragover", (event) => carriesFiles(event) && event.preventDefault());
   document.addEventListener("drop", async (event) => {
-    if (!ours(event)) return;
+    if (!carriesFiles(event)) return;
     event.preventDefault();
     depth = 0;
     over(false);

@@ -51,7 +51,7 @@ function introduce({ name, classes, keep_photos: keeps, corrections }) {
   );
   const few = classes.slice(0, CLASSES_NAMED).join(", ");
   const others = classes.length - CLASSES_NAMED;
-  byId("knows").textContent =
+  byId("classes-known").textContent =
     `Its classes are ${few}${others > 0 ? ` and ${count(others, "more", "more")}` : ""}.`;
   byId("privacy").textContent =
     keeps && corrections
@@ -68,7 +68,7 @@ class Upload {
     /** @type {import("./shrink.js").Prepared | null} */
     this.prepared = null;
     this.offline = false;
-    this.stopper = new AbortController();
+    this.controller = new AbortController();
     this.card = new Card(this.name, { onRemove: () => remove(this), onRetry: () => this.start() });
   }
 
@@ -76,11 +76,11 @@ class Upload {
     this.offline = false;
     this.card.waiting();
     tally();
-    queue.add(() => this.run(), this.stopper.signal);
+    queue.add(() => this.run(), this.controller.signal);
   }
 
   async run() {
-    const { signal } = this.stopper;
+    const { signal } = this.controller;
     const { card } = this;
     try {
       card.preparing();
@@ -96,7 +96,7 @@ class Upload {
         onProgress: (share) => card.uploading(share),
         onWait: (...waiting) => card.countdown(...waiting),
       });
-      const current = answer.model.sha256 === info.sha256 ? info : await renewed();
+      const current = answer.model.sha256 === info.sha256 ? info : await refreshedModel();
       this.show(answer.results[0], photo, current);
     } catch (error) {
       if (signal.aborted) return;
@@ -127,7 +127,7 @@ class Upload {
 }
 
 /** Called when an answer shows that the server has loaded another model. */
-function renewed() {
+function refreshedModel() {
   model = null;
   return modelInfo();
 }
@@ -159,14 +159,14 @@ function remove(upload) {
   const next = /** @type {HTMLElement | null} */ (
     element.nextElementSibling ?? element.previousElementSibling
   );
-  const held = element.contains(document.activeElement);
+  const hadFocus = element.contains(document.activeElement);
   drop(upload);
   tally();
-  if (held) (next?.querySelector("article") ?? byId("choose")).focus();
+  if (hadFocus) (next?.querySelector("article") ?? byId("choose")).focus();
 }
 
 function drop(upload) {
-  upload.stopper.abort(new DOMException("removed", "AbortError"));
+  upload.controller.abort(new DOMException("removed", "AbortError"));
   upload.card.release();
   upload.card.element.remove();
   uploads.delete(upload);

@@ -243,24 +243,24 @@ async def in_time(request: Request, work: Awaitable[T]) -> T:
     Raises ClientGone, or Problem 503 when the deadline passes.
     """
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_client_leaves(request))
-    for future in (task, gone):
+    disconnected = asyncio.ensure_future(_client_disconnects(request))
+    for future in (task, disconnected):
         # An exception of one after the other has finished is not an error of the service.
         future.add_done_callback(_retrieve)
     try:
         await asyncio.wait(
-            {task, gone},
+            {task, disconnected},
             timeout=deadline_of(request) - time.monotonic(),
             return_when=asyncio.FIRST_COMPLETED,
         )
         if task.done():
             return task.result()
-        if gone.done():
-            gone.result()
+        if disconnected.done():
+            disconnected.result()
             raise ClientGone
         raise too_late()
     finally:
-        gone.cancel()
+        disconnected.cancel()
         if not task.done():
             task.cancel()
 
@@ -270,6 +270,6 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-async def _client_leaves(request: Request) -> None:
+async def _client_disconnects(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

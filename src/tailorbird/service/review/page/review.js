@@ -11,7 +11,7 @@ import { drawArrows, fillFilters, notice, showStatus, underFilters } from "./sta
 import { Store } from "./store.js";
 import { kindName } from "./words.js";
 
-const store = new Store({ onChange: () => tell(), onTrouble: trouble });
+const store = new Store({ onChange: () => updateStatus(), onTrouble: trouble });
 /** Indices of the findings under the filters. @type {number[]} */
 let shown = [];
 let place = 0; // in `shown`; its length is the end
@@ -46,7 +46,7 @@ function nextOpen(start) {
 async function go(to, { focus = true } = {}) {
   place = Math.max(0, Math.min(shown.length, to));
   current = null; // until the next one is in view, keys decide nothing
-  tell();
+  updateStatus();
   if (place === shown.length) {
     byId("item").replaceChildren(
       endView(store, shown, {
@@ -156,7 +156,7 @@ async function undo() {
 
 // Messages
 
-const tell = () => showStatus(store, shown, place);
+const updateStatus = () => showStatus(store, shown, place);
 
 function showAll() {
   byId("kind").value = byId("class").value = "";

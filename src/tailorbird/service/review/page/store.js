@@ -76,7 +76,7 @@ export class Store {
   item(index) {
     const known = this.fetched.get(index);
     if (known) return known;
-    const asked = json(`api/items/${index}`).then(
+    const pending = json(`api/items/${index}`).then(
       (answer) => {
         for (const photo of answer.photos)
           if (!this.photos.has(photo.photo)) this.photos.set(photo.photo, photo);
@@ -87,8 +87,8 @@ export class Store {
         throw error;
       },
     );
-    this.fetched.set(index, asked);
-    return asked;
+    this.fetched.set(index, pending);
+    return pending;
   }
 
   /** Whether each photo of an item is decided about. @param {number} index */
