@@ -168,6 +168,11 @@ def prepare_data(
     return PreparedData(dataset, scanned, classes, tuple(left_out), embedder, joined)
 
 
+def evenly_spread(count: int, most: int) -> npt.NDArray[np.int64]:
+    """Return at most `most` of the indices 0 to count - 1 at even distances, int64, rising."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
 def _scanned(
     photos: str | Path | Layout | Dataset,
     embedder: Embedder | None,

@@ -19,7 +19,7 @@ from tailorbird.head import Head
 from tailorbird.images import ResizeRule
 from tailorbird.inference import Runner
 from tailorbird.model.graph import BackboneGraph
-from tailorbird.preparation import PreparedData, Steps, prepare_data
+from tailorbird.preparation import PreparedData, Steps, evenly_spread, prepare_data
 from tailorbird.progress import Progress
 
 
@@ -165,8 +165,4 @@ class ImportedNetwork:
 
 def spread(samples: Sequence[Any], most: int) -> list[Any]:
     """Return at most `most` of the samples, evenly spread."""
-    if len(samples) <= most:
-        return list(samples)
-    return [
-        samples[i] for i in np.unique(np.linspace(0, len(samples) - 1, most).round().astype(int))
-    ]
+    return [samples[i] for i in evenly_spread(len(samples), most)]

@@ -106,7 +106,7 @@ class Batcher:
 
     @contextmanager
     def admitted(self, photos: int) -> Iterator[None]:
-        """Reserve places for photos until they are answered. Raises Problem 503 if it is full."""
+        """Reserve places for photos until they are answered. Raises Problem 503 without enough."""
         if self.under_way + photos > self._queue:
             raise overloaded()
         self._under_way += photos
@@ -147,7 +147,7 @@ class Batcher:
         return result
 
     def _abandon(self, running: Future[tuple[T, float]]) -> None:
-        """Count a photo that nobody waits for as under way until its decoder is free again."""
+        """Count an abandoned photo as under way until its decoder is free again."""
         if not running.running():
             return
         loop = asyncio.get_running_loop()
@@ -168,7 +168,7 @@ class Batcher:
     ) -> Answer:
         """Classify one photo, uint8 (S, S, 3), in the next run that has room.
 
-        deadline: time.monotonic() after which it is dropped; the caller waits no longer either.
+        deadline: time.monotonic() after which the photo is dropped and the caller stops waiting.
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._jobs.append(_Job(served, pixels, heatmaps, deadline, future))

@@ -18,6 +18,7 @@ from tailorbird.head import Fit, Head, SearchResult
 from tailorbird.images import ResizeRule
 from tailorbird.inference import Runner
 from tailorbird.model.graph import BackboneGraph, build
+from tailorbird.preparation import evenly_spread
 
 if TYPE_CHECKING:
     from tailorbird.engines.finetune.results import FinetuneResult
@@ -67,9 +68,7 @@ def verification_rows(count: int) -> npt.NDArray[np.int64]:
 
     Photos are sorted by class, so that all classes are among them.
     """
-    spread = np.linspace(0, count - 1, VERIFIED_PHOTOS).round()
-    result: npt.NDArray[np.int64] = np.unique(spread.astype(np.int64))
-    return result
+    return evenly_spread(count, VERIFIED_PHOTOS)
 
 
 def search_settings(found: SearchResult) -> dict[str, Any]:
