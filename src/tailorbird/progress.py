@@ -1,4 +1,4 @@
-"""Progress reporting and per-stage timing.
+"""Progress callbacks and per-stage timing.
 
 Every library function that may run for long takes `progress: Progress | None = None`. The function
 that does the work announces its stage and then advances it; callers pass the object on.

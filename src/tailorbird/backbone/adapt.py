@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     import onnx
 
 ADAPTER = 1
-"""Raised when adapting the same file would give another result; older results are remade then."""
+"""Version of the adaptation; increase it when results change, so that older files are remade."""
 
 AGREEMENT = 1e-4
 """Largest difference from the published network, relative to its largest feature."""
 
 AGREEMENT_REDUCED = 2e-2
-"""The same for float16 and quantised networks, where a pixel's rounding can move a whole step."""
+"""The same for float16 and quantised networks, where rounding can change a value by a step."""
 
 
 def adapt(

@@ -34,7 +34,7 @@ Features = npt.NDArray[np.float32]
 LEAST_OPSET = 11
 
 TOLERANCE = 1e-3
-"""Allowed difference of features that must be equal, relative to the largest, if that is over 1."""
+"""Maximum difference of features that must be equal, relative to max(1, the largest feature)."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ SUPPORTED = (
 )
 
 MOST_PREFIX_TOKENS = 16
-"""Class token, distillation token, registers: published networks have at most a handful."""
+"""Maximum number of prefix tokens (class token, distillation token, registers)."""
 
 OWN_POOLING = "the network's own"
 

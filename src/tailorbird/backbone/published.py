@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
 MOST_BYTES = 1_500_000_000
-"""The largest network, weights in other files included: one protobuf file ends at 2 GB."""
+"""Maximum size of a network with all its weights: a protobuf file cannot exceed 2 GB."""
 
 OTHER_FILE = (
     "choose another ONNX file of the repository with `file`, "

@@ -61,5 +61,5 @@ def _show_warning(
 
 
 def _discard_output() -> None:
-    """Redirect standard output to nowhere, so that the last flush does not fail again."""
+    """Redirect standard output to the null device, so that the last flush does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -57,7 +57,7 @@ def _main(
         ),
     ] = False,
 ) -> None:
-    """From a folder of labelled photos to a tested, portable image classifier.
+    """Train a tested, portable image classifier from a folder of labelled photos.
 
     Begin with `tailorbird demo`, or with `tailorbird train PHOTOS` on a folder of class folders.
     """

@@ -12,7 +12,7 @@ from tailorbird.cli import output
 from tailorbird.cli.results import print_result
 
 SHOWN = 6
-"""Predictions that are printed."""
+"""Number of predictions printed."""
 
 
 def demo(

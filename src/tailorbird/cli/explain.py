@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tailorbird.explanation import Explanation
 
 _LONGEST = 80
-"""Characters of a photo's name kept in its picture's: at most 240 of the 255 bytes of a name."""
+"""Maximum characters of a photo's name in its picture's: 240 bytes if each has at most three."""
 
 
 def explain(

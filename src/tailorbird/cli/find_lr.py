@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tailorbird.experiments import RateFinding
 
 ROWS = 8
-"""Rows of the table, about."""
+"""Approximate number of rows of the table."""
 
 
 @reads_photos

@@ -142,7 +142,7 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def reads_photos(function: Callable[..., None]) -> Callable[..., None]:
-    """Replace a command's parameter `data`, a DataSettings, by the four options it is made of."""
+    """Replace a command's parameter `data`, a DataSettings, by an option for each of its fields."""
 
     @functools.wraps(function)
     def command(

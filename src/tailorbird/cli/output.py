@@ -23,7 +23,7 @@ class _Result(Protocol):
 R = TypeVar("R", bound=_Result)
 
 SHOWN = 10
-"""Entries of a list that are printed without --verbose."""
+"""Maximum number of list entries printed without --verbose."""
 
 
 @dataclass
@@ -215,7 +215,7 @@ _LABELS = {"embed": "read+embed", "finetune": "fine-tune", "corrections": "corre
 """Descriptions of stages that differ from the stage's name."""
 
 _UNITS = {"head": "settings", "labels": "fits", "fits": "fits", "draw": "pictures"}
-"""What the steps of a stage are; photos by default."""
+"""Units of the steps by stage; photos by default."""
 
 
 class ProgressBar:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from tailorbird.training import TrainResult
 
 REASONS = 8
-"""Reasons for leaving photos out that are printed without --verbose."""
+"""Maximum number of reasons for leaving photos out printed without --verbose."""
 
 PAIRS = 20
-"""Confused pairs that are printed."""
+"""Maximum number of confused pairs printed."""
 
 
 def print_result(result: TrainResult) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FINDINGS_EXIT_CODE = 3
 SHOWN = 20
-"""Findings of a kind that are printed without --verbose."""
+"""Maximum number of findings of a kind printed without --verbose."""
 
 
 @reads_photos

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 MOST = 64 * 1024
-"""Bytes read at most, so that a device or a wrong file does not fill the memory."""
+"""Maximum number of bytes to read, so that a device or a wrong file does not fill the memory."""
 
 
 def secret_from(name: str, value: str | None, file: Path | None) -> str | None:
@@ -31,7 +31,7 @@ def secret_from(name: str, value: str | None, file: Path | None) -> str | None:
         # Open without blocking: a pipe that nobody writes to must not delay the start.
         with os.fdopen(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
             raw = opened.read(MOST + 1) or b""
-        said = raw.decode("utf-8-sig").rstrip("\r\n")
+        value = raw.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         raise SettingsError(
             f"--{name}-file {file} is not text in UTF-8; write the bare value into it"
@@ -45,9 +45,9 @@ def secret_from(name: str, value: str | None, file: Path | None) -> str | None:
         raise SettingsError(
             f"--{name}-file {file} is longer than {MOST:,} bytes; write the bare value into it"
         )
-    if not said.strip():
+    if not value.strip():
         raise SettingsError(f"--{name}-file {file} is empty; write the bare value into it")
-    return said
+    return value
 
 
 def _user() -> str:

@@ -41,7 +41,7 @@ def _expand(name: str, follow_links: bool) -> Iterator[Path]:
         if is_pattern:
             matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     except (OSError, ValueError):
-        yield path  # too long or not permitted: opening it tells which
+        yield path  # too long or not permitted: opening it raises the precise error
         return
     if is_folder:
         yield from _photos_in(path, follow_links)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tailorbird.experiments import SettingScore, Standing, SweepResult
 
 SHOWN = 20
-"""Settings that are printed without --verbose."""
+"""Maximum number of settings printed without --verbose."""
 
 LINE_SECONDS = 10.0
 """Seconds between progress lines if standard error is not a terminal."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
 
 BUSY_SECONDS: Final = 5.0
-"""How long a write waits for another process's write."""
+"""Maximum time that a write waits for another process's write."""
 
 CONNECT_SECONDS: Final = 5
 STATEMENT_SECONDS: Final = 30
@@ -199,7 +199,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _prepare_file(path: Path, create: bool) -> None:
-    """Refuse what cannot be a database; create the file.
+    """Refuse a path that cannot be a database; create the file if asked.
 
     Only its owner may read it: it will hold the secret of the receipts.
     """

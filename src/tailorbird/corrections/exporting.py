@@ -41,7 +41,7 @@ COLUMNS: Final = (
 
 @dataclass(frozen=True)
 class Export:
-    """What was written: `written` rows to `path`.
+    """Result of an export: `written` rows in the file `path`.
 
     missing: names of kept photos whose file no longer exists.
     conflicts: photos with different answers, of which the newest counts.

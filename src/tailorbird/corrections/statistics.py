@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 DAYS: Final = 90
-"""Days that `by_day` covers."""
+"""Number of days that `by_day` covers."""
 
 MISTAKEN: Final = 20
 """Maximum number of confusions listed."""

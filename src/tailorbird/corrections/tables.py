@@ -30,7 +30,7 @@ from tailorbird.corrections.database import Location
 from tailorbird.errors import SettingsError
 
 VERSION: Final = 1
-"""Increased when an older tailorbird could misread the tables."""
+"""Schema version; increase it when an older tailorbird could misread the tables."""
 
 _LOCK: Final = 0x7461696C6F72  # "tailor": PostgreSQL's advisory lock while tables are created
 

@@ -27,7 +27,7 @@ RECOMMENDED: Final = 50
 """Training photos that are recommended for each class."""
 
 DARK: Final = 12
-"""Brightness of 255 below which every part of an almost black photo is."""
+"""Maximum brightness, 0 to 255, of every part of an almost black photo."""
 
 IMBALANCE: Final = 10.0
 """Ratio of the largest to the smallest class from which a dataset is reported as imbalanced."""

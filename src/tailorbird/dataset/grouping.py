@@ -87,7 +87,7 @@ def group_samples(
 
 
 def _numbered(keys: Iterable[object]) -> list[int]:
-    """Replace equal keys by equal numbers, from 0 in order of appearance."""
+    """Number the keys from 0 in order of appearance; equal keys get equal numbers."""
     numbers: dict[object, int] = defaultdict(count().__next__)
     return [numbers[key] for key in keys]
 
@@ -196,4 +196,4 @@ CHOICES: Final = (
     "--near-duplicates keep treats them as different photos, drop keeps one of them, "
     "--group-by PATTERN groups them by their names"
 )
-"""What a user can do about photos that are too alike to be divided."""
+"""Advice about photos that are too similar to be divided."""

@@ -136,7 +136,7 @@ def _within(taken: int, n: int, fraction: float) -> int:
 
 
 def clean(dataset: Dataset) -> tuple[Dataset, tuple[tuple[Sample, str], ...]]:
-    """Leave out samples that would falsify training or scores; return them with their reasons.
+    """Leave out samples that would bias training or scores; return them with their reasons.
 
     These are photos of which an identical copy has another label, in every split; training photos
     that share a group with validation or test; validation photos that share one with test; and of

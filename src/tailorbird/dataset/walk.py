@@ -18,7 +18,7 @@ HIDDEN: Final = frozenset(
 
 _LINKS: Final = 1
 _LINKS_FOLLOWED: Final = 3
-"""Linked folders inside linked folders that are entered; bounds the cost of links in a circle."""
+"""Maximum depth of linked folders inside linked folders; bounds the cost of circular links."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,20 +35,20 @@ from tailorbird.dataset.samples import SPLITS, Finding, Sample
 from tailorbird.errors import ImageError
 
 RADIUS: Final = 14
-"""Most bits in which the hashes of candidates differ; 95% of crops by 3% on every side pass."""
+"""Maximum Hamming distance of candidates' hashes; 95% of crops by 3% on every side pass."""
 
 GROUP_KINDS: Final = ("conflicting-label", "leak", "near-duplicate", "duplicate")
 """Kinds of findings about several photos, in the order of the report."""
 
 _COSINE: Final = 0.75
-"""Least cosine of band-passed sketches; 99.5% of copies that pass the hash reach 0.76."""
+"""Minimum cosine of band-passed sketches; 99.5% of copies that pass the hash reach 0.76."""
 
 _REJECTIONS: Final = 3
 """Failed comparisons after which a photo is not compared with less likely candidates."""
 
 _BATCH: Final = 256
 _PREPARED: Final = 600
-"""Pictures kept ready to compare, about 65 KB each."""
+"""Maximum number of pictures kept ready to compare, about 65 KB each."""
 
 
 def duplicate_groups(

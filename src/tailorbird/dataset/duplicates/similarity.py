@@ -144,7 +144,7 @@ def sketches_agree(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> npt.ND
 
 
 def prepare(image: Image.Image) -> Prepared:
-    """Shrink a picture (RGB, upright, `DECODED` a side if the file has that much) for `compare`."""
+    """Shrink a picture for `compare`: RGB, upright, at least `DECODED` a side if possible."""
     rgb = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=3.0))
     return Prepared(rgb, blur(_grey(rgb)[None]))
 

@@ -30,7 +30,7 @@ from tailorbird.engines.protocol import Arrays
 from tailorbird.files import atomic_path, sha256_file, write_text
 
 FORMAT = 2
-"""Raised whenever the content changes; checkpoints of other formats are not resumed."""
+"""Format number; increase it when the content changes. Other formats are not resumed."""
 KEPT = 2
 """Number of checkpoints kept."""
 

@@ -147,7 +147,7 @@ def _from_archive(path: Path) -> Loaded:
                     new.writestr(
                         name, json.dumps(upgraded) if name == "config.json" else old.read(name)
                     )
-        elif path.suffix != ".keras":  # Keras tells the kind of a file by its name
+        elif path.suffix != ".keras":  # Keras recognises the kind of a file by its name
             named = Path(folder) / "model.keras"
             with _writing(named):
                 shutil.copyfile(path, named)

@@ -25,7 +25,7 @@ _NESTED: Final = (
     ("efficientnet_v2", r"efficientnet_?v2"), ("efficientnet", r"efficientnet"),
     ("convnext", r"convnext"),
 )  # fmt: skip
-"""Patterns of the names of nested models, by module; the first match counts."""
+"""Regular expressions for names of nested models, by module; the first match counts."""
 
 _INNER: Final = (
     ("xception", {"block14_sepconv2", "block13_sepconv2_bn"}),

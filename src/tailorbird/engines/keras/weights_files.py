@@ -106,7 +106,7 @@ def _load(model: Any, path: Path, *, legacy: bool) -> str | None:
 
 @contextlib.contextmanager
 def _named(path: Path, suffix: str) -> Any:
-    """Yield the file under a name that tells Keras its kind by the suffix."""
+    """Yield the file under a name whose suffix Keras recognises."""
     right = path.name.endswith(".weights.h5") == (suffix == ".weights.h5") and path.name.endswith(
         ".h5"
     )

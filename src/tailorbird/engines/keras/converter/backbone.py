@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
 CONVERTER = 1
-"""Raised when conversion changes, so that older files are written again."""
+"""Version of the conversion; increase it when results change, so that older files are rewritten."""
 
 
 def export(model: Any, *, preprocess: str, size: int, about: Mapping[str, str]) -> onnx.ModelProto:
