@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Runs what the Dockerfile runs, without Docker: its RUN commands, then its entrypoint as its user
-on a read-only root filesystem.
+"""Check the Dockerfile without Docker: run its commands, then the service as in the image.
 
     sudo python3.13 deploy/check.py [MODEL.onnx]
 
-Needs root (for the mounts and the user), Linux, util-linux and a package index; draws and trains a
-model of its own where none is given. Takes a minute or two, prints seconds, sizes and memory, and
-exits 1 at the first thing that is not as it should be.
+The RUN commands build the environment in a temporary folder. The entrypoint then runs as the user
+of the image on a read-only root filesystem.
+
+Needs root (for mounts and the user), Linux, util-linux and a package index; trains a model on
+drawn photos if none is given. Takes one to two minutes, prints durations, sizes and memory, and
+exits 1 at the first check that fails.
 """
 
 from __future__ import annotations
@@ -31,16 +33,15 @@ from support import dockerfile  # noqa: E402
 UNWANTED = re.compile(
     r"^(pip|setuptools|wheel|torch|tensorflow|keras|timm|ray|pytest|hatchling)-", re.I
 )
-"""Distributions that have no place in the image."""
+"""Distributions that must not be in the image."""
 
 
 def main() -> None:
-    """Build, look, run, end."""
+    """Run all checks in a temporary folder, which is removed afterwards."""
     if os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("setpriv"):
-        sys.exit("needs root, and unshare and setpriv of util-linux")
-    work = Path(
-        tempfile.mkdtemp(prefix="tailorbird-check-", dir="/var/tmp")
-    )  # not /tmp, which becomes a tmpfs
+        sys.exit("check: run it as root, on a machine with unshare and setpriv (util-linux)")
+    # Not in /tmp, over which a tmpfs is mounted.
+    work = Path(tempfile.mkdtemp(prefix="tailorbird-check-", dir="/var/tmp"))
     work.chmod(0o755)
     try:
         check(work, Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None)
@@ -49,7 +50,12 @@ def main() -> None:
 
 
 def check(work: Path, model: Path | None) -> None:
-    """All of it, in folders under `work` that stand for the image's."""
+    """Build the environment and run the service in folders under `work` instead of the image's.
+
+    Args:
+        work: An empty folder.
+        model: The model to serve; None trains one on drawn photos.
+    """
     instructions = dockerfile.read(ROOT / "deploy" / "Dockerfile")
     places = {
         "/opt/tailorbird": work / "opt",
@@ -61,7 +67,7 @@ def check(work: Path, model: Path | None) -> None:
     def moved(text: str) -> str:
         return re.sub("|".join(places), lambda found: str(places[found[0]]), text)
 
-    # COPY, with .dockerignore's choice; then RUN.
+    # COPY, with the files that .dockerignore permits; then RUN.
     source = places["/source"]
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
@@ -70,7 +76,7 @@ def check(work: Path, model: Path | None) -> None:
         if each.name == "RUN":
             command = re.sub(r"--mount=\S+ ", "", each.value)
             if each.stage == "service":
-                # This machine keeps its pip.
+                # Do not uninstall the pip of this machine.
                 command = re.sub(r"python -m pip uninstall .*? && ", "", command)
             command = re.sub(r"\bpython -m\b", f"{sys.executable} -m", moved(command))
             timed(f"RUN of stage {each.stage}", ["sh", "-c", command], source)
@@ -79,10 +85,12 @@ def check(work: Path, model: Path | None) -> None:
         for name, value in dockerfile.environment(instructions, "service").items()
     }
     environment["PATH"] = f"{places['/opt/tailorbird']}/bin:{os.environ['PATH']}"
-    (work / "data").stat().st_uid == 10001 or fail("/data is not the service's own")
+    (work / "data").stat().st_uid == 10001 or fail(
+        "/data is not owned by the user of the service, 10001"
+    )
     installed = sorted(path.name for path in (work / "opt").rglob("*.dist-info"))
     if found := [name for name in installed if UNWANTED.match(name)]:
-        fail(f"the environment holds {found}")
+        fail(f"the environment contains distributions that are not needed: {found}")
     size = sum(path.lstat().st_size for path in (work / "opt").rglob("*")) / 2**20
     print(
         f"{len(installed)} distributions, {size:.0f} MB: "
@@ -93,7 +101,7 @@ def check(work: Path, model: Path | None) -> None:
     own = environment | {"TAILORBIRD_CACHE": str(work / "cache")}
     if model is None:
         timed(
-            "a model to serve: tailorbird demo",
+            "tailorbird demo, for a model to serve",
             ["tailorbird", "demo", "-q", str(work / "demo")],
             work,
             own,
@@ -112,7 +120,7 @@ def check(work: Path, model: Path | None) -> None:
     }
     (user,) = (each.value for each in instructions if each.name == "USER")
     serve(instructions, work, user, environment, f"http://127.0.0.1:{port}", shown)
-    print("everything is as it should be")
+    print("all checks passed")
 
 
 def serve(
@@ -123,14 +131,23 @@ def serve(
     url: str,
     model: Path,
 ) -> None:
-    """Start the entrypoint, ask, put a new model in place, end it with the Dockerfile's signal."""
+    """Start the entrypoint, predict, replace the model, and stop it with the image's STOPSIGNAL.
+
+    Args:
+        instructions: Of the Dockerfile.
+        work: The folder that stands for the root of the image.
+        user: The user and group of the image, as UID:GID.
+        environment: Variables of the service.
+        url: Address of the service.
+        model: The model file that is served and then replaced.
+    """
     words = {
         each.name: each.words()
         for each in instructions
         if each.name in ("ENTRYPOINT", "CMD", "HEALTHCHECK")
     }
     uid, _, gid = user.partition(":")
-    # Every filesystem but /data and /tmp is read-only; no capability, no way to a new privilege.
+    # Only /data and /tmp are writable; no capabilities, no new privileges.
     script = (
         f"set -e; mount --make-rprivate /; {reachable(Path(sys.base_prefix))}"
         'mount --bind "$0/data" "$0/data"; mount -t tmpfs tmpfs /tmp; '
@@ -159,15 +176,15 @@ def serve(
     try:
         while subprocess.run(health, env=environment, capture_output=True).returncode:
             if process.poll() is not None or time.monotonic() - started > 30:
-                fail(f"not healthy within the start period: {(work / 'log').read_text()}")
+                fail(f"the service was not healthy after 30 s: {(work / 'log').read_text()}")
         print(f"healthy after {time.monotonic() - started:.1f} s, two workers")
         began = time.monotonic()
         subprocess.run(health, env=environment, check=True)
-        print(f"one health check {time.monotonic() - began:.2f} s")
+        print(f"one health check took {time.monotonic() - began:.2f} s")
         before = ask(f"{url}/v1/model")["sha256"]
         answer = ask(f"{url}/v1/predict", picture(environment))
         print(
-            f"answered: {answer['results'][0]['label']}, receipt "
+            f"predicted: {answer['results'][0]['label']}, receipt "
             f"{'given' if answer['results'][0]['receipt'] else 'missing'}"
         )
         fresh = model.with_name("new.onnx")
@@ -181,18 +198,18 @@ def serve(
         until = time.monotonic() + 15
         while {ask(f"{url}/v1/model")["sha256"] for _ in range(8)} & {before}:
             if time.monotonic() > until:
-                fail("SIGHUP did not bring the new model")
+                fail("the new model was not served within 15 s after SIGHUP")
             time.sleep(0.2)
-        print("a model renamed into place is served after SIGHUP")
+        print("the replaced model is served after SIGHUP")
         print(f"memory: {', '.join(memory(process.pid))}")
         began = time.monotonic()
         (stop,) = (each.value for each in instructions if each.name == "STOPSIGNAL")
         process.send_signal(getattr(signal, stop))
         status = process.wait(60)
-        print(f"ended {time.monotonic() - began:.1f} s after {stop}, exit status {status}")
+        print(f"stopped {time.monotonic() - began:.1f} s after {stop}, exit status {status}")
         status == 0 or fail((work / "log").read_text())
         subprocess.run(health, env=environment, capture_output=True).returncode == 1 or fail(
-            "a dead service is healthy"
+            "the health check succeeds although the service has stopped"
         )
     finally:
         if process.poll() is None:
@@ -201,8 +218,9 @@ def serve(
 
 
 def reachable(python: Path) -> str:
-    """Shell commands that let any user run this Python, which may lie in a home folder that is
-    closed to others.
+    """Return shell commands that let every user run the Python at `python`.
+
+    It may be in a home folder that other users cannot enter. Empty if nothing is needed.
     """
     closed = next(
         (folder for folder in reversed(python.parents) if not folder.stat().st_mode & 0o001), None
@@ -229,21 +247,24 @@ DRAW = (
 
 
 def picture(environment: dict[str, str]) -> bytes:
-    """A JPEG."""
+    """Return a JPEG of 640 x 480 pixels, drawn with the environment of the image."""
     return subprocess.check_output(
         [shutil.which("python", path=environment["PATH"]) or "", "-c", DRAW]
     )
 
 
 def ask(url: str, body: bytes | None = None) -> dict:
-    """The service's JSON; each question on a connection of its own."""
+    """Return the JSON response of the service to GET, or to POST with a body.
+
+    Each request has its own connection, so that all workers are reached.
+    """
     headers = {"Authorization": "Bearer a token of the check", "Content-Type": "image/jpeg"}
     with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=30) as answer:
         return json.load(answer)
 
 
 def memory(pid: int) -> list[str]:
-    """Peak resident memory of a process and its children."""
+    """Return the peak resident memory of a process and its children, as "NAME N MB"."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -262,7 +283,7 @@ def memory(pid: int) -> list[str]:
 def timed(
     what: str, command: list[str], folder: Path, environment: dict[str, str] | None = None
 ) -> None:
-    """Run a command that must succeed and say how long it took."""
+    """Run a command that must succeed, and print how long it took."""
     began = time.monotonic()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -271,7 +292,7 @@ def timed(
 
 
 def fail(why: str) -> None:
-    """End with exit status 1."""
+    """Print the reason and exit with status 1."""
     sys.exit(f"check: {why}")
 
 

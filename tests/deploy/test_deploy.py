@@ -345,9 +345,7 @@ def test_every_option_the_guide_names_exists() -> None:
 
 
 def test_the_check_of_the_image_reads_this_dockerfile() -> None:
-    """deploy/check.py runs for minutes, as root; here only that it imports and moves the image's
-    folders.
-    """
+    """Import deploy/check.py only: it needs root and runs for minutes."""
     spec = importlib.util.spec_from_file_location("check", DEPLOY / "check.py")
     assert spec and spec.loader
     check = importlib.util.module_from_spec(spec)
