@@ -230,7 +230,7 @@ def photos_to_score(
 
     Args:
         photos: class folders, split/class folders, or a CSV.
-        split: the one to score; None: `test` if there is one, else all photos.
+        split: the split to score; None: `test` if there is one, else all photos.
         models: one model, or the two that are compared.
         data: how the folder or CSV is read.
 

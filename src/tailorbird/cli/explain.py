@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from tailorbird.explanation import Explanation
 
 _LONGEST = 80
-"""Maximum characters of a photo's name in its picture's: 240 bytes if each has at most three."""
+_LONGEST_BYTES = 230
+"""Maximum characters, and bytes in UTF-8, of a photo's name in its picture's name.
+
+File systems allow names of 255 bytes; `-2.explained.png` follows.
+"""
 
 
 def explain(
@@ -118,7 +122,8 @@ class _Names:
         """Return NAME.explained.png for a photo, NAME-2.explained.png for a second of that name."""
         stem = output.printable(Path(path).stem) if path else "photo"
         stem = "".join(sign if sign not in '/\\:*?"<>|' else "_" for sign in stem)
-        stem = stem[:_LONGEST].strip(". ") or "photo"
+        stem = stem[:_LONGEST].encode()[:_LONGEST_BYTES].decode(errors="ignore")
+        stem = stem.strip(". ") or "photo"
         number = 1
         while True:
             name = f"{stem}{f'-{number}' if number > 1 else ''}.explained.png"
