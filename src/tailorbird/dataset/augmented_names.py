@@ -24,8 +24,8 @@ _EXPORTED: Final = re.compile(r"(.+)\.rf\.[0-9a-z]{8,}", re.IGNORECASE)
 def augmented_copies(samples: Sequence[Sample]) -> list[int]:
     """Return a group number per sample: augmented copies share that of their original.
 
-    An altered photo is one only if a photo of the original's name has the same label; exported
-    versions of one photo are copies of each other.
+    A photo named like an altered one counts as a copy only if a photo with the original's name has
+    the same label; exported versions of one photo are copies of each other.
     """
     stems = [PurePosixPath(sample.name).stem.casefold() for sample in samples]
     first: dict[tuple[str, str], int] = {}

@@ -272,7 +272,7 @@ class Engine(Protocol):
     model_suffix: str
     """Ending of the files that `save_model` writes."""
     preprocess_names: Mapping[str, str]
-    """Names that its users know a preprocessing by, and the key of PREPROCESS each stands for."""
+    """The framework's own names of preprocessings, each with its key of PREPROCESS."""
 
     def open_network(self, backbone: onnx.ModelProto) -> TrainableNetwork:
         """Return the network that a backbone file of this engine was made from, with its weights.

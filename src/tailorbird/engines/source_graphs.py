@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnx
 
 LEAST: Final = 1e-7
-"""Probabilities are clipped to this where their logarithms are used as logits."""
+"""Minimum probability: smaller ones are clipped before their logarithms are used as logits."""
 
 
 def identity_head(width: int) -> Head:

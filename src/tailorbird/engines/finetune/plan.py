@@ -18,7 +18,7 @@ from tailorbird.errors import SettingsError
 SMALLER = 0.7
 """Default first size as a share of the last."""
 SIZE_STEP = 32
-"""Convolutional networks halve the side five times; multiples of 32 leave no remainder."""
+"""Default sizes are multiples of 32, as convolutional networks halve the side five times."""
 TOP_SHARE = 0.7
 """gradual: the first stage trains the fewest layers with this share of the parameters."""
 LOW_SHARE = 0.97

@@ -11,7 +11,7 @@ PLATEAU_FACTOR = 0.3
 PLATEAU_PATIENCE = 1
 """Epochs without a lower validation log-loss before the rate falls; few epochs allow no more."""
 PLATEAU_LEAST = 1e-3
-"""Smallest factor on the initial rate."""
+"""Minimum factor on the initial rate."""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ class FinetuneSettings:
     """Input sizes in pixels, rising, one training stage per size; None: one smaller size, then the
     backbone's own."""
     unfreeze: Literal["gradual", "all"] | int = "gradual"
-    """What trains beside the head. gradual: the top of the backbone first, then all but its first
-    layers; all; or N: at least the N topmost layers (0: the head alone)."""
+    """Backbone layers that train in addition to the head. gradual: the top of the backbone first,
+    then all but its first layers; all; or N: at least the N topmost layers (0: the head alone)."""
     epochs: int = 10
     """Maximum number of passes over the training photos, in all stages together."""
     budget: float | None = None
@@ -53,7 +53,7 @@ class FinetuneSettings:
     mixed_precision: bool = False
     devices: int = 1
     augmentation: Augmentation | None = field(default_factory=Augmentation)
-    """Augmentation of the training photos; None: none."""
+    """Augmentation of the training photos; None disables it."""
     plain_first: bool = False
     """Train on unaugmented photos for the first half of the epochs."""
     views: int = 4

@@ -33,7 +33,7 @@ Rows = npt.NDArray[Any]
 """uint8 (B, S, S, 3) or float16 (B, ...)."""
 
 AHEAD_BATCHES = 2
-"""Batches prepared ahead of the one in training, by all threads together."""
+"""Number of batches prepared ahead of the one in training, by all threads together."""
 
 MOST_STAGES = 100
 
