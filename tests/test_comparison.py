@@ -385,7 +385,7 @@ def test_training_photos_are_warned_of(trained: Path, shapes: Path) -> None:
         (["--split", "test"], "has no split 'test'"),
     ],
 )
-def test_wrong_use_is_one_clear_line(
+def test_invalid_use_is_reported_in_one_line(
     trained: Path, fresh: Path, options: list[str], said: str
 ) -> None:
     done = run("compare", trained, trained, fresh, *options, code=2)

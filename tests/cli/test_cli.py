@@ -111,7 +111,7 @@ def test_scan_writes_a_manifest_that_can_be_scanned(shapes: Path, tmp_path: Path
     assert found["images"] == 72 and set(found["splits"]) == {"train", "validation", "test"}
 
 
-def test_predict_survives_bad_files_and_exits_3(trained: Path, tmp_path: Path) -> None:
+def test_predict_continues_after_bad_files_and_exits_3(trained: Path, tmp_path: Path) -> None:
     folder = draw_dataset(tmp_path / "new", count=4)
     bad = {
         "empty.jpg": b"",
@@ -217,7 +217,7 @@ def test_predict_reads_standard_input_and_globs(trained: Path, tmp_path: Path) -
     assert "holds no photos" in run("predict", trained, tmp_path / "none", code=2).stderr
 
 
-def test_predict_and_explain_judge_the_files_of_a_folder_as_scan_does(
+def test_predict_and_explain_select_the_files_of_a_folder_as_scan_does(
     trained: Path, tmp_path: Path
 ) -> None:
     """By content: odd endings are read, what systems leave behind and documents are not."""
@@ -242,7 +242,7 @@ def test_predict_and_explain_judge_the_files_of_a_folder_as_scan_does(
     assert len(lines(done)) == 9 and "MP4 video is not accepted" in done.stderr
 
 
-def test_links_that_lead_outside_a_folder_are_named(trained: Path, tmp_path: Path) -> None:
+def test_links_to_other_folders_are_reported(trained: Path, tmp_path: Path) -> None:
     outside = draw_dataset(tmp_path / "outside", labels=("box",), count=1) / "box" / "box-000.jpg"
     folder = draw_dataset(tmp_path / "new", labels=("box",), count=1)
     (folder / "linked.jpg").symlink_to(outside)
@@ -252,7 +252,9 @@ def test_links_that_lead_outside_a_folder_are_named(trained: Path, tmp_path: Pat
     assert len(lines(done)) == 2 and "warning" not in done.stderr
 
 
-def test_one_bad_line_among_many(trained: Path, shapes: Path, tmp_path: Path) -> None:
+def test_invalid_paths_among_valid_ones_are_reported(
+    trained: Path, shapes: Path, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     names = ["x" * 300, str(tmp_path / "empty"), "**.jpg", f"{shapes}/disc/disc-001.jpg", "BMW.jpg"]
     done = run("predict", trained, "-", "--json", stdin="\n".join(names).encode(), code=3)
@@ -281,7 +283,7 @@ def test_evaluate_warns_about_photos_the_model_was_trained_on(
     assert lines(done)[0]["trained_on"] == 0 and "trained on" not in done.stderr
 
 
-def test_names_no_terminal_expects(trained: Path, tmp_path: Path) -> None:
+def test_unusual_file_names_are_accepted(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "Über größe – 雪"
     folder.mkdir()
     (folder / "LICENSE").write_text("words")
@@ -432,7 +434,7 @@ def test_version_and_help() -> None:
     assert "train" in run("--help").stdout
 
 
-def test_demo_draws_trains_scores_and_says_what_to_do_next(tmp_path: Path) -> None:
+def test_demo_draws_trains_scores_and_prints_next_steps(tmp_path: Path) -> None:
     done = run("demo", tmp_path / "demo", "--per-class", 14)
     assert "Test: accuracy" in done.stdout and (tmp_path / "demo" / "wardrobe.onnx").exists()
     assert "tailorbird train PHOTOS -o shop.onnx" in done.stderr and "hat" in done.stdout

@@ -94,7 +94,7 @@ def write_copies(folder: Path, originals: list[Image.Image]) -> Path:
     return folder.parent
 
 
-def test_copies_of_drawn_scenes_are_found_and_nothing_else(tmp_path: Path) -> None:
+def test_only_copies_of_drawn_scenes_are_found(tmp_path: Path) -> None:
     dataset = scan(write_copies(tmp_path / "a", [scene(seed) for seed in range(8)]))
     near = kinds(dataset)["near-duplicate"]
     assert [len(finding.paths) for finding in near] == [12] * 8
@@ -328,7 +328,7 @@ def test_tiny_pictures(tmp_path: Path) -> None:
     assert [finding.paths for finding in found["near-duplicate"]] == [("a/01.png", "a/webp.webp")]
 
 
-def test_likeness_says_what_differs() -> None:
+def test_likeness_reports_the_difference() -> None:
     image = scene(3)
     original = prepare(image)
     same = compare(original, original)

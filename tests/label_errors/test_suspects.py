@@ -163,7 +163,7 @@ def samples(labels: Sequence[str]) -> tuple[Sample, ...]:
     )
 
 
-def test_judge_ranks_flipped_labels_first_and_says_so() -> None:
+def test_judge_ranks_flipped_labels_first_and_reports_them() -> None:
     features, labels = blobs(150, classes=3, seed=1, apart=4)
     noisy, wrong = flip([f"class {label}" for label in labels], 0.06, 0)
     result = judge(Dataset(Path(), samples(noisy)), features, backbone="blobs")
@@ -197,7 +197,7 @@ def test_judge_ranks_flipped_labels_first_and_says_so() -> None:
         judge(result.dataset, features[:7])
 
 
-def test_clean_labels_are_left_alone_and_two_classes_suffice() -> None:
+def test_clean_labels_are_not_suspected_and_two_classes_suffice() -> None:
     features, labels = blobs(160, classes=2, seed=2, apart=4)
     result = judge(Dataset(Path(), samples([str(label) for label in labels])), features)
     assert len(result.ranked) == 160 and result.reported == () and result.dataset.findings == ()
@@ -334,7 +334,7 @@ def test_scan_without_suspects_judges_nothing(mislabelled: Path) -> None:
         (["--suspects", "--seed", "-1"], "seed is -1"),
     ],
 )  # fmt: skip
-def test_wrong_use_is_one_clear_line(shapes: Path, options: list[str], said: str) -> None:
+def test_invalid_use_is_reported_in_one_line(shapes: Path, options: list[str], said: str) -> None:
     done = run("scan", shapes, *options, code=2)
     assert said in done.stderr and done.stdout == ""
 
@@ -401,7 +401,7 @@ finally:
 # --- contact sheets -------------------------------------------------------------------------------
 
 
-def test_contact_sheet_shows_photos_and_survives_bad_ones(shapes: Path, tmp_path: Path) -> None:
+def test_contact_sheet_shows_photos_and_skips_bad_ones(shapes: Path, tmp_path: Path) -> None:
     good = sorted((shapes / "disc").iterdir())[:6]
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     tiles = [

@@ -39,7 +39,7 @@ def classifier(trained: Path) -> Classifier:
     return Classifier(trained)
 
 
-def test_a_photo_sent_raw_gets_the_classifiers_answer(
+def test_a_raw_photo_gets_the_prediction_of_the_classifier(
     server: Server, classifier: Classifier
 ) -> None:
     for photo in PHOTOS:
@@ -62,13 +62,13 @@ def test_a_photo_sent_raw_gets_the_classifiers_answer(
 @pytest.mark.parametrize(
     "kind", ["", "image/png", "application/octet-stream", "IMAGE/JPEG; charset=x"]
 )
-def test_the_content_type_of_a_raw_photo_hardly_matters(server: Server, kind: str) -> None:
+def test_a_raw_photo_is_accepted_with_several_content_types(server: Server, kind: str) -> None:
     headers = {"Content-Type": kind} if kind else {}
     said = server.post("/v1/predict", content=PHOTOS[0], headers=headers)
     assert said.status_code == 200 and said.json()["results"][0]["label"] == "disc"
 
 
-def test_many_photos_in_one_form_come_back_in_order(server: Server, classifier: Classifier) -> None:
+def test_photos_of_one_form_are_answered_in_order(server: Server, classifier: Classifier) -> None:
     photos = [encoded(picture(LABELS[n % 3], 900 + n)) for n in range(32)]
     files = [("photo", (f"{n}.jpg", photo, "image/jpeg")) for n, photo in enumerate(photos)]
     results = server.post("/v1/predict?top=1", files=files).json()["results"]
@@ -133,7 +133,7 @@ def test_heat_maps_are_the_classifiers_scaled_to_one(
         "%00.jpg",
     ],
 )
-def test_names_come_back_as_they_were_and_open_nothing(server: Server, name: str) -> None:
+def test_file_names_are_returned_unchanged_and_never_opened(server: Server, name: str) -> None:
     boundary = "a-boundary"
     quoted = name.replace("\\", "\\\\")
     body = (
@@ -160,12 +160,12 @@ def test_names_come_back_as_they_were_and_open_nothing(server: Server, name: str
     )
 
 
-def test_names_of_any_length_are_cut(server: Server) -> None:
+def test_long_file_names_are_truncated(server: Server) -> None:
     said = server.post("/v1/predict", files={"photo": ("n" * 3000 + ".jpg", PHOTOS[0])}).json()
     assert said["results"][0]["name"] == "n" * 255
 
 
-def test_a_bad_photo_among_several_fails_in_its_place(server: Server) -> None:
+def test_a_bad_photo_among_several_fails_alone(server: Server) -> None:
     svg = b"<svg xmlns='http://www.w3.org/2000/svg'></svg>"
     files = [
         ("photo", ("good.jpg", PHOTOS[0])),
@@ -194,7 +194,9 @@ def test_a_bad_photo_among_several_fails_in_its_place(server: Server) -> None:
     )
 
 
-def test_the_model_says_what_it_is(server: Server, classifier: Classifier, trained: Path) -> None:
+def test_the_model_endpoint_describes_the_model(
+    server: Server, classifier: Classifier, trained: Path
+) -> None:
     import hashlib
 
     said = server.get("/v1/model").json()
@@ -356,9 +358,7 @@ def test_corrections_are_acknowledged_and_counted(trained: Path, tmp_path: Path)
         assert server.metric('tailorbird_corrections_stored_total{result="stored"}') == 4
 
 
-def test_photos_are_kept_only_where_asked_for_and_only_the_very_bytes(
-    trained: Path, tmp_path: Path
-) -> None:
+def test_photos_are_kept_on_request_only_and_byte_for_byte(trained: Path, tmp_path: Path) -> None:
     model = Path(shutil.copy(trained, tmp_path / "shapes.onnx"))
     with serve(model, "--keep-photos") as server:
         assert server.get("/v1/model").json()["keep_photos"] is True
@@ -393,7 +393,7 @@ def test_photos_are_kept_only_where_asked_for_and_only_the_very_bytes(
     assert len([path for path in (tmp_path / "shapes.photos").rglob("*") if path.is_file()]) == 1
 
 
-def test_receipts_that_are_none_are_refused_and_true_ones_outlive_the_process(
+def test_invalid_receipts_are_refused_and_valid_ones_survive_a_restart(
     trained: Path, tmp_path: Path
 ) -> None:
     model = Path(shutil.copy(trained, tmp_path / "shapes.onnx"))

@@ -110,7 +110,7 @@ def test_a_signal_under_load_loses_no_accepted_request(model: Path, number: int)
         assert not server.events("failed") and "Traceback" not in server.text()
 
 
-def test_a_request_in_the_middle_of_its_body_is_still_answered(model: Path) -> None:
+def test_a_request_still_sending_its_body_is_answered_during_shutdown(model: Path) -> None:
     with (
         serve(model, "--drain", "0.2") as server,
         server.connect() as raw,
@@ -139,7 +139,7 @@ def test_a_request_in_the_middle_of_its_body_is_still_answered(model: Path) -> N
         assert server.wait() == 0
 
 
-def test_a_second_and_a_third_signal_hurry_it(model: Path) -> None:
+def test_a_second_and_a_third_signal_shorten_the_shutdown(model: Path) -> None:
     with serve(model, "--drain", "60") as server:
         server.send_signal(signal.SIGTERM)
         assert eventually(lambda: server.get("/readyz").status_code == 503)
@@ -154,7 +154,7 @@ def test_a_second_and_a_third_signal_hurry_it(model: Path) -> None:
         assert server.wait(10) == 0, "the third does not wait for clients"
 
 
-def test_reloads_under_load_lose_nothing_and_mix_nothing(
+def test_reloads_under_load_lose_no_request_and_mix_no_models(
     trained: Path, model: Path, tmp_path: Path
 ) -> None:
     second = with_classes(trained, tmp_path / "second.onnx", ["box 2", "cross 2", "disc 2"])
@@ -185,7 +185,7 @@ def test_reloads_under_load_lose_nothing_and_mix_nothing(
         assert seen == set(names)
 
 
-def test_a_bad_new_model_leaves_the_old_one_serving(trained: Path, model: Path) -> None:
+def test_an_invalid_new_model_leaves_the_old_one_serving(trained: Path, model: Path) -> None:
     with serve(model) as server:
         good = server.get("/v1/model").json()["sha256"]
         for number, content in enumerate((b"no model", trained.read_bytes()[:5000], b"", None), 1):
@@ -208,7 +208,7 @@ def test_a_bad_new_model_leaves_the_old_one_serving(trained: Path, model: Path) 
         )
 
 
-def test_signals_are_heeded_from_the_moment_the_address_is_printed(model: Path) -> None:
+def test_signals_are_handled_once_the_address_is_printed(model: Path) -> None:
     with serve(model, "--drain", "0") as server:
         server.send_signal(signal.SIGHUP)
         assert server.get("/healthz").status_code == 200
@@ -217,7 +217,7 @@ def test_signals_are_heeded_from_the_moment_the_address_is_printed(model: Path) 
         assert server.stop() == 0
 
 
-def test_two_workers_share_the_load_and_the_numbers_and_heal(
+def test_two_workers_share_load_and_metrics_and_are_restarted(
     trained: Path, model: Path, tmp_path: Path
 ) -> None:
     token = {"Authorization": "Bearer a-token-of-tests"}
@@ -310,7 +310,9 @@ def fails(*arguments: str, code: str | None = None) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_what_cannot_start_says_why(model: Path, tmp_path: Path, workers: str) -> None:
+def test_a_service_that_cannot_start_reports_the_reason(
+    model: Path, tmp_path: Path, workers: str
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -351,7 +353,7 @@ def test_a_database_that_cannot_be_opened_is_a_clear_error(model: Path, tmp_path
 
 
 @pytest.mark.parametrize("package", ["starlette", "sqlalchemy"])
-def test_a_missing_extra_is_named(model: Path, package: str) -> None:
+def test_a_missing_extra_is_reported(model: Path, package: str) -> None:
     code = f"import sys; sys.modules[{package!r}] = None\nfrom tailorbird.cli import main\nmain()"
     done = fails(str(model), "--port", "0", code=code)
     assert (
@@ -448,7 +450,7 @@ def test_acknowledged_corrections_survive_kill_9_in_postgresql(
     assert set(acknowledged) <= stored
 
 
-def test_predictions_go_on_while_postgresql_is_away(model: Path) -> None:
+def test_predictions_continue_while_postgresql_is_down(model: Path) -> None:
     from support.postgres_server import PostgresServer
 
     database = PostgresServer()

@@ -212,7 +212,7 @@ def test_a_layer_as_keras_computes_it(part: Part) -> None:
 
 
 @pytest.mark.parametrize("part", OPERATIONS.values(), ids=OPERATIONS.keys())
-def test_an_operation_as_keras_computes_it(part: Part) -> None:
+def test_an_operation_is_computed_as_in_keras(part: Part) -> None:
     assert_agrees(net(part), SIZE)
 
 
@@ -246,12 +246,12 @@ def test_an_operation_as_keras_computes_it(part: Part) -> None:
         "tanh_shrink",
     ],
 )
-def test_an_activation_as_keras_computes_it(name: str) -> None:
+def test_an_activation_is_computed_as_in_keras(name: str) -> None:
     assert_agrees(net(lambda x: L.Activation(name)(L.Rescaling(9.0)(first(x)))), SIZE)
 
 
 @pytest.mark.parametrize("mode", PREPROCESS)
-def test_preprocessing_is_inside_and_is_keras_own(mode: str) -> None:
+def test_preprocessing_is_included_and_equals_that_of_keras(mode: str) -> None:
     model = net(L.Identity())
     (found,) = run(converted(model, SIZE, mode), images(SIZE))
     pixels: Any = images(SIZE).astype(np.float32)
@@ -271,7 +271,7 @@ def test_preprocessing_inside_the_network_is_converted() -> None:
         assert_agrees(keras.Model(inputs, first(preprocess(inputs, mode=mode))), SIZE, "none")
 
 
-def test_channels_first_networks_too() -> None:
+def test_channels_first_networks_are_converted() -> None:
     inputs = keras.Input((3, SIZE, SIZE))
     x = L.Conv2D(4, 3, strides=2, padding="same", data_format="channels_first")(inputs)
     x = L.PReLU()(L.BatchNormalization(axis=1)(x))
@@ -410,7 +410,7 @@ def test_cuts_are_where_one_tensor_separates_and_replay_takes_the_layers_over() 
         replay(graph.nodes, {"left": lower}, "pool")
 
 
-def test_networks_of_any_size_take_the_one_that_is_wanted() -> None:
+def test_networks_without_a_fixed_size_use_the_given_size() -> None:
     inputs = keras.Input((None, None, 3))
     model = shake(
         keras.Model(
@@ -467,14 +467,14 @@ REFUSED: dict[str, tuple[Part, str]] = {
 
 
 @pytest.mark.parametrize(("part", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_is_not_supported_is_refused_by_name(part: Part, message: str) -> None:
+def test_unsupported_layers_are_refused_by_name(part: Part, message: str) -> None:
     inputs = keras.Input((SIZE, SIZE, 3))
     model = keras.Model(inputs, part(inputs))
     with pytest.raises(BackboneError, match=message):
         converted(model, SIZE)
 
 
-def test_inputs_that_are_no_photos_and_unknown_settings() -> None:
+def test_inputs_that_are_not_photos_and_unknown_settings_are_refused() -> None:
     one, two = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
     with pytest.raises(BackboneError, match="one input of RGB images"):
         converted(keras.Model([one, two], one + two), 8)
@@ -500,7 +500,7 @@ def test_inputs_that_are_no_photos_and_unknown_settings() -> None:
     keras.backend.backend() != "tensorflow", reason="started from the main backend alone"
 )
 def test_the_same_on_another_backend() -> None:
-    """Layers, weights and cuts on JAX, in a process of its own: a process has one backend."""
+    """Test layers, weights and cuts on JAX in a new process: a process has one backend."""
     pytest.importorskip("jax")
     command = [
         sys.executable,

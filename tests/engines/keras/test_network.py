@@ -35,7 +35,7 @@ keras = backend.load()
 JAX = keras.backend.backend() == "jax"
 PLAIN = Regularisation(dropout=0.0, weight_decay=0.0, label_smoothing=0.0)
 EXACT = 1e-5
-"""Keras and ONNX Runtime add in different orders; 1e-3 is promised."""
+"""Tolerance: Keras and ONNX Runtime sum in different orders; 1e-3 is the documented limit."""
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def cross_entropy(
     return float((losses * (1 if weights is None else weights[labels])).mean())
 
 
-def test_core_written_network_answers_as_keras_does(
+def test_core_a_written_network_has_the_outputs_of_keras(
     proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
 ) -> None:
     regularisation = Regularisation(batch_norm=True, l2=1e-3)
@@ -126,7 +126,7 @@ def test_core_a_resumed_network_trains_on_identically(
         np.testing.assert_allclose(other.weights()[name], value, atol=1e-5, err_msg=name)
 
 
-def test_frozen_part_and_trained_part_make_the_whole(
+def test_frozen_and_trained_parts_together_equal_the_network(
     proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
 ) -> None:
     made = network(proto, Training(size=SIZE, cut=0, regularisation=PLAIN))
@@ -140,7 +140,7 @@ def test_frozen_part_and_trained_part_make_the_whole(
         )
 
 
-def test_core_only_what_lies_above_the_cut_trains(
+def test_core_only_layers_above_the_cut_are_trained(
     proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
 ) -> None:
     made = network(proto)
@@ -164,7 +164,7 @@ def test_core_only_what_lies_above_the_cut_trains(
     np.testing.assert_array_equal(lower, activations)
 
 
-def test_core_two_devices_give_what_one_gives(
+def test_core_two_devices_give_the_results_of_one(
     proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
 ) -> None:
     if not JAX:
@@ -228,7 +228,7 @@ def test_mixed_precision_keeps_float32_weights(
 def test_float16_is_trained_with_a_scaled_loss(
     proto: onnx.ModelProto, images: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a GPU, but on this machine's processor."""
+    """Train in float16 as on a GPU, but on the CPU."""
     monkeypatch.setattr(devices, "precision", lambda mixed: "mixed_float16" if mixed else "float32")
     training = Training(size=SIZE, cut=0, regularisation=PLAIN, mixed_precision=True)
     made = network(proto, training)
@@ -251,7 +251,7 @@ def test_float16_is_trained_with_a_scaled_loss(
     assert {value.dtype for value in other.weights().values()} == {np.dtype(np.float32)}
 
 
-def test_cuts_go_from_the_pixels_to_the_features(proto: onnx.ModelProto) -> None:
+def test_cuts_range_from_the_pixels_to_the_features(proto: onnx.ModelProto) -> None:
     cuts = KerasNetwork(proto).cuts(SIZE)
     assert [cut.name for cut in cuts] == ["images", "stem", "stem_relu", "sum", "wide", "features"]
     assert [cut.layers for cut in cuts] == [6, 5, 4, 2, 1, 0]
@@ -284,7 +284,7 @@ def test_the_loss_is_the_smoothed_weighted_cross_entropy_and_the_count_is_exact(
 
 
 def test_rates_fall_with_depth(proto: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> None:
-    """The first step of SGD is rate * gradient: the ratio of two runs is that of the rates."""
+    """The first SGD step is rate * gradient, so two runs differ by the ratio of their rates."""
 
     def moved(base_rate: float, depth_decay: float) -> dict[str, float]:
         training = Training(
@@ -315,7 +315,7 @@ def test_rates_fall_with_depth(proto: onnx.ModelProto, images: npt.NDArray[np.ui
     np.testing.assert_allclose(kernels, [0.5 * 0.01, 0.5 * 0.01**0.6, 0.5 * 0.01**0.2], rtol=0.03)
 
 
-def test_weight_decay_is_decoupled_and_spares_all_but_kernels() -> None:
+def test_weight_decay_is_decoupled_and_applies_to_kernels_only() -> None:
     inputs = keras.Input((3,))
     model = keras.Model(
         inputs, keras.layers.Dense(2, kernel_initializer="ones", bias_initializer="ones")(inputs)
@@ -330,7 +330,7 @@ def test_weight_decay_is_decoupled_and_spares_all_but_kernels() -> None:
     np.testing.assert_allclose(bias, 1.0)
 
 
-def test_the_rate_is_what_step_is_told(
+def test_step_uses_the_given_learning_rate(
     proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
 ) -> None:
     made = network(proto, Training(size=SIZE, cut=0, regularisation=PLAIN, optimizer="sgd"))
@@ -355,7 +355,7 @@ def test_dropout_acts_in_training_only(
     assert made.logits(images[:0]).shape == (0, CLASSES)
 
 
-def test_core_dropout_takes_the_seeds_that_runs_have(
+def test_core_dropout_accepts_every_seed_of_a_run(
     proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
 ) -> None:
     """Seeds of a stage have 31 bits; Keras keeps a dropout's seed in 31 or more, by backend."""
@@ -386,14 +386,14 @@ def test_core_non_finite_values_are_in_the_state_after_a_step(
     assert "head/0/kernel" in non_finite(made.state())
 
 
-def test_damaged_weights_are_not_converted(proto: onnx.ModelProto) -> None:
+def test_non_finite_weights_are_not_converted(proto: onnx.ModelProto) -> None:
     made = KerasNetwork(proto)
     made._backbone.model.layers[1].kernel.assign(np.full((3, 3, 3, 8), np.nan))
     with pytest.raises(BackboneError, match="holds NaN or infinity in 'keras/0000/stem/kernel'"):
         made.backbone(SIZE)
 
 
-def test_stages_of_growing_size_carry_the_weights_on(
+def test_stages_of_growing_size_keep_the_weights(
     proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
 ) -> None:
     made = network(proto, Training(size=SIZE, cut=0, regularisation=PLAIN))
@@ -413,7 +413,7 @@ def test_stages_of_growing_size_carry_the_weights_on(
     assert same(made.weights(), early)
 
 
-def test_invalid_calls_are_refused_by_name(
+def test_invalid_calls_are_refused_with_the_reason(
     proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
 ) -> None:
     made = KerasNetwork(proto)
@@ -455,7 +455,7 @@ def test_invalid_calls_are_refused_by_name(
         KerasNetwork(bare)
 
 
-def test_the_cnn_trains_from_scratch_and_explains_itself() -> None:
+def test_the_cnn_trains_from_scratch_with_heat_maps() -> None:
     made, head = scratch.scratch_network(2, size=16, seed=3)
     twin, twin_head = scratch.scratch_network(2, size=16, seed=3)
     assert np.array_equal(head.layers[0].weight, twin_head.layers[0].weight)
@@ -494,7 +494,7 @@ def test_the_graph_of_a_backbone_with_mean_pooling(proto: onnx.ModelProto) -> No
     assert (backbone_graph.pooling, backbone_graph.feature_map) == ("mean", (12, 8, 8))
 
 
-def test_what_the_backend_computes_on() -> None:
+def test_devices_of_the_backend() -> None:
     assert devices.precision(False) == "float32"
     assert devices.precision(True) == ("mixed_float16" if devices.gpus() else "mixed_bfloat16")
     expected: dict[str, bool | str] = {

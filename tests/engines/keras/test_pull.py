@@ -199,7 +199,7 @@ def test_pull_from_a_weights_file_and_again_from_the_catalogue(
     assert Backbone(pull("keras:MobileNetV2", size=SMALL, weights=weights_file)).info.width == 1280
 
 
-def test_what_was_pulled_needs_no_keras(weights_file: Path) -> None:
+def test_a_pulled_backbone_needs_no_keras(weights_file: Path) -> None:
     path = pull("keras:MobileNetV2", size=SMALL, weights=weights_file)
     code = (
         "import sys\n"
@@ -225,7 +225,7 @@ def test_weights_with_classes_on_top_and_of_keras_2(tmp_path: Path) -> None:
         assert all(np.array_equal(numbers(a), numbers(b)) for a, b in pairs), name
 
 
-def test_weights_files_that_do_not_fit(weights_file: Path, tmp_path: Path) -> None:
+def test_mismatched_weights_files_are_refused(weights_file: Path, tmp_path: Path) -> None:
     text = tmp_path / "notes.h5"
     text.write_text("no weights")
     cut = tmp_path / "cut.weights.h5"
@@ -326,7 +326,7 @@ def test_efficientnets_published_weights_are_scaled_as_keras_does(
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_offline_says_what_could_not_be_reached_and_what_to_do(
+def test_offline_errors_name_the_address_and_the_remedy(
     keras_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -434,7 +434,7 @@ def test_networks_from_a_configuration_at_another_size() -> None:
         description.rebuild(proto, 16)
 
 
-def test_files_that_say_nothing_of_keras_or_nonsense() -> None:
+def test_files_without_a_valid_keras_description() -> None:
     with pytest.raises(BackboneError, match="was not made by the Keras engine"):
         description.rebuild(onnx_files.read_audited(find("pocket"), BackboneError), 64)
     proto = onnx_files.read_audited(find("pocket"), BackboneError)
