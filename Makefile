@@ -1,7 +1,7 @@
 # On a fresh machine: `make demo` and `make test`. Each makes its own virtual environment.
 #   make quick      before each commit: linting, types and the fast tests, under two minutes on two cores
 #   make test       linting, types and every test that is not marked slow
-#   make test-slow  the tests marked slow: repetitions of benchmarks, of notebooks, and on JAX
+#   make test-slow  the tests marked slow: repetitions of benchmarks, the tutorial, notebooks, JAX
 #   make lint       ruff and the import layers alone
 
 PYTHON ?= python3

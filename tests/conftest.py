@@ -46,6 +46,7 @@ MARKED_FIXTURES = {
     "postgres": "postgres",
     "replay": "slow",
     "server": "process",
+    "tutorial": "slow",
 }
 """Fixture -> the marker of the tests that use it."""
 

@@ -191,6 +191,7 @@ def test_pulling_a_backbone_contacts_the_hub_and_nobody_else(watched: Watched) -
 
 
 @pytest.mark.keras
+@pytest.mark.slow
 def test_keras_contacts_nobody_and_leaves_no_file(watched: Watched, shapes: Path) -> None:
     pytest.importorskip("keras")
     watched.run("train", shapes, "--backbone", "cnn", "--epochs", "1", "-o", "own.onnx")

@@ -263,6 +263,7 @@ def test_a_run_that_is_stopped_twice_resumes_to_the_same_model(
     assert np.abs(rows[0] - rows[1]).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("jax") is None, reason="needs Keras' other backend, jax")
 def test_training_on_another_backend(
     tmp_path: Path, shapes: Path, backbone: Path, left_alone: Path
