@@ -19,9 +19,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
 LONGEST = (
-    "project/test_docs.py",
+    "service/test_lifecycle.py",
     "engines/keras/test_pull.py",
+    "test_privacy.py",
     "engines/finetune/test_training.py",
+    "engines/keras/test_network.py",
+    "importing/test_calibration_and_scores.py",
+    "project/test_docs.py",
+    "importing/test_equivalence.py",
+    "label_errors/test_suspects.py",
+    "service/test_fuzz.py",
     "cli/test_cli.py",
 )
 """Files that take longest; they start first, so that no core waits for the last of them."""
