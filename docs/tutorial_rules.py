@@ -1,22 +1,20 @@
 """Rules by which a command's output still agrees with the tutorial.
 
-The tutorial is run again by the tests, on other machines, with other versions of NumPy and ONNX
-Runtime. What it prints then differs in what nobody promises (seconds, speeds, which photo is the
-worst mistake) and must not differ in what a reader relies on.
+The tests run the tutorial again, on other machines and with other versions of NumPy and ONNX
+Runtime. Its output may differ in seconds, speeds and single photos, but not in what a reader
+relies on:
 
-1. The form of every line must be the same. A line's form is the line with each number replaced by
-`#`, each class of the
-   wardrobe by CLASS, each of its pictures by PICTURE, and runs of spaces by one. So a word that
-   changes, a column or a line that goes or comes, an error in place of a result all fail.
-2. Lines of the same form that follow each other count as one: tables may be sorted otherwise, and
-one more mistake may be listed.
-3. MAY_DIFFER names, with the reason, what hangs on the numbers and is no change of form.
-4. OPTIONAL names lines that are there or not depending on the numbers.
-5. Numbers that say how much there is (files, photos, classes, fits, features: EXACT) must be equal.
-An accuracy may move by ACCURACY
-   points: the drawn test sets are small (one photo of 52 is 2 points), while a broken command gives
-   10%, chance among ten classes. A line that is one number below 1, as Python prints scores, may
-   move by the same.
+1. Every line must keep its form: the line with each number replaced by `#`, each class of the
+   drawn wardrobe by CLASS, each of its pictures by PICTURE, and runs of spaces by one. A changed
+   word, a missing column or an error in place of a result therefore fails.
+2. Consecutive lines of the same form count as one, because tables may be sorted differently and
+   may list one mistake more.
+3. MAY_DIFFER lists, with the reason, changes of form that follow from different numbers.
+4. OPTIONAL lists lines that are present or absent depending on the numbers.
+5. Counts (files, photos, classes, fits, features: EXACT) must be equal. An accuracy may differ by
+   ACCURACY percentage points: the drawn test sets are small (one photo of 52 is 2 points), while a
+   broken command gives about 10%, chance among ten classes. A number below 1 alone on a line, as
+   Python prints scores, may differ by as much.
 """
 
 from __future__ import annotations
@@ -24,21 +22,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
+from tailorbird.demo import CLASSES
+
 ACCURACY = 15.0
 """Percentage points by which an accuracy may differ."""
 
-CLASSES = (
-    "dress",
-    "hat",
-    "longsleeve",
-    "outwear",
-    "pants",
-    "shirt",
-    "shoes",
-    "shorts",
-    "skirt",
-    "t-shirt",
-)
 _CLASS = re.compile(rf"(?<![\w-])(?:{'|'.join(CLASSES)})(?![\w-])")
 _PICTURE = re.compile(
     rf"(?:(?:{'|'.join(CLASSES)})/)?(?:{'|'.join(CLASSES)})-\d{{4}}(?:-[0-9a-f]{{8}})?(?=\.)"

@@ -155,8 +155,8 @@ def reads_photos(function: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         from tailorbird.dataset import DataSettings
 
-        kept: Any = near_duplicates  # DataSettings checks it
-        data = DataSettings(split_names, kept, group_by, follow_links)
+        choice: Any = near_duplicates  # DataSettings checks it
+        data = DataSettings(split_names, choice, group_by, follow_links)
         function(data=data, **values)
 
     signature = inspect.signature(function, eval_str=True)
