@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from support.data import MakeDataset, draw_dataset, needs_shared
 from support.postgres_server import PostgresServer
@@ -16,6 +17,11 @@ from support.postgres_server import PostgresServer
 # A process that a script starts in the background ignores Ctrl-C, and so do its children; the
 # tests that send one need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same inputs in every run: whether a change passes is no matter of chance. New inputs are
+# tried with `pytest --hypothesis-profile=default --hypothesis-seed=N`.
+settings.register_profile("same inputs", derandomize=True)
+settings.load_profile("same inputs")
 
 TESTS = Path(__file__).parent
 LONGEST = (

@@ -107,6 +107,22 @@ def test_a_missing_field_is_absent_and_the_scores_stay(
     assert "accuracy" in render(content, "markdown")
 
 
+@pytest.mark.parametrize("value", [None, [], 0, False, "", {}], ids=repr)
+@pytest.mark.parametrize("field", ["confusion", "confusion_cells", "per_class", "macro"])
+def test_an_empty_table_of_scores_is_refused_or_absent(
+    field: str, value: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(altered(json.dumps(replaced(("scores", "test", field), value))), path)
+    try:
+        info_from(onnx.load(path), "model.onnx")
+    except ModelFileError:
+        assert value is not None
+        assert value != []
+    else:
+        assert "accuracy" in render(describe(path), "markdown")
+
+
 @settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -233,7 +233,7 @@ def _read(stored: Mapping[str, Any]) -> Scores:
         accuracy=accuracy,
         interval=(float(low), float(high)),
         classes=tuple(map(str, stored["classes"])),
-        macro={str(name): float(value) for name, value in stored.get("macro", {}).items()},
+        macro={str(name): float(value) for name, value in (stored.get("macro") or {}).items()},
         per_class=tuple(
             ClassScore(
                 str(row["label"]),
@@ -242,7 +242,7 @@ def _read(stored: Mapping[str, Any]) -> Scores:
                 float(row["f1"]),
                 int(row["support"]),
             )
-            for row in stored.get("per_class", ())
+            for row in stored.get("per_class") or ()
         ),
         confusion=_confusion(stored),
         **{name: None if stored.get(name) is None else float(stored[name]) for name in _OPTIONAL},
@@ -251,8 +251,8 @@ def _read(stored: Mapping[str, Any]) -> Scores:
 
 def _confusion(stored: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
     """Read the rows of the confusion matrix, or [label, predicted, count] of its cells."""
-    if "confusion_cells" not in stored:
-        return tuple(tuple(map(int, row)) for row in stored.get("confusion", ()))
+    if stored.get("confusion_cells") is None:
+        return tuple(tuple(map(int, row)) for row in stored.get("confusion") or ())
     table = np.asarray(stored["confusion_cells"], np.int64).reshape(-1, 3)
     if table.size and table.min() < 0:
         raise ValueError("a cell of the confusion matrix is negative")

@@ -285,11 +285,11 @@ def _scores(stored: object, key: str, classes: tuple[str, ...], name: str) -> di
 
 def _check_confusion(stored: Mapping[str, Any], classes: int) -> None:
     dense, cells = stored.get("confusion"), stored.get("confusion_cells")
-    if dense:
+    if dense is not None and dense != []:
         counts = np.asarray(dense)
         if counts.shape != (classes, classes) or counts.dtype.kind != "i" or counts.min() < 0:
             raise ValueError(f"'confusion' must be {classes} x {classes} counts")
-    if cells:
+    if cells is not None and cells != []:
         table = np.asarray(cells)
         if table.ndim != 2 or table.shape[1] != 3 or table.dtype.kind != "i" or table.min() < 0:
             raise ValueError("'confusion_cells' must be rows of [label, predicted, count]")
