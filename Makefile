@@ -1,4 +1,5 @@
 # On a fresh machine: `make demo` and `make test`. Each makes its own virtual environment.
+#   make serve      the web page of the model that `make demo` trained
 #   make quick      before each commit: linting, types and the fast tests, under two minutes on two cores
 #   make test       linting, types and every test that is not marked slow
 #   make test-slow  the tests marked slow: repetitions of benchmarks, the tutorial, notebooks, JAX
@@ -8,17 +9,21 @@ PYTHON ?= python3
 LIGHT := .venv
 TEST := .venv-test
 
-.PHONY: demo quick test test-slow lint check install clean
+.PHONY: demo serve quick test test-slow lint check install clean
 
 demo: install
 	$(LIGHT)/bin/tailorbird demo
+
+serve: install
+	@test -f tailorbird-demo/wardrobe.onnx || $(LIGHT)/bin/tailorbird demo
+	$(LIGHT)/bin/tailorbird serve tailorbird-demo/wardrobe.onnx
 
 install: $(LIGHT)/installed
 
 $(LIGHT)/installed: pyproject.toml $(shell find src -type f -not -name '*.pyc' 2>/dev/null)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "tailorbird needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make demo PYTHON=python3.12")'
 	$(PYTHON) -m venv $(LIGHT)
-	$(LIGHT)/bin/pip install --quiet --disable-pip-version-check .
+	$(LIGHT)/bin/pip install --quiet --disable-pip-version-check '.[serve]'
 	@touch $@
 
 $(TEST)/installed: pyproject.toml

@@ -5,7 +5,7 @@
 Prints a line per network: the largest difference from Keras relative to the largest feature (at
 most 1e-3 is allowed), whether the weights read back from the ONNX file are equal bit by bit, and
 the seconds for building, converting and checking. Batch normalisation gets random statistics, so
-that mistakes in them show. Needs tailorbird[keras]; KERAS_BACKEND chooses the backend.
+that mistakes in them show. Needs the extra `keras`; KERAS_BACKEND chooses the backend.
 """
 
 from __future__ import annotations

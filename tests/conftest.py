@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # tried with `pytest --hypothesis-profile=default --hypothesis-seed=N`.
 settings.register_profile("same inputs", derandomize=True)
 settings.load_profile("same inputs")
+
+# As in an activated environment, so that printed commands begin with `tailorbird`.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 TESTS = Path(__file__).parent
 LONGEST = (

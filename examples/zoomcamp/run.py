@@ -31,6 +31,7 @@ from typing import Any
 from commands import CommandFailed, Place, run_step
 from results import write
 from steps import COURSE, FIRST_OURS, PITFALLS, epochs
+from tailorbird import installing
 
 HERE = Path(__file__).resolve().parent
 GET_PHOTOS = """There are no photos at {photos}. The course's come with
@@ -323,7 +324,7 @@ def main() -> int:
     given = options.parse_args()
     given.network = given.network or ("MobileNet" if given.short else "Xception")
     if given.keras_python == sys.executable and importlib.util.find_spec("tensorflow") is None:
-        sys.exit("The notebook's side needs Keras on TensorFlow: pip install 'tailorbird[keras]'")
+        sys.exit(f"The notebook's side needs Keras on TensorFlow: {installing.install('keras')}")
     return replay(given)
 
 

@@ -10,6 +10,8 @@ import io
 import json
 import os
 import pty
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -438,7 +440,15 @@ def test_demo_draws_trains_scores_and_prints_next_steps(tmp_path: Path) -> None:
     done = run("demo", tmp_path / "demo", "--per-class", 14)
     assert "Test: accuracy" in done.stdout and (tmp_path / "demo" / "wardrobe.onnx").exists()
     assert "tailorbird train PHOTOS -o shop.onnx" in done.stderr and "hat" in done.stdout
-    run("predict", tmp_path / "demo" / "wardrobe.onnx", tmp_path / "demo" / "wardrobe" / "hat")
+    model = tmp_path / "demo" / "wardrobe.onnx"
+    assert f"Try it in a browser: tailorbird serve {model}\n" in done.stderr
+    (predicting,) = re.findall(r"not trained on: tailorbird (predict .*)", done.stderr)
+    assert "\t" in run(*shlex.split(predicting)).stdout
+    elsewhere = run("demo", tmp_path / "demo", "--per-class", 12, PATH="/usr/bin")
+    (typed,) = re.findall("Try it in a browser: (.*)", elsewhere.stderr)
+    own = [sys.executable, "-m", "tailorbird"]  # where the tests run from the sources alone
+    assert shlex.split(typed)[-2:] == ["serve", str(model)]
+    assert shlex.split(typed)[:-2] in ([str(Path(sys.executable).with_name("tailorbird"))], own)
 
 
 def test_warnings_of_the_package_are_lines_and_others_are_dropped(

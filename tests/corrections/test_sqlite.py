@@ -21,6 +21,7 @@ from support.answers import add, photo
 from support.correction_writer import (
     writer,
 )
+from tailorbird import installing
 from tailorbird.corrections import (
     Corrections,
     default_photos,
@@ -209,7 +210,7 @@ def test_missing_packages_are_reported_with_their_extra(tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )
-        assert f"pip install 'tailorbird[{extra}]'" in done.stdout
+        assert installing.install(extra) in done.stdout
     assert issubclass(MissingExtra, RunError)
 
 

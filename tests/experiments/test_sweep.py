@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from support.experiment_data import blobs, photos_of
+from tailorbird import installing
 from tailorbird.errors import MissingExtra, SettingsError, TrainingError
 from tailorbird.experiments import ExperimentData, Standing, SweepResult, sweep
 from tailorbird.experiments.alternatives import train_command
@@ -138,7 +140,7 @@ def test_optuna_stops_poor_settings_and_stays_in_the_range() -> None:
 
 def test_without_optuna_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'tailorbird\[optuna\]'"):
+    with pytest.raises(MissingExtra, match=re.escape(installing.install("optuna"))):
         sweep(blobs(), optuna=3)
 
 

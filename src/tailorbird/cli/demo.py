@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +27,7 @@ def demo(
 ) -> None:
     """Draw a sample dataset, train, score and predict.
 
-    It takes about a minute on two cores, and ends with the commands to try next.
+    It takes less than a minute on two cores, and ends with the commands to try next.
     """
     from tailorbird import demo, training
     from tailorbird.model import Classifier
@@ -37,28 +38,53 @@ def demo(
     with output.ProgressBar() as progress:
         demo.write(photos, per_class=per_class, seed=seed, progress=progress)
 
-    output.say(f"2. Training: tailorbird train {photos} -o {model}")
+    output.say(f"2. Training: {_command('train', photos, '-o', model)}")
     with output.ProgressBar() as progress:
         result = training.train(photos, model, seed=seed, progress=progress)
     print_result(result)
     output.print_report_path(result.report, result.report_error)
 
-    output.say(f"3. Predicting pictures it was not trained on: tailorbird predict {model} PHOTOS")
     tested = [sample for sample in result.dataset.samples if sample.split == "test"]
+    shown = tested[:: max(1, len(tested) // SHOWN)][:SHOWN]
+    predicting = _command("predict", model, shown[0].path)
+    output.say(f"3. Predicting pictures it was not trained on: {predicting}")
     classifier = Classifier(model)
-    step = max(1, len(tested) // SHOWN)
-    for sample in tested[::step][:SHOWN]:
+    for sample in shown:
         prediction = classifier.predict(sample.path)
         answer = f"not sure, perhaps {prediction.label}" if prediction.unsure else prediction.label
         mark = "right" if prediction.label == sample.label else f"wrong, it is {sample.label}"
         output.line(f"  {sample.name}: {answer} ({prediction.probability:.0%}; {mark})")
 
     seconds = output.duration(time.perf_counter() - start)
-    output.say(f"Done in {seconds}. Next, with photos of your own, a folder for each class:")
-    output.say("  tailorbird scan PHOTOS                     find problems in the data")
-    output.say("  tailorbird train PHOTOS -o shop.onnx       train and test a model")
-    output.say("  tailorbird evaluate shop.onnx NEW_PHOTOS   score it on new photos")
-    output.say("  tailorbird predict shop.onnx *.jpg         use it; --json and --csv for programs")
-    output.say("  tailorbird explain shop.onnx a.jpg         show which parts of a photo count")
+    output.say(f"Done in {seconds}.")
+    _next(model)
     if result.report is not None:
         output.say(f"The report, a page for any browser: {result.report}")
+
+
+def _next(model: Path) -> None:
+    """Print the commands to try next, as they can be typed here."""
+    from tailorbird import installing, service
+    from tailorbird.errors import MissingExtra
+
+    serving = _command("serve", model)
+    try:
+        service.need_extra()
+        output.say(f"Try it in a browser: {serving}")
+    except MissingExtra:
+        output.say(f"Try it in a browser: {installing.install('serve')}, then {serving}")
+    output.say("With photos of your own, a folder for each class:")
+    for command, purpose in (
+        ("scan PHOTOS", "find problems in the data"),
+        ("train PHOTOS -o shop.onnx", "train and test a model"),
+        ("evaluate shop.onnx NEW_PHOTOS", "score it on new photos"),
+        ("predict shop.onnx *.jpg", "use it; --json and --csv for programs"),
+        ("explain shop.onnx a.jpg", "show which parts of a photo count"),
+    ):
+        typed = output.runnable(f"tailorbird {command}")
+        output.say(f"  {typed:<42} {purpose}")
+
+
+def _command(*words: str | Path) -> str:
+    """Return a command as it can be typed here."""
+    return output.runnable(shlex.join(["tailorbird", *map(str, words)]))

@@ -95,4 +95,4 @@ def _print(result: RateFinding) -> None:
     output.print_table({"learning rate": True, "loss": True, "": False}, rows)
     for line in rate_lines(result):
         output.line(line)
-    output.line(f"  {result.command}")
+    output.line(f"  {output.runnable(result.command)}")

@@ -60,7 +60,7 @@ def import_model(
     """Convert a Keras classifier to a model file.
 
     The model file is compared with Keras, and calibrated and scored if photos are given. The import
-    needs tailorbird[keras]; using the model file does not. Heat maps are included if the model ends
+    needs the extra `keras`; using the model file does not. Heat maps are included if the model ends
     in pooling or flattening and dense layers with ReLU. Lambda layers are refused: no code in the
     file is ever run.
     """

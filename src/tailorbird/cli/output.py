@@ -100,6 +100,13 @@ def say(text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)
 
 
+def runnable(command: str) -> str:
+    """Return a printed command, `tailorbird train ...`, as it can be typed in this terminal."""
+    from tailorbird import installing
+
+    return installing.runnable(command)
+
+
 def print_error(text: str) -> None:
     """Print an error on standard error; it may have several lines."""
     shown = "\n".join(printable(part) for part in text.splitlines())

@@ -134,4 +134,4 @@ def print_summary(opened: Review) -> None:
         f"{len(opened.manifest):,} photos; {rest}"
     )
     output.line(f"Manifest: {opened.manifest.path}")
-    output.line(f"Train on it: {opened.train_command}")
+    output.line(f"Train on it: {output.runnable(opened.train_command)}")

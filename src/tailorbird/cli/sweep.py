@@ -72,7 +72,7 @@ _Optuna = Annotated[
     int | None,
     typer.Option(
         help="Number of Optuna trials, between the lowest and highest values given (needs "
-        "tailorbird[optuna])."
+        "the extra `optuna`)."
     ),
 ]
 _Metric = Annotated[str, typer.Option(help="Rank settings by accuracy or log-loss.")]
@@ -269,4 +269,4 @@ def _print(result: SweepResult) -> None:
         f"{ended}{len(result.fits)} fits in {output.duration(result.seconds)}, {rate:,.0f} a "
         f"minute. Chosen: {result.chosen.name}"
     )
-    output.line(f"  {result.command}")
+    output.line(f"  {output.runnable(result.command)}")

@@ -83,7 +83,7 @@ _Finetune = Annotated[
 ]
 _Engine = Annotated[
     str | None,
-    _tuning(text="Framework that trains: keras (needs tailorbird[keras])."),
+    _tuning(text="Framework that trains: keras (needs the extra `keras`)."),
 ]
 _Size = Annotated[
     str | None,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from tailorbird import installing
 from tailorbird.errors import (
     MissingExtra,
     SettingsError,
@@ -125,7 +126,7 @@ def default_photos(url: str) -> Path | None:
 
 def _missing_sqlalchemy() -> MissingExtra:
     return MissingExtra(
-        "corrections need SQLAlchemy, which is not installed: pip install 'tailorbird[serve]'"
+        "corrections need SQLAlchemy, which is not installed: " + installing.install("serve")
     )
 
 
@@ -249,7 +250,7 @@ def _postgresql(location: Location) -> Engine:
     except ImportError:
         raise MissingExtra(
             "PostgreSQL needs the driver psycopg 3, which is not installed: "
-            "pip install 'tailorbird[postgres]'"
+            + installing.install("postgres")
         ) from None
     # Set for each transaction, because a pooler may share connections. A commit must be on the
     # disk before it is acknowledged, also where the server's default is synchronous_commit off.

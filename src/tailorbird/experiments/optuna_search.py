@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tailorbird import installing
 from tailorbird.errors import MissingExtra
 from tailorbird.experiments.alternatives import starting_point, value_text
 from tailorbird.experiments.cross_validation import Job
@@ -25,8 +26,9 @@ def require() -> None:
         import optuna  # noqa: F401
     except ImportError as error:
         raise MissingExtra(
-            "guided search needs Optuna, which is not installed: pip install 'tailorbird[optuna]'; "
-            "or leave out --optuna: varying one setting at a time and --grid need nothing more"
+            "guided search needs Optuna, which is not installed; leave out --optuna (varying one "
+            "setting at a time and --grid need nothing more), or install it: "
+            + installing.install("optuna")
         ) from error
 
 

@@ -52,7 +52,7 @@ class SweepSettings(ExperimentSettings):
 
     Attributes:
         grid: try every combination instead of varying one factor at a time.
-        optuna: number of settings that Optuna chooses instead; needs `tailorbird[optuna]`.
+        optuna: number of settings that Optuna chooses instead; needs the extra `optuna`.
         folds: of each round of cross-validation, at least 2.
         seeds: rounds, each with its own folds and first weights, 1 to 100.
         metric: what settings are ranked by: accuracy or log-loss.

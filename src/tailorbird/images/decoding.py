@@ -20,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
+from tailorbird import installing
 from tailorbird.errors import ImageError, ImageTooLarge, UnreadableImage, UnsupportedImage
 from tailorbird.images import conversion
 from tailorbird.images.containers import Container
@@ -195,7 +196,7 @@ def _accepted_format(data: bytes, accepted: Collection[str]) -> Format:
         raise UnsupportedImage(f"not an image of a known format; accepted are {names}")
     hint = f"; {row.hint}" if row.hint else ""
     if accepted == ACCEPTED and row.extra and not row.available():
-        hint += f"; or install what reads it: pip install 'tailorbird[{row.extra}]'"
+        hint += f"; or install what reads it: {installing.install(row.extra)}"
     raise UnsupportedImage(f"{row.name} is not accepted; accepted are {names}{hint}")
 
 

@@ -1,4 +1,4 @@
-"""Serve a model, or the local page of a review, over HTTP; needs the extra `tailorbird[serve]`.
+"""Serve a model, or the local page of a review, over HTTP; needs the extra `serve`.
 
 The modules of this folder serve models: pages, HTTP API, batching, corrections. `review/` is the
 local page of a review. `web/` is shared by both.
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from tailorbird import installing
 from tailorbird.errors import MissingExtra
 from tailorbird.service.settings import ServeSettings, storage_for
 
@@ -104,5 +105,5 @@ def need_extra() -> None:
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise MissingExtra(
-            f"serving needs {', '.join(missing)}; install with: pip install 'tailorbird[serve]'"
+            f"serving needs {', '.join(missing)}; install with: {installing.install('serve')}"
         )

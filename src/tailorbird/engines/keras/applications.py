@@ -232,5 +232,5 @@ def _preprocess(name: str) -> str:
             return mode
     raise BackboneError(
         f"the preprocessing of keras.applications.{name} is not known to this version; "
-        "pip install --upgrade tailorbird"
+        "use a newer version of tailorbird"
     )

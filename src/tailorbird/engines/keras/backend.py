@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from tailorbird import privacy
+from tailorbird import installing, privacy
 from tailorbird.errors import MissingExtra, SettingsError
 
 BACKENDS = {"tensorflow": "tensorflow-cpu", "jax": "jax", "torch": "torch"}
@@ -39,7 +39,7 @@ def load() -> Any:
             "Keras is not installed" if there else "Keras and a backend for it are not installed"
         )
         raise MissingExtra(
-            f"{missing}; pip install 'tailorbird[keras]' brings Keras with TensorFlow for CPUs"
+            f"{missing}; to install Keras with TensorFlow for CPUs: {installing.install('keras')}"
         )
     if wanted and wanted not in there:
         raise MissingExtra(

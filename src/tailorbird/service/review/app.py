@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
-from tailorbird import images
+from tailorbird import images, installing
 from tailorbird.dataset import Sample, printable
 from tailorbird.errors import ImageError, SettingsError, StorageError, StorageFull
 from tailorbird.review import ChangedMeanwhile, Choice, Review
@@ -174,7 +174,7 @@ class ReviewService:
             "name": printable(review.source.resolve().name),
             "source": printable(str(review.source)),
             "manifest": printable(str(review.manifest.path)),
-            "command": review.train_command,
+            "command": installing.runnable(review.train_command),
             "classes": review.classes,
             "counts": [counts.get(label, 0) for label in review.classes],
             "items": items,
