@@ -10,9 +10,11 @@ Shapes: images are uint8 (N, S, S, 3); outputs are arrays whose first axis is N.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -198,6 +200,34 @@ def map_batches(
     batches = _batches(items, device.batch)
     for results in parallel.ordered(one, batches, workers=workers or device.streams):
         yield from results
+
+
+def simplified(model: onnx.ModelProto, name: str, error: type[InputError]) -> onnx.ModelProto:
+    """Return an audited graph with constants folded and batch normalisation merged.
+
+    These are the runtime's basic optimisations, which use standard operators only.
+
+    Args and exceptions as in `Runner`.
+    """
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory(prefix="tailorbird-") as folder:
+        written = Path(folder) / "simplified.onnx"
+        options.optimized_model_filepath = str(written)
+        try:
+            onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=list(CPU.providers)
+            )
+        except Exception as problem:  # the runtime's exceptions share no base class
+            raise error(
+                f"{name} cannot be run by ONNX Runtime {onnxruntime.__version__}: "
+                f"{first_line(problem)}"
+            ) from None
+        return onnx.load(written)
 
 
 def runtime_version() -> str:

@@ -90,12 +90,17 @@ def test_a_broken_layer_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["src", "tests", "examples"])
 def test_only_inference_makes_and_runs_sessions(folder: str) -> None:
-    """ONNX Runtime elsewhere might be imported before its telemetry is disabled."""
+    """ONNX Runtime elsewhere might be imported before its telemetry is disabled.
+
+    The quantiser that is part of it changes graphs without running them.
+    """
+    allowed = {SOURCE / "quantization.py": "onnxruntime.quantization."}
     for path in (ROOT / folder).rglob("*.py"):
         if path == SOURCE / "inference.py":
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        assert not {name for name in imported(tree) if name.split(".")[0] == "onnxruntime"}, path
+        found = {name for name in imported(tree) if name.split(".")[0] == "onnxruntime"}
+        assert all(name.startswith(allowed.get(path, "nowhere")) for name in found), path
         for node in ast.walk(tree):
             assert not isinstance(node, ast.Attribute) or node.attr != "InferenceSession", path
 

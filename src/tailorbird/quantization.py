@@ -1,0 +1,330 @@
+"""Quantise a backbone to int8: simplify its graph, measure ranges on photos, insert QDQ nodes.
+
+ONNX Runtime's own quantiser inserts the nodes. Around it this module
+
+- folds what is constant, including sizes that exporters compute in the graph, and merges batch
+  normalisation into convolutions, because only a convolution on its own becomes an integer one;
+- measures the ranges with `Runner`, photo by photo on all cores and in bounded memory. The
+  quantiser's own calibration runs sessions of its own, writes temporary files, and keeps either
+  only the extremes or all activations;
+- leaves pooling in float32, so that `features` remain the mean of `feature_map`;
+- restores what the quantiser loses or adds: the metadata, and imports of operator sets that no
+  node uses.
+
+Weights are symmetric, per channel, and limited to 7 bits (-64 to 64), activations are uint8.
+Processors without VNNI add pairs of products in 16 bits with saturation: 2 x 255 x 64 = 32,640 fits
+into 32,767, while 8 bits, 2 x 255 x 127, do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird import onnx_files
+from tailorbird.errors import BackboneError
+from tailorbird.inference import CPU, Runner, simplified
+
+if TYPE_CHECKING:
+    import onnx
+
+T = TypeVar("T")
+
+LARGEST_WEIGHT = 64
+"""Largest absolute value of a quantised weight."""
+
+LEAST_OPSET = 13
+"""Earliest operator set with one scale per channel."""
+
+WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+"""Operators whose weights are quantised."""
+
+ACTIVATIONS = frozenset({"Relu", "Clip"})
+"""Operators that become part of the convolution in front of them."""
+
+BETWEEN = frozenset({"Add", "MaxPool", "Pad", "Concat"})
+"""Operators that also run on 8-bit activations, so that values stay 8-bit between convolutions."""
+
+
+@dataclass(frozen=True)
+class _Range:
+    """The least and largest value of a tensor."""
+
+    lowest: float
+    highest: float
+
+
+def quantise(
+    model: onnx.ModelProto,
+    photos: Iterable[T],
+    load: Callable[[T], npt.NDArray[np.uint8]],
+    name: str = "the backbone",
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> onnx.ModelProto:
+    """Return a backbone with int8 weights and 8-bit activations, and with its metadata.
+
+    Args:
+        model: An audited float backbone: input `images` uint8 (N, S, S, 3); outputs `features` and
+            perhaps `feature_map`. It is not changed.
+        photos: What the ranges are measured on; read as needed.
+        load: Returns a photo's pixels, uint8 (S, S, 3); called from several threads.
+        name: What messages call the backbone.
+        progress: Called with the number of photos that are done.
+
+    Raises:
+        BackboneError: The graph is quantised already, has nothing to quantise, cannot be run, or
+            gives values that are not finite; or there are no photos.
+    """
+    if any(node.op_type == "DequantizeLinear" for node in onnx_files.nodes(model.graph)):
+        raise BackboneError(f"{name} is quantised already; give the float32 backbone")
+    graph = _prepared(model, name)
+    chosen = _nodes_to_quantise(graph)
+    if not any(node.op_type in WEIGHTED for node in chosen):
+        raise BackboneError(
+            f"{name} has no convolution or matrix product with constant weights; nothing in it "
+            "can be quantised"
+        )
+    ranges = _ranges(graph, chosen, photos, load, name, progress)
+    quantised = _inserted(graph, chosen, ranges)
+    return _mended(quantised, model)
+
+
+def _prepared(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Return the simplified float graph; every node has a name."""
+    import onnx
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.value_info[:]  # an exporter's notes may contradict the folded graph
+    if onnx_files.standard_opset(result) < LEAST_OPSET:
+        result = onnx.version_converter.convert_version(result, LEAST_OPSET)
+    result = simplified(result, name, BackboneError)
+    sizes = _constant_sizes(result, name)
+    if sizes:
+        result = simplified(_with_constants(result, sizes), name, BackboneError)
+    _remove_unused(result)
+    for number, node in enumerate(result.graph.node):
+        node.name = f"{node.op_type}_{number}"
+    return onnx.shape_inference.infer_shapes(result)
+
+
+def _constant_sizes(model: onnx.ModelProto, name: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the tensors computed from shapes alone that do not depend on the number of images.
+
+    Exporters compute paddings and shapes from the shape of the input. Runs of two and of three
+    images show which values depend on their number.
+    """
+    import onnx
+    from onnx import helper
+
+    constant = {tensor.name for tensor in model.graph.initializer}
+    found: list[str] = []
+    for node in model.graph.node:
+        inputs = {name for name in node.input if name}
+        from_sizes = inputs - constant
+        if node.op_type == "Shape" or (from_sizes and from_sizes <= set(found)):
+            found += [output for output in node.output if output]
+    if not found:
+        return {}
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    probe.graph.output.extend(helper.make_empty_tensor_value_info(output) for output in found)
+    runner = Runner(probe, name, BackboneError)
+    side = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    two, three = (
+        runner.run_batch(np.zeros((count, side, side, 3), np.uint8), found) for count in (2, 3)
+    )
+    return {
+        output: value
+        for output, value, other in zip(found, two, three, strict=True)
+        if np.array_equal(value, other)
+    }
+
+
+def _with_constants(
+    model: onnx.ModelProto, values: Mapping[str, npt.NDArray[Any]]
+) -> onnx.ModelProto:
+    """Return a graph in which these tensors are constants."""
+    import onnx
+    from onnx import numpy_helper
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    _keep_nodes(result, lambda node: not set(filter(None, node.output)) <= values.keys())
+    made = {output for node in result.graph.node for output in node.output}
+    result.graph.initializer.extend(
+        numpy_helper.from_array(value, name) for name, value in values.items() if name not in made
+    )
+    return result
+
+
+def _remove_unused(model: onnx.ModelProto) -> None:
+    """Remove nodes and weights that no output depends on."""
+    wanted = {output.name for output in model.graph.output}
+    used: set[str] = set()
+    for node in reversed(model.graph.node):
+        if wanted.intersection(node.output):
+            used.update(filter(None, node.output))
+            for inner in [node, *(n for g in onnx_files.inner_graphs(node) for n in g.node)]:
+                wanted.update(inner.input)
+            for graph in onnx_files.inner_graphs(node):
+                wanted.update(output.name for output in graph.output)
+    _keep_nodes(model, lambda node: bool(used.intersection(node.output)))
+    weights = [tensor for tensor in model.graph.initializer if tensor.name in wanted]
+    kept = [type(weight).FromString(weight.SerializeToString()) for weight in weights]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def _keep_nodes(model: onnx.ModelProto, wanted: Callable[[onnx.NodeProto], bool]) -> None:
+    nodes = [node for node in model.graph.node if wanted(node)]
+    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def _nodes_to_quantise(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the nodes that become integer ones.
+
+    Those behind the last convolution or matrix product (pooling) stay in float32, except an
+    activation right behind it.
+    """
+    constant = {tensor.name for tensor in model.graph.initializer}
+    graph_nodes = list(model.graph.node)
+    weighted = {
+        node.name
+        for node in graph_nodes
+        if node.op_type in WEIGHTED and node.input[1] in constant
+    }
+    leads_on: set[str] = set()  # tensors on which the input of a weighted node depends
+    for node in reversed(graph_nodes):
+        if node.name in weighted or leads_on.intersection(node.output):
+            leads_on.update(node.input)
+    maker = {output: node for node in graph_nodes for output in node.output}
+    chosen = []
+    for node in graph_nodes:
+        inputs = [name for name in node.input if name and name not in constant]
+        before = leads_on.intersection(node.output)
+        behind = node.op_type in ACTIVATIONS and all(
+            name in maker and maker[name].name in weighted for name in inputs
+        )
+        between = node.op_type in BETWEEN and (node.op_type != "Add" or len(inputs) == 2)
+        if node.name in weighted or behind or (before and (between or node.op_type in ACTIVATIONS)):
+            chosen.append(node)
+    return chosen
+
+
+def _ranges(
+    model: onnx.ModelProto,
+    chosen: Sequence[onnx.NodeProto],
+    photos: Iterable[T],
+    load: Callable[[T], npt.NDArray[np.uint8]],
+    name: str,
+    progress: Callable[[int], None] | None,
+) -> dict[str, _Range]:
+    """Return the range of each activation of these nodes: the mean of the photos' extremes.
+
+    The mean is less sensitive to single outliers than the extremes over all photos.
+    """
+    import onnx
+    from onnx import helper
+
+    constant = {tensor.name for tensor in model.graph.initializer}
+    names = {name for node in chosen for name in (*node.input, *node.output)} - constant - {""}
+    floats = sorted(names & _float_tensors(model))
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    for operator in ("ReduceMin", "ReduceMax"):
+        for number, tensor in enumerate(floats):
+            output = f"{operator}/{number}"
+            probe.graph.node.append(helper.make_node(operator, [tensor], [output], keepdims=1))
+            probe.graph.output.append(helper.make_empty_tensor_value_info(output))
+    # One photo per run: some networks fold the images into another axis.
+    runner = Runner(probe, name, BackboneError, device=replace(CPU, batch=1))
+    total, done = np.zeros(2 * len(floats)), 0
+    for _, row in runner.map(photos, lambda photo: (None, load(photo)), runner.outputs):
+        assert row is not None
+        total += [float(np.ravel(value)[0]) for value in row]
+        done += 1
+        if progress is not None:
+            progress(done)
+    if not done:
+        raise BackboneError("there is no photo to measure the ranges of activations on")
+    if not np.isfinite(total).all():
+        raise BackboneError(f"{name} gives activations that are NaN or infinite on these photos")
+    lowest, highest = np.split(total / done, 2)
+    return {
+        tensor: _Range(float(low), float(high))
+        for tensor, low, high in zip(floats, lowest, highest, strict=True)
+    }
+
+
+def _float_tensors(model: onnx.ModelProto) -> set[str]:
+    """Return the names of the float32 tensors whose type is known."""
+    import onnx
+
+    known = (*model.graph.value_info, *model.graph.input, *model.graph.output)
+    return {
+        value.name for value in known if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
+
+
+def _inserted(
+    model: onnx.ModelProto, chosen: Sequence[onnx.NodeProto], ranges: Mapping[str, _Range]
+) -> onnx.ModelProto:
+    """Return the graph with QuantizeLinear and DequantizeLinear nodes around the chosen nodes."""
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
+
+    measured = {
+        tensor: (np.array(found.lowest, np.float32), np.array(found.highest, np.float32))
+        for tensor, found in ranges.items()
+    }
+    quantizer = QDQQuantizer(
+        model,
+        True,  # per channel
+        True,  # weights of 7 bits
+        QuantType.QInt8,
+        QuantType.QUInt8,
+        TensorsData(CalibrationMethod.MinMax, measured),
+        [node.name for node in chosen],
+        [],
+        sorted({node.op_type for node in chosen}),
+        {"MatMulConstBOnly": True},
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()  # it appends its nodes at the end
+    result: onnx.ModelProto = quantizer.model.model
+    return result
+
+
+def _mended(quantised: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the quantised graph with the original's metadata and only the imports it uses."""
+    import onnx
+
+    result = onnx.ModelProto()
+    result.CopyFrom(quantised)
+    used = {node.domain for node in onnx_files.nodes(result.graph)}
+    imports = [entry for entry in result.opset_import if entry.domain in used]
+    kept = [(entry.domain, entry.version) for entry in imports]
+    del result.opset_import[:]
+    result.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in kept)
+    del result.graph.value_info[:]
+    del result.metadata_props[:]
+    result.metadata_props.extend(original.metadata_props)
+    for mine, theirs in ((result.graph.output, original.graph.output),):
+        del mine[:]
+        mine.extend(theirs)
+    del result.graph.input[:]
+    result.graph.input.extend(original.graph.input)
+    result.ir_version = max(8, original.ir_version)
+    result.producer_name, result.graph.name = "tailorbird", original.graph.name
+    onnx.checker.check_model(result, full_check=True)
+    return result
