@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from support.tiny_backbone import tiny
 
+from support.tiny_backbone import tiny
 from tailorbird import onnx_files
 from tailorbird.backbone import Backbone
 from tailorbird.backbone.catalogue import shipped

@@ -198,9 +198,7 @@ def _nodes_to_quantise(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     constant = {tensor.name for tensor in model.graph.initializer}
     graph_nodes = list(model.graph.node)
     weighted = {
-        node.name
-        for node in graph_nodes
-        if node.op_type in WEIGHTED and node.input[1] in constant
+        node.name for node in graph_nodes if node.op_type in WEIGHTED and node.input[1] in constant
     }
     leads_on: set[str] = set()  # tensors on which the input of a weighted node depends
     for node in reversed(graph_nodes):
@@ -280,7 +278,6 @@ def _inserted(
     model: onnx.ModelProto, chosen: Sequence[onnx.NodeProto], ranges: Mapping[str, _Range]
 ) -> onnx.ModelProto:
     """Return the graph with QuantizeLinear and DequantizeLinear nodes around the chosen nodes."""
-    import onnx
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
 
     measured = {
