@@ -63,7 +63,7 @@ def saved(tmp_path: Path) -> Callable[[onnx.ModelProto], Backbone]:
 def test_features_stay_close_and_weights_have_7_bits(
     saved: Callable[[onnx.ModelProto], Backbone],
 ) -> None:
-    pocket = Backbone(shipped())
+    pocket = Backbone(shipped("pocket"))
     images = pictures(24, pocket.info.size)
     before = pocket.proto.SerializeToString()
     quantised = quantise(pocket.proto, images[:16], same)
@@ -76,7 +76,7 @@ def test_features_stay_close_and_weights_have_7_bits(
     assert cosines.min() > 0.98
     assert len(weights(quantised)) == 30
     assert all(np.abs(value).max() <= LARGEST_WEIGHT for value in weights(quantised).values())
-    assert quantised.ByteSize() < 0.6 * shipped().stat().st_size
+    assert quantised.ByteSize() < 0.6 * shipped("pocket").stat().st_size
 
 
 def test_the_metadata_stay_and_only_the_standard_operators_are_imported() -> None:

@@ -154,15 +154,15 @@ def test_the_shipped_backbone_states_its_origin() -> None:
 
 
 def test_finding_backbones(save: Save, own_cache: Path) -> None:
-    assert [info.name for info in at_hand()] == ["pocket"]
+    assert [info.name for info in at_hand()] == ["lite", "pocket"]
     (own_cache / "backbones").mkdir()
     onnx.save(tiny(), own_cache / "backbones" / "tiny.backbone.onnx")
     (own_cache / "backbones" / "broken.backbone.onnx").write_bytes(b"nothing")
-    assert [info.name for info in at_hand()] == ["pocket", "tiny"]
+    assert [info.name for info in at_hand()] == ["lite", "pocket", "tiny"]
     assert find("tiny") == own_cache / "backbones" / "tiny.backbone.onnx"
     with pytest.raises(
         BackboneError,
-        match=r"there is no backbone named 'resnet'; available: pocket, broken, tiny; "
+        match=r"there is no backbone named 'resnet'; available: lite, pocket, broken, tiny; "
         r".*backbones pull",
     ):
         find("resnet")

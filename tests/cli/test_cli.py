@@ -360,7 +360,7 @@ def test_bad_input_exits_2_in_one_line(tmp_path: Path, shapes: Path, trained: Pa
         (("train", shapes, "-o", tmp_path / "m.onnx", "--dropout", 2), "dropout"),
         (
             ("train", shapes, "-o", tmp_path / "m.onnx", "--backbone", "nope"),
-            "there is no backbone named 'nope'; available: pocket",
+            "there is no backbone named 'nope'; available: lite, pocket",
         ),
         (("predict", tmp_path / "missing.onnx", shapes), "does not exist; check the path"),
         (("predict", shapes / "box" / "box-000.jpg", shapes), "is not an ONNX file"),
@@ -413,7 +413,13 @@ def test_ctrl_c_exits_130(trained: Path, shapes: Path) -> None:
 
 def test_backbones_and_cache(shapes: Path) -> None:
     (found,) = lines(run("backbones", "--json"))
-    (pocket,) = found["backbones"]
+    lite, pocket = found["backbones"]
+    assert (lite["name"], lite["input_size"], lite["features"], lite["licence"]) == (
+        "lite",
+        260,
+        1280,
+        "Apache-2.0",
+    )
     assert (pocket["name"], pocket["input_size"], pocket["features"], pocket["licence"]) == (
         "pocket",
         128,

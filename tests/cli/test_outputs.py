@@ -46,7 +46,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
             rows.writerow([name, path.parent.name, number, "exclude" if number < 2 else ""])
     for name in ("shop.onnx", "other.onnx"):
         shutil.copy(trained, root / name)
-    shutil.copy(shipped(), root / "my.onnx")
+    shutil.copy(shipped("pocket"), root / "my.onnx")
     open_store(str(root / "answers.csv")).close()
     (root / "kept").mkdir()
     (root / "notebook.keras").write_bytes(b"a model of Keras")

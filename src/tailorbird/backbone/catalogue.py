@@ -1,4 +1,4 @@
-"""The backbones available: the shipped one and those that were pulled."""
+"""The backbones available: the shipped ones and those that were pulled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from tailorbird.backbone.contract import Backbone, BackboneInfo, check
 from tailorbird.errors import BackboneError
 from tailorbird.files import cache_folder
 
-SHIPPED = "pocket"
+SHIPPED = ("lite", "pocket")
+"""Names of the backbones in the package: the stronger one and the faster one."""
+
+DEFAULT = "pocket"
 """The name of the default backbone."""
 
 SUFFIX = ".backbone.onnx"
@@ -24,9 +27,9 @@ def folder() -> Path:
     return cache_folder() / "backbones"
 
 
-def shipped() -> Path:
-    """Return the file of the shipped backbone."""
-    return Path(str(resources.files("tailorbird.backbone").joinpath(f"{SHIPPED}.onnx")))
+def shipped(name: str) -> Path:
+    """Return the file of a shipped backbone."""
+    return Path(str(resources.files("tailorbird.backbone").joinpath(f"{name}.onnx")))
 
 
 def installed_version() -> str:
@@ -38,12 +41,12 @@ def installed_version() -> str:
 
 
 def at_hand() -> list[BackboneInfo]:
-    """List the backbones that have a name, the shipped one first.
+    """List the backbones that have a name, the shipped ones first.
 
     Files that are not valid backbones are skipped with a logged warning.
     """
     known = []
-    for path in [shipped(), *sorted(folder().glob(f"*{SUFFIX}"))]:
+    for path in [*map(shipped, SHIPPED), *sorted(folder().glob(f"*{SUFFIX}"))]:
         try:
             known.append(check(onnx_files.read_audited(path, BackboneError), path))
         except BackboneError as error:
@@ -58,8 +61,8 @@ def find(name: str | Path) -> Path:
         BackboneError: No backbone has this name; the message lists those available.
     """
     text = str(name)
-    if text == SHIPPED:
-        return shipped()
+    if text in SHIPPED:
+        return shipped(text)
     path = Path(name)
     if path.suffix == ".onnx" or path.is_file():
         return path
@@ -68,12 +71,12 @@ def find(name: str | Path) -> Path:
         return pulled
     names = sorted(path.name.removesuffix(SUFFIX) for path in folder().glob(f"*{SUFFIX}"))
     raise BackboneError(
-        f"there is no backbone named {text!r}; available: {', '.join([SHIPPED, *names])}; "
+        f"there is no backbone named {text!r}; available: {', '.join([*SHIPPED, *names])}; "
         "give one of these or the path of an .onnx file, or pull one with "
         "`tailorbird backbones pull hf:OWNER/REPO`"
     )
 
 
-def open_backbone(name: str | Path = SHIPPED) -> Backbone:
+def open_backbone(name: str | Path = DEFAULT) -> Backbone:
     """Open a backbone by name or path. Raises BackboneError."""
     return Backbone(find(name))

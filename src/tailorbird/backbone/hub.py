@@ -270,7 +270,7 @@ def _target(folder: Path, wanted: Reference, file: str, size: int | None) -> Pat
     parts = (wanted.repo, variant, revision, str(size or ""))
     name = "-".join(_stem(part[:60]) for part in parts if part)
     short = folder / f"{name}{SUFFIX}"
-    if name != SHIPPED and (
+    if name not in SHIPPED and (
         not short.exists() or _metadata(short).get("source") == f"hf:{wanted.repo_id}"
     ):
         return short

@@ -10,6 +10,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, Literal, get_args
 
+from tailorbird.backbone.catalogue import DEFAULT
 from tailorbird.errors import SettingsError
 from tailorbird.experiments.data import ExperimentData, head_settings
 from tailorbird.head import HeadSettings
@@ -135,7 +136,7 @@ def train_command(data: ExperimentData, settings: HeadSettings, given: Sequence[
     epochs `train` chooses it, and with extra views it also tries none.
     """
     words = ["tailorbird", "train", data.source, "-o", "model.onnx"]
-    if data.backbone != "pocket":
+    if data.backbone != DEFAULT:
         words += ["--backbone", data.backbone]
     words += ["--inner", "x".join(map(str, settings.inner)) or "0"]
     for name in ("dropout", "learning_rate", "l2"):

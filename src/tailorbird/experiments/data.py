@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailorbird.backbone import find, open_backbone
-from tailorbird.backbone.catalogue import SHIPPED
+from tailorbird.backbone.catalogue import DEFAULT
 from tailorbird.dataset import DataSettings, listed_photos, split
 from tailorbird.errors import SettingsError
 from tailorbird.features import Embedder
@@ -37,7 +37,7 @@ class ExperimentSettings:
     """
 
     seed: int = 0
-    backbone: str | Path = SHIPPED
+    backbone: str | Path = DEFAULT
     workers: int | None = None
     data: DataSettings | None = None
 
@@ -100,7 +100,7 @@ class ExperimentData:
 def read_data(
     source: str | Path,
     *,
-    backbone: str | Path = SHIPPED,
+    backbone: str | Path = DEFAULT,
     views: int = 1,
     seed: int = 0,
     data: DataSettings | None = None,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.backbone import open_backbone
-from tailorbird.backbone.catalogue import SHIPPED
+from tailorbird.backbone.catalogue import DEFAULT
 from tailorbird.dataset import Dataset, DataSettings, Finding, Sample
 from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.features import Embedder
@@ -103,7 +103,7 @@ class Suspects:
 def suspects(
     photos: str | Path | Dataset,
     *,
-    backbone: str | Path = SHIPPED,
+    backbone: str | Path = DEFAULT,
     seed: int = 0,
     data: DataSettings | None = None,
     progress: Progress | None = None,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tailorbird.backbone import find
-from tailorbird.backbone.catalogue import SHIPPED
+from tailorbird.backbone.catalogue import DEFAULT
 from tailorbird.dataset import Dataset, DataSettings, listed_photos, scan, split, write_manifest
 from tailorbird.label_errors.find import Suspects, suspects, tiles
 from tailorbird.progress import Progress
@@ -73,7 +73,7 @@ def inspect_dataset(
     judged = None
     if judge_labels:
         judged = suspects(
-            photos, backbone=backbone or SHIPPED, seed=seed, data=data, progress=progress
+            photos, backbone=backbone or DEFAULT, seed=seed, data=data, progress=progress
         )
     dataset = judged.dataset if judged else scan(photos, data=data, progress=progress)
     if manifest is not None:

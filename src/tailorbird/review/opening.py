@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tailorbird.backbone import open_backbone
-from tailorbird.backbone.catalogue import SHIPPED
+from tailorbird.backbone.catalogue import DEFAULT
 from tailorbird.dataset import DataSettings, Sample, listed_photos, printable
 from tailorbird.dataset.layout import find
 from tailorbird.dataset.table import Row, read_header, read_table
@@ -45,7 +45,7 @@ def open_review(
     photos: str | Path,
     manifest: str | Path | None = None,
     *,
-    backbone: str | Path = SHIPPED,
+    backbone: str | Path = DEFAULT,
     find_suspects: bool = True,
     seed: int = 0,
     data: DataSettings | None = None,

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from tailorbird.backbone.catalogue import SHIPPED, find
+from tailorbird.backbone.catalogue import DEFAULT, find
 from tailorbird.corrections.database import locate
 from tailorbird.dataset import DataSettings, listed_photos
 from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
@@ -56,7 +56,7 @@ class TrainSettings:
             settings; None: leave it frozen. With `cnn` they are the settings of the whole training.
     """
 
-    backbone: str | Path = SHIPPED
+    backbone: str | Path = DEFAULT
     views: int = 1
     fixed: Mapping[str, Any] = field(default_factory=dict)
     refit: bool = False
