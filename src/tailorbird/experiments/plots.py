@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tailorbird import privacy
 from tailorbird.dataset import printable
 from tailorbird.experiments.alternatives import NAMES, value_text
 from tailorbird.experiments.data import PICTURES
@@ -320,6 +321,7 @@ def _save(
 
 @contextmanager
 def _styled() -> Iterator[type[Figure]]:
+    privacy.redirect_files("matplotlib")
     import matplotlib
     from matplotlib.figure import Figure
 
