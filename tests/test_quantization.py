@@ -107,7 +107,7 @@ def test_the_same_photos_give_the_same_file() -> None:
 def products(images: np.ndarray, *, transposed: bool) -> onnx.ModelProto:
     """A network of matrix products: patches of 4 x 4 pixels, MatMul + Add, Relu, Gemm."""
     random = np.random.default_rng(1)
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "patches": np.array([0, 16, 48], np.int64),
         "first": random.normal(size=(48, 40)).astype(np.float32) / 800,
         "added": random.normal(size=40).astype(np.float32),
