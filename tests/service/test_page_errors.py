@@ -98,7 +98,6 @@ CODES = {
     "invalid": 422,
     "overloaded": 503,
     "deadline": 503,
-    "not-ready": 503,
     "storage-full": 507,
     "storage-failed": 503,
     "internal": 500,

@@ -28,6 +28,7 @@ from support.upload_page import (
     card,
     change_response,
     choose,
+    classes,
     heat_map_pixels,
     photo,
 )
@@ -111,7 +112,7 @@ def test_file_and_class_names_are_shown_as_text_not_markup(open_page: OpenPage) 
         "/v1/predict",
         {**UNSURE, "label": label, "top": [{"label": label, "probability": 0.4}]},
     )
-    change_response(page, "/v1/model", {"name": "<i>shop</i>", "classes": [label, "box"]})
+    change_response(page, "/v1/model", {"name": "<i>shop</i>", **classes(label, "box")})
     page.reload()
     expect(page.locator("#facts")).to_contain_text("<i>shop</i>")
     choose(page, photo(name))
@@ -153,7 +154,7 @@ def test_an_answer_is_stored_and_can_be_changed(open_page: OpenPage, server: Ser
 
 def test_a_thousand_classes_can_be_searched(open_page: OpenPage) -> None:
     page = open_page()
-    change_response(page, "/v1/model", {"classes": [f"class {number}" for number in range(1000)]})
+    change_response(page, "/v1/model", classes(*(f"class {number}" for number in range(1000))))
     page.reload()
     change_response(page, "/v1/predict", SURE)
     choose(page, photo())
@@ -259,7 +260,7 @@ def test_a_reloaded_model_updates_the_classes(open_page: OpenPage) -> None:
     page = open_page()
     expect(page.locator("#facts")).to_contain_text("3 classes")
     change_response(
-        page, "/v1/model", {"sha256": "another", "classes": ["box", "disc", "cross", "star"]}
+        page, "/v1/model", {"sha256": "another", **classes("box", "disc", "cross", "star")}
     )
 
     def answer(route: Route) -> None:

@@ -45,6 +45,14 @@ def change_response(page: Page, path: str, change: dict[str, Any]) -> None:
     page.route(f"**{path}*", answer)
 
 
+def classes(*labels: str) -> dict[str, Any]:
+    """Return the fields of a model's description with other classes."""
+    return {
+        "classes": list(labels),
+        "display": [{"label": label, "name": label} for label in labels],
+    }
+
+
 def prediction(box: float, disc: float, cross: float, *, unsure: bool) -> dict[str, Any]:
     """Return the fields of a prediction with the given probabilities."""
     top = [

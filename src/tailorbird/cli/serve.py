@@ -97,6 +97,14 @@ _FrameAncestor = Annotated[
         help="Site whose pages may show this one in a frame: https://portal.example.",
     ),
 ]
+_Page = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="TAILORBIRD_PAGE",
+        help="TOML file with the page's title, logo, language, accent colour, links and names of "
+        "classes.",
+    ),
+]
 _MaxMegabytes = Annotated[
     float,
     typer.Option(
@@ -153,6 +161,7 @@ def serve(
     allow_host: _AllowHost = None,
     allow_origin: _AllowOrigin = None,
     frame_ancestor: _FrameAncestor = None,
+    page: _Page = None,
     max_megabytes: _MaxMegabytes = 20,
     max_megapixels: _MaxMegapixels = 50,
     queue: _Queue = 64,
@@ -185,6 +194,7 @@ def serve(
         allow_hosts=tuple(_split(allow_host)),
         allow_origins=tuple(_split(allow_origin)),
         frame_ancestors=tuple(_split(frame_ancestor)),
+        page=service.read_page(page),
         max_body=int(max_megabytes * 2**20),
         max_pixels=int(max_megapixels * 1e6),
         queue=queue,

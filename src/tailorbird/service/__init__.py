@@ -12,13 +12,23 @@ from typing import TYPE_CHECKING
 
 from tailorbird import installing
 from tailorbird.errors import MissingExtra
+from tailorbird.service.page_settings import PageSettings, read_page
 from tailorbird.service.settings import ServeSettings, storage_for
 
 if TYPE_CHECKING:
     from tailorbird.review import Review
     from tailorbird.service.app import Service
 
-__all__ = ["ServeSettings", "create_app", "need_extra", "serve", "serve_review", "storage_for"]
+__all__ = [
+    "PageSettings",
+    "ServeSettings",
+    "create_app",
+    "need_extra",
+    "read_page",
+    "serve",
+    "serve_review",
+    "storage_for",
+]
 
 PACKAGES = (
     "starlette",
@@ -40,7 +50,10 @@ def create_app(settings: ServeSettings) -> Service:
     need_extra()
     from tailorbird.service.app import Service
 
-    return Service(settings)
+    service = Service(settings)
+    # Not in Service: a process that starts again must serve a newer model with other classes.
+    settings.page.check_classes(service.state.slot.current.classifier.classes)
+    return service
 
 
 def serve(
@@ -69,7 +82,8 @@ def serve(
     try:
         configure_logging(quiet=quiet)
         if settings.workers > 1:
-            open_served(settings.model)  # a bad model is reported once here, not once per process
+            # A bad model, or page, is reported once here, not once per process.
+            settings.page.check_classes(open_served(settings.model).classifier.classes)
             supervise(settings, bound, quiet=quiet, announce=started)
         else:
             run(create_app(settings), bound, announce=started)

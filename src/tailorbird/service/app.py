@@ -16,16 +16,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tailorbird import parallel
 from tailorbird.corrections import Corrections, open_store
 from tailorbird.errors import SettingsError, StorageError
-from tailorbird.service import corrections, inference_protocol, predict
+from tailorbird.service import accent, corrections, inference_protocol, predict
 from tailorbird.service.batching import Batcher
 from tailorbird.service.openapi import document
+from tailorbird.service.page_settings import PageSettings
 from tailorbird.service.served import Slot
 from tailorbird.service.settings import ServeSettings
 from tailorbird.service.state import State, state_of
 from tailorbird.service.telemetry import Telemetry, accuracy_metrics
 from tailorbird.service.web.logs import log
 from tailorbird.service.web.middleware import Guard, route_path
-from tailorbird.service.web.pages import Pages
+from tailorbird.service.web.pages import Pages, Site
 
 COUNT_EVERY = 15.0
 """Seconds for which /metrics returns the last counts of corrections again."""
@@ -111,14 +112,14 @@ class Service:
         log("stopped")
 
     def _routes(self) -> list[BaseRoute]:
-        pages = Pages("tailorbird.service")
+        pages = Pages("tailorbird.service", _site(self.state.settings.page))
         protocol = inference_protocol
         return [
             Route("/", pages.page("index.html")),
             Route("/dashboard", pages.page("dashboard.html")),
             Route("/docs", pages.page("docs.html")),
             Route("/static/{name}", pages.static),
-            Route("/favicon.ico", pages.page("icon.svg")),
+            Route("/favicon.ico", pages.page(pages.icon)),
             Route("/openapi.json", _openapi),
             Route("/healthz", _health),
             Route("/readyz", _ready),
@@ -180,6 +181,13 @@ def _open_corrections(settings: ServeSettings) -> Corrections | None:
         raise SettingsError(f"{error}; {hint}") from None
     except StorageError as error:
         raise type(error)(f"{error}; {hint}") from None
+
+
+def _site(page: PageSettings) -> Site:
+    """Return what is filled into the pages."""
+    colour = accent.parse(page.accent) if page.accent else None
+    styles = accent.styles(colour) if colour else ""
+    return Site(page.title, page.language, page.logo_content(), styles, page.links)
 
 
 async def _openapi(request: Request) -> JSONResponse:

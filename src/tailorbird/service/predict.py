@@ -132,6 +132,7 @@ async def model(request: Request) -> JSONResponse:
             "name": served.name,
             "sha256": served.sha256,
             "classes": info["classes"],
+            "display": settings.page.display(info["classes"]),
             "size": served.rule.size,
             "resize": info["resize"],
             "threshold": info["threshold"],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tailorbird.corrections.database import default_photos
+from tailorbird.service.page_settings import PageSettings
 from tailorbird.service.web.settings import WebSettings
 from tailorbird.validation import Problems
 
@@ -40,6 +41,7 @@ class ServeSettings(WebSettings):
         before it stops listening.
     trusted_proxies: addresses or networks of proxies whose X-Forwarded-* headers are believed;
         by default those of the environment variable FORWARDED_ALLOW_IPS, else loopback.
+    page: how the pages present themselves.
     runtime: folder that the worker processes share: counters for /metrics, and the last model
         that worked.
     """
@@ -55,6 +57,7 @@ class ServeSettings(WebSettings):
     decode_seconds: float = 10.0
     drain: float = 1.0
     trusted_proxies: tuple[str, ...] = field(default_factory=_proxies_of_environment)
+    page: PageSettings = field(default_factory=PageSettings)
     runtime: Path | None = None
 
     def ranges(self) -> list[tuple[str, float, float, float]]:

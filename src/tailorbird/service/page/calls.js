@@ -10,6 +10,7 @@ import {
   parsed,
   withToken,
 } from "./api.js";
+import { t } from "./texts.js";
 
 /**
  * @typedef {{label: string, probability: number}} Ranked
@@ -18,7 +19,8 @@ import {
  * @typedef {{label: string, probability: number, unsure: boolean, top: Ranked[], threshold: number,
  *   receipt: string | null, heatmaps?: Heatmap[]}} Result
  * @typedef {{model: {name: string, sha256: string}, results: Result[]}} Answer
- * @typedef {{name: string, sha256: string, classes: string[], scores: Record<string, any>, created:
+ * @typedef {{name: string, sha256: string, classes: string[], display: {label: string, name:
+ *   string}[], scores: Record<string, any>, created:
  *   string, heatmaps: boolean, corrections: boolean,
  *   keep_photos: boolean, accepts: string[], limits: {body_bytes: number, pixels: number, photos:
  *   number}}} Model
@@ -26,6 +28,16 @@ import {
 
 /** @returns {Promise<Model>} */
 export const getModel = () => json("v1/model");
+
+/**
+ * Returns the function that gives a class its name for people.
+ * @param {Model | null} model
+ * @returns {(label: string) => string}
+ */
+export function naming(model) {
+  const names = new Map((model?.display ?? []).map(({ label, name }) => [label, name]));
+  return (label) => names.get(label) ?? label;
+}
 
 /** @returns {Promise<import("./dashboard.js").Stats>} */
 export const getStats = () => json("v1/corrections/stats");
@@ -84,7 +96,7 @@ export function predict(photo, { heatmaps, signal, onProgress }) {
         request.onabort = () => reject(signal.reason);
         request.onerror = () => reject(NO_ANSWER);
         request.ontimeout = () =>
-          reject(new ApiError(0, "timeout", "The server did not answer within a minute."));
+          reject(new ApiError(0, "timeout", t("error.timeout.what")));
         request.onload = () => {
           const body = parsed(request.responseText);
           if (request.status === 200 && body?.results?.[0]?.top) resolve(body);

@@ -1,9 +1,11 @@
 /** One photo's card: preview, progress, answer, heat map, correction. */
 
 import { explained, worthRetrying } from "./messages.js";
-import { count, el, freshId, icon, percent } from "./dom.js";
 import { corrections } from "./corrections.js";
+import { counted, parts, percent, t } from "./texts.js";
+import { el, freshId, icon } from "./dom.js";
 import { heatmapSwitch } from "./heatmap.js";
+import { naming } from "./calls.js";
 
 const STAGE = 4 / 3; // width to height of the preview, as in upload.css
 
@@ -49,45 +51,48 @@ export class Card {
 
   /**
    * @param {string} state value of data-state, for CSS and tests
-   * @param {string} remove the remove button's name
+   * @param {"cancel" | "remove"} remove what the remove button does
    */
   become(state, remove) {
     const hadFocus = this.body.contains(document.activeElement);
     this.element.dataset.state = state;
-    this.removeButton.setAttribute("aria-label", `${remove} ${this.name}`);
-    this.removeButton.title = remove;
+    this.removeButton.setAttribute("aria-label", t(`card.${remove}_name`, { name: this.name }));
+    this.removeButton.title = t(`card.${remove}`);
     this.canvas.hidden = true; // the heat map of an earlier answer
     if (hadFocus) this.article.focus({ preventScroll: true });
   }
 
   waiting() {
-    this.progress("waiting", "Waiting to be sent", null);
+    this.progress("waiting", t("card.waiting"), null);
   }
 
   preparing() {
-    this.progress("preparing", "Preparing the photo", null);
+    this.progress("preparing", t("card.preparing"), null);
   }
 
   /** @param {number} share 0 to 1 of the bytes sent */
   uploading(share) {
-    if (share < 1) this.progress("uploading", `Sending, ${Math.floor(share * 100)}%`, share);
-    else this.progress("looking", "Classifying the photo", null);
+    if (share < 1) {
+      const sent = percent(Math.floor(share * 100) / 100);
+      this.progress("uploading", t("card.sending", { share: sent }), share);
+    } else this.progress("looking", t("card.looking"), null);
   }
 
   /** @param {number} seconds @param {number} tryNumber @param {number} tries */
   countdown(seconds, tryNumber, tries) {
     this.progress(
       "busy",
-      `The server is busy. Trying again in ${count(seconds, "second")} (${tryNumber} of ${tries})`,
+      t("card.busy", { seconds: counted("second", seconds), number: tryNumber, tries }),
       null,
     );
   }
 
   progress(state, text, share) {
     if (this.element.dataset.state !== state || !this.bar) {
-      this.become(state, "Cancel");
+      this.become(state, "cancel");
       this.status = el("p", { class: "quiet" });
-      this.bar = el("progress", { max: "1", "aria-label": `Progress of ${this.name}` });
+      const label = t("card.progress", { name: this.name });
+      this.bar = el("progress", { max: "1", "aria-label": label });
       this.body.replaceChildren(this.status, this.bar);
     }
     this.status.textContent = text;
@@ -102,7 +107,8 @@ export class Card {
     this.url = URL.createObjectURL(blob);
     const picture = (attributes) =>
       el("img", { src: this.url, width, height, decoding: "async", ...attributes });
-    this.frame.replaceChildren(picture({ alt: `Preview of ${this.name}` }), this.canvas);
+    const alt = t("card.preview", { name: this.name });
+    this.frame.replaceChildren(picture({ alt }), this.canvas);
     const wide = width / height / STAGE;
     this.frame.style.inlineSize = `${Math.min(1, wide) * 100}%`;
     this.frame.style.blockSize = `${Math.min(1, 1 / wide) * 100}%`;
@@ -121,41 +127,43 @@ export class Card {
    * @param {import("./calls.js").Model} model
    */
   answered(result, photo, model) {
-    this.become(result.unsure ? "unsure" : "sure", "Remove");
+    this.become(result.unsure ? "unsure" : "sure", "remove");
     this.bar = null;
     const asks = model.corrections && result.receipt !== null;
     const maps = result.heatmaps ?? [];
     const subject = { name: this.name, result, photo, model, askAgain: this.onRetry };
+    const named = naming(model);
+    const share = percent(result.probability);
     const blank =
       maps.length && maps.every((map) => map.values.flat().every((value) => value === 0));
     this.body.replaceChildren(
       ...(result.unsure
         ? [
-            el("p", { class: "verdict" }, icon("question"), "Not sure"),
+            el("p", { class: "verdict" }, icon("question"), t("card.unsure")),
             el(
               "p",
               { class: "sureness" },
-              "Perhaps ",
-              el("strong", {}, result.label),
-              ` (${percent(result.probability)})`,
+              ...parts("card.perhaps", { label: el("strong", {}, named(result.label)), share }),
             ),
           ]
         : [
-            el("p", { class: "verdict" }, result.label),
-            el("p", { class: "sureness" }, `${percent(result.probability)} sure`),
+            el("p", { class: "verdict" }, named(result.label)),
+            el("p", { class: "sureness" }, t("card.sure", { share })),
           ]),
-      ...(maps.length && !blank && this.url ? [heatmapSwitch(maps, this.canvas)] : []),
-      ...(result.unsure && asks ? [] : [bars(result.top)]),
+      ...(maps.length && !blank && this.url ? [heatmapSwitch(maps, this.canvas, named)] : []),
+      ...(result.unsure && asks ? [] : [bars(result.top, named)]),
       ...(asks ? [corrections(subject)] : []),
     );
   }
 
   /** @param {import("./api.js").ApiError} error */
   failed(error) {
-    this.become("failed", "Remove");
+    this.become("failed", "remove");
     this.bar = null;
     if (!this.url)
-      this.stage.replaceChildren(el("div", { class: "blank" }, icon("alert"), "No preview"));
+      this.stage.replaceChildren(
+        el("div", { class: "blank" }, icon("alert"), t("card.no_preview")),
+      );
     const { what, todo } = explained(error);
     this.body.replaceChildren(
       el(
@@ -169,7 +177,7 @@ export class Card {
             el(
               "div",
               { class: "actions" },
-              el("button", { type: "button", onclick: this.onRetry }, "Try again"),
+              el("button", { type: "button", onclick: this.onRetry }, t("card.retry")),
             ),
           ]
         : []),
@@ -177,18 +185,21 @@ export class Card {
   }
 }
 
-/** The most probable classes as bars. @param {import("./calls.js").Ranked[]} top */
-function bars(top) {
+/**
+ * The most probable classes as bars.
+ * @param {import("./calls.js").Ranked[]} top @param {(label: string) => string} named
+ */
+function bars(top, named) {
   return el(
     "ol",
-    { class: "bars", "aria-label": "Most probable classes" },
+    { class: "bars", "aria-label": t("card.top") },
     ...top.map(({ label, probability }) => {
       const fill = el("span", { class: "fill" });
       fill.style.inlineSize = `${probability * 100}%`;
       return el(
         "li",
         {},
-        el("span", { class: "what" }, label),
+        el("span", { class: "what" }, named(label)),
         el("span", { class: "share" }, percent(probability)),
         el("span", { class: "track", "aria-hidden": "true" }, fill),
       );

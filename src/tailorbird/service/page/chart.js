@@ -3,7 +3,8 @@
  * top, and lists the same numbers in a table.
  */
 
-import { el, percent, svg } from "./dom.js";
+import { dated, number, percent, t } from "./texts.js";
+import { el, svg } from "./dom.js";
 
 const HEIGHT = 220; // pixels
 const EDGE = { top: 12, right: 4, bottom: 30, left: 40 };
@@ -31,9 +32,9 @@ export function chart(days) {
       "p",
       { class: "key" },
       el("span", { class: "swatch good" }),
-      "right",
+      t("chart.right"),
       el("span", { class: "swatch wrong" }),
-      "something else",
+      t("chart.other"),
     ),
     box,
     table(days),
@@ -73,8 +74,7 @@ function drawn(every, width) {
   const y = (n) => HEIGHT - EDGE.bottom - (n / top) * (HEIGHT - EDGE.top - EDGE.bottom);
   const slot = room / days.length;
   const bar = Math.min(44, slot * 0.72);
-  const last = days[days.length - 1].day;
-  const label = `Answers by day from ${days[0].day} to ${last}; the table below has the numbers`;
+  const label = t("chart.label", { first: days[0].day, last: days[days.length - 1].day });
   const picture = svg("svg", {
     viewBox: `0 0 ${width} ${HEIGHT}`,
     width,
@@ -85,7 +85,7 @@ function drawn(every, width) {
   for (const n of lines) {
     picture.append(
       svg("line", { class: "rule", x1: EDGE.left, x2: width - EDGE.right, y1: y(n), y2: y(n) }),
-      svg("text", { x: EDGE.left - 8, y: y(n) + 4, "text-anchor": "end" }, n.toLocaleString("en")),
+      svg("text", { x: EDGE.left - 8, y: y(n) + 4, "text-anchor": "end" }, number(n)),
     );
   }
   const named = Math.max(1, Math.ceil(64 / slot)); // days from one date label to the next
@@ -104,7 +104,7 @@ function drawn(every, width) {
       svg(
         "g",
         {},
-        svg("title", {}, `${day}: ${right} of ${total} right`),
+        svg("title", {}, t("chart.day_title", { day, right, total })),
         rect("good", 0, right),
         rect("wrong", right, total),
       ),
@@ -124,11 +124,8 @@ function drawn(every, width) {
 }
 
 function short(day) {
-  return new Date(`${day}T00:00:00Z`).toLocaleDateString("en-GB", {
-    day: "numeric",
-    month: "short",
-    timeZone: "UTC",
-  });
+  const options = { day: "numeric", month: "short", timeZone: "UTC" };
+  return dated(new Date(`${day}T00:00:00Z`), options);
 }
 
 function table(days) {
@@ -141,16 +138,16 @@ function table(days) {
       el("td", {}, String(total)),
       el("td", {}, percent(total ? right / total : 0)),
     );
-  const heads = ["Day", "Right", "Answers", "Share"].map((text) =>
-    el("th", { scope: "col" }, text),
+  const heads = ["day", "right_head", "answers", "share"].map((key) =>
+    el("th", { scope: "col" }, t(`chart.${key}`)),
   );
   return el(
     "details",
     {},
-    el("summary", {}, "As a table"),
+    el("summary", {}, t("chart.as_table")),
     el(
       "div",
-      { class: "scroll", tabindex: "0", role: "region", "aria-label": "Answers by day" },
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": t("dashboard.by_day") },
       el(
         "table",
         {},

@@ -2,10 +2,11 @@
 
 import { announce } from "./announce.js";
 import { ApiError } from "./api.js";
-import { correct } from "./calls.js";
+import { correct, naming } from "./calls.js";
 import { chooser } from "./chooser.js";
-import { el, icon, percent } from "./dom.js";
-import { advice, sentence } from "./messages.js";
+import { el, icon } from "./dom.js";
+import { advice, said } from "./messages.js";
+import { parts, percent, t } from "./texts.js";
 
 /**
  * Creates the controls below one answer. They show one of: the question, the list of all classes,
@@ -20,8 +21,9 @@ export function corrections({ name, result, photo, model, askAgain }) {
   const box = el("div", {
     class: "corrections",
     role: "group",
-    "aria-label": `Your answer about ${name}`,
+    "aria-label": t("answer.group", { name }),
   });
+  const named = naming(model);
   /** @type {string | null} the answer that is stored */
   let stored = null;
 
@@ -30,28 +32,22 @@ export function corrections({ name, result, photo, model, askAgain }) {
     box.replaceChildren(...children);
     if (held && focus) focus.focus({ preventScroll: true });
   };
-  const other = () => el("button", { type: "button", onclick: pick }, "Something else…");
+  const other = () => el("button", { type: "button", onclick: pick }, t("answer.other"));
   const promise = () =>
-    el(
-      "p",
-      { class: "quiet" },
-      model.keep_photos
-        ? "Your answer and the photo are stored, so that the model can learn from them."
-        : "Your answer is stored, the photo is not.",
-    );
+    el("p", { class: "quiet" }, t(model.keep_photos ? "answer.kept" : "answer.not_kept"));
 
   function question() {
     const choices = result.unsure
-      ? result.top.map((each) => choice(each, () => store(each.label)))
+      ? result.top.map((each) => choice(each, named(each.label), () => store(each.label)))
       : [
           el(
             "button",
             { type: "button", class: "right", onclick: () => store(result.label) },
             icon("check"),
-            "Right",
+            t("answer.right"),
           ),
         ];
-    const asked = el("p", { class: "ask" }, result.unsure ? "Which is it?" : "Is this right?");
+    const asked = el("p", { class: "ask" }, t(result.unsure ? "answer.which" : "answer.is_right"));
     show(
       choices[0],
       asked,
@@ -61,13 +57,15 @@ export function corrections({ name, result, photo, model, askAgain }) {
   }
 
   function pick() {
-    const list = chooser(model.classes, store, stored === null ? question : thanks);
+    const classes = model.display.map(({ label }) => label);
+    const list = chooser(classes, store, stored === null ? question : thanks, named);
     show(list, list);
     list.focusInside();
   }
 
   async function store(answer) {
-    const busy = el("p", { class: "ask", tabindex: "-1" }, `Storing “${answer}”…`);
+    const storing = t("answer.storing", { label: named(answer) });
+    const busy = el("p", { class: "ask", tabindex: "-1" }, storing);
     show(busy, busy);
     try {
       await correct(
@@ -77,21 +75,29 @@ export function corrections({ name, result, photo, model, askAgain }) {
       );
       stored = answer;
       thanks();
-      announce(`Thank you. ${name} is noted as ${answer}`);
+      announce(t("answer.spoken", { name, label: named(answer) }));
     } catch (error) {
       failed(answer, error);
     }
   }
 
   function thanks() {
-    const again = el("button", { type: "button", class: "plain", onclick: pick }, "Change");
+    const again = el(
+      "button",
+      { type: "button", class: "plain", onclick: pick },
+      t("answer.change"),
+    );
     show(
       again,
       el(
         "p",
         { class: "thanks" },
         icon("check"),
-        el("span", {}, "Thank you. Noted as ", el("strong", {}, stored ?? ""), "."),
+        el(
+          "span",
+          {},
+          ...parts("answer.thanks", { label: el("strong", {}, named(stored ?? "")) }),
+        ),
       ),
       again,
     );
@@ -105,15 +111,15 @@ export function corrections({ name, result, photo, model, askAgain }) {
     const retry = el(
       "button",
       { type: "button", onclick: stale ? askAgain : () => store(answer) },
-      stale ? "Ask again" : "Try again",
+      t(stale ? "answer.again" : "card.retry"),
     );
     const back = el(
       "button",
       { type: "button", class: "plain", onclick: stored === null ? question : thanks },
-      "Back",
+      t("answer.back"),
     );
     const message =
-      error.code === "network" ? "Check your connection and try again." : advice(error.code);
+      error.code === "network" ? t("answer.offline") : advice(error.code);
     show(
       retry,
       el(
@@ -123,7 +129,7 @@ export function corrections({ name, result, photo, model, askAgain }) {
         el(
           "div",
           {},
-          el("p", {}, el("strong", {}, "Your answer was not stored. "), sentence(error.message)),
+          el("p", {}, el("strong", {}, `${t("answer.failed")} `), said(error)),
           el("p", {}, message),
         ),
       ),
@@ -138,16 +144,17 @@ export function corrections({ name, result, photo, model, askAgain }) {
 /**
  * Creates a button for one class, with a bar of its probability.
  * @param {import("./calls.js").Ranked} ranked
+ * @param {string} name the class's name for people
  * @param {() => void} onclick
  */
-function choice(ranked, onclick) {
+function choice(ranked, name, onclick) {
   const bar = el("span", { class: "fill", "aria-hidden": "true" });
   bar.style.inlineSize = `${ranked.probability * 100}%`;
   return el(
     "button",
     { type: "button", class: "choice", onclick },
     bar,
-    el("span", { class: "what" }, ranked.label),
+    el("span", { class: "what" }, name),
     el("span", {}, percent(ranked.probability)),
   );
 }

@@ -4,9 +4,10 @@
  */
 
 import { ApiError } from "./api.js";
-import { getModel, getStats } from "./calls.js";
-import { advice, sentence } from "./messages.js";
-import { byId, count, el, icon, percent } from "./dom.js";
+import { getModel, getStats, naming } from "./calls.js";
+import { advice, said } from "./messages.js";
+import { byId, el, icon } from "./dom.js";
+import { counted, dated, number, parts, percent, t } from "./texts.js";
 import { chart } from "./chart.js";
 import { showFacts } from "./facts.js";
 
@@ -25,6 +26,8 @@ const CLASSES_SHOWN = 20; // the others are in a closed <details>
 
 let shown = "";
 let busy = false;
+/** @type {(label: string) => string} */
+let named = naming(null);
 
 async function refresh() {
   if (busy) return;
@@ -35,8 +38,8 @@ async function refresh() {
     if (text !== shown) draw(stats); // unchanged figures keep focus and open <details>
     shown = text;
     byId("notice").replaceChildren();
-    byId("updated").textContent =
-      `As of ${new Date().toLocaleTimeString("en-GB")}, fetched again every 30 seconds`;
+    const time = dated(new Date(), { timeStyle: "medium" });
+    byId("updated").textContent = t("dashboard.as_of", { time });
   } catch (error) {
     trouble(error);
   } finally {
@@ -47,23 +50,25 @@ async function refresh() {
 function trouble(error) {
   if (!(error instanceof ApiError)) console.error(error);
   const known =
-    error instanceof ApiError ? error : new ApiError(0, "unexpected", `This page failed: ${error}`);
+    error instanceof ApiError
+      ? error
+      : new ApiError(0, "unexpected", t("error.unexpected.what", { error }));
   const off = known.status === 404;
   const network = known.code === "network";
   const todo = off
-    ? "Once whoever runs this server turns corrections on, answers are counted here."
+    ? t("dashboard.off")
     : network
-      ? "Check your connection; the page keeps trying."
+      ? t("dashboard.keeps_trying")
       : advice(known.code);
   byId("notice").replaceChildren(
     el(
       "div",
       { class: "trouble" },
       icon("alert"),
-      el("div", {}, el("p", {}, el("strong", {}, sentence(known.message))), el("p", {}, todo)),
+      el("div", {}, el("p", {}, el("strong", {}, said(known))), el("p", {}, todo)),
     ),
   );
-  byId("updated").textContent = shown ? "These figures are older" : "No figures yet";
+  byId("updated").textContent = t(shown ? "dashboard.older" : "dashboard.no_figures");
 }
 
 /** @param {Stats} stats */
@@ -75,13 +80,9 @@ function empty() {
   return el(
     "section",
     { class: "panel empty" },
-    el("h2", {}, "No answers yet"),
-    el(
-      "p",
-      {},
-      "When someone marks a suggestion on the photo page as right or wrong, it is counted here.",
-    ),
-    el("p", {}, el("a", { href: "./" }, "Add a photo")),
+    el("h2", {}, t("dashboard.empty")),
+    el("p", {}, t("dashboard.empty_how")),
+    el("p", {}, el("a", { href: "./" }, t("dashboard.add"))),
   );
 }
 
@@ -94,7 +95,9 @@ function figures(stats) {
       accuracyPanel(stats),
       mistakesPanel(stats.mistaken, stats.total - stats.right),
     ),
-    ...(stats.by_day.length ? [panel("Over time", "Answers by day", chart(stats.by_day))] : []),
+    ...(stats.by_day.length
+      ? [panel(t("dashboard.over_time"), t("dashboard.by_day"), chart(stats.by_day))]
+      : []),
     classesPanel(stats.per_class),
   ];
 }
@@ -115,15 +118,15 @@ function accuracyPanel({ total, right, accuracy, interval }) {
   return el(
     "section",
     { class: "panel accuracy" },
-    el("h2", {}, "Accuracy in use"),
+    el("h2", {}, t("dashboard.in_use")),
     el("p", { class: "big" }, percent(share)),
-    el("p", {}, `right in ${right.toLocaleString("en")} of ${count(total, "answer")}`),
-    interval ? range(share, interval) : null,
     el(
       "p",
-      { class: "quiet" },
-      "Only photos that someone answered about are counted; they may differ from the others.",
+      {},
+      t("dashboard.right_in", { right: number(right), answers: counted("answer", total) }),
     ),
+    interval ? range(share, interval) : null,
+    el("p", { class: "quiet" }, t("dashboard.only_answered")),
   );
 }
 
@@ -137,13 +140,13 @@ function range(share, [low, high]) {
   return el(
     "div",
     { class: "range" },
-    el("p", {}, `95% interval: ${percent(low)} to ${percent(high)}`),
+    el("p", {}, t("dashboard.interval", { low: percent(low), high: percent(high) })),
     el("div", { class: "line", "aria-hidden": "true" }, span, point),
     el(
       "div",
       { class: "ends quiet", "aria-hidden": "true" },
-      el("span", {}, "0%"),
-      el("span", {}, "100%"),
+      el("span", {}, percent(0)),
+      el("span", {}, percent(1)),
     ),
   );
 }
@@ -151,11 +154,11 @@ function range(share, [low, high]) {
 /** @param {Mistake[]} mistakes @param {number} wrong */
 function mistakesPanel(mistakes, wrong) {
   if (!mistakes.length)
-    return panel("Most often mistaken", "Nothing yet: every answer was “right”.");
+    return panel(t("dashboard.mistaken"), t("dashboard.none_mistaken"));
   const most = mistakes[0].count;
   return panel(
-    "Most often mistaken",
-    `${count(wrong, "answer")} named another class`,
+    t("dashboard.mistaken"),
+    t("dashboard.named_another", { answers: counted("answer", wrong) }),
     el(
       "ol",
       { class: "mistakes" },
@@ -168,12 +171,12 @@ function mistakesPanel(mistakes, wrong) {
             el(
               "span",
               { class: "what" },
-              "predicted ",
-              el("b", {}, predicted),
-              ", was ",
-              el("b", {}, answer),
+              ...parts("dashboard.was", {
+                predicted: el("b", {}, named(predicted)),
+                answer: el("b", {}, named(answer)),
+              }),
             ),
-            el("span", { class: "share" }, `${n.toLocaleString("en")}×`),
+            el("span", { class: "share" }, t("dashboard.times", { n: number(n) })),
             track(n / most, "wrong"),
           ),
         ),
@@ -188,26 +191,29 @@ function classesPanel(classes) {
     el(
       "li",
       {},
-      el("span", { class: "what" }, label),
+      el("span", { class: "what" }, named(label)),
       el(
         "span",
         { class: "share" },
-        `${percent(total ? right / total : 0)} · ` +
-            `${right.toLocaleString("en")} of ${total.toLocaleString("en")}`,
+        t("dashboard.share_of", {
+          share: percent(total ? right / total : 0),
+          right: number(right),
+          total: number(total),
+        }),
       ),
       track(total ? right / total : 0, "good"),
     ),
   );
   const rest = rows.slice(CLASSES_SHOWN);
   return panel(
-    "By class",
-    "Share of right predictions by correct class; classes with most answers first",
+    t("dashboard.by_class"),
+    t("dashboard.by_class_how"),
     el("ol", { class: "classes" }, ...rows.slice(0, CLASSES_SHOWN)),
     rest.length
       ? el(
           "details",
           {},
-          el("summary", {}, `${count(rest.length, "more class", "more classes")}`),
+          el("summary", {}, counted("more_class", rest.length)),
           el("ol", { class: "classes" }, ...rest),
         )
       : null,
@@ -223,5 +229,11 @@ function track(share, kind) {
 byId("refresh").addEventListener("click", refresh);
 setInterval(() => document.hidden || document.querySelector("dialog[open]") || refresh(), EVERY);
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
-refresh();
-getModel().then(showFacts, () => {}); // `refresh` reports the error
+const model = getModel().then(
+  (info) => {
+    named = naming(info);
+    showFacts(info);
+  },
+  () => {}, // `refresh` reports the error
+);
+model.then(refresh);

@@ -1,16 +1,20 @@
-/** Shows the served model in the footer. */
+/** Shows the served model in the footer, on pages that name it. */
 
-import { byId, count, el, percent } from "./dom.js";
+import { counted, dated, hasLinks, percent, t } from "./texts.js";
+import { byId, el } from "./dom.js";
 
 /** @param {import("./calls.js").Model} model */
 export function showFacts(model) {
+  if (!hasLinks) return;
   const test = model.scores?.test ?? model.scores?.validation;
   const kind = model.scores?.test ? "test" : "validation";
   const facts = [
-    ["Model", model.name],
-    ["Classes", count(model.classes.length, "class", "classes")],
-    test ? [`Accuracy in its ${kind}`, accuracy(test)] : ["Accuracy", "not scored"],
-    ["Created", day(model.created)],
+    [t("facts.model"), model.name],
+    [t("facts.classes"), counted("class", model.classes.length)],
+    test
+      ? [t(`facts.${kind}`), accuracy(test)]
+      : [t("facts.accuracy"), t("facts.unscored")],
+    [t("facts.created"), day(model.created)],
   ];
   byId("facts").replaceChildren(
     ...facts.map(([term, value]) => el("div", {}, el("dt", {}, term), el("dd", {}, value))),
@@ -18,10 +22,11 @@ export function showFacts(model) {
 }
 
 function accuracy({ accuracy: share, interval, n }) {
-  const range = Array.isArray(interval)
-    ? ` (95% interval ${percent(interval[0])} to ${percent(interval[1])})`
-    : "";
-  return `${percent(share)}${range}${Number.isFinite(n) ? ` on ${count(n, "photo")}` : ""}`;
+  const [low, high] = Array.isArray(interval) ? interval.map(percent) : [];
+  const text = low ? t("facts.interval", { share: percent(share), low, high }) : percent(share);
+  return Number.isFinite(n)
+    ? t("facts.on", { accuracy: text, photos: counted("photo", n) })
+    : text;
 }
 
 /** @param {string} iso */
@@ -29,5 +34,5 @@ function day(iso) {
   const date = new Date(iso);
   return Number.isNaN(date.getTime())
     ? iso
-    : date.toLocaleDateString("en", { day: "numeric", month: "long", year: "numeric" });
+    : dated(date, { day: "numeric", month: "long", year: "numeric" });
 }

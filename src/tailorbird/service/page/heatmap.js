@@ -1,6 +1,7 @@
 /** Draws a heat map over a photo, and the radio buttons that choose the class. */
 
 import { el, freshId } from "./dom.js";
+import { t } from "./texts.js";
 
 /**
  * Matplotlib's "plasma" (CC0, Smith and van der Walt) at nine even steps: lightness rises evenly,
@@ -89,8 +90,9 @@ export function paint(canvas, map) {
  * Creates radio buttons: "Off" and one for each map; arrow keys move between them.
  * @param {import("./calls.js").Heatmap[]} maps
  * @param {HTMLCanvasElement} canvas drawn on each change
+ * @param {(label: string) => string} named
  */
-export function heatmapSwitch(maps, canvas) {
+export function heatmapSwitch(maps, canvas, named) {
   const group = freshId("heatmap");
   const choice = (text, map, checked) =>
     el(
@@ -104,7 +106,7 @@ export function heatmapSwitch(maps, canvas) {
           paint(canvas, map);
           canvas.setAttribute(
             "aria-label",
-            map ? `Heat map: where the model looked for ${map.label}` : "",
+            map ? t("heatmap.name", { label: text }) : "",
           );
         },
       }),
@@ -113,12 +115,12 @@ export function heatmapSwitch(maps, canvas) {
   return el(
     "fieldset",
     { class: "switch" },
-    el("legend", {}, "Show where the model looked"),
+    el("legend", {}, t("heatmap.show")),
     el(
       "div",
       { class: "segments" },
-      choice("Off", null, true),
-      ...maps.map((map) => choice(map.label, map, false)),
+      choice(t("heatmap.off"), null, true),
+      ...maps.map((map) => choice(named(map.label), map, false)),
     ),
   );
 }

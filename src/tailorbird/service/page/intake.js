@@ -3,6 +3,7 @@
  */
 
 import { byId } from "./dom.js";
+import { t } from "./texts.js";
 
 /**
  * @param {(files: File[]) => void} onFiles
@@ -22,8 +23,7 @@ export function listen(onFiles, onNothing) {
     if (files.length) {
       event.preventDefault();
       onFiles(files);
-    } else if (!typing)
-      onNothing("The clipboard holds no photo. Copy a photo, not its address, and paste again.");
+    } else if (!typing) onNothing(t("upload.clipboard"));
   });
   listenForDrops(onFiles, onNothing);
 }
@@ -51,7 +51,7 @@ function listenForDrops(onFiles, onNothing) {
     over(false);
     const files = await dropped(event.dataTransfer);
     if (files.length) onFiles(files);
-    else onNothing("That was no photo. Save the photo as a file first, then drop the file.");
+    else onNothing(t("upload.no_photo"));
   });
 }
 

@@ -1,12 +1,13 @@
 /** The upload page: accepts photos, sends them two at a time, shows each answer on a card. */
 
 import { ApiError } from "./api.js";
-import { getModel } from "./calls.js";
+import { getModel, naming } from "./calls.js";
 import { Card } from "./card.js";
 import { Queue } from "./queue.js";
-import { advice, explained, sentence } from "./messages.js";
+import { advice, explained, said } from "./messages.js";
 import { announce } from "./announce.js";
-import { byId, count, el, icon, percent } from "./dom.js";
+import { byId, el, icon } from "./dom.js";
+import { counted, number, spoken, t } from "./texts.js";
 import { listen } from "./intake.js";
 import { prepare } from "./shrink.js";
 import { send } from "./sending.js";
@@ -43,20 +44,17 @@ function modelInfo() {
 }
 
 /** @param {import("./calls.js").Model} info */
-function introduce({ name, classes, keep_photos: keeps, corrections }) {
-  byId("lead").replaceChildren(
-    "Add photos of one thing each. ",
-    el("b", {}, name),
-    ` suggests which of its ${count(classes.length, "class", "classes")} it is.`,
-  );
-  const few = classes.slice(0, CLASSES_NAMED).join(", ");
-  const others = classes.length - CLASSES_NAMED;
+function introduce({ display, keep_photos: keeps, corrections }) {
+  const names = display.map(({ name }) => name);
+  const classes = names.slice(0, CLASSES_NAMED).join(", ");
+  const others = names.length - CLASSES_NAMED;
   byId("classes-known").textContent =
-    `Its classes are ${few}${others > 0 ? ` and ${count(others, "more", "more")}` : ""}.`;
-  byId("privacy").textContent =
-    keeps && corrections
-      ? "Photos are shrunk on this device before they are sent, and stored only if you answer."
-      : "Photos are shrunk on this device before they are sent, and are not stored.";
+    others > 0
+      ? t("upload.classes_more", { classes, others: counted("more", others) })
+      : t("upload.classes", { classes });
+  byId("privacy").textContent = t(
+    keeps && corrections ? "upload.privacy_kept" : "upload.privacy_not_kept",
+  );
 }
 
 /** The upload of one photo. */
@@ -64,7 +62,7 @@ class Upload {
   /** @param {File} file */
   constructor(file) {
     this.file = file;
-    this.name = file.name || "Pasted photo";
+    this.name = file.name || t("card.pasted");
     /** @type {import("./shrink.js").Prepared | null} */
     this.prepared = null;
     this.offline = false;
@@ -103,7 +101,7 @@ class Upload {
       const shown =
         error instanceof ApiError
           ? error
-          : new ApiError(0, "unexpected", `This page failed: ${error}`);
+          : new ApiError(0, "unexpected", t("error.unexpected.what", { error }));
       this.offline = shown.code === "network";
       card.failed(shown);
       settle(card.element);
@@ -117,11 +115,12 @@ class Upload {
 
   show(result, photo, info) {
     this.card.answered(result, photo, info);
-    const share = percent(result.probability).replace("%", " percent");
     announce(
-      result.unsure
-        ? `${this.name}: not sure, perhaps ${result.label}, ${share}`
-        : `${this.name}: ${result.label}, ${share}`,
+      t(result.unsure ? "card.spoken_unsure" : "card.spoken", {
+        name: this.name,
+        label: naming(info)(result.label),
+        share: spoken(result.probability),
+      }),
     );
   }
 }
@@ -137,8 +136,7 @@ function add(files) {
   const taken = files.slice(0, MOST);
   notice(
     files.length > MOST
-      ? `Only the first ${MOST} of ${count(files.length, "photo")} were added. Add the others ` +
-          "afterwards; for thousands, use the command line: tailorbird predict."
+      ? t("upload.too_many", { most: number(MOST), photos: counted("photo", files.length) })
       : "",
   );
   const list = byId("cards");
@@ -183,17 +181,20 @@ function tally() {
   byId("results").hidden = uploads.size === 0;
   byId("tally").hidden = byId("clear").hidden = uploads.size < 2;
   const states = [...uploads].map((upload) => upload.card.element.dataset.state);
-  const number = (...wanted) => states.filter((state) => wanted.includes(state ?? "")).length;
+  const many = (...wanted) => states.filter((state) => wanted.includes(state ?? "")).length;
   const parts = [
-    [number("sure"), "answered"],
-    [number("unsure"), "not sure"],
-    [number("failed"), "failed"],
-    [number("waiting", "preparing", "uploading", "looking", "busy"), "on the way"],
+    [many("sure"), "answered"],
+    [many("unsure"), "unsure"],
+    [many("failed"), "failed"],
+    [many("waiting", "preparing", "uploading", "looking", "busy"), "waiting"],
   ];
-  byId("tally").textContent = `${count(uploads.size, "photo")}: ${parts
-    .filter(([n]) => n)
-    .map(([n, what]) => `${n} ${what}`)
-    .join(", ")}`;
+  byId("tally").textContent = t("tally.all", {
+    photos: counted("photo", uploads.size),
+    parts: parts
+      .filter(([n]) => n)
+      .map(([n, what]) => t(`tally.${what}`, { n }))
+      .join(", "),
+  });
 }
 
 /** Shows a message about the whole page; "" removes it. @param {string} message */
@@ -213,8 +214,5 @@ window.addEventListener("online", () => {
 });
 listen(add, notice);
 modelInfo().catch((error) =>
-  notice(
-    sentence(error.message) +
-      ` ${error.code === "network" ? "Check your connection." : advice(error.code)}`,
-  ),
+  notice(`${said(error)} ${error.code === "network" ? t("answer.offline") : advice(error.code)}`),
 );

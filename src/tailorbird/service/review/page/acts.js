@@ -1,10 +1,10 @@
 /** Actions on the finding in view, by click or by key. */
 
 import { announce } from "./announce.js";
-import { byId, count } from "./dom.js";
+import { byId } from "./dom.js";
 import { chooseClass, enlarge } from "./dialogs.js";
 import { notice } from "./status.js";
-import { decisionWords } from "./words.js";
+import { count, decisionWords } from "./words.js";
 
 /**
  * @typedef {{store: import("./store.js").Store, current: import("./store.js").Item | null,

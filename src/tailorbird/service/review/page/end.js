@@ -3,7 +3,8 @@
  * to train with.
  */
 
-import { count, el, icon } from "./dom.js";
+import { el, icon } from "./dom.js";
+import { count } from "./words.js";
 
 /**
  * @param {import("./store.js").Store} store @param {number[]} shown the findings under the filters

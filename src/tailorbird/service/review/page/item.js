@@ -1,6 +1,7 @@
 /** Draws one item: a photo with a question, or several photos side by side. */
 
-import { el, icon, percent } from "./dom.js";
+import { el, icon } from "./dom.js";
+import { percent } from "./texts.js";
 import { decisionWords, kindName, likely } from "./words.js";
 
 /**

@@ -1,7 +1,7 @@
 /** The review page: one finding at a time, answered with a click or a key. */
 
 import { announce } from "./announce.js";
-import { byId, count, el } from "./dom.js";
+import { byId, el } from "./dom.js";
 import { sentence } from "./messages.js";
 import { makeActs } from "./acts.js";
 import { endView } from "./end.js";
@@ -9,7 +9,7 @@ import { fetchAhead, groupView, suspectView } from "./item.js";
 import { help, listenToKeys } from "./keys.js";
 import { drawArrows, fillFilters, notice, showStatus, underFilters } from "./status.js";
 import { Store } from "./store.js";
-import { kindName } from "./words.js";
+import { count, kindName } from "./words.js";
 
 const store = new Store({ onChange: () => updateStatus(), onTrouble: trouble });
 /** Indices of the findings under the filters. @type {number[]} */

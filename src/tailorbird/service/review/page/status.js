@@ -2,8 +2,8 @@
  * The parts around a finding: filters, progress, saved decisions, errors.
  */
 
-import { byId, count, el, icon, svg } from "./dom.js";
-import { KIND_ORDER, kindNames } from "./words.js";
+import { byId, el, icon, svg } from "./dom.js";
+import { count, KIND_ORDER, kindNames } from "./words.js";
 
 /**
  * Shows the progress and the counts of saved decisions.

@@ -9,6 +9,9 @@ const KINDS = {
   "near-duplicate": ["Near duplicate", "Near duplicates"],
 };
 
+/** Returns "3 photos". @param {number} n @param {string} one */
+export const count = (n, one) => `${n.toLocaleString("en")} ${n === 1 ? one : `${one}s`}`;
+
 /** @param {string} kind */
 export const kindName = (kind) => KINDS[kind]?.[0] ?? kind;
 

@@ -1,5 +1,6 @@
 /** Calls the server that served the page. Every failure becomes an ApiError. */
 
+import { hasLinks, t } from "./texts.js";
 import { askToken, token } from "./token.js";
 
 export class ApiError extends Error {
@@ -18,7 +19,7 @@ export class ApiError extends Error {
   }
 }
 
-export const NO_ANSWER = new ApiError(0, "network", "The server could not be reached.");
+export const NO_ANSWER = new ApiError(0, "network", t("error.network.what"));
 export const ANSWER_WITHIN = 60_000; // milliseconds; the server's own deadline is shorter
 
 export function failure(status, body, retryAfter) {
@@ -27,12 +28,7 @@ export function failure(status, body, retryAfter) {
   const problem = body?.error;
   if (problem && typeof problem.message === "string")
     return new ApiError(status, String(problem.code), problem.message, wait);
-  return new ApiError(
-    status,
-    "unexpected",
-    `The server answered with status ${status} and no explanation.`,
-    wait,
-  );
+  return new ApiError(status, "unexpected", t("error.status.what", { status }), wait);
 }
 
 export function parsed(text) {
@@ -48,7 +44,8 @@ export function bearer() {
 }
 
 /**
- * Runs a call. If the server requires a token, asks for one and runs the call again.
+ * Runs a call. If the server requires a token, asks for one and runs the call again; a page without
+ * links is a shop's, whose own server adds the token, and asks nobody.
  * @template T
  * @param {() => Promise<T>} call
  * @returns {Promise<T>}
@@ -60,6 +57,7 @@ export async function withToken(call) {
       return await call();
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 401) throw error;
+      if (!hasLinks) throw new ApiError(401, "signed_out", t("error.signed_out.what"));
       if (token() !== used) continue; // another call has asked meanwhile
       try {
         await askToken(used !== "");

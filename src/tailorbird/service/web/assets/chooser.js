@@ -3,38 +3,37 @@
  * back. Fast with a thousand classes.
  */
 
-import { count, el, freshId } from "./dom.js";
+import { el, freshId } from "./dom.js";
+import { counted, number, t } from "./texts.js";
 
 const SHOWN = 100; // options at once; typing filters them
 
 /**
  * Returns the classes that contain the text; first those that start with it.
- * @param {string[]} classes @param {string} text
+ * @param {string[]} classes @param {string} text @param {(label: string) => string} named
  */
-export function matching(classes, text) {
+export function matching(classes, text, named) {
   const sought = text.trim().toLowerCase();
-  const found = classes.filter((name) => name.toLowerCase().includes(sought));
-  return sought
-    ? found.sort(
-        (a, b) =>
-          Number(b.toLowerCase().startsWith(sought)) - Number(a.toLowerCase().startsWith(sought)),
-      )
-    : found;
+  const lower = (label) => named(label).toLowerCase();
+  const starts = (label) => Number(lower(label).startsWith(sought));
+  const found = classes.filter((label) => lower(label).includes(sought));
+  return sought ? found.sort((a, b) => starts(b) - starts(a)) : found;
 }
 
 /**
  * Creates the list, following the ARIA combobox pattern with its list always open.
- * @param {string[]} classes @param {(name: string) => void} onChoose @param {() => void} onCancel
+ * @param {string[]} classes @param {(label: string) => void} onChoose @param {() => void} onCancel
+ * @param {(label: string) => string} [named] the name for people of a class
  * @returns {HTMLElement & {focusInside: () => void}}
  */
-export function chooser(classes, onChoose, onCancel) {
+export function chooser(classes, onChoose, onCancel, named = (label) => label) {
   const [field, list, note] = [freshId("choose"), freshId("choose"), freshId("choose")];
   let names = [];
   let active = -1;
   const options = el("ul", {
     id: list,
     role: "listbox",
-    "aria-label": "Classes",
+    "aria-label": t("chooser.classes"),
     class: "options",
   });
   const found = el("p", { id: note, class: "quiet", role: "status" });
@@ -45,7 +44,7 @@ export function chooser(classes, onChoose, onCancel) {
     autocomplete: "off",
     autocapitalize: "none",
     spellcheck: "false",
-    placeholder: "Type to search",
+    placeholder: t("chooser.search"),
     "aria-expanded": "true",
     "aria-controls": list,
     "aria-autocomplete": "list",
@@ -62,7 +61,7 @@ export function chooser(classes, onChoose, onCancel) {
   });
 
   function fill() {
-    const all = matching(classes, input.value);
+    const all = matching(classes, input.value, named);
     names = all.slice(0, SHOWN);
     options.replaceChildren(
       ...names.map((name, index) =>
@@ -74,14 +73,14 @@ export function chooser(classes, onChoose, onCancel) {
             "aria-selected": "false",
             onclick: () => onChoose(name),
           },
-          name,
+          named(name),
         ),
       ),
     );
     found.textContent = !all.length
-      ? `None of ${count(classes.length, "class", "classes")} contains “${input.value.trim()}”.`
+      ? t("chooser.none", { classes: counted("class", classes.length), text: input.value.trim() })
       : all.length > SHOWN
-        ? `${SHOWN} of ${count(all.length, "class", "classes")} shown; type to narrow.`
+        ? t("chooser.some", { shown: number(SHOWN), classes: counted("class", all.length) })
         : "";
     active = -1;
     if (input.value.trim()) point(0);
@@ -105,11 +104,11 @@ export function chooser(classes, onChoose, onCancel) {
   const box = el(
     "div",
     { class: "chooser" },
-    el("label", { for: field }, "What is it really?"),
+    el("label", { for: field }, t("chooser.label")),
     input,
     options,
     found,
-    el("button", { type: "button", onclick: onCancel }, "Back"),
+    el("button", { type: "button", onclick: onCancel }, t("answer.back")),
   );
   return Object.assign(box, { focusInside: () => input.focus({ preventScroll: true }) });
 }

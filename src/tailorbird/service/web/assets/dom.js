@@ -72,15 +72,3 @@ export function icon(name) {
     svg("path", { d: SHAPES[name] }),
   );
 }
-
-/** 0.934 -> "93%"; a probability below 1 is never shown as 100%. @param {number} p 0 to 1 */
-export function percent(p) {
-  if (p > 0.99 && p < 1) return `${Math.min(99.9, Math.round(p * 1000) / 10)}%`;
-  if (p > 0 && p < 0.01) return "under 1%";
-  return `${Math.round(p * 100)}%`;
-}
-
-/** @param {number} n @param {string} one @param {string} [many] */
-export function count(n, one, many = `${one}s`) {
-  return `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
-}

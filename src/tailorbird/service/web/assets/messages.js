@@ -1,31 +1,6 @@
 /** Texts for errors: what went wrong, and one sentence of advice. */
 
-/** @type {Record<string, string>} by the API's error codes, and those of api.js */
-const ADVICE = {
-  "bad-request": "Try again; if it fails again, tell whoever runs this server.",
-  "too-many-parts": "Send fewer photos at once.",
-  "bad-host": "Open the page under the address that whoever runs this server gave you.",
-  unauthorized: "Try again and enter the token.",
-  forbidden: "Open the page itself, not a copy inside another site, and try again.",
-  "not-found": "Reload the page; it may be newer than the server.",
-  "method-not-allowed": "Reload the page; it may be older than the server.",
-  "request-timeout": "Try again, with a faster connection if you can.",
-  conflict: "Ask about the photo again.",
-  "body-too-large": "Save the photo in a smaller size and add it again.",
-  "image-too-large": "Save the photo with fewer pixels and add it again.",
-  "unsupported-format": "Save it as JPEG or PNG and add it again.",
-  "unsupported-media-type": "Save it as JPEG or PNG and add it again.",
-  "unreadable-image": "Copy the photo from the camera again, or take a new one.",
-  invalid: "Reload the page and send the photo again.",
-  overloaded: "Try again in a moment.",
-  deadline: "Try again in a moment.",
-  "not-ready": "Try again in a moment.",
-  "storage-full": "Tell whoever runs this server that its disk is full, then try again.",
-  "storage-failed": "Try again in a moment.",
-  network: "Check your connection; the photo is sent again when you are back online.",
-  timeout: "Try again in a moment.",
-  unexpected: "Try again; if it fails again, tell whoever runs this server.",
-};
+import { hasText, showsMessages, t } from "./texts.js";
 
 /** Errors of the photo itself, for which sending the same bytes again is useless. */
 const FINAL = new Set([
@@ -36,20 +11,36 @@ const FINAL = new Set([
   "unreadable-image",
 ]);
 
+/** Errors that the page itself found; their messages are in its language. */
+const OWN = new Set(["network", "timeout", "unexpected", "signed_out"]);
+
 /** @param {string} code @returns {string} */
-export const advice = (code) => ADVICE[code] ?? ADVICE.unexpected;
+export const advice = (code) => t(`error.${known(code)}.todo`);
+
+/** Returns the code, or that of a failed server for one that this page does not know. */
+const known = (code) => (hasText(`error.${code}.what`) ? code : "internal");
 
 /** @param {string} code @returns {boolean} */
 export const worthRetrying = (code) => !FINAL.has(code);
 
 /**
+ * Returns what went wrong: the server's message where it may be shown, else the page's own text.
+ * @param {import("./api.js").ApiError} error
+ */
+export function said({ code, message }) {
+  return sentence(showsMessages || OWN.has(code) ? message : t(`error.${known(code)}.what`));
+}
+
+/**
  * Returns what went wrong, and one sentence of advice. The server's messages end with advice after
  * a semicolon. It is shown for errors of the photo itself; for others it addresses programmers, and
- * ADVICE is shown instead.
+ * the page's own advice is shown instead.
  * @param {import("./api.js").ApiError} error
  * @returns {{what: string, todo: string}}
  */
-export function explained({ code, message }) {
+export function explained(error) {
+  const { code, message } = error;
+  if (!showsMessages) return { what: said(error), todo: advice(code) };
   const parts = message.split("; ");
   const hint = FINAL.has(code) && parts.length > 1 ? parts.pop() : "";
   const what = hint ? parts.join("; ") : parts[0];

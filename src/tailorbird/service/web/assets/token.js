@@ -4,6 +4,7 @@
  */
 
 import { el, freshId } from "./dom.js";
+import { t } from "./texts.js";
 
 const KEY = "tailorbird-token";
 let held = stored();
@@ -48,21 +49,19 @@ function open(refused) {
   const form = el(
     "form",
     {},
-    el("h2", { id: title }, "This server requires a token"),
+    el("h2", { id: title }, t("token.title")),
     el(
       "p",
       { id: note, class: refused ? "trouble" : "" },
-      refused
-        ? "That token was refused. Check it with whoever runs this server."
-        : "Ask whoever runs this server for it. It is stored in this tab until the tab closes.",
+      t(refused ? "token.refused" : "token.ask"),
     ),
-    el("label", { for: field }, "Token"),
+    el("label", { for: field }, t("token.label")),
     input,
     el(
       "div",
       { class: "actions" },
-      el("button", { type: "submit", class: "primary" }, "Continue"),
-      el("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
+      el("button", { type: "submit", class: "primary" }, t("token.continue")),
+      el("button", { type: "button", onclick: () => dialog.close() }, t("token.cancel")),
     ),
   );
   const dialog = el("dialog", { class: "token", "aria-labelledby": title }, form);
