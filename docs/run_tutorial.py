@@ -66,7 +66,12 @@ class Server:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.lines.append(line)
+            self.lines.append(self._at_a_terminal(line))
+
+    def _at_a_terminal(self, line: str) -> str:
+        """Return a line of the log as a terminal shows it: what it serves is not JSON there."""
+        event = json.loads(line) if line.startswith("{") else {}
+        return event["message"] + "\n" if event.get("event") == "serving" else line
 
     def wait(self) -> None:
         """Wait until it has printed its address. Raises Broken."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tailorbird.dataset import DataSettings, listed_photos, printable
 from tailorbird.dataset.layout import Entry
 from tailorbird.errors import DatasetError, ImageError
-from tailorbird.evaluation import first_reason, photos_to_score, trained_on
+from tailorbird.evaluation import first_reason, photos_to_score, some_classes, trained_on
 from tailorbird.files import csv_text, write_text
 from tailorbird.images import Photo, Pixels, ResizeRule, decode, read_bytes, resize
 from tailorbird.inference import map_batches
@@ -242,8 +242,8 @@ def compare(
     if not used:
         raise DatasetError(
             f"{printable(str(photos))} has no photo on which the models can be compared"
-            f"{first_reason(left_out)}; A's classes are {', '.join(pair[0].classes)}, B's are "
-            f"{', '.join(pair[1].classes)}"
+            f"{first_reason(left_out)}; A's classes are {some_classes(pair[0].classes)}, B's are "
+            f"{some_classes(pair[1].classes)}"
         )
     result = _summarise(pair, used, seen, chosen, left_out)
     if csv is not None:

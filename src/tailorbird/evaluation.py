@@ -119,7 +119,7 @@ def evaluate(
     if found is None:
         raise DatasetError(
             f"{photos} has no photo that can be scored{first_reason(left_out)}; the model's "
-            f"classes are {', '.join(classifier.classes)}"
+            f"classes are {some_classes(classifier.classes)}"
         )
     found = replace(found, split=chosen)
     if wanted is None:
@@ -274,6 +274,12 @@ def _why_unknown(label: str, models: Sequence[Classifier]) -> str | None:
     if len(models) > 1:
         who = f"{lacking[0][0]} has" if len(lacking) == 1 else "A and B have"
     return unknown_label(label, lacking[0][1].classes, who)
+
+
+def some_classes(classes: Sequence[str]) -> str:
+    """Return class names for a message: all of a few, the first of many, and their number."""
+    shown = ", ".join(label if len(label) <= 60 else f"{label[:57]}..." for label in classes[:10])
+    return shown + (f" and {len(classes) - 10:,} more" if len(classes) > 10 else "")
 
 
 def first_reason(left_out: Sequence[tuple[str, str]]) -> str:

@@ -31,10 +31,15 @@ Splitter = Callable[[Dataset], Dataset]
 
 
 class LeftOut(NamedTuple):
-    """A photo that is not used, and why."""
+    """A photo that is not used, and why. A folder that is not read has a path ending in `/`."""
 
     path: str
     reason: str
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether this is a folder, whose photos are not counted."""
+        return self.path.endswith("/")
 
 
 @dataclass(frozen=True)

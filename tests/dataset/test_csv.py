@@ -164,3 +164,25 @@ def test_csv_paths_with_backslashes_and_home_folders(
 def test_a_csv_whose_files_are_all_missing_names_the_folder(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=f"relative paths are looked up in {tmp_path}"):
         scan(table(tmp_path, "path,label\nphotos/1.jpg,a\n"))
+
+
+def test_labels_of_a_csv_that_are_read_as_one_are_a_finding(tmp_path: Path) -> None:
+    put_all(tmp_path, ["1.jpg", "2.jpg", "3.jpg"])
+    text = "path,label\n1.jpg,caf\u00e9\n2.jpg,cafe\u0301\n3.jpg,caf\u00e9 \n"
+    dataset = scan(table(tmp_path, text))
+    assert dataset.counts == {"caf\u00e9": 3}
+    (finding,) = of_kind(dataset, "similar-labels")
+    assert finding.message.startswith("the labels ") and "read as one class" in finding.message
+
+
+def test_spaces_around_paths_and_the_end_mark_of_dos(tmp_path: Path) -> None:
+    put_all(tmp_path, ["1.jpg", " 2.jpg"])
+    dataset = scan(table(tmp_path, "path,label\r\n 1.jpg ,a\r\n 2.jpg,b\r\n\x1a"))
+    assert sorted(sample.path.name for sample in dataset.samples) == [" 2.jpg", "1.jpg"]
+
+
+@pytest.mark.parametrize("scheme", ["https", "S3", "file"])
+def test_addresses_in_a_csv_are_refused_in_words(tmp_path: Path, scheme: str) -> None:
+    text = f"path,label\n{scheme}://shop.example/1.jpg,a\n"
+    with pytest.raises(DatasetError, match="line 2: the path is an address; download"):
+        scan(table(tmp_path, text))

@@ -199,9 +199,9 @@ def test_links(tmp_path: Path) -> None:
     dataset = scan(root)
     assert {finding.paths[0] for finding in of_kind(dataset, "outside-link")} == {
         "a/outside.jpg",
-        "outside",
-        "b/sibling",
-        "c/sibling",
+        "outside/",
+        "b/sibling/",
+        "c/sibling/",
     }
     assert labels(dataset) == {
         "a/1.jpg": ("a", None),
@@ -434,3 +434,35 @@ def test_many_links_of_a_folder_are_one_finding(tmp_path: Path) -> None:
     [finding] = of_kind(scan(root), "outside-link")
     assert len(finding.paths) == 20
     assert finding.message.startswith("20 links in a/ lead outside the dataset: skipped")
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (("1_train", "2_val", "3_test"), {"train", "validation", "test"}),
+        (("train2014", "train2017", "val2017"), {"train", "validation"}),
+    ],
+)
+def test_numbers_beside_the_words_of_splits(
+    tmp_path: Path, folders: tuple[str, ...], splits: set[str]
+) -> None:
+    dataset = scan(put_all(tmp_path, [f"{name}/{c}/1.jpg" for name in folders for c in "ab"]))
+    assert dataset.classes == ("a", "b")
+    assert set(dataset.splits) == splits
+
+
+@pytest.mark.parametrize(
+    ("folders", "example"),
+    [
+        (("evaluation", "train"), "train=train,evaluation=test"),
+        (("my_holdout", "my_train"), "my_train=train,my_holdout=test"),
+        (("a test", "rest"), "a test=test,rest=train"),
+        (("Fold1", "Fold2", "Fold3"), "Fold1=train,Fold2=test"),
+    ],
+)
+def test_the_example_for_look_alikes_follows_their_names(
+    tmp_path: Path, folders: tuple[str, ...], example: str
+) -> None:
+    put_all(tmp_path, [f"{name}/{c}/1.jpg" for name in folders for c in "ab"])
+    with pytest.raises(DatasetError, match=f"--split-names {example} "):
+        scan(tmp_path)

@@ -364,3 +364,46 @@ def test_the_resizing_filter_is_small_for_the_longest_side() -> None:
     image = Image.open(io.BytesIO(thin_png(65_535, 1)))
     image.load()
     assert resize(image.convert("RGB"), ResizeRule(8)).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("comment", [b"#" + b"x" * 70_000 + b"\n", b"#x\n" * 30_000])
+def test_the_header_of_a_pgm_is_bounded(comment: bytes) -> None:
+    with pytest.raises(UnreadableImage, match="its header cannot be read"):
+        decode(b"P5\n" + comment + b"10 10\n255\n" + bytes(100))
+
+
+def test_numbers_of_a_ppm_as_text_are_bounded() -> None:
+    with pytest.raises(ImageTooLarge, match="numbers written as text"):
+        decode(b"P3\n5000 5000\n255\n" + b"1 " * 75_000_000)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x89PNG\r\n\x1a\n",
+        b"BM" + bytes(12),
+        b"RIFF\0\0\0\0WEBP",
+        b"\0\0\0\x14ftypavif\0\0\0\0avif",
+        with_png_chunks(b"").replace(b"\x08\x02\0\0\0", b"\x03\x02\0\0\0", 1),
+    ],
+)
+def test_messages_about_headers_are_for_people(data: bytes) -> None:
+    with pytest.raises(UnreadableImage) as caught:
+        decode(data)
+    assert "0x" not in str(caught.value) and not str(caught.value).endswith(": ")
+
+
+def test_the_area_of_a_bitmap_is_checked_before_it_is_opened() -> None:
+    data = bytearray(encoded(picture("disc", 1), "BMP"))
+    data[18:26] = struct.pack("<ii", 400, -(2**31))
+    with pytest.raises(ImageTooLarge, match="400 x 2147483648 pixels"):
+        decode(bytes(data))
+
+
+def test_libtiff_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    whole = encoded(picture("disc", 1), "TIFF", compression="tiff_deflate")
+    damaged = bytearray(whole)
+    damaged[20:60] = bytes(40)
+    with pytest.raises(UnreadableImage):
+        decode(bytes(damaged))
+    assert capfd.readouterr() == ("", "")

@@ -213,6 +213,9 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_import_command(fitted: Path, drawn: Path, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("\n".join(LABELS))
     made = tmp_path / "model.onnx"
+    (tmp_path / "linked").mkdir()
+    for folder in drawn.iterdir():
+        (tmp_path / "linked" / folder.name).symlink_to(folder)
     done = run(
         "import",
         fitted,
@@ -223,7 +226,8 @@ def test_import_command(fitted: Path, drawn: Path, tmp_path: Path) -> None:
         "--preprocess",
         "unit",
         "--validate",
-        drawn,
+        tmp_path / "linked",
+        "--follow-links",
         "--json",
     )
     assert done.returncode == 0, done.stderr

@@ -181,3 +181,11 @@ def test_non_finite_probabilities_are_reported_with_the_photo(
     monkeypatch.setattr(classifier._runner, "run_batch", damaged)
     with pytest.raises(ModelFileError, match=r"probabilities of .*disc-000\.jpg that are NaN"):
         classifier.predict(shapes / "disc" / "disc-000.jpg")
+
+
+@pytest.mark.parametrize("value", [None, 3, object()])
+def test_what_is_no_photo_is_refused_in_words(trained: Path, value: object) -> None:
+    classifier = Classifier(trained)
+    for photos in (value, [value]):
+        with pytest.raises(UnsupportedImage, match=f"{type(value).__name__} is not a photo; give"):
+            classifier.predict(photos)  # type: ignore[call-overload]

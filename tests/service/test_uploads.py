@@ -148,3 +148,25 @@ def test_unknown_fields_and_parameters_are_refused_by_name(server: Server) -> No
     refused(form, "/v1/predict?top=5")
     refused(server.predict(PHOTO, "/v1/predict?topk=5"), "unknown query parameter 'topk'")
     refused(server.predict(PHOTO, "/v1/predict?topk=5"), "valid: top, heatmap")
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "BMP", "WEBP", "PNG", "JPEG"])
+def test_bare_base64_of_every_format_gets_its_hint(server: Server, kind: str) -> None:
+    text = base64.b64encode(encoded(picture("disc", 5), kind))
+    refused(server.predict(text), "this is base64")
+
+
+@pytest.mark.parametrize(
+    "body", [{"url": "https://a.example/b.jpg"}, {"instances": [{"image_url": "s3://a/b.jpg"}]}]
+)
+def test_addresses_in_json_are_refused_in_words(server: Server, body: object) -> None:
+    refused(server.post("/v1/predict", json=body), "the service fetches nothing")
+
+
+def test_a_parameter_that_is_given_twice_is_refused(server: Server) -> None:
+    refused(server.post("/v1/predict?top=2&top=3", content=PHOTO), "'top' is given 2 times")
+
+
+def test_a_quoted_extended_file_name_makes_a_photo(server: Server) -> None:
+    disposition = b"Content-Disposition: form-data; name=x; filename*=\"UTF-8''%c3%a4.jpg\""
+    assert results(part(server, disposition))[0]["name"] == "\u00e4.jpg"

@@ -27,6 +27,8 @@ from support.data import (
 from tailorbird import onnx_files
 from tailorbird.backbone import open_backbone
 from tailorbird.cli.parsing import inner_alternatives, inner_layers
+from tailorbird.cli.results import print_result
+from tailorbird.dataset import DataSettings
 from tailorbird.errors import DatasetError, SettingsError, TrainingError
 from tailorbird.evaluation import evaluate
 from tailorbird.features import open_store
@@ -376,3 +378,37 @@ def test_inner_layers_have_one_grammar() -> None:
     for text in ("many", "100x", "", "1.5"):
         with pytest.raises(SettingsError, match="give sizes of inner layers"):
             inner_layers(text)
+
+
+def test_a_linked_folder_is_not_counted_as_a_photo(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_dataset(tmp_path / "data" / "train", count=14)
+    (tmp_path / "data" / "valid").symlink_to(shapes)
+    result = train(tmp_path / "data", tmp_path / "m.onnx", fixed=QUICK, report=False)
+    (entry,) = result.left_out
+    assert entry.path == "valid/" and entry.is_folder and "--follow-links" in entry.reason
+    assert result.info.data["left_out"] == 0
+    print_result(result)
+    assert "Left out: 1 linked folder\n" in capsys.readouterr().out
+
+
+def test_a_class_that_near_duplicates_leave_too_small_names_the_option(tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "data", ("box", "disc"), 2)
+    for copy in range(6):
+        for label in ("box", "disc"):
+            photo = Image.open(tmp_path / "data" / label / f"{label}-000.jpg")
+            photo.save(tmp_path / "data" / label / f"copy {copy}.jpg", quality=80 + copy)
+    data = DataSettings(near_duplicates="drop")
+    with pytest.raises(DatasetError, match="--near-duplicates drop kept one of nearly identical"):
+        train(tmp_path / "data", tmp_path / "m.onnx", fixed=QUICK, data=data)
+
+
+def test_messages_about_many_classes_are_short(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = tuple(f"species {number}" for number in range(2000))
+    monkeypatch.setattr(Classifier, "classes", property(lambda self: names))
+    with pytest.raises(DatasetError, match="species 9 and 1,990 more") as caught:
+        evaluate(trained, draw_dataset(tmp_path / "other", ("x box", "y box"), 3))
+    assert len(str(caught.value)) < 600

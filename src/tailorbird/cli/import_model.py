@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tailorbird.cli import output
-from tailorbird.cli.options import JsonOption
+from tailorbird.cli.options import JsonOption, reads_photos
 from tailorbird.cli.results import print_confusion, print_scores
 
 if TYPE_CHECKING:
     from tailorbird.importing import ImportResult
 
 
+@reads_photos
 def import_model(
     model: Annotated[
         Path,
@@ -55,6 +56,7 @@ def import_model(
     seed: Annotated[
         int, typer.Option(help="Seed for splitting photos into calibration and test.")
     ] = 0,
+    data: Any = None,
     json: JsonOption = False,
 ) -> None:
     """Convert a Keras classifier to a model file.
@@ -74,6 +76,7 @@ def import_model(
             preprocess=preprocess,
             size=size,
             validate=validate,
+            data=data,
             precision=precision,
             seed=seed,
             progress=progress,

@@ -34,7 +34,11 @@ def print_result(result: TrainResult) -> None:
         output.line(result.corrections.sentence())
     if result.left_out:
         reasons = Counter(entry.reason for entry in result.left_out)
-        output.line(f"Left out: {len(result.left_out)} photos")
+        folders = sum(entry.is_folder for entry in result.left_out)
+        photos = len(result.left_out) - folders
+        counts = [f"{photos} photo{'s' * (photos > 1)}"] * (photos > 0)
+        counts += [f"{folders} linked folder{'s' * (folders > 1)}"] * (folders > 0)
+        output.line(f"Left out: {' and '.join(counts)}")
         for reason, count in reasons.most_common(None if output.STATE.verbose else REASONS):
             output.line(f"  {count} {reason}")
     if output.STATE.verbose:

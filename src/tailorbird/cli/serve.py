@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -222,7 +223,7 @@ def _announce(settings: ServeSettings, address: str) -> None:
             "everybody on the network can reach and use it: set a --token, and put a TLS proxy "
             "before it"
         )
-    output.say(f"Serving {settings.model} at {address}; {reach}")
+    _tell(f"Serving {settings.model} at {address}; {reach}")
     if settings.corrections:
         from tailorbird.corrections.database import locate
 
@@ -231,9 +232,19 @@ def _announce(settings: ServeSettings, address: str) -> None:
             if settings.photos
             else ", without their photos (--keep-photos keeps them)"
         )
-        output.say(f"Corrections are stored in {locate(settings.corrections).shown}{kept}")
+        _tell(f"Corrections are stored in {locate(settings.corrections).shown}{kept}")
     # The only line on standard output: programs read the address from it.
     print(address, flush=True)
+
+
+def _tell(text: str) -> None:
+    """Print a line for a person at a terminal; elsewhere log it, as every line of a log is JSON."""
+    from tailorbird.service.web.logs import log
+
+    if sys.stderr.isatty():
+        output.say(text)
+    else:
+        log("serving", message=text)
 
 
 def _split(values: list[str] | None) -> list[str]:

@@ -118,14 +118,21 @@ def _from_table(path: Path, as_before_review: bool) -> Layout:
         for row in used
     )
     excluded = () if as_before_review else (printable(r.path) for r in rows if r.excluded)
-    return Layout(path.parent, tuple(entries), (), tuple(sorted(excluded)), table=path)
+    written: dict[str, set[str]] = defaultdict(set)
+    for row in used:
+        written[row.label].add(row.written)
+    findings = tuple(_merged_findings(written, "labels"))
+    return Layout(path.parent, tuple(entries), findings, tuple(sorted(excluded)), table=path)
 
 
 def _located(folder: Path, row: Row) -> Path:
-    r"""Return a row's file. `\` between folders and `~` for the home folder are understood."""
-    path = folder / row.path
-    if ("\\" in row.path or row.path.startswith("~")) and not path.exists():
-        other = Path(row.path.replace("\\", "/") if os.sep == "/" else row.path).expanduser()
+    r"""Return a row's file.
+
+    `\` between folders, `~` for the home folder and spaces around the path are understood.
+    """
+    path, name = folder / row.path, row.path.strip()
+    if ("\\" in name or name.startswith("~") or name != row.path) and not path.exists():
+        other = Path(name.replace("\\", "/") if os.sep == "/" else name).expanduser()
         if (folder / other).exists():
             return folder / other
     return path
@@ -181,7 +188,7 @@ def _from_folder(root: Path, data: DataSettings) -> Layout:
     if not entries:
         raise DatasetError(_nothing(root, tree, unlabelled, findings))
     findings += _empty_findings(tree)
-    findings += _merged_findings(written)
+    findings += _merged_findings(written, "folders")
     findings += _class_folder_findings(entries)
     return Layout(root, tuple(entries), tuple(findings))
 
@@ -210,11 +217,11 @@ def _about(names: Iterable[str], message: str) -> Finding:
     return Finding("unsupported", tuple(printable(name) for name in sorted(names)), message)
 
 
-def _merged_findings(written: Mapping[str, set[str]]) -> Iterable[Finding]:
+def _merged_findings(written: Mapping[str, set[str]], what: str) -> Iterable[Finding]:
     for label, names in sorted(written.items()):
         if len(names) > 1:
             shown = tuple(map(shown_label, sorted(names)))
-            message = f"the folders {' and '.join(shown)} are read as one class, {label}"
+            message = f"the {what} {' and '.join(shown)} are read as one class, {label}"
             yield Finding("similar-labels", shown, message)
 
 

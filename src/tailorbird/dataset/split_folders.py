@@ -63,14 +63,14 @@ def _named(folders: Collection[str]) -> dict[str, str]:
     """Return the folders that are named like splits: {folder: split}.
 
     Folders beside each other that share everything but the split's word count as well, such as
-    `seg_train` and `seg_test`, or `train2017` and `val2017`.
+    `seg_train` and `seg_test`, `train2017` and `val2017`, or `1_train` and `2_test`.
     """
     found = {folder: split for folder in folders if (split := split_of(folder))}
     siblings: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
     for folder in folders:
         split, around = _parts(folder)
         if split:
-            siblings[around][folder] = split
+            siblings[tuple(word for word in around if not word.isdigit())][folder] = split
     for alike in siblings.values():
         if len(set(alike.values())) > 1 and "train" in alike.values():
             found |= alike
@@ -237,13 +237,24 @@ def _refuse_look_alikes(paths: Sequence[Folders]) -> None:
             shared |= both
     if alike:
         tops = sorted(map(printable, alike))
-        example = ",".join(f"{top}={s}" for top, s in zip(tops, ("train", "test"), strict=False))
+        example = ",".join(f"{top}={split}" for top, split in _guessed(tops).items())
         raise DatasetError(
             f"the folders {_listed(tops)} hold the same subfolders ({_listed(sorted(shared))}), "
             "as splits of one dataset do, but their names are not those of splits (train, "
             f"validation, test). If they are splits, say which: --split-names {example} "
             f'(split_names="{example}"); if every folder is a class of its own: --split-names none'
         )
+
+
+def _guessed(folders: Sequence[str]) -> dict[str, str]:
+    """Return a split for some look-alikes, as an example: by the words in their names, if any."""
+    named = {folder: split for folder in folders if (split := _parts(folder)[0])}
+    others = iter([folder for folder in folders if folder not in named])
+    if "train" not in named.values() and (first := next(others, None)):
+        named[first] = "train"
+    if len(set(named.values())) < 2 and (second := next(others, None)):
+        named[second] = "test"
+    return named
 
 
 def _listed(names: Iterable[str], most: int = 4) -> str:

@@ -29,6 +29,7 @@ _LONGEST_PATH: Final = 4096
 _LONGEST_LABEL: Final = 500
 _FIELD_LIMIT = threading.Lock()
 """Held while the csv module's global limit of the field length is raised."""
+_ADDRESS: Final = re.compile(r"\s*(https?|ftp|s3|gs|file)://", re.IGNORECASE)
 _VALID: Final = "valid is a UTF-8 CSV whose first line is path,label or path,label,split"
 
 DECISIONS: Final = ("keep", "relabel", "exclude")
@@ -39,9 +40,10 @@ DECISIONS: Final = ("keep", "relabel", "exclude")
 class Row:
     """One row.
 
-    path: relative to the CSV's folder, or absolute. decision: of a review, one of DECISIONS or
-    empty. was: the label before it was relabelled, else empty. group: photos of one item, patient
-    or video, which stay on one side of every split; else empty.
+    path: relative to the CSV's folder, or absolute. label: in normal form; written: as the file
+    has it. decision: of a review, one of DECISIONS or empty. was: the label before it was
+    relabelled, else empty. group: photos of one item, patient or video, which stay on one side of
+    every split; else empty.
     """
 
     path: str
@@ -50,6 +52,7 @@ class Row:
     decision: str = ""
     was: str = ""
     group: str = ""
+    written: str = ""
 
     @property
     def original(self) -> str:
@@ -160,7 +163,7 @@ def _text(path: Path, shown: str) -> str:
         raise DatasetError(
             f"{shown} is not a CSV file; {_VALID}, or a folder with one folder of photos per class"
         )
-    return data.decode("utf-8-sig", "surrogateescape")
+    return data.rstrip(b"\x1a").decode("utf-8-sig", "surrogateescape")  # the end mark of DOS
 
 
 def _columns(header: list[str], shown: str) -> dict[str, int]:
@@ -194,6 +197,8 @@ def _row(cells: list[str], width: int, columns: dict[str, int]) -> Row | str:
     problems = []
     if not cell["path"].strip():
         problems.append("the path is empty")
+    elif _ADDRESS.match(cell["path"]):
+        problems.append("the path is an address; download the photo and name its file")
     elif len(cell["path"]) > _LONGEST_PATH:
         problems.append(
             f"the path has {len(cell['path']):,} characters; valid: up to {_LONGEST_PATH:,}"
@@ -216,7 +221,7 @@ def _row(cells: list[str], width: int, columns: dict[str, int]) -> Row | str:
             f"the decision is {printable(decision)!r}; it must be {', '.join(DECISIONS)} or empty"
         )
     group = cell["group"].strip()
-    row = Row(cell["path"], label, split or None, decision, was, group)
+    row = Row(cell["path"], label, split or None, decision, was, group, cell["label"])
     return "; ".join(problems) or row
 
 

@@ -79,7 +79,8 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
             parts = (*folder.parts, child.name)
             target = os.path.realpath(child.path) if child.is_symlink() else None
             if target is not None and not follow_links and not _within(target, real_root):
-                tree.outside.setdefault("/".join(folder.parts), []).append("/".join(parts))
+                name = "/".join(parts) + ("/" if _is_folder(child) else "")
+                tree.outside.setdefault("/".join(folder.parts), []).append(name)
             elif not _is_folder(child):
                 tree.files.append(File(child.path, parts))
             elif target is None:

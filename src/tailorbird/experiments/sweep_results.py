@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +13,7 @@ import numpy as np
 from tailorbird.experiments.alternatives import Metric
 from tailorbird.experiments.cross_validation import FitScore
 from tailorbird.experiments.paired_tests import SettingComparison
-from tailorbird.files import write_text
+from tailorbird.files import csv_text, write_text
 from tailorbird.head import HeadSettings
 
 
@@ -150,11 +148,7 @@ class SweepResult:
     def write_fits(self, path: str | Path) -> None:
         """Write `fit_rows` to a CSV file. Raises StorageError."""
         rows = self.fit_rows()
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(path, text.getvalue())
+        write_text(path, csv_text([list(rows[0]), *(list(row.values()) for row in rows)]))
 
     def fit_rows(self) -> list[dict[str, Any]]:
         """Return every fit as a flat row for a CSV: setting, round, fold and scores."""

@@ -40,6 +40,11 @@ MOST_FRAMES: Final = 10_000
 MOST_PACKED_PIXELS: Final = 4_000_000
 """Pixels, and bytes, of a run-length encoded bitmap."""
 
+MOST_NUMBERS: Final = 50_000_000
+"""Numbers of a PPM or PGM written as text: 16 megapixels in colour, which take 400 MB."""
+
+_MOST_PNM_HEADER: Final = 1 << 16  # bytes; headers have 20, with a comment 100
+
 _MOST_PROFILE: Final = 1 << 20  # bytes of a decompressed text chunk that may hold an orientation
 
 
@@ -189,7 +194,7 @@ def bmp(data: bytes) -> Container:
             f"a run-length encoded bitmap of {size[0]} x {size[1]} pixels in {len(data):,} bytes; "
             f"at most {MOST_PACKED_PIXELS:,} of each are read; save it as PNG"
         )
-    return Container(data)
+    return Container(data, size=size if header >= 40 else None)
 
 
 def gif(data: bytes) -> Container:
@@ -375,7 +380,7 @@ _PNM: Final = re.compile(
 
 def pnm(data: bytes) -> Container:
     """Rewrite a PPM or PGM as one of 8 bits, which Pillow reads without a loop in Python."""
-    header = _PNM.match(data)
+    header = _PNM.match(data, 0, _MOST_PNM_HEADER)
     if not header or not 0 < (most := int(header[4])) < 65536:
         raise UnreadableImage("the file is damaged: its header cannot be read")
     kind, (width, height) = header[1], (int(header[2]), int(header[3]))
@@ -388,6 +393,11 @@ def pnm(data: bytes) -> Container:
     if least > len(body):
         raise UnreadableImage("the file is truncated")
     if kind in b"23":
+        if count > MOST_NUMBERS:
+            raise ImageTooLarge(
+                f"{count:,} numbers written as text; at most {MOST_NUMBERS:,} are read; "
+                "save it as PNG"
+            )
         text = re.sub(rb"#[^\r\n]*", b"", body)
         numbers = np.fromstring(text, np.int64, count, sep=" ")
         if len(numbers) < count or numbers.min() < 0 or numbers.max() > most:

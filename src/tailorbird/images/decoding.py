@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from tailorbird import installing
@@ -137,9 +137,18 @@ def decode(
         raise
     except MemoryError:
         raise UnreadableImage("not enough memory to decode this photo") from None
+    except Image.DecompressionBombError:  # where a header's size is not known before
+        raise ImageTooLarge(
+            f"more pixels than twice the cap of {MAX_PIXELS:,}; shrink the photo"
+        ) from None
+    except UnidentifiedImageError:
+        raise UnreadableImage(
+            "the file is truncated or damaged: its header cannot be read"
+        ) from None
     except Exception as error:
         # Decoders raise many types for damaged input (OSError, SyntaxError, struct.error...).
-        raise UnreadableImage(f"the file is truncated or damaged: {error}") from None
+        why = f": {error}" if str(error) else ""
+        raise UnreadableImage(f"the file is truncated or damaged{why}") from None
     return Photo(rgb, width, height)
 
 

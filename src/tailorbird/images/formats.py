@@ -6,12 +6,14 @@ format, add one row here and one test.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final
 
-from PIL import features
+from PIL import _imaging, features
 
 from tailorbird.images.containers import Container, bmp, gif, iso_media, plain, png, pnm, tiff, webp
 from tailorbird.images.jpeg import jpeg
@@ -29,6 +31,16 @@ def _at(offset: int, *alternatives: bytes) -> tuple[Signature, ...]:
 
 def _always() -> bool:
     return True
+
+
+def _silence_libtiff() -> None:
+    """Keep libtiff from printing its errors; Pillow raises them as exceptions too.
+
+    A handle of Pillow's own module finds the symbols of the libraries it was linked with. Where
+    libtiff is linked statically (Windows), its messages stay.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def _register_heif() -> None:
@@ -54,7 +66,7 @@ class Format:
     hint: what to do with a file that is not accepted.
     inspect: checks a file's structure before decoding and drops its metadata.
     available: whether the decoder is installed. extra: the extra of tailorbird that installs it.
-    prepare: registers a decoder that does not come with Pillow.
+    prepare: sets up the decoder before it is used.
     """
 
     name: str
@@ -149,6 +161,7 @@ FORMATS: Final = (
         _at(0, b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
         pillow="TIFF",
         inspect=tiff,
+        prepare=_silence_libtiff,
         suffixes=(".tif", ".tiff"),
         media_types=("image/tiff",),
         hint="export it as PNG or JPEG",
@@ -181,6 +194,15 @@ FORMATS: Final = (
     ),
     # Formats that are recognised so that the refusal can name them.
     Format("HEIF", brands=(b"mif1", b"msf1"), hint="export it as JPEG"),
+    Format(
+        "PBM, PAM or PFM",
+        tuple(
+            ((0, kind + space),)
+            for kind in (b"P1", b"P4", b"P7", b"Pf", b"PF")
+            for space in (b"\n", b" ", b"\t", b"\r")
+        ),
+        hint="export it as PNG",
+    ),
     Format("JPEG XL", (*_at(0, b"\xff\x0a"), *_at(0, b"\0\0\0\x0cJXL "))),
     Format("JPEG 2000", _at(0, b"\0\0\0\x0cjP  ")),
     Format("MP4 video", _at(4, b"ftyp"), hint="save a frame of it as JPEG"),

@@ -16,7 +16,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from tailorbird import onnx_files
-from tailorbird.errors import ImageError, ModelFileError, SettingsError, UnreadableImage
+from tailorbird.errors import (
+    ImageError,
+    ModelFileError,
+    SettingsError,
+    UnreadableImage,
+    UnsupportedImage,
+)
 from tailorbird.images import MAX_PIXELS, Pixels, decode, from_array, from_pil, resize
 from tailorbird.inference import CPU, Runner
 from tailorbird.model.metadata import info_from, probe_image
@@ -153,6 +159,8 @@ class Classifier:
         """
         single = isinstance(photos, str | Path | bytes | Image.Image) or hasattr(photos, "read")
         single = single or (isinstance(photos, np.ndarray) and photos.ndim < 4)
+        if not single and not isinstance(photos, Iterable):
+            raise UnsupportedImage(_not_a_photo(photos))
         sources: Iterable[Any] = [photos] if single else photos  # type: ignore[assignment]
         results = []
         for result in self.stream(sources, top=top, heatmaps=heatmaps, max_pixels=max_pixels):
@@ -254,8 +262,17 @@ def _picture(source: Source, at_least: int, max_pixels: int) -> Image.Image:
     return decode(source, at_least=at_least, max_pixels=max_pixels).image
 
 
+def _not_a_photo(value: object) -> str:
+    return (
+        f"a {type(value).__name__} is not a photo; give a path, bytes, a file object, a PIL image "
+        "or a uint8 array, or several of them"
+    )
+
+
 def read_file(file: IO[bytes]) -> bytes:
     """Read a file object from its present position."""
+    if not hasattr(file, "read"):
+        raise UnsupportedImage(_not_a_photo(file))
     try:
         content = file.read()
     except (OSError, ValueError) as error:  # ValueError: it is closed

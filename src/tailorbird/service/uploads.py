@@ -16,6 +16,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from tailorbird.images import identify
 from tailorbird.service.web.exchange import body_of, media_type, parse_json
 from tailorbird.service.web.problems import Problem, invalid
 
@@ -30,7 +31,12 @@ MOST_JSON_VALUES = 10_000
 PHOTO_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
 
 _DATA_URL = re.compile(rb"\s*data:([\w.+-]+/[\w.+-]+)?(;[\w=.-]+)*;base64,", re.IGNORECASE)
-_URL = re.compile(rb"\s*(https?|ftp|s3|gs)://\S+\s*", re.IGNORECASE)
+_URL = re.compile(rb"\s*(https?|ftp|s3|gs|file)://\S+\s*", re.IGNORECASE)
+_URL_IN_JSON = re.compile(rb'"\s*(https?|ftp|s3|gs|file):\\?/', re.IGNORECASE)
+_IS_ADDRESS = (
+    "this is the address of a photo; the service fetches nothing: download it and send "
+    "the photo's bytes"
+)
 _FORM_HINT = "send the photo as a file part, `-F photo=@a.jpg` with curl"
 
 
@@ -93,6 +99,8 @@ def _of_json(body: bytes, most_photos: int) -> list[Upload]:
     else:
         found = []
     if not found or not all(isinstance(text, str) for text in found):
+        if _URL_IN_JSON.search(body[:4096]):
+            raise invalid(_IS_ADDRESS)
         raise invalid(
             'send photos in JSON as {"image": "BASE64"} or {"instances": [{"b64": "BASE64"}]}; '
             "options go into the address, as in /v1/predict?top=5&heatmap=1"
@@ -133,16 +141,22 @@ def _bytes_of(data: bytes) -> bytes:
     if found := _DATA_URL.match(data[:200]):
         return _from_base64(data[found.end() :])
     if len(data) < 4096 and _URL.fullmatch(data):
-        raise invalid(
-            "this is the address of a photo; the service fetches nothing: download it and send "
-            "the photo's bytes"
-        )
-    if data.startswith((b"/9j/", b"iVBOR", b"R0lGO", b"UklGR")):  # JPEG, PNG, GIF, WebP
+        raise invalid(_IS_ADDRESS)
+    if _is_base64_of_a_photo(data):
         raise invalid(
             "this is base64; send the photo's bytes themselves, or as application/json: "
             '{"image": "..."}'
         )
     return data
+
+
+def _is_base64_of_a_photo(data: bytes) -> bool:
+    start = data[:200].translate(None, b" \t\r\n")[:64]
+    try:
+        row = identify(base64.b64decode(start[: len(start) // 4 * 4], validate=True))
+    except (binascii.Error, ValueError):
+        return False
+    return row is not None and row.pillow is not None
 
 
 def too_many(most_photos: int) -> Problem:
@@ -257,7 +271,7 @@ def _file_name(options: dict[bytes, bytes], disposition: bytes) -> str | None:
     """Return a part's file name, from `filename` or from `filename*` (RFC 5987); None without."""
     if (plain := options.get(b"filename")) is not None:
         return plain.decode("utf-8", "replace")[:255]
-    found = re.search(rb";\s*filename\*\s*=\s*([\w-]*)'[^';]*'([^;\s]*)", disposition, re.I)
+    found = re.search(rb";\s*filename\*\s*=\s*\"?([\w-]*)'[^';]*'([^;\s\"]*)", disposition, re.I)
     if found is None:
         return None
     try:

@@ -119,10 +119,13 @@ def _prepare(run: TrainingRun, opened: Opened) -> PreparedData:
     for name in ("validation", "test"):
         if not data.parts[name]:
             counts = list(data.dataset.counts.items())[:10]
+            dropped = settings.data is not None and settings.data.near_duplicates == "drop"
             raise DatasetError(
                 f"no photo is left for {name}: each class needs at least three different photos, "
                 "one each for train, validation and test (copies of one picture count once); there "
                 f"are {', '.join(f'{label} {count}' for label, count in counts)}"
+                + "; --near-duplicates drop kept one of nearly identical photos"
+                * dropped
             )
     if settings.manifest is not None:
         write_manifest(data.dataset, settings.manifest)
@@ -224,7 +227,7 @@ def _describe(
         data={
             "fingerprint": data.dataset.fingerprint,
             "splits": data.dataset.splits,
-            "left_out": len(data.left_out),
+            "left_out": sum(not entry.is_folder for entry in data.left_out),
             "trained_on": trained_on(sample.digest for sample in learned_from),
             "threshold_reached": tested.threshold.reached,
             **({"corrections": data.joined.as_dict()} if data.joined else {}),

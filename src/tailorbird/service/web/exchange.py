@@ -227,11 +227,14 @@ def parse_json(body: bytes) -> Any:
 
 
 def check_query(request: Request, *known: str) -> None:
-    """Raise Problem 422 for a query parameter that is not among `known`."""
-    for name in request.query_params:
+    """Raise Problem 422 for a query parameter that is not among `known`, or is there twice."""
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
         if name not in known:
             valid = f"valid: {', '.join(known)}" if known else "there are none"
             raise invalid(f"unknown query parameter {name[:50]!r}; {valid}")
+        if given.count(name) > 1:
+            raise invalid(f"the query parameter {name!r} is given {given.count(name)} times")
 
 
 async def in_time(request: Request, work: Awaitable[T]) -> T:

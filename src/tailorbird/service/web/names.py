@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from urllib.parse import urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[^\]]*\]|[^:/]*)(?::(\d{1,5}))?")
+_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 
 
 def host_name(host: str) -> str:
@@ -46,11 +48,14 @@ def normal_origin(text: str) -> str | None:
     Origins of apps, such as capacitor://localhost, are origins too. None for what a browser
     would never send or what would admit any site: `null`, `*`, file: and addresses of pages.
     """
-    origin = _ascii(text.strip().lower().removesuffix("/"))
-    if origin is None or not _ORIGIN.fullmatch(origin) or origin.startswith("file:"):
+    found = _ORIGIN.fullmatch(_ascii(text.strip().lower().removesuffix("/")) or "")
+    if found is None or found[1] == "file":
         return None
-    scheme = origin.partition(":")[0]
-    return origin.removesuffix(f":{_DEFAULT_PORTS.get(scheme, '')}")
+    scheme, name, port = found[1], _name(found[2]), int(found[3] or 0)
+    if name is None or port > 65535 or (found[3] and port == 0):
+        return None
+    shown = "" if port in (0, _DEFAULT_PORTS.get(scheme)) else f":{port}"
+    return f"{scheme}://{name}{shown}"
 
 
 def normal_host(text: str) -> str | None:
@@ -63,9 +68,19 @@ def normal_host(text: str) -> str | None:
     if name is None:
         return None
     name = re.sub(r":(80|443)$", "", name).removesuffix(".")
-    if re.fullmatch(r"[0-9a-f]*:[0-9a-f:.]+", name):
-        return f"[{name}]"
-    return name if re.fullmatch(r"\[[0-9a-f:.]+\]|[a-z0-9._-]+", name) else None
+    return _name(f"[{name}]" if ":" in name and not name.startswith("[") else name)
+
+
+def _name(text: str) -> str | None:
+    """Return a host's name or address as browsers write it; None for what is neither."""
+    try:
+        if text.startswith("["):
+            return f"[{ipaddress.IPv6Address(text.strip('[]')).compressed}]"
+        if re.fullmatch(r"(.*\.)?\d+", text):
+            return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        return None
+    return text if _NAME.fullmatch(text) and len(text) <= 253 else None
 
 
 def _ascii(text: str) -> str | None:

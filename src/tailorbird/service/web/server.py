@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import signal
 import socket
@@ -39,9 +40,13 @@ def listen(settings: WebSettings) -> socket.socket:
 
 def cannot_listen(settings: WebSettings, error: OSError) -> StorageError:
     """Return the error for an address that is taken, foreign or not permitted."""
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        advice = "--host must be an address of this machine, such as 127.0.0.1, ::1 or 0.0.0.0"
+    else:
+        advice = "choose another port with --port, 0 for any free one"
     return StorageError(
         f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; "
-        "choose another port with --port, 0 for any free one"
+        f"{advice}"
     )
 
 
