@@ -47,3 +47,31 @@ def test_every_known_score_is_printed(capsys: pytest.CaptureFixture[str]) -> Non
         assert f"{measure.title} {measure.text(value)}" in text
     print_scores(Scores.from_dict({"n": 4, "accuracy": 0.5, "classes": ["a", "b"]}), "Test")
     assert "log-loss" not in capsys.readouterr().out
+
+
+def test_few_photos_say_so_first_and_others_their_accuracy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels = np.arange(2).repeat(9)
+    few = score(labels, np.eye(2)[labels], ["a", "b"], 0.5)
+    print_scores(few, "Test")
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first == (
+        "Test: 18 photos are too few to say: of new ones, between 82% and 100% would be right "
+        "(95% interval); of these, 18 were"
+    )
+    assert second == "  answered 100 of 100 photos, 100 of 100 answers were right (100.0%)"
+    assert few.too_few and few.as_dict()["too_few"] is True
+
+    many = np.arange(2).repeat(300)
+    predicted = np.eye(2)[many]
+    predicted[:30] = [0.4, 0.6]
+    print_scores(score(many, predicted, ["a", "b"], 0.9), "Test")
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first == "Test: accuracy 95.0% (95% interval 93.0% to 96.5%) on 600 photos"
+    assert second == (
+        "  answered 95 of 100 photos, 100 of 100 answers were right (100.0%), and said 'not sure' "
+        "to the others"
+    )
+    print_scores(score(many, predicted * 0.5, ["a", "b"], 0.9), "Test")
+    assert "answered none of the photos: it was not sure (0.9) of any" in capsys.readouterr().out

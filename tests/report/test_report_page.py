@@ -299,3 +299,12 @@ def test_scores_of_an_older_model_file_are_shown_without_missing_fields(
         text = render(content, form)
         assert "top-3 accuracy" not in text
     assert f"{older.accuracy:.1%}" in Page(render(content, "html")).text
+
+
+def test_few_photos_say_so_in_place_of_the_accuracy(result: TrainResult) -> None:
+    assert result.test.too_few and result.report is not None
+    text = self_contained_page(result.report).text
+    low, high = result.test.interval
+    assert f"{low:.0%} to {high:.0%}" in text and "photos are too few to say more" in text
+    answered = result.test.answered()
+    assert answered is not None and f"On the test photos it {answered}." in text

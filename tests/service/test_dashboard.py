@@ -86,7 +86,7 @@ def test_real_answers_are_counted(open_page: OpenPage, server: Server) -> None:
     expect(page.locator(".accuracy")).to_contain_text(
         f"right in {said['right']} of {said['total']} answers"
     )
-    expect(page.locator(".big")).to_have_text(re.compile(r"^\d+%$"))
+    expect(page.locator(".big")).to_have_text(re.compile(r"^\d+% to \d+%$"))
     low, high = (round(each * 100) for each in said["interval"])
     expect(page.locator(".range")).to_contain_text(f"95% interval: {low}% to {high}%")
     expect(page.locator(".classes li")).to_have_count(len(said["per_class"]))
@@ -96,9 +96,16 @@ def test_real_answers_are_counted(open_page: OpenPage, server: Server) -> None:
     expect(page.locator("#facts")).to_contain_text("3 classes")
 
 
+def test_enough_answers_are_one_figure(open_page: OpenPage) -> None:
+    page = with_stats(open_page, {**STATS, "interval": [0.77, 0.84]})
+    expect(page.locator(".big")).to_have_text("81%")
+    expect(page.locator(".accuracy")).not_to_contain_text("too few")
+
+
 def test_figures_are_shown_as_text_bars_and_a_chart(open_page: OpenPage) -> None:
     page = with_stats(open_page, STATS)
-    expect(page.locator(".big")).to_have_text("81%")
+    expect(page.locator(".big")).to_have_text("73% to 87%")
+    expect(page.locator(".accuracy")).to_contain_text("There are too few answers to say more.")
     expect(page.locator(".accuracy")).to_contain_text(
         "Only photos that someone answered about are counted;"
     )
@@ -175,7 +182,8 @@ def test_the_dashboard_asks_for_the_token(open_page: OpenPage) -> None:
     page.reload()
     page.get_by_label("Token", exact=True).fill("open sesame")
     page.get_by_role("button", name="Continue").click()
-    expect(page.locator(".big")).to_have_text("81%")
+    expect(page.locator(".big")).to_have_text("73% to 87%")
+    expect(page.locator(".accuracy")).to_contain_text("There are too few answers to say more.")
 
 
 def test_every_operation_is_described(open_page: OpenPage, server: Server) -> None:

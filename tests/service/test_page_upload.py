@@ -45,7 +45,7 @@ def test_a_chosen_photo_shows_the_result_of_the_api(open_page: OpenPage, server:
     expect(shown.get_by_role("img", name="Preview of box.jpg")).to_be_visible()
     expect(page.locator("#facts")).to_contain_text("3 classes")
     test = server.get("/v1/model")["scores"]["test"]
-    expect(page.locator("#facts")).to_contain_text(f"on {test['n']} photos")
+    expect(page.locator("#facts")).to_contain_text(f"{test['n']} photos are too few to say")
 
 
 def test_the_result_is_announced_to_screen_readers(open_page: OpenPage) -> None:

@@ -162,6 +162,35 @@ def test_too_little_to_learn(
     assert not (tmp_path / "m.onnx").exists()
 
 
+def test_the_threshold_is_chosen_on_all_photos_but_test(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each photo of train and validation is judged by a head that was trained without it."""
+    result = train(shapes, tmp_path / "m.onnx")
+    known = len(result.dataset.of("train")) + len(result.dataset.of("validation"))
+    assert result.threshold.crossfitted and result.threshold.photos == known == 72 - result.test.n
+    again = train(shapes, tmp_path / "again.onnx")
+    assert again.threshold == result.threshold, "the same seed gives the same threshold"
+    assert result.as_dict()["promise"] == result.info.data["promise"] == vars(result.threshold)
+    assert Classifier(result.model).info.data["promise"]["photos"] == known
+    monkeypatch.setattr("tailorbird.training.calibration.CROSSFIT_BELOW", 5)
+    large = train(shapes, tmp_path / "large.onnx")
+    assert not large.threshold.crossfitted and large.threshold.photos == large.validation.n
+    assert large.validation.log_loss == result.validation.log_loss, "the same probabilities"
+
+
+def test_labels_that_mean_nothing_promise_nothing(tmp_path: Path) -> None:
+    """Heads that learn their photos by heart would look perfect on photos they have seen."""
+    folder = tmp_path / "d"
+    for number in range(80):
+        target = folder / ("heads", "tails")[number * 7 % 11 % 2] / f"{number}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        picture("box", 500 + number).save(target)
+    result = train(folder, tmp_path / "m.onnx")
+    assert not result.threshold.reached and result.threshold.precision < 0.9
+    assert "cannot promise that 95 of 100 answers are right" in result.threshold.sentence()
+
+
 def test_three_photos_a_class_are_enough_and_a_class_with_one_still_counts(
     make_dataset: MakeDataset, tmp_path: Path
 ) -> None:

@@ -50,14 +50,16 @@ def stats(db: DatabaseArgument, json: JsonOption = False) -> None:
 
 def print_stats(found: Stats) -> None:
     """Print the accuracy in use with its interval, by class, by day, and the confusions."""
-    from tailorbird.metrics.distributions import wilson_interval
+    from tailorbird.metrics.distributions import too_few, wilson_interval
 
     if found.accuracy is None:
         output.line("No corrections yet.")
         return
+    few = "too few answers to say; " if too_few(found.interval) else ""
     output.line(
-        f"In use: accuracy {output.percent(found.accuracy)} ({output.interval(found.interval)}) on "
-        f"{found.total:,} answered prediction{'s' * (found.total != 1)}"
+        f"In use: {few}accuracy {output.percent(found.accuracy)} "
+        f"({output.interval(found.interval)}) on {found.total:,} answered "
+        f"prediction{'s' * (found.total != 1)}"
     )
     # The people who answer are not a random sample.
     output.say(

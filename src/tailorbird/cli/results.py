@@ -87,17 +87,11 @@ def print_tuned(tuned: FinetuneResult) -> None:
 
 def print_scores(scores: Scores, title: str) -> None:
     """Print the accuracy with its interval, then a row per class."""
-    output.line(
-        f"{title}: accuracy {output.percent(scores.accuracy)} "
-        f"({output.interval(scores.interval)}) on {scores.n:,} photos"
-    )
-    shares = (
-        ("baseline (always the most frequent class)", scores.majority_baseline),
-        ("coverage above the confidence threshold", scores.coverage),
-        ("accuracy there", scores.sure_accuracy),
-    )
-    known = [f"{name} {output.percent(value)}" for name, value in shares if value is not None]
-    for line in (scores.summary(), ", ".join(known)):
+    output.line(f"{title}: {scores.headline()}")
+    guess = scores.majority_baseline
+    baseline = "" if guess is None else f"always the most frequent class: {output.percent(guess)}"
+    measured = ", ".join(part for part in (scores.summary(), baseline) if part)
+    for line in (scores.answered(), measured):
         if line:
             output.line(f"  {line}")
     worst: dict[str, str] = {}

@@ -1,10 +1,16 @@
-"""Train a search's chosen heads once more, on training and validation samples together."""
+"""Train a search's chosen heads once more: on all samples, or on all but those of a fold.
+
+Arrays as in `search`: features float32 (V, N, K), validation features float32 (M, K).
+"""
 
 from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tailorbird import parallel
 from tailorbird.head import network as net
 from tailorbird.head.fit import Data, Fit, one_blas_thread, prepare, start_run, train_epoch
 from tailorbird.head.network import Head, Labels, blend
@@ -26,11 +32,7 @@ def refit(
     Arrays as in `search`; a validation sample stands in for its own augmented views. The result has
     no validation score, since validation is training data now.
     """
-    views = len(features)
-    everything = np.concatenate(
-        [features, np.broadcast_to(validation_features, (views, *validation_features.shape))],
-        axis=1,
-    )
+    everything = _together(features, validation_features)
     known = np.concatenate([labels, validation_labels])
     data = prepare(everything, known, validation_features, validation_labels, classes)
     with one_blas_thread():
@@ -39,6 +41,50 @@ def refit(
             for number, member in enumerate(found.members)
         ]
     return blend(heads) if len(heads) > 1 else heads[0]
+
+
+def held_out_logits(
+    member: Fit,
+    features: NDArray[np.float32],
+    labels: Labels,
+    validation_features: NDArray[np.float32],
+    validation_labels: Labels,
+    folds: NDArray[np.int64],
+    *,
+    classes: int,
+    seed: int,
+) -> NDArray[np.float32]:
+    """Return the logits of each sample by a head trained without its fold, float32 (N + M, C).
+
+    A head with the settings of `member` is trained on the other folds, for the member's best number
+    of epochs, so that the samples held out do not decide when to stop. Samples of train come before
+    those of validation, as in `folds`, int64 (N + M,). The result has the same bits on any number
+    of cores.
+    """
+    everything = _together(features, validation_features)
+    known = np.concatenate([labels, validation_labels])
+    result = np.zeros((len(known), classes), np.float32)
+
+    def one(fold: int) -> None:
+        out = folds == fold
+        # One sample stands in for validation, whose scores are not used here.
+        data = prepare(everything[:, ~out], known[~out], everything[0, :1], known[:1], classes)
+        head = _train(data, member, (seed, 2000 + fold))
+        result[out] = head.logits(everything[0, out])
+
+    numbers = np.unique(folds).tolist()
+    if len(numbers) > 1:  # otherwise all samples are one group
+        with one_blas_thread(), ThreadPoolExecutor(parallel.cores()) as pool:
+            list(pool.map(one, numbers))
+    return result
+
+
+def _together(
+    features: NDArray[np.float32], validation_features: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return float32 (V, N + M, K); a validation sample stands in for its augmented views."""
+    shape = (len(features), *validation_features.shape)
+    return np.concatenate([features, np.broadcast_to(validation_features, shape)], axis=1)
 
 
 def _train(data: Data, member: Fit, seed: tuple[int, int]) -> Head:

@@ -20,6 +20,15 @@ def wilson_interval(hits: int, n: int, z: float = 1.959964) -> tuple[float, floa
     return (max(0.0, centre - half), min(1.0, centre + half))
 
 
+FEW_WIDTH = 0.1
+"""With a wider interval of an accuracy, the photos are too few to state it."""
+
+
+def too_few(interval: tuple[float, float]) -> bool:
+    """Return whether the photos behind an interval are too few to state one accuracy."""
+    return interval[1] - interval[0] > FEW_WIDTH
+
+
 def fair_coin_cdf(k: int, n: int) -> float:
     """Return P(X <= k) of a binomial X with n trials of probability 1/2, 0 <= k <= n."""
     trials = np.arange(1, k + 1)
@@ -78,3 +87,33 @@ def student_t_quantile(p: float, degrees: int) -> float:
             break
         low, high = (middle, high) if student_t_tail(middle, degrees) > 1 - p else (low, middle)
     return (low + high) / 2
+
+
+def binomial_tail(hits: int, n: int, p: float) -> float:
+    """Return P(X >= hits) of a binomial X with n trials of probability p, 0 <= hits <= n.
+
+    The n - hits + 1 terms are summed by their misses, which are few where this is used.
+    """
+    if hits <= 0 or p >= 1.0:
+        return 1.0
+    if p <= 0.0:
+        return 0.0
+    misses = np.arange(1, n - hits + 1)
+    steps = np.log((n - misses + 1) / misses) + math.log1p(-p) - math.log(p)
+    logs = np.concatenate([[0.0], np.cumsum(steps)]) + n * math.log(p)
+    return float(min(1.0, np.exp(logs).sum()))
+
+
+def lower_bound(hits: int, n: int, level: float) -> float:
+    """Return the one-sided lower confidence bound of a proportion at 1 - level; 0 where n is 0.
+
+    It is the p at which P(X >= hits) is `level` (C. J. Clopper and E. S. Pearson, Biometrika 26,
+    1934), found by bisection.
+    """
+    if n == 0 or hits <= 0:
+        return 0.0
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if binomial_tail(hits, n, middle) <= level else (low, middle)
+    return low

@@ -19,8 +19,14 @@ import numpy.typing as npt
 
 from tailorbird.errors import DatasetError
 from tailorbird.metrics.calibration import Labels, Probabilities, calibration_error, log_loss
-from tailorbird.metrics.distributions import wilson_interval
+from tailorbird.metrics.distributions import too_few, wilson_interval
 from tailorbird.rendering.notebook import scores_html
+
+
+def of_100(share: float) -> str:
+    """Return a share for a sentence: 0.957 as `96 of 100`, but 0.996 as `99.6 of 100`."""
+    whole = f"{100 * share:.0f}"
+    return f"{100 * share:.3g} of 100" if whole in ("0", "100") else f"{whole} of 100"
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,37 @@ class Scores:
             if value is not None:
                 yield name, measure, value
 
+    @property
+    def too_few(self) -> bool:
+        """Return whether the photos are too few to state the accuracy."""
+        return too_few(self.interval)
+
+    def headline(self) -> str:
+        """Return the accuracy with its interval; where photos are few, that comes first."""
+        low, high = self.interval
+        if not self.too_few:
+            return (
+                f"accuracy {self.accuracy:.1%} (95% interval {low:.1%} to {high:.1%}) on "
+                f"{self.n:,} photos"
+            )
+        return (
+            f"{self.n:,} photo{'s are' if self.n > 1 else ' is'} too few to say: of new ones, "
+            f"between {low:.0%} and {high:.0%} would be right (95% interval); of these, "
+            f"{round(self.accuracy * self.n):,} were"
+        )
+
+    def answered(self) -> str | None:
+        """Say how many photos got an answer and how many answers were right; None if unknown."""
+        if self.coverage is None or self.threshold is None:
+            return None
+        if self.sure_accuracy is None:
+            return f"answered none of the photos: it was not sure ({self.threshold:.3g}) of any"
+        rest = "" if self.coverage == 1 else ", and said 'not sure' to the others"
+        return (
+            f"answered {of_100(self.coverage)} photos, {of_100(self.sure_accuracy)} answers were "
+            f"right ({self.sure_accuracy:.1%}){rest}"
+        )
+
     def summary(self) -> str:
         """Return the known measures in one line: `top-3 accuracy 97.1%, log-loss 0.412, ...`."""
         return ", ".join(f"{one.title} {one.text(value)}" for _, one, value in self.measures())
@@ -210,6 +247,7 @@ class Scores:
         return {
             **vars(self),
             "interval": list(self.interval),
+            "too_few": self.too_few,
             "macro": dict(self.macro),
             "per_class": [vars(score).copy() for score in self.per_class],
             "classes": list(self.classes),

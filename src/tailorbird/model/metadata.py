@@ -236,6 +236,7 @@ _OPTIONAL: Mapping[str, Mapping[str, tuple[Callable[[object], bool], str]]] = {
         "trained_on": _TEXT,
         "splits": (_is_a(dict), "an object"),
         "threshold_reached": (_is_a(bool), "true or false"),
+        "promise": (_is_a(dict), "an object"),
     },
 }
 """Fields within fields that may be missing or null."""

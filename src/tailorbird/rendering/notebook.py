@@ -79,10 +79,14 @@ def scores_html(scores: Mapping[str, Any], title: str, below: str = "") -> str:
     ending = (
         f'<div style="opacity:.65;font-size:85%">{escape(_clean(below))}</div>' if below else ""
     )
+    headline = (
+        f"<b>{scores['n']:,} photos are too few to say</b>: {low:.0%} to {high:.0%} right"
+        if scores.get("too_few")
+        else f"accuracy <b>{scores['accuracy']:.1%}</b> ({low:.1%} to {high:.1%}) on "
+        f"{scores['n']:,} photos"
+    )
     return (
-        f'<div><div style="font-size:115%">{escape(title)}: '
-        f"accuracy <b>{scores['accuracy']:.1%}</b> ({low:.1%} to {high:.1%}) "
-        f"on {scores['n']:,} photos{coverage}</div>"
+        f'<div><div style="font-size:115%">{escape(title)}: {headline}{coverage}</div>'
         '<table style="border-collapse:collapse"><thead><tr>'
         f'<th style="text-align:left;padding:1px 10px">class</th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table>{ending}</div>"

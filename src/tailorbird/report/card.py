@@ -91,10 +91,13 @@ def _scores(numbers: dict[str, Any]) -> str:
         return "" if numbers["info"]["scores"] else "## Scores\n\nNot scored."
     low, high = main["interval"]
     rows = [["accuracy", f"{main['accuracy']:.1%} (95% interval {low:.1%} to {high:.1%})"]]
+    if main["too_few"]:
+        few = f"{main['n']:,} photos are too few to say more than the interval"
+        rows[0] = ["accuracy", f"{low:.1%} to {high:.1%} (95% interval; {few})"]
     shares = (
-        ("baseline: always the most frequent class", main["majority_baseline"]),
-        ("coverage: answers above the threshold", main["coverage"]),
-        ("accuracy of those answers", main["sure_accuracy"]),
+        ("always the most frequent class", main["majority_baseline"]),
+        ("photos it answers, instead of 'not sure'", main["coverage"]),
+        ("answers that are right", main["sure_accuracy"]),
     )
     rows += [[title, f"{value:.1%}"] for title, value in shares if value is not None]
     rows += [["macro F1", f"{value:.3f}"] for name, value in main["macro"].items() if name == "f1"]

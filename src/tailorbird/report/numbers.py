@@ -64,7 +64,7 @@ def numbers(content: Content) -> dict[str, Any]:
         "suspects": _suspects(content.suspects) if content.suspects else None,
         "search": _search(content.search) if content.search else None,
         "tuning": tuning(info),
-        "threshold": vars(content.threshold).copy() if content.threshold else None,
+        "threshold": content.threshold.as_dict() if content.threshold else None,
         "calibration": calibration(answers) if answers else [],
         "coverage_curve": coverage_curve(answers) if answers else [],
         "confusions": [vars(pair) for pair in main.confused_pairs()[:CONFUSIONS]] if main else [],
@@ -319,9 +319,11 @@ def limits(content: Content, main: Scores | None) -> list[str]:
             "their scores do not hold for new photos."
         )
     if info.data.get("threshold_reached") is False:
+        wanted = info.settings.get("precision")
+        share = f"{wanted:.0%} of " if isinstance(wanted, float) else ""
         sentences.append(
-            "No confidence threshold reached the target precision on validation; "
-            "the threshold in the file is the best one found."
+            f"It cannot promise that {share}its answers are right: the photos that calibrated it "
+            "were too few or its answers not good enough."
         )
     if main is None:
         sentences.append(
@@ -337,9 +339,10 @@ def _score_limits(main: Scores) -> list[str]:
     """Return the limits that follow from the scores: few photos, weak classes, tiny classes."""
     sentences = []
     low, high = main.interval
-    if high - low > 0.05:
+    if main.too_few or high - low > 0.05:
+        few = "too few to say" if main.too_few else "few"
         sentences.append(
-            f"{main.n:,} photos are few: the true accuracy may lie between {low:.1%} and "
+            f"{main.n:,} photos are {few}: the true accuracy may lie between {low:.1%} and "
             f"{high:.1%} (95% interval)."
         )
     mean = main.macro.get("f1", 0.0)

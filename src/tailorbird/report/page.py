@@ -31,11 +31,13 @@ def page(content: Content, numbers: dict[str, Any]) -> str:
         mistakes, hits, sheet, doubted = pictures.result()
     template = _environment().get_template("report.html")
     main = numbers["scores"].get(numbers["headline"])
+    scored = content.scores.get(content.headline)
     text: str = template.render(
         n=numbers,
         main=main,
         measures=MEASURES,
         threshold=content.threshold.sentence() if content.threshold else "",
+        answered=scored.answered() if scored else None,
         headline=numbers["headline"],
         info=numbers["info"],
         charts=drawn,

@@ -20,6 +20,8 @@ from tailorbird.inference import Runner
 from tailorbird.model.graph import BackboneGraph, build
 from tailorbird.preparation import evenly_spread
 
+from tailorbird.training.calibration import Judged
+
 if TYPE_CHECKING:
     from tailorbird.engines.finetune.results import FinetuneResult
 
@@ -47,6 +49,7 @@ class TrainedNetwork:
         fit: the chosen head on frozen features; None from scratch.
         search: all heads that were tried; None from scratch.
         tuned: the fine-tuning run; None for a frozen backbone.
+        crossfitted: photos of train and validation to choose the threshold on; None: validation's.
     """
 
     backbone_graph: BackboneGraph
@@ -61,6 +64,7 @@ class TrainedNetwork:
     fit: Fit | None = None
     search: SearchResult | None = None
     tuned: FinetuneResult | None = None
+    crossfitted: Judged | None = None
 
 
 def verification_rows(count: int) -> npt.NDArray[np.int64]:

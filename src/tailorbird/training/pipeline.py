@@ -30,6 +30,7 @@ from tailorbird.model.metadata import ModelInfo
 from tailorbird.preparation import PreparedData, Steps, prepare_data
 from tailorbird.progress import NoProgress, Progress, StageTimer
 from tailorbird.report import attempt, report_path
+from tailorbird.training.calibration import Judged, crossfit
 from tailorbird.training.network import TrainedNetwork, search_settings, verification_rows
 from tailorbird.training.result import TrainResult, content_of, trained_on
 from tailorbird.training.run import Opened, TrainingRun
@@ -158,6 +159,10 @@ def _find_head(run: TrainingRun, data: PreparedData) -> TrainedNetwork:
         found = search(*known, fixed=settings.fixed, progress=run.progress, **options)
         best = found.best
         final = refit_head(found, *known, **options) if settings.refit else best.head
+    crossfitted = None
+    if not settings.trains_network:
+        with run.timer.measure("crossfit"):
+            crossfitted = crossfit(data, found, train, held, seed=settings.seed)
     return TrainedNetwork(
         backbone_graph=BackboneGraph.of(backbone),
         head=final,
@@ -170,6 +175,7 @@ def _find_head(run: TrainingRun, data: PreparedData) -> TrainedNetwork:
         extra=carried(backbone.proto),
         fit=best,
         search=found,
+        crossfitted=crossfitted,
     )
 
 
@@ -193,8 +199,12 @@ def _test(run: TrainingRun, data: PreparedData, network: TrainedNetwork) -> _Tes
             "validation": softmax(network.validation / scale),
             "test": softmax(network.test / scale),
         }
+        judged = network.crossfitted or Judged(labels["validation"], answers["validation"])
         threshold = choose_threshold(
-            labels["validation"], answers["validation"], run.settings.precision
+            judged.labels,
+            judged.probabilities,
+            run.settings.precision,
+            crossfitted=judged.crossfitted,
         )
         scores = {
             name: score(labels[name], rows, data.classes, threshold.value)
@@ -230,6 +240,7 @@ def _describe(
             "left_out": sum(not entry.is_folder for entry in data.left_out),
             "trained_on": trained_on(sample.digest for sample in learned_from),
             "threshold_reached": tested.threshold.reached,
+            "promise": tested.threshold.as_dict(),
             **({"corrections": data.joined.as_dict()} if data.joined else {}),
         },
         versions={

@@ -69,6 +69,7 @@ class TrainResult:
             "model": str(self.model),
             "report": str(self.report) if self.report else None,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "promise": self.threshold.as_dict(),
             "scores": {"validation": self.validation.as_dict(), "test": self.test.as_dict()},
             "settings": {
                 name: value for name, value in self.info.settings.items() if name != "finetune"

@@ -7,7 +7,7 @@ import { ApiError } from "./api.js";
 import { getModel, getStats, naming } from "./calls.js";
 import { advice, said } from "./messages.js";
 import { byId, el, icon } from "./dom.js";
-import { counted, dated, number, parts, percent, t } from "./texts.js";
+import { counted, dated, number, parts, percent, t, tooFew } from "./texts.js";
 import { chart } from "./chart.js";
 import { showFacts } from "./facts.js";
 
@@ -115,11 +115,16 @@ function panel(title, note, ...children) {
 /** @param {Stats} stats */
 function accuracyPanel({ total, right, accuracy, interval }) {
   const share = accuracy ?? right / total;
+  const few = interval && tooFew(interval);
+  const [low, high] = few ? interval.map(percent) : [];
   return el(
     "section",
     { class: "panel accuracy" },
     el("h2", {}, t("dashboard.in_use")),
-    el("p", { class: "big" }, percent(share)),
+    few
+      ? el("p", { class: "big few" }, t("dashboard.between", { low, high }))
+      : el("p", { class: "big" }, percent(share)),
+    few ? el("p", {}, t("dashboard.too_few")) : null,
     el(
       "p",
       {},

@@ -1,6 +1,6 @@
 /** Shows the served model in the footer, on pages that name it. */
 
-import { counted, dated, hasLinks, percent, t } from "./texts.js";
+import { counted, dated, hasLinks, percent, t, tooFew } from "./texts.js";
 import { byId, el } from "./dom.js";
 
 /** @param {import("./calls.js").Model} model */
@@ -23,6 +23,7 @@ export function showFacts(model) {
 
 function accuracy({ accuracy: share, interval, n }) {
   const [low, high] = Array.isArray(interval) ? interval.map(percent) : [];
+  if (low && tooFew(interval)) return t("facts.too_few", { photos: counted("photo", n), low, high });
   const text = low ? t("facts.interval", { share: percent(share), low, high }) : percent(share);
   return Number.isFinite(n)
     ? t("facts.on", { accuracy: text, photos: counted("photo", n) })

@@ -52,6 +52,12 @@ export const number = (n) => n.toLocaleString(locale);
 /** Returns "3 photos". @param {string} what a key of `count` @param {number} n */
 export const counted = (what, n) => t(`count.${what}.${plural.select(n)}`, { n: number(n) });
 
+/**
+ * Whether an interval of an accuracy is so wide that its photos are too few to state one figure.
+ * @param {[number, number]} interval
+ */
+export const tooFew = ([low, high]) => high - low > 0.1;
+
 /** 0.934 -> "93%"; a probability below 1 is never shown as 100%. @param {number} p 0 to 1 */
 export function percent(p) {
   if (p > 0.99 && p < 1) return fine.format(Math.min(0.999, Math.round(p * 1000) / 1000));
