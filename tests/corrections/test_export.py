@@ -137,7 +137,8 @@ def shop(tmp_path: Path) -> Path:
 def test_stats_command(shop: Path) -> None:
     said = run("corrections", "stats", shop)
     assert (
-        "In use: too few answers to say; accuracy 50.0% (95% interval 18.8% to 81.2%) on 6 answered predictions"
+        "In use: too few answers to say; accuracy 50.0% (95% interval 18.8% to 81.2%) on 6 "
+        "answered predictions"
         in said.stdout
     )
     assert "[bold]hat" in said.stdout and "<b>" in said.stdout and "was called" in said.stdout

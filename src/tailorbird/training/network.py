@@ -19,7 +19,6 @@ from tailorbird.images import ResizeRule
 from tailorbird.inference import Runner
 from tailorbird.model.graph import BackboneGraph, build
 from tailorbird.preparation import evenly_spread
-
 from tailorbird.training.calibration import Judged
 
 if TYPE_CHECKING:
