@@ -138,8 +138,7 @@ def test_stats_command(shop: Path) -> None:
     said = run("corrections", "stats", shop)
     assert (
         "In use: too few answers to say; accuracy 50.0% (95% interval 18.8% to 81.2%) on 6 "
-        "answered predictions"
-        in said.stdout
+        "answered predictions" in said.stdout
     )
     assert "[bold]hat" in said.stdout and "<b>" in said.stdout and "was called" in said.stdout
     found = json.loads(run("corrections", "stats", shop, "--json").stdout)
