@@ -2,6 +2,8 @@
 
 A row's key is the photo's content (SHA-256); its folder names the backbone's content, the resize
 rule and the view. View 0 is the photo as it will be served; views 1, 2, ... are augmented.
+Of combined backbones, and of a view and its mirror image, each has a folder of its own, so that
+what one combination computed serves every other.
 Shapes: N photos, K features.
 """
 
@@ -31,10 +33,15 @@ DECODE_SECONDS = 0.003
 
 
 def open_store(
-    info: BackboneInfo, view: int = 0, augmentation: Augmentation | None = None
+    info: BackboneInfo,
+    view: int = 0,
+    augmentation: Augmentation | None = None,
+    *,
+    mirrored: bool = False,
 ) -> RowStore:
     """Open the cached features of one backbone and view: float32 (N, K) by SHA-256 digest."""
     name = "plain" if view == 0 else f"view-{(augmentation or Augmentation()).key}-{view}"
+    name += "-mirrored" * mirrored
     folder = cache_folder() / "features" / f"{info.sha256[:32]}-{info.rule.key}" / name
     about = {
         "backbone": info.name,
@@ -44,6 +51,44 @@ def open_store(
         "features": info.width,
     }
     return RowStore(folder, dtype=np.float32, width=info.width, about=about)
+
+
+class _Column:
+    """The cached features of one backbone, of a view or of its mirror image."""
+
+    def __init__(self, backbone: Backbone, store: RowStore, *, mirrored: bool) -> None:
+        self.store = store
+        self._backbone = backbone
+        self._mirrored = mirrored
+        self._lock = threading.Lock()
+        self._rows: list[tuple[bytes, npt.NDArray[np.float32]]] = []
+
+    def run(self, batch: Sequence[tuple[bytes, Pixels]]) -> set[bytes]:
+        """Compute and keep what is missing; return the photos whose features are not finite."""
+        missing = [(digest, pixels) for digest, pixels in batch if digest not in self.store]
+        if not missing:
+            return set()
+        images = np.stack([pixels for _, pixels in missing])
+        if self._mirrored:
+            images = np.ascontiguousarray(images[:, :, ::-1])
+        features = self._backbone.features(images)
+        found = [(digest, row) for (digest, _), row in zip(missing, features, strict=True)]
+        finite = [(digest, row) for digest, row in found if np.isfinite(row).all()]
+        self._keep(finite, CHUNK_ROWS)
+        return {digest for digest, _ in found} - {digest for digest, _ in finite}
+
+    def flush(self) -> None:
+        """Write what is still waiting. Raises StorageError when the disk is full."""
+        self._keep([], 1)
+
+    def _keep(self, rows: list[tuple[bytes, npt.NDArray[np.float32]]], least: int) -> None:
+        """Add rows, and write all that wait if they are at least so many."""
+        with self._lock:
+            self._rows += rows
+            if len(self._rows) < least:
+                return
+            rows, self._rows = self._rows, []
+        self.store.put([digest for digest, _ in rows], np.stack([row for _, row in rows]))
 
 
 class Embedder:
@@ -63,15 +108,26 @@ class Embedder:
         """Photos run through the backbone by this object."""
         self._view = view
         self._augmentation = augmentation or Augmentation()
-        self._store = open_store(backbone.info, view, self._augmentation)
+        self._parts = [
+            [
+                _Column(
+                    part,
+                    open_store(part.info, view, self._augmentation, mirrored=mirrored),
+                    mirrored=mirrored,
+                )
+                for mirrored in (False, True)[: 1 + backbone.info.mirror]
+            ]
+            for part in backbone.parts
+        ]
+        self._columns = [column for part in self._parts for column in part]
+        self._most = backbone.parts[0].runner.device.batch
         self._lock = threading.Lock()
         self._batch: list[tuple[bytes, Pixels]] = []
-        self._rows: list[tuple[bytes, npt.NDArray[np.float32]]] = []
         self._not_finite: set[bytes] = set()
 
     def wants(self, digest: bytes) -> bool:
-        """Return whether the features of this photo are not in the cache."""
-        return digest not in self._store
+        """Return whether features of this photo are not in the cache."""
+        return any(digest not in column.store for column in self._columns)
 
     def see(self, digest: bytes, image: Image.Image) -> None:
         """Take one decoded RGB photo; run and write in the calling thread when a batch is full."""
@@ -81,29 +137,18 @@ class Embedder:
         pixels = resize(image, rule) if plain else warp(image, rule, self._augmentation, random)
         with self._lock:
             self._batch.append((digest, pixels))
-            if len(self._batch) < self.backbone.runner.device.batch:
+            if len(self._batch) < self._most:
                 return
             batch, self._batch = self._batch, []
         self._run(batch)
 
     def _run(self, batch: list[tuple[bytes, Pixels]]) -> None:
-        features = self.backbone.features(np.stack([pixels for _, pixels in batch]))
-        finite = [bool(np.isfinite(row).all()) for row in features]
+        for column in self._columns:
+            not_finite = column.run(batch)
+            with self._lock:
+                self._not_finite |= not_finite
         with self._lock:
             self.embedded += len(batch)
-            for (digest, _), row, usable in zip(batch, features, finite, strict=True):
-                if usable:
-                    self._rows.append((digest, row))
-                else:
-                    self._not_finite.add(digest)
-            if len(self._rows) < CHUNK_ROWS:
-                return
-            rows, self._rows = self._rows, []
-        self._write(rows)
-
-    def _write(self, rows: list[tuple[bytes, npt.NDArray[np.float32]]]) -> None:
-        if rows:
-            self._store.put([digest for digest, _ in rows], np.stack([row for _, row in rows]))
 
     def flush(self) -> None:
         """Run and write what is still waiting. Raises StorageError when the disk is full."""
@@ -111,9 +156,8 @@ class Embedder:
             batch, self._batch = self._batch, []
         if batch:
             self._run(batch)
-        with self._lock:
-            rows, self._rows = self._rows, []
-        self._write(rows)
+        for column in self._columns:
+            column.flush()
 
     def matrix(self, samples: Sequence[Sample]) -> npt.NDArray[np.float32]:
         """Return the features of embedded photos, float32 (N, K).
@@ -130,12 +174,16 @@ class Embedder:
                     "are NaN or infinite; use another backbone, or leave the photo out"
                 )
         try:
-            rows: npt.NDArray[np.float32] = self._store.get(digests)
+            parts = [[column.store.get(digests) for column in part] for part in self._parts]
         except KeyError:
             raise StorageError(
                 "the feature cache was cleared or damaged while it was in use; "
                 "run the command again"
             ) from None
+        averages = [part[0] if len(part) == 1 else (part[0] + part[1]) / 2 for part in parts]
+        rows: npt.NDArray[np.float32] = (
+            averages[0] if len(averages) == 1 else np.concatenate(averages, axis=1)
+        )
         return rows
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from tailorbird.errors import InputError
 
@@ -155,7 +158,6 @@ def nan_weights(model: onnx.ModelProto) -> list[str]:
     Running the graph may not show them: ReLU is max(x, 0), and some processors return 0 for
     max(NaN, 0). Infinity is not damage: exported attention masks contain it.
     """
-    import numpy as np
     from onnx import TensorProto, numpy_helper
 
     floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
@@ -183,6 +185,39 @@ def standard_opset(model: onnx.ModelProto) -> int:
     """Return the version of the standard operator set that the graph uses; 0 if it names none."""
     versions = (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return max(versions, default=0)
+
+
+class NodeBuilder:
+    """Collect nodes and constants whose names start with a prefix that no other name has."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def constant(self, name: str, value: npt.NDArray[Any] | np.generic) -> str:
+        """Append a constant and return its full name."""
+        from onnx import numpy_helper
+
+        self.constants.append(numpy_helper.from_array(np.asarray(value), self.prefix + name))
+        return self.prefix + name
+
+    def node(
+        self,
+        operator: str,
+        *inputs: str,
+        outputs: int = 1,
+        name: str | None = None,
+        **attributes: Any,
+    ) -> str:
+        """Append a node and return the name of its last output, `name` if that is given."""
+        from onnx import helper
+
+        names = [f"{self.prefix}{operator.lower()}{len(self.nodes)}_{i}" for i in range(outputs)]
+        if name:
+            names[-1] = name
+        self.nodes.append(helper.make_node(operator, list(inputs), names, **attributes))
+        return names[-1]
 
 
 def describe(values: Iterable[onnx.ValueInfoProto]) -> str:

@@ -44,11 +44,11 @@ def assemble(
     from onnx import TensorProto, helper
 
     graph = model.graph
-    names = _rename_clashes(graph)
+    names = rename_own_names(graph)
     source = names.get(pixel.name, pixel.name)
     tensor = names.get(chosen.tensor, chosen.tensor)
-    front, front_weights = _front(pixel, prepared, _unused_prefix(graph), source)
-    back, back_weights = _back(chosen, _unused_prefix(graph), tensor, half=half)
+    front, front_weights = _front(pixel, prepared, unused_prefix(graph), source)
+    back, back_weights = _back(chosen, unused_prefix(graph), tensor, half=half)
     needed, weights = _needed(graph, tensor)
 
     weights = [*front_weights, *weights, *back_weights]
@@ -77,7 +77,7 @@ def assemble(
     return finished
 
 
-def _rename_clashes(graph: onnx.GraphProto) -> dict[str, str]:
+def rename_own_names(graph: onnx.GraphProto) -> dict[str, str]:
     """Rename tensors that have the names of the backbone's input and outputs.
 
     Returns:
@@ -116,11 +116,11 @@ def _names(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-def _unused_prefix(graph: onnx.GraphProto) -> str:
+def unused_prefix(graph: onnx.GraphProto, word: str = "tailorbird") -> str:
     """Return a prefix for new names that no name in the graph starts with."""
-    prefix = "tailorbird/"
+    prefix = f"{word}/"
     while any(name.startswith(prefix) for name in _names(graph)):
-        prefix = f"tailorbird_{prefix}"
+        prefix = f"{word}_{prefix}"
     return prefix
 
 

@@ -7,6 +7,7 @@ from importlib import metadata, resources
 from pathlib import Path
 
 from tailorbird import onnx_files
+from tailorbird.backbone.combining import combine
 from tailorbird.backbone.contract import Backbone, BackboneInfo, check
 from tailorbird.errors import BackboneError
 from tailorbird.files import cache_folder
@@ -77,6 +78,31 @@ def find(name: str | Path) -> Path:
     )
 
 
-def open_backbone(name: str | Path = DEFAULT) -> Backbone:
-    """Open a backbone by name or path. Raises BackboneError."""
-    return Backbone(find(name))
+def names_in(names: str | Path) -> list[str]:
+    """Return the names or paths in a text that separates them by commas."""
+    text = str(names)
+    return [text] if Path(text).is_file() else [name.strip() for name in text.split(",")]
+
+
+def files_read(names: str | Path) -> dict[str, Path]:
+    """Return the files of one backbone or several by what messages call them.
+
+    Raises:
+        BackboneError: No backbone has one of the names.
+    """
+    paths = [find(name) for name in names_in(names)]
+    return {f"backbone {path}" if len(paths) > 1 else "backbone": path for path in paths}
+
+
+def open_backbone(names: str | Path = DEFAULT, *, mirror: bool = False) -> Backbone:
+    """Open a backbone by name or path, or several whose features are put side by side.
+
+    Args:
+        names: One name or path, or several, separated by commas.
+        mirror: Whether to average features with those of the mirrored image.
+
+    Raises:
+        BackboneError: No backbone has this name, a file breaks the contract, or they cannot be
+            joined.
+    """
+    return combine([Backbone(find(name)) for name in names_in(names)], mirror=mirror)

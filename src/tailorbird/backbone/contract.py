@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,8 @@ class BackboneInfo:
         source: Where the network comes from, as stated in the metadata.
         trained_on: Training data, as stated in the metadata.
         pooling: How features come from the feature map.
+        mirror: Whether features are averaged with those of the mirrored image.
+        parts: The backbones whose features are side by side, where there are several.
     """
 
     name: str
@@ -66,6 +69,8 @@ class BackboneInfo:
     source: str
     trained_on: str
     pooling: str
+    mirror: bool = False
+    parts: tuple[BackboneInfo, ...] = ()
 
     @property
     def rule(self) -> ResizeRule:
@@ -74,6 +79,7 @@ class BackboneInfo:
 
     def as_dict(self) -> dict[str, object]:
         """Return the facts for a model file's metadata and `backbones --json`."""
+        parts = {"parts": [part.as_dict() for part in self.parts]} if self.parts else {}
         return {
             "name": self.name,
             "sha256": self.sha256,
@@ -84,6 +90,8 @@ class BackboneInfo:
             "source": self.source,
             "trained_on": self.trained_on,
             "pooling": self.pooling,
+            "mirror": self.mirror,
+            **parts,
         }
 
 
@@ -105,9 +113,18 @@ class Backbone:
                 f"{self.path}: {len(damaged)} weights hold NaN, the first is {damaged[0]!r}; "
                 "the file is damaged or badly converted: download or convert it again"
             )
-        self.runner = Runner(self.proto, str(self.path), BackboneError)
         self.seconds_per_image = self._probe()
         """Time to run one image on one thread, from a single measurement."""
+
+    @cached_property
+    def runner(self) -> Runner:
+        """The graph, opened on a device."""
+        return Runner(self.proto, str(self.path), BackboneError)
+
+    @property
+    def parts(self) -> tuple[Backbone, ...]:
+        """The backbones whose features are side by side, for images of one size; often itself."""
+        return (self,)
 
     def features(self, images: npt.NDArray[np.uint8]) -> Features:
         """Return the features, float32 (N, K), of uint8 (N, S, S, 3)."""
@@ -116,7 +133,7 @@ class Backbone:
 
     def images_per_second(self, *, seconds: float = 0.4) -> float:
         """Measure the throughput of one thread on random pixels."""
-        images = _random_images(self.runner.device.batch, self.info.size)
+        images = random_images(self.runner.device.batch, self.info.size)
         self.runner.run_batch(images, ["features"])
         done, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:
@@ -127,7 +144,7 @@ class Backbone:
     def _probe(self) -> float:
         """Check the outputs for two random images; return the seconds that one image took."""
         info = self.info
-        images = _random_images(2, info.size)
+        images = random_images(2, info.size)
         names = ["features", "feature_map"] if info.grid else ["features"]
         features, *maps = self.runner.run_batch(images, names)
         if features.shape != (2, info.width):
@@ -159,7 +176,8 @@ class Backbone:
         return seconds
 
 
-def _random_images(count: int, size: int) -> npt.NDArray[np.uint8]:
+def random_images(count: int, size: int) -> npt.NDArray[np.uint8]:
+    """Return the same noise in every call, uint8 (count, size, size, 3)."""
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
 
 

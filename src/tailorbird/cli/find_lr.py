@@ -14,6 +14,7 @@ from tailorbird.cli.options import (
     InnerOption,
     JsonOption,
     L2Option,
+    MirrorOption,
     PhotosArgument,
     PictureOption,
     SplitSeedOption,
@@ -43,6 +44,7 @@ def find_lr(
     steps: Annotated[int, typer.Option(help="Number of steps.")] = 100,
     seeds: Annotated[int, typer.Option(help="Number of runs to average.")] = 5,
     backbone: BackboneOption = DEFAULT_BACKBONE,
+    mirror: MirrorOption = False,
     seed: SplitSeedOption = 0,
     picture: PictureOption = None,
     json: JsonOption = False,
@@ -70,6 +72,7 @@ def find_lr(
             seed=seed,
             data=data,
             backbone=backbone,
+            mirror=mirror,
             progress=progress,
         )
     if picture is not None:

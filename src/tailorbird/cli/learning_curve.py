@@ -15,6 +15,7 @@ from tailorbird.cli.options import (
     InnerOption,
     JsonOption,
     L2Option,
+    MirrorOption,
     PhotosArgument,
     PictureOption,
     RepeatsOption,
@@ -43,6 +44,7 @@ def learning_curve(
     folds: FoldsOption = 5,
     seeds: RepeatsOption = 2,
     backbone: BackboneOption = DEFAULT_BACKBONE,
+    mirror: MirrorOption = False,
     seed: SplitSeedOption = 0,
     picture: PictureOption = None,
     json: JsonOption = False,
@@ -73,6 +75,7 @@ def learning_curve(
             seed=seed,
             data=data,
             backbone=backbone,
+            mirror=mirror,
             progress=progress,
         )
     if picture is not None:

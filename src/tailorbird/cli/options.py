@@ -47,7 +47,19 @@ FollowLinksOption = Annotated[
     ),
 ]
 BackboneOption = Annotated[
-    str, typer.Option(help="Backbone: a name listed by `tailorbird backbones`, or an .onnx file.")
+    str,
+    typer.Option(
+        help="Backbone: a name listed by `tailorbird backbones`, or an .onnx file; several, such "
+        "as lite,pocket, put their features side by side."
+    ),
+]
+MirrorOption = Annotated[
+    bool,
+    typer.Option(
+        "--mirror",
+        help="Average the features of each photo with those of the mirrored photo; prediction runs "
+        "the backbone twice.",
+    ),
 ]
 SplitOption = Annotated[
     str | None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailorbird.cli import output
-from tailorbird.cli.options import DEFAULT_BACKBONE, BackboneOption, reads_photos
+from tailorbird.cli.options import DEFAULT_BACKBONE, BackboneOption, MirrorOption, reads_photos
 
 if TYPE_CHECKING:
     from tailorbird.review import Review
@@ -39,6 +39,7 @@ def review(
         ),
     ] = None,
     backbone: BackboneOption = DEFAULT_BACKBONE,
+    mirror: MirrorOption = False,
     suspects: Annotated[
         bool,
         typer.Option(
@@ -72,6 +73,7 @@ def review(
             photos,
             manifest,
             backbone=backbone,
+            mirror=mirror,
             find_suspects=suspects,
             seed=seed,
             data=data,

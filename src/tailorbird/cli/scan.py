@@ -46,10 +46,18 @@ def scan(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="With --suspects: a name listed by `tailorbird backbones`, or an .onnx file; by "
-            f"default {DEFAULT_BACKBONE}."
+            help="With --suspects: a name listed by `tailorbird backbones`, or an .onnx file, or "
+            f"several, separated by commas; by default {DEFAULT_BACKBONE}."
         ),
     ] = None,
+    mirror: Annotated[
+        bool,
+        typer.Option(
+            "--mirror",
+            help="With --suspects: average the features of each photo with those of the mirrored "
+            "photo.",
+        ),
+    ] = False,
     contact_sheet: ContactSheetOption = None,
     seed: Annotated[
         int, typer.Option(help="Seed of the manifest's split and of the folds of --suspects.")
@@ -70,6 +78,7 @@ def scan(
             manifest=manifest,
             judge_labels=suspects,
             backbone=backbone,
+            mirror=mirror,
             sheet=contact_sheet,
             seed=seed,
             data=data,

@@ -16,6 +16,7 @@ from tailorbird.cli.options import (
     BackboneOption,
     FoldsOption,
     JsonOption,
+    MirrorOption,
     PhotosArgument,
     PictureOption,
     RepeatsOption,
@@ -102,6 +103,7 @@ def sweep(
     seeds: RepeatsOption = 3,
     metric: _Metric = "accuracy",
     backbone: BackboneOption = DEFAULT_BACKBONE,
+    mirror: MirrorOption = False,
     seed: SplitSeedOption = 0,
     picture: PictureOption = None,
     csv: _Csv = None,
@@ -147,6 +149,7 @@ def sweep(
             data=data,
             metric=metric,
             backbone=backbone,
+            mirror=mirror,
             progress=progress,
             on_fit=lambda standing: board.show(standing, progress),
         )

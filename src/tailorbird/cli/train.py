@@ -16,6 +16,7 @@ from tailorbird.cli.options import (
     BackboneOption,
     FormatOption,
     JsonOption,
+    MirrorOption,
     NoReportOption,
     PhotosArgument,
     ReportOption,
@@ -140,6 +141,7 @@ def train(
     photos: PhotosArgument,
     model: _Model = Path("model.onnx"),
     backbone: BackboneOption = DEFAULT_BACKBONE,
+    mirror: MirrorOption = False,
     views: _Views = 1,
     inner: _Inner = None,
     dropout: _Dropout = None,
@@ -187,6 +189,7 @@ def train(
 
     options = {
         "backbone": backbone,
+        "mirror": mirror,
         "views": views,
         "inner": parsing.inner_layers(inner),
         "dropout": dropout,

@@ -95,6 +95,11 @@ def export_model(
             f"{to or 'a training engine'}, or, imported, could not be described as a network of "
             f"it; models trained on a backbone such as {example} can be exported"
         )
+    if info.backbone.get("mirror"):
+        raise ModelFileError(
+            f"{model_file} was trained with mirror (--mirror): it averages two views of each "
+            f"photo, which a model of {author} would not; train without it to export it"
+        )
     engine = registry.engine(author)
     path = _output(model_file, output, engine.model_suffix)
     head, size = head_in(proto, str(model_file)), info.resize.size

@@ -138,6 +138,7 @@ def train_command(data: ExperimentData, settings: HeadSettings, given: Sequence[
     words = ["tailorbird", "train", data.source, "-o", "model.onnx"]
     if data.backbone != DEFAULT:
         words += ["--backbone", data.backbone]
+    words += ["--mirror"] * data.mirror
     words += ["--inner", "x".join(map(str, settings.inner)) or "0"]
     for name in ("dropout", "learning_rate", "l2"):
         words += [f"--{name.replace('_', '-')}", f"{getattr(settings, name):g}"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tailorbird.backbone import find, open_backbone
+from tailorbird.backbone import files_read, open_backbone
 from tailorbird.backbone.catalogue import DEFAULT
 from tailorbird.dataset import DataSettings, listed_photos, split
 from tailorbird.errors import SettingsError
@@ -31,15 +31,18 @@ class ExperimentSettings:
 
     Attributes:
         seed: of the split (as in `train`), the folds and the fits, 0 to 2**32 - 1.
-        backbone: name of an installed backbone, or the path of an .onnx file.
+        backbone: name of an installed backbone, or the path of an .onnx file; or several, separated
+            by commas, whose features are put side by side.
         workers: fits at the same time; None: one per core. It does not change the result.
         data: how the folder or CSV is read.
+        mirror: average features with those of the mirrored photo.
     """
 
     seed: int = 0
     backbone: str | Path = DEFAULT
     workers: int | None = None
     data: DataSettings | None = None
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         """Raise one SettingsError that names every problem."""
@@ -59,7 +62,7 @@ class ExperimentData:
 
     Attributes:
         source: the folder or CSV.
-        backbone: name or path.
+        backbone: names or paths. mirror: whether the mirrored photo is averaged in.
         classes: labels; a label's position is its number.
         features: float32 (V, N, K) of V views, the photo itself first.
         labels: int64 (N,), 0 to C - 1.
@@ -78,6 +81,7 @@ class ExperimentData:
     validation: NDArray[np.bool_]
     test_photos: int
     seed: int
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         """Check that the arrays fit each other."""
@@ -101,6 +105,7 @@ def read_data(
     source: str | Path,
     *,
     backbone: str | Path = DEFAULT,
+    mirror: bool = False,
     views: int = 1,
     seed: int = 0,
     data: DataSettings | None = None,
@@ -113,7 +118,7 @@ def read_data(
 
     Args:
         source: class folders, split/class folders, or a CSV `path,label[,split]`.
-        backbone: name of an installed backbone, or the path of an .onnx file.
+        backbone, mirror: as in ExperimentSettings.
         views: views of each photo, 1 to 32; those after the first are augmented.
         seed: of the split.
         data: how the folder or CSV is read.
@@ -129,7 +134,8 @@ def read_data(
         problems.whole("views", views, 1, MOST_VIEWS)
         problems.seed(seed)
     steps = Steps(partial(split, seed=seed), data=data)
-    known = prepare_data(source, Embedder(open_backbone(backbone)), steps, progress=progress)
+    embedder = Embedder(open_backbone(backbone, mirror=mirror))
+    known = prepare_data(source, embedder, steps, progress=progress)
     kept = [i for i, sample in enumerate(known.dataset.samples) if sample.split != "test"]
     samples = [known.dataset.samples[i] for i in kept]
     return ExperimentData(
@@ -142,6 +148,7 @@ def read_data(
         validation=np.array([sample.split == "validation" for sample in samples], np.bool_),
         test_photos=len(known.parts["test"]),
         seed=seed,
+        mirror=mirror,
     )
 
 
@@ -156,6 +163,7 @@ def given_or_read(
         return read_data(
             photos,
             backbone=settings.backbone,
+            mirror=settings.mirror,
             views=views,
             seed=settings.seed,
             data=settings.data,
@@ -186,6 +194,6 @@ def check_outputs(
         problems.ending("picture", picture, *PICTURES)
         problems.outputs(
             {"picture": picture, "CSV": csv},
-            inputs={"dataset": source, "backbone": find(backbone)},
+            inputs={"dataset": source, **files_read(backbone)},
             photos=listed_photos(source, data),
         )

@@ -140,6 +140,7 @@ class LearningCurve:
 
     source: str
     backbone: str
+    mirror: bool
     settings: HeadSettings
     points: tuple[CurvePoint, ...]
     runs: NDArray[np.float64]
@@ -164,6 +165,7 @@ class LearningCurve:
         return {
             "source": self.source,
             "backbone": self.backbone,
+            "mirror": self.mirror,
             "photos": self.photos,
             "test_photos_untouched": self.test_photos,
             "folds": self.folds,
@@ -244,6 +246,7 @@ def learning_curve(
     return LearningCurve(
         source=data.source,
         backbone=data.backbone,
+        mirror=data.mirror,
         settings=complete(values, data, int(runs.sizes[-1])),
         points=runs.points(),
         runs=runs.accuracy,

@@ -87,6 +87,7 @@ class RateFinding:
 
     source: str
     backbone: str
+    mirror: bool
     settings: HeadSettings
     rates: tuple[float, ...]
     losses: tuple[float, ...]
@@ -106,6 +107,7 @@ class RateFinding:
         return {
             "source": self.source,
             "backbone": self.backbone,
+            "mirror": self.mirror,
             "photos": self.photos,
             "seeds": self.seeds,
             "seed": self.seed,
@@ -173,6 +175,7 @@ def find_learning_rate(
     return RateFinding(
         source=known.source,
         backbone=known.backbone,
+        mirror=known.mirror,
         settings=replace(head, learning_rate=suggestion, schedule="cosine"),
         rates=tuple(map(float, rates[:shortest])),
         losses=tuple(map(float, losses)),

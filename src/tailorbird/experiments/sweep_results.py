@@ -84,6 +84,7 @@ class SweepResult:
 
     source: str
     backbone: str
+    mirror: bool
     classes: tuple[str, ...]
     photos: int
     test_photos: int
@@ -115,6 +116,7 @@ class SweepResult:
         return {
             "source": self.source,
             "backbone": self.backbone,
+            "mirror": self.mirror,
             "classes": list(self.classes),
             "photos": self.photos,
             "test_photos_untouched": self.test_photos,

@@ -249,6 +249,7 @@ class SweepRun:
         return SweepResult(
             source=self.data.source,
             backbone=self.data.backbone,
+            mirror=self.data.mirror,
             classes=self.data.classes,
             photos=len(self.data),
             test_photos=self.data.test_photos,

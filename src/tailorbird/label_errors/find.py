@@ -104,6 +104,7 @@ def suspects(
     photos: str | Path | Dataset,
     *,
     backbone: str | Path = DEFAULT,
+    mirror: bool = False,
     seed: int = 0,
     data: DataSettings | None = None,
     progress: Progress | None = None,
@@ -115,8 +116,9 @@ def suspects(
 
     Args:
         photos: a folder, a CSV, or a Dataset from `scan`.
-        backbone: name of an installed backbone, or an .onnx file; the better it separates the
-            classes, the better this works.
+        backbone: name of an installed backbone, or an .onnx file, or several, separated by commas;
+            the better they separate the classes, the better this works.
+        mirror: average features with those of the mirrored photo.
         seed: of the folds and fits.
         data: how the folder or CSV is read.
         progress: receives the stages `embed` and `labels`.
@@ -130,7 +132,7 @@ def suspects(
     """
     with Problems() as problems:
         problems.seed(seed)
-    embedder = Embedder(open_backbone(backbone))
+    embedder = Embedder(open_backbone(backbone, mirror=mirror))
     prepared = prepare_data(photos, embedder, Steps(data=data), progress=progress)
     return judge_prepared(prepared, seed=seed, progress=progress)
 

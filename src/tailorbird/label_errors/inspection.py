@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tailorbird.backbone import find
+from tailorbird.backbone import files_read
 from tailorbird.backbone.catalogue import DEFAULT
 from tailorbird.dataset import Dataset, DataSettings, listed_photos, scan, split, write_manifest
 from tailorbird.label_errors.find import Suspects, suspects, tiles
 from tailorbird.progress import Progress
 from tailorbird.rendering.contact_sheets import SUFFIXES, contact_sheet, save_sheet
-from tailorbird.validation import Problems
+from tailorbird.validation import Problems, build
 
 
 @dataclass(frozen=True)
@@ -28,56 +29,82 @@ class Inspection:
         return {**self.dataset.as_dict(), **judged}
 
 
+@dataclass(frozen=True)
+class InspectionSettings:
+    """Settings of `inspect_dataset`.
+
+    Attributes:
+        manifest: file to write the photos to, with their labels and splits, as a CSV.
+        judge_labels: also look for photos whose label is probably wrong.
+        backbone: backbone to judge labels with, as in `suspects`; None: the default one.
+        mirror: judge by features that are averaged with those of the mirrored photo.
+        sheet: contact sheet of the suspect photos to write; not written if there are none.
+        seed: of the manifest's split, and of the folds that judge labels.
+        data: how the folder or CSV is read.
+    """
+
+    manifest: str | Path | None = None
+    judge_labels: bool = False
+    backbone: str | Path | None = None
+    mirror: bool = False
+    sheet: str | Path | None = None
+    seed: int = 0
+    data: DataSettings | None = None
+
+    def __post_init__(self) -> None:
+        """Raise one SettingsError that names every problem."""
+        with Problems() as problems:
+            problems.seed(self.seed)
+            for option, given in (
+                ("--backbone", self.backbone is not None),
+                ("--mirror", self.mirror),
+                ("--contact-sheet", self.sheet is not None),
+            ):
+                problems.need(
+                    self.judge_labels or not given,
+                    f"{option} without --suspects: only the search for wrong labels uses it; "
+                    "add --suspects",
+                )
+            problems.ending("contact sheet", self.sheet, *SUFFIXES)
+
+
 def inspect_dataset(
-    photos: str | Path,
-    *,
-    manifest: str | Path | None = None,
-    judge_labels: bool = False,
-    backbone: str | Path | None = None,
-    sheet: str | Path | None = None,
-    seed: int = 0,
-    data: DataSettings | None = None,
-    progress: Progress | None = None,
+    photos: str | Path, *, progress: Progress | None = None, **options: Any
 ) -> Inspection:
     """Scan a dataset, and look for labels that are probably wrong if asked to.
 
     Args:
         photos: a folder of class folders, or a CSV.
-        manifest: file to write the photos to, with their labels and splits, as a CSV.
-        judge_labels: also look for photos whose label is probably wrong.
-        backbone: backbone to judge labels with; None: the shipped one.
-        sheet: contact sheet of the suspect photos to write; not written if there are none.
-        seed: of the manifest's split, and of the folds that judge labels.
-        data: how the folder or CSV is read.
         progress: receives stages and steps.
+        options: fields of InspectionSettings.
 
     Raises:
         SettingsError: invalid options, or an output that is one of the inputs.
         DatasetError: no photo can be used; or labels cannot be judged.
         BackboneError, StorageError.
     """
+    backbone = options.get("backbone")
     with Problems() as problems:
-        problems.seed(seed)
-        for option, value in (("--backbone", backbone), ("--contact-sheet", sheet)):
-            problems.need(
-                judge_labels or value is None,
-                f"{option} without --suspects: only the search for wrong labels uses it; "
-                "add --suspects",
-            )
-        problems.ending("contact sheet", sheet, *SUFFIXES)
+        settings = problems.attempt(partial(build, InspectionSettings, options, "scan"))
         problems.outputs(
-            {"manifest": manifest, "contact sheet": sheet},
-            inputs={"dataset": photos, "backbone": find(backbone) if backbone else None},
-            photos=listed_photos(photos, data),
+            {"manifest": options.get("manifest"), "contact sheet": options.get("sheet")},
+            inputs={"dataset": photos, **(files_read(backbone) if backbone else {})},
+            photos=listed_photos(photos, options.get("data")),
         )
+    assert settings is not None, "a SettingsError was raised otherwise"
     judged = None
-    if judge_labels:
+    if settings.judge_labels:
         judged = suspects(
-            photos, backbone=backbone or DEFAULT, seed=seed, data=data, progress=progress
+            photos,
+            backbone=settings.backbone or DEFAULT,
+            mirror=settings.mirror,
+            seed=settings.seed,
+            data=settings.data,
+            progress=progress,
         )
-    dataset = judged.dataset if judged else scan(photos, data=data, progress=progress)
-    if manifest is not None:
-        write_manifest(split(dataset, seed=seed), manifest)
-    if judged is not None and sheet is not None and judged.reported:
-        save_sheet(contact_sheet(tiles(judged.reported)), sheet)
+    dataset = judged.dataset if judged else scan(photos, data=settings.data, progress=progress)
+    if settings.manifest is not None:
+        write_manifest(split(dataset, seed=settings.seed), settings.manifest)
+    if judged is not None and settings.sheet is not None and judged.reported:
+        save_sheet(contact_sheet(tiles(judged.reported)), settings.sheet)
     return Inspection(dataset, judged)

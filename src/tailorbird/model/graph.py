@@ -26,14 +26,14 @@ Hence the gradient is a few small products in the graph itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from tailorbird.backbone import Backbone
 from tailorbird.errors import TrainingError
 from tailorbird.head import Head
+from tailorbird.onnx_files import NodeBuilder
 
 if TYPE_CHECKING:
     import onnx
@@ -43,38 +43,6 @@ TOP = 3
 
 PREFIX = "tailorbird/"
 """Prefix of the names of all nodes and constants that are added to a backbone."""
-
-
-class _Builder:
-    """Collects nodes and constants whose names no backbone uses."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def constant(self, name: str, value: npt.NDArray[Any] | np.generic) -> str:
-        """Append a constant and return its full name."""
-        from onnx import numpy_helper
-
-        self.constants.append(numpy_helper.from_array(np.asarray(value), PREFIX + name))
-        return PREFIX + name
-
-    def node(
-        self,
-        operator: str,
-        *inputs: str,
-        outputs: int = 1,
-        name: str | None = None,
-        **attributes: Any,
-    ) -> str:
-        """Append a node and return the name of its last output."""
-        from onnx import helper
-
-        names = [f"{PREFIX}{operator.lower()}{len(self.nodes)}_{i}" for i in range(outputs)]
-        if name:
-            names[-1] = name
-        self.nodes.append(helper.make_node(operator, list(inputs), names, **attributes))
-        return names[-1]
 
 
 @dataclass(frozen=True)
@@ -141,7 +109,7 @@ def build(backbone: Backbone | BackboneGraph, head: Head, temperature: float) ->
     backbone_graph = backbone if isinstance(backbone, BackboneGraph) else BackboneGraph.of(backbone)
     model = onnx.ModelProto()
     model.CopyFrom(backbone_graph.proto)
-    add = _Builder()
+    add = NodeBuilder(PREFIX)
     classes = head.layers[-1].weight.shape[1]
 
     hidden: list[str] = []
@@ -180,7 +148,7 @@ def build(backbone: Backbone | BackboneGraph, head: Head, temperature: float) ->
 
 
 def _grad_cam(
-    add: _Builder, head: Head, hidden: list[str], classes: int, backbone_graph: BackboneGraph
+    add: NodeBuilder, head: Head, hidden: list[str], classes: int, backbone_graph: BackboneGraph
 ) -> None:
     """Append the heat maps of the most probable classes; see the module's docstring."""
     from onnx import TensorProto

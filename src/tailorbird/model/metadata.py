@@ -223,11 +223,13 @@ _OPTIONAL: Mapping[str, Mapping[str, tuple[Callable[[object], bool], str]]] = {
     "backbone": {
         **dict.fromkeys(("name", "sha256", "licence", "source", "trained_on", "pooling"), _TEXT),
         **dict.fromkeys(("input_size", "features"), _WHOLE),
-        "grid": (_is_a(list), "a list"),
+        **dict.fromkeys(("grid", "parts"), (_is_a(list), "a list")),
+        "mirror": (_is_a(bool), "true or false"),
     },
     "settings": {
         "precision": (_is_number(0, 1), "a number from 0 to 1"),
         "no_heatmaps": _TEXT,
+        "mirror": (_is_a(bool), "true or false"),
         "finetune": (_is_a(dict), "an object"),
         "blend": (_is_a(list), "a list"),
     },

@@ -46,6 +46,7 @@ def open_review(
     manifest: str | Path | None = None,
     *,
     backbone: str | Path = DEFAULT,
+    mirror: bool = False,
     find_suspects: bool = True,
     seed: int = 0,
     data: DataSettings | None = None,
@@ -55,7 +56,7 @@ def open_review(
 
     photos: a folder, a CSV, or the manifest of a former review.
     manifest: the file to write; None for `default_manifest`.
-    backbone: computes the features for finding suspect labels.
+    backbone, mirror: compute the features for finding suspect labels, as in `suspects`.
     find_suspects: False finds duplicates and leaks only, and needs no features.
     progress: receives the stages `scan`, or `embed` and `labels`.
 
@@ -72,7 +73,7 @@ def open_review(
             {"manifest": target}, inputs={"dataset": read}, photos=listed_photos(source, data)
         )
     before, seen = _former(source if former else None, target)
-    embedder = Embedder(open_backbone(backbone)) if find_suspects else None
+    embedder = Embedder(open_backbone(backbone, mirror=mirror)) if find_suspects else None
 
     layout = find(source, data=data, as_before_review=former)
     prepared = prepare_data(layout, embedder, progress=progress)

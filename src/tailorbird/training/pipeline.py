@@ -94,17 +94,18 @@ def _open(run: TrainingRun, photos: str | Path) -> Opened:
         layout = find(photos, data=settings.data)
         files = len(layout.entries) + (len(corrections.photos) if corrections else 0)
         if not settings.from_scratch:
-            backbone = open_backbone(settings.backbone)
+            backbone = open_backbone(settings.backbone, mirror=settings.mirror)
             embedder = Embedder(backbone)
             if settings.trains_network:  # last, because importing a framework takes seconds
-                network = open_network(backbone.proto, backbone.path, settings.engine)
+                (alone,) = backbone.parts  # TrainSettings refuses several
+                network = open_network(alone.proto, alone.path, settings.engine)
     if embedder is not None:
         info, views = embedder.backbone.info, settings.views
         seconds = expected_seconds(files, embedder.backbone, views)
         run.progress.note(
-            f"{files:,} files, {views} view{'s' * (views > 1)} each, {info.name} at {info.size} "
-            f"px: about {seconds:.0f} s; photos seen before are quicker"
-            + ("; then fine-tuning" if settings.trains_network else "")
+            f"{files:,} files, {views} view{'s' * (views > 1)} each{', mirrored too' * info.mirror}"
+            f", {info.name} at {info.size} px: about {seconds:.0f} s; photos seen before are "
+            "quicker" + ("; then fine-tuning" if settings.trains_network else "")
         )
     return Opened(layout, embedder, network, corrections)
 
@@ -229,6 +230,7 @@ def _describe(
         backbone=network.about,
         settings={
             "views_made": settings.views,
+            "mirror": settings.mirror,
             "precision": settings.precision,
             "refit": settings.refit,
             **network.settings,

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from tailorbird.backbone.catalogue import DEFAULT, find
+from tailorbird.backbone.catalogue import DEFAULT, files_read, names_in
 from tailorbird.corrections.database import locate
 from tailorbird.dataset import DataSettings, listed_photos
 from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
@@ -33,7 +33,8 @@ class TrainSettings:
 
     Attributes:
         backbone: name of an installed backbone, path of an .onnx file, or `cnn`: a small network
-            that trains from random weights.
+            that trains from random weights. Several, separated by commas, put their features side
+            by side in one model file.
         views: views of each training photo, 1 to 32; the first is the photo itself, the others are
             augmented.
         fixed: fields of HeadSettings that are not searched, such as {"inner": (100,)}.
@@ -54,6 +55,8 @@ class TrainSettings:
         engine: framework that fine-tunes; None: the one that exported the backbone.
         finetune: after the head is found on cached features, train the backbone too with these
             settings; None: leave it frozen. With `cnn` they are the settings of the whole training.
+        mirror: average the features of each photo with those of the mirrored photo, in the model
+            file too, so that each prediction runs the backbone twice.
     """
 
     backbone: str | Path = DEFAULT
@@ -71,6 +74,7 @@ class TrainSettings:
     judge_labels: bool = False
     engine: str | None = None
     finetune: FinetuneSettings | None = None
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         """Raise one SettingsError that names every problem."""
@@ -95,8 +99,24 @@ class TrainSettings:
                 "refit trains the head on frozen features only; leave it out where the network "
                 "itself trains",
             )
+            self._check_several(problems)
             if self.from_scratch:
                 self._check_from_scratch(problems)
+
+    def _check_several(self, problems: Problems) -> None:
+        names = names_in(self.backbone)
+        if len(names) == 1:
+            return
+        problems.need(
+            SCRATCH not in names,
+            f"backbone is {str(self.backbone)!r}, but {SCRATCH} trains from random weights and "
+            "gives no features to put beside those of others; give it alone or leave it out",
+        )
+        problems.need(
+            self.finetune is None,
+            f"backbone is {str(self.backbone)!r}, but only one backbone can be fine-tuned; give "
+            "one, or leave fine-tuning out (--finetune)",
+        )
 
     def _check_from_scratch(self, problems: Problems) -> None:
         sizes = self.finetune.sizes if self.finetune else None
@@ -203,7 +223,7 @@ def _check_files(photos: str | Path, output: Path, values: Mapping[str, Any]) ->
     backbone, corrections = values["backbone"], values["corrections"]
     inputs = {
         "dataset": photos,
-        "backbone": None if str(backbone) == SCRATCH else find(backbone),
+        **({} if str(backbone) == SCRATCH else files_read(backbone)),
         "corrections": locate(str(corrections)).path if corrections else None,
         "folder of kept photos": values["corrections_photos"],
     }

@@ -6,19 +6,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from tailorbird.backbone import Backbone
+from tailorbird.backbone.combining import mirrored
 from tailorbird.dataset import stacked_pixels
 from tailorbird.engines.finetune.loop import discard, finetune
 from tailorbird.engines.finetune.settings import FROM_SCRATCH
 from tailorbird.engines.finetune.task import FinetuneTask
 from tailorbird.engines.protocol import TrainableNetwork, Training
 from tailorbird.engines.registry import carried, scratch_network
+from tailorbird.errors import ModelFileError, TrainingError
 from tailorbird.files import write_bytes
-from tailorbird.head import SearchResult
-from tailorbird.inference import CPU
+from tailorbird.head import Head, SearchResult
+from tailorbird.inference import CPU, Runner
+from tailorbird.metrics.calibration import softmax
+from tailorbird.model.file import AGREEMENT
+from tailorbird.model.graph import BackboneGraph
 from tailorbird.preparation import PreparedData
 from tailorbird.training.network import (
+    Logits,
     TrainedNetwork,
     logits_of,
     search_settings,
@@ -97,7 +104,7 @@ def _fine_tuned(run: TrainingRun, data: PreparedData, task: FinetuneTask) -> Tra
     # Opened from a file like any backbone, so that it is checked and hashed.
     path = run.folder / TUNED
     write_bytes(path, network.backbone(size).SerializeToString())
-    info = Backbone(path).info
+    info = replace(Backbone(path).info, mirror=run.settings.mirror)
     # Computed from the pixels: the cached activations were rounded to float16.
     network.begin(Training(size=size, cut=0, regularisation=task.settings.regularisation))
     validation = data.parts["validation"]
@@ -106,6 +113,8 @@ def _fine_tuned(run: TrainingRun, data: PreparedData, task: FinetuneTask) -> Tra
     expected = np.concatenate(
         [network.logits(images[i : i + CPU.batch]) for i in range(0, len(images), CPU.batch)]
     )
+    if run.settings.mirror:
+        backbone_graph, expected = _mirrored(backbone_graph, head, images, expected)
     return TrainedNetwork(
         backbone_graph=backbone_graph,
         head=head,
@@ -117,6 +126,37 @@ def _fine_tuned(run: TrainingRun, data: PreparedData, task: FinetuneTask) -> Tra
         settings={"finetune": {"settings": task.settings.as_dict(), **tuned.as_dict()}},
         extra=carried(backbone_graph.proto),
         tuned=tuned,
+    )
+
+
+def _mirrored(
+    graph: BackboneGraph, head: Head, images: npt.NDArray[np.uint8], expected: Logits
+) -> tuple[BackboneGraph, Logits]:
+    """Return the graph that also sees the mirrored image, and its logits of these images.
+
+    The framework saw the images alone, so that the graph for those is compared with it first.
+
+    Args:
+        graph: the fine-tuned backbone.
+        head: its head.
+        images: uint8 (V, S, S, 3).
+        expected: the framework's logits (V, C).
+
+    Raises TrainingError when the graph and the framework disagree.
+    """
+    runner = Runner(graph.proto, "the trained network", ModelFileError)
+    plain, other = (
+        runner.run(np.ascontiguousarray(view), ["features"])[0]
+        for view in (images, images[:, :, ::-1])
+    )
+    gap = float(np.abs(softmax(head.logits(plain)) - softmax(expected)).max())
+    if not gap < AGREEMENT:
+        raise TrainingError(
+            f"the exported network's probabilities differ from the framework's by up to {gap:.2g}, "
+            f"{AGREEMENT:g} is allowed; no model was written"
+        )
+    return replace(graph, proto=mirrored(graph.proto)), head.logits(
+        np.asarray((plain + other) / 2, np.float32)
     )
 
 
