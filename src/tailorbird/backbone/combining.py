@@ -91,7 +91,7 @@ def combine(backbones: Sequence[Backbone], *, mirror: bool) -> Backbone:
         proto = joined([part.proto for part in parts])
         info = _joined_info(proto, [part.info for part in parts], infos)
     if mirror:
-        proto, info = mirrored(proto), replace(_derived(info, "mirrored"), mirror=True)
+        proto, info = mirrored(proto), mirrored_info(_derived(info, "mirrored"))
     seconds = (1 + mirror) * sum(part.seconds_per_image for part in parts)
     return _DerivedBackbone(proto, info, seconds, parts)
 
@@ -120,6 +120,11 @@ def mirrored(model: onnx.ModelProto) -> onnx.ModelProto:
             other = back.node("Gather", other, _reversed(back, "cells", shapes[name][3]), axis=3)
         back.node("Mul", back.node("Add", plain, other), half, name=name)
     return _closed(model, graph, front, back)
+
+
+def mirrored_info(info: BackboneInfo) -> BackboneInfo:
+    """Return the facts of a mirrored graph, whose name says so wherever it is shown."""
+    return replace(info, name=f"{info.name} + mirror", mirror=True)
 
 
 def shrinking(model: onnx.ModelProto, size: int) -> onnx.ModelProto:

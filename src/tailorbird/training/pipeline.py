@@ -103,9 +103,10 @@ def _open(run: TrainingRun, photos: str | Path) -> Opened:
         info, views = embedder.backbone.info, settings.views
         seconds = expected_seconds(files, embedder.backbone, views)
         run.progress.note(
-            f"{files:,} files, {views} view{'s' * (views > 1)} each{', mirrored too' * info.mirror}"
-            f", {info.name} at {info.size} px: about {seconds:.0f} s; photos seen before are "
-            "quicker" + ("; then fine-tuning" if settings.trains_network else "")
+            f"{files:,} files, {views} view{'s' * (views > 1)} each, {info.name} at {info.size} "
+            f"px: about {seconds:.0f} s; photos seen before are quicker"
+            + ("; each prediction will run the backbone twice" if info.mirror else "")
+            + ("; then fine-tuning" if settings.trains_network else "")
         )
     return Opened(layout, embedder, network, corrections)
 

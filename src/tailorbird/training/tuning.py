@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.backbone import Backbone
-from tailorbird.backbone.combining import mirrored
+from tailorbird.backbone.combining import mirrored, mirrored_info
 from tailorbird.dataset import stacked_pixels
 from tailorbird.engines.finetune.loop import discard, finetune
 from tailorbird.engines.finetune.settings import FROM_SCRATCH
@@ -104,7 +104,7 @@ def _fine_tuned(run: TrainingRun, data: PreparedData, task: FinetuneTask) -> Tra
     # Opened from a file like any backbone, so that it is checked and hashed.
     path = run.folder / TUNED
     write_bytes(path, network.backbone(size).SerializeToString())
-    info = replace(Backbone(path).info, mirror=run.settings.mirror)
+    info = Backbone(path).info
     # Computed from the pixels: the cached activations were rounded to float16.
     network.begin(Training(size=size, cut=0, regularisation=task.settings.regularisation))
     validation = data.parts["validation"]
@@ -114,6 +114,7 @@ def _fine_tuned(run: TrainingRun, data: PreparedData, task: FinetuneTask) -> Tra
         [network.logits(images[i : i + CPU.batch]) for i in range(0, len(images), CPU.batch)]
     )
     if run.settings.mirror:
+        info = mirrored_info(info)
         backbone_graph, expected = _mirrored(backbone_graph, head, images, expected)
     return TrainedNetwork(
         backbone_graph=backbone_graph,

@@ -23,6 +23,7 @@ from support.keras_small import CLASSES, SIZE, photos, run, small_backbone, smal
 from tailorbird.cli.app import app
 from tailorbird.engines import exporting
 from tailorbird.engines.exporting import export_model, head_in
+from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.keras import backend, export, scratch
 from tailorbird.engines.keras.backbone import KerasBackbone
 from tailorbird.engines.keras.network import KerasNetwork
@@ -34,6 +35,7 @@ from tailorbird.images import ResizeRule
 from tailorbird.model.file import write
 from tailorbird.model.graph import PREFIX, build
 from tailorbird.model.metadata import ModelInfo
+from tailorbird.training import train
 
 keras = backend.load()
 JAX = keras.backend.backend() == "jax"
@@ -270,3 +272,26 @@ def test_the_core_holds_on_jax() -> None:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert " passed" in done.stdout and "skipped" not in done.stdout
+
+
+def test_a_mirrored_network_is_fine_tuned_and_its_export_is_refused(
+    tmp_path: Path, shapes: Path
+) -> None:
+    onnx.save(small_backbone(), tmp_path / "small.backbone.onnx")
+    result = train(
+        shapes,
+        tmp_path / "m.onnx",
+        backbone=tmp_path / "small.backbone.onnx",
+        mirror=True,
+        finetune=FinetuneSettings(epochs=2, sizes=(SIZE,)),
+    )
+    said = result.info
+    assert said.backbone["mirror"] is True and said.backbone["name"] == "small + mirror"
+    images = photos(6)
+    one, other = (
+        run(result.model, np.ascontiguousarray(view), "probabilities")
+        for view in (images, images[:, :, ::-1])
+    )
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    with pytest.raises(ModelFileError, match=r"was trained with mirror \(--mirror\).*without it"):
+        export_model(result.model)
