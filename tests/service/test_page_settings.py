@@ -74,6 +74,14 @@ def test_a_file_of_settings_is_read(tmp_path: Path) -> None:
     assert read_page(written(tmp_path, "")) == PageSettings()
 
 
+def test_the_documented_settings_are_valid(tmp_path: Path) -> None:
+    guide = Path(__file__).resolve().parents[2] / "docs" / "serving.md"
+    (text,) = re.findall(r"```toml\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "logo.svg").write_bytes(SVG)
+    page = read_page(written(tmp_path, text))
+    assert page.language == "de" and page.classes == {"t-shirt": "T-Shirts", "dress": "Kleider"}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
