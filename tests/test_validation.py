@@ -162,7 +162,9 @@ def test_two_outputs_must_not_be_one_file(tmp_path: Path) -> None:
     assert "the model and the report are both" in refusal(files=both)
 
 
-@pytest.mark.parametrize("name", ["hat/a.jpg", "hat/b", "hat/new.png", "new.svg", "hat/plain"])
+@pytest.mark.parametrize(
+    "name", ["hat/a.jpg", "hat/b", "hat/new.png", "new.svg", "hat/plain", "hat/r.html"]
+)
 def test_an_output_must_not_be_taken_for_a_photo(photos: Path, name: str) -> None:
     message = refusal(files={"picture": photos / name}, inputs={"photos": photos})
     assert "lies in the folder of photos" in message and "another folder" in message

@@ -266,7 +266,9 @@ def _overwrites(path: Path, inputs: Mapping[str, Path]) -> str | None:
     for what, read in inputs.items():
         if same_file(path, read):
             return f"would overwrite the {what}, which this command reads; give another name"
-        if _inside(path, read) and (_suffix(path) not in DOCUMENTS or _starts_like_a_photo(path)):
+        # Documents are ignored beside the class folders, and findings inside them.
+        ignored = _suffix(path) in DOCUMENTS and same_file(_real(path).parent, read)
+        if _inside(path, read) and (not ignored or _starts_like_a_photo(path)):
             return (
                 f"lies in the folder of photos {_shown(read)}, where it would replace a photo or "
                 "be taken for one later; write it to another folder"
@@ -278,13 +280,17 @@ def _inside(path: Path, folder: Path) -> bool:
     """Return whether `path` lies below `folder`, links resolved; False if that is not a folder."""
     if not os.path.isdir(folder):  # noqa: PTH112  # Path.is_dir raises for a name that is too long
         return False
-    parents = Path(os.path.realpath(path)).parents
-    return any(same_file(parent, folder) for parent in parents if parent.exists())
+    return any(same_file(parent, folder) for parent in _real(path).parents if parent.exists())
 
 
 def _suffix(path: Path) -> str:
     """Return the ending of the name after links are resolved, in lower case."""
-    return Path(os.path.realpath(path)).suffix.lower()
+    return _real(path).suffix.lower()
+
+
+def _real(path: Path) -> Path:
+    """Return a path with its links resolved, as far as it exists."""
+    return Path(os.path.realpath(path))
 
 
 def _starts_like_a_photo(path: Path) -> bool:
