@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ from support.cli import lines, run
 from support.data import draw_dataset, encoded, picture
 from tailorbird.comparison import Comparison, compare, tiles
 from tailorbird.errors import DatasetError, ModelFileError, SettingsError
-from tailorbird.evaluation import evaluate
+from tailorbird.evaluation import evaluate, seen_by
 from tailorbird.metrics.paired import mcnemar, mean_interval, paired_interval
 from tailorbird.model import Classifier
 from tailorbird.training import train
@@ -188,12 +189,34 @@ def test_little_evidence_shows_no_difference(result: Comparison) -> None:
 
 
 def test_photos_of_the_training_set_are_counted(trained: Path, weak: Path, shapes: Path) -> None:
-    found = compare(weak, trained, shapes)
+    found = compare(weak, trained, shapes, include_seen=True)
     assert found.trained_on == (
-        evaluate(weak, shapes).trained_on,
-        evaluate(trained, shapes).trained_on,
+        evaluate(weak, shapes, include_seen=True).trained_on,
+        evaluate(trained, shapes, include_seen=True).trained_on,
     )
-    assert min(found.trained_on) > 30
+    assert min(found.trained_on) > 30 and found.seen == 0
+
+
+def test_photos_that_either_model_has_seen_are_set_aside(
+    trained: Path, weak: Path, shapes: Path, tmp_path: Path
+) -> None:
+    seen = seen_by(Classifier(trained)) | seen_by(Classifier(weak))
+    folder = tmp_path / "photos"
+    shutil.copytree(shapes, folder)
+    new = draw_dataset(tmp_path / "new", count=4, seed=91)
+    for path in sorted(new.rglob("*.*")):
+        shutil.copy(path, folder / path.parent.name / f"new-{path.name}")
+    found = compare(weak, trained, folder)
+    assert found.tally.n == 12 + 72 - len(seen) and found.seen == len(seen) > 50
+    assert found.trained_on == (0, 0) and not found.left_out
+    for path in folder.rglob("new-*"):
+        path.unlink()
+    for label in ("box", "cross", "disc"):
+        for path in sorted((folder / label).iterdir()):
+            if hashlib.sha256(path.read_bytes()).digest()[:6] not in seen:
+                path.unlink()
+    with pytest.raises(DatasetError, match=r"A or B has seen all .* photos of .*--all"):
+        compare(weak, trained, folder)
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +341,7 @@ def test_compare_as_a_process(trained: Path, weak: Path, fresh: Path, tmp_path: 
     assert set(found) == {
         "n",
         "split",
+        "seen",
         "a",
         "b",
         "difference",
@@ -373,7 +397,7 @@ def test_hostile_names_are_printed_as_they_are(
 
 
 def test_training_photos_are_warned_of(trained: Path, shapes: Path) -> None:
-    done = run("compare", trained, trained, only(shapes, "disc"))
+    done = run("compare", trained, trained, only(shapes, "disc"), "--all")
     assert "warning: A was trained on" in done.stderr and "warning: B was trained on" in done.stderr
 
 

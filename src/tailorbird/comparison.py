@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,15 @@ import numpy.typing as npt
 from tailorbird.dataset import DataSettings, listed_photos, printable
 from tailorbird.dataset.layout import Entry
 from tailorbird.errors import DatasetError, ImageError
-from tailorbird.evaluation import first_reason, photos_to_score, some_classes, trained_on
+from tailorbird.evaluation import (
+    DIGEST_BYTES,
+    all_seen,
+    first_reason,
+    photos_to_score,
+    seen_by,
+    some_classes,
+    trained_on,
+)
 from tailorbird.files import csv_text, write_text
 from tailorbird.images import Photo, Pixels, ResizeRule, decode, read_bytes, resize
 from tailorbird.inference import map_batches
@@ -103,6 +111,7 @@ class Comparison:
         trained_on: numbers of photos that A, and B, was trained on.
         left_out: photos not used, and why.
         split: the one that was scored, None for all photos.
+        seen: number of photos that were not compared because A or B was trained or chosen on them.
     """
 
     names: tuple[str, str]
@@ -119,6 +128,7 @@ class Comparison:
     trained_on: tuple[int, int]
     left_out: tuple[tuple[str, str], ...]
     split: str | None
+    seen: int = 0
 
     @property
     def difference(self) -> float:
@@ -154,6 +164,7 @@ class Comparison:
         return {
             "n": self.tally.n,
             "split": self.split,
+            "seen": self.seen,
             "a": {"model": self.names[0], "trained_on": self.trained_on[0], **self.a.as_dict()},
             "b": {"model": self.names[1], "trained_on": self.trained_on[1], **self.b.as_dict()},
             "difference": self.difference,
@@ -181,16 +192,27 @@ def _p(value: float) -> str:
     )
 
 
+class OutputFiles(TypedDict, total=False):
+    """Files that `compare` writes.
+
+    csv: of the photos on which the models differ. contact_sheet: picture of these photos; not
+    written if there are none.
+    """
+
+    csv: str | Path | None
+    contact_sheet: str | Path | None
+
+
 def compare(
     a: str | Path | Classifier,
     b: str | Path | Classifier,
     photos: str | Path,
     *,
     split: str | None = None,
-    csv: str | Path | None = None,
-    contact_sheet: str | Path | None = None,
+    include_seen: bool = False,
     data: DataSettings | None = None,
     progress: Progress | None = None,
+    **files: Unpack[OutputFiles],
 ) -> Comparison:
     """Run two models on the same labelled photos and test which one is better.
 
@@ -202,17 +224,18 @@ def compare(
         a, b: the models.
         photos: labelled photos, a folder or a CSV.
         split: as in `evaluate`: this split only; by default `test` if there is one, else all.
+        include_seen: also compare on photos that A or B was trained or chosen on.
         data: how the folder or CSV is read.
-        csv: file to write the photos to on which the models differ.
-        contact_sheet: picture to write of these photos; not written if there are none.
         progress: receives the stage `compare` and its photos.
+        files: csv and contact_sheet, to be written; see OutputFiles.
 
     Raises:
-        DatasetError: no photo is left.
+        DatasetError: no photo is left, or all have been seen.
         SettingsError: a split the source does not have, an output that is invalid or an input.
         ModelFileError: a model file that cannot be used.
         StorageError: an output could not be written.
     """
+    csv, contact_sheet = files.get("csv"), files.get("contact_sheet")
     pair = tuple(model if isinstance(model, Classifier) else Classifier(model) for model in (a, b))
     with Problems() as problems:
         problems.ending("CSV", csv, ".csv")
@@ -227,10 +250,17 @@ def compare(
     labels: list[str] = []
     used: list[Entry] = []
     digests = [trained_on(model) for model in pair]
+    skip = frozenset[bytes]().union(*(() if include_seen else map(seen_by, pair)))
+    skipped = 0
     progress = progress or NoProgress()
     progress.stage("compare", len(known))
-    for done, (entry, (read, rows)) in enumerate(zip(known, _run(pair, known), strict=True), 1):
+    for done, (entry, (read, rows)) in enumerate(
+        zip(known, _run(pair, known, skip), strict=True), 1
+    ):
         progress.advance(done, len(known))
+        if read is None:
+            skipped += 1
+            continue
         if isinstance(read, ImageError) or rows is None:
             left_out.append((printable(entry.name), str(read)))
             continue
@@ -238,14 +268,16 @@ def compare(
         labels.append(entry.label)
         for mine, row, own in zip(seen, rows, digests, strict=True):
             mine.rows.append(row)
-            mine.trained_on += read[:6] in own
+            mine.trained_on += read in own
     if not used:
+        if skipped:
+            raise DatasetError(all_seen(photos, skipped, "A or B"))
         raise DatasetError(
             f"{printable(str(photos))} has no photo on which the models can be compared"
             f"{first_reason(left_out)}; A's classes are {some_classes(pair[0].classes)}, B's are "
             f"{some_classes(pair[1].classes)}"
         )
-    result = _summarise(pair, used, seen, chosen, left_out)
+    result = replace(_summarise(pair, used, seen, chosen, left_out), seen=skipped)
     if csv is not None:
         write_csv(result, csv)
     if contact_sheet is not None and result.differing:
@@ -262,18 +294,19 @@ class _Seen:
 
 
 def _run(
-    pair: Sequence[Classifier], entries: Sequence[Entry]
-) -> Iterator[tuple[bytes | ImageError, tuple[npt.NDArray[np.float32], ...] | None]]:
-    """Yield each photo's SHA-256 and its probabilities, float32 (C,), from each model.
+    pair: Sequence[Classifier], entries: Sequence[Entry], skip: frozenset[bytes]
+) -> Iterator[tuple[bytes | ImageError | None, tuple[npt.NDArray[np.float32], ...] | None]]:
+    """Yield each photo's short digest and its probabilities, float32 (C,), from each model.
 
-    A photo that cannot be used yields the error and None.
+    A photo that cannot be used yields the error and None, one to be skipped None twice.
     """
     rules = [model.info.resize for model in pair]
 
-    def load(entry: Entry) -> tuple[bytes | ImageError, list[Pixels] | None]:
+    def load(entry: Entry) -> tuple[bytes | ImageError | None, list[Pixels] | None]:
         try:
             data = read_bytes(entry.path)
-            return hashlib.sha256(data).digest(), _pixels(data, rules)
+            digest = hashlib.sha256(data).digest()[:DIGEST_BYTES]
+            return (None, None) if digest in skip else (digest, _pixels(data, rules))
         except ImageError as error:
             return error, None
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from tailorbird.progress import NoProgress, Progress
 from tailorbird.rendering.notebook import scores_html
 from tailorbird.report import Content, Format, attempt, report_path
 from tailorbird.validation import Problems
+
+DIGEST_BYTES: Final = 6
+"""Bytes that a model file keeps of the SHA-256 of each photo it has seen."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Evaluation:
         split: the one that was scored; None for all photos.
         trained_on: number of scored photos that the model was trained on; their scores do not
             predict those of new photos.
+        seen: number of photos that were not scored because the model has seen them: it was trained
+            or chosen on them.
         mistakes: wrong predictions, most confident first.
         left_out: photos that could not be scored, and why.
         answers: the predictions.
@@ -59,6 +64,7 @@ class Evaluation:
     answers: Answers = field(repr=False)
     report: Path | None = None
     report_error: str | None = None
+    seen: int = 0
 
     def _repr_html_(self) -> str:
         where = f"report: {self.report}" if self.report else ""
@@ -72,6 +78,7 @@ class Evaluation:
             **self.scores.as_dict(),
             "split": self.split,
             "trained_on": self.trained_on,
+            "seen": self.seen,
             "mistakes": [vars(mistake).copy() for mistake in self.mistakes],
             "left_out": [{"path": path, "reason": reason} for path, reason in self.left_out],
             "report": str(self.report) if self.report else None,
@@ -83,19 +90,22 @@ def evaluate(
     photos: str | Path,
     *,
     split: str | None = None,
+    include_seen: bool = False,
     report: str | Path | bool = False,
     report_format: Format = "html",
     data: DataSettings | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Score a model on a folder or CSV of labelled photos.
+    """Score a model on a folder or CSV of labelled photos that it has not seen.
 
     Photos that cannot be read, and photos of classes that the model does not have, are left out.
+    The model file knows which photos it was trained and chosen on, if `train` made it.
 
     Args:
         model: the model file.
         photos: class folders, split/class folders, or a CSV.
         split: the split to score; by default `test` if there is one, else all photos.
+        include_seen: also score photos that the model has seen.
         data: how the folder or CSV is read.
         report: True: beside the model (shop.evaluation.html for shop.onnx); False: none; or the
             file to write. A report that cannot be written does not fail the evaluation.
@@ -103,7 +113,7 @@ def evaluate(
         progress: receives the stage `evaluate` and its photos.
 
     Raises:
-        DatasetError: no photo is left.
+        DatasetError: no photo is left, or the model has seen them all.
         SettingsError: a split that the source does not have; a report that would overwrite an
             input.
         ModelFileError: the model file cannot be used.
@@ -115,13 +125,16 @@ def evaluate(
         read = {"dataset": photos, "model": classifier.path}
         problems.overlaps({"report": wanted}, inputs=read, photos=listed_photos(photos, data))
     chosen, known, left_out = photos_to_score(photos, split, [classifier], data=data)
-    found = _scored(classifier, known, left_out, progress or NoProgress())
+    skip = frozenset() if include_seen else seen_by(classifier)
+    found, skipped = _scored(classifier, known, skip, left_out, progress or NoProgress())
     if found is None:
+        if skipped:
+            raise DatasetError(all_seen(photos, skipped))
         raise DatasetError(
             f"{photos} has no photo that can be scored{first_reason(left_out)}; the model's "
             f"classes are {some_classes(classifier.classes)}"
         )
-    found = replace(found, split=chosen)
+    found = replace(found, split=chosen, seen=skipped)
     if wanted is None:
         return found
     written, problem = attempt(_content(classifier, found, Path(photos)), wanted, report_format)
@@ -131,35 +144,41 @@ def evaluate(
 def _scored(
     classifier: Classifier,
     known: Sequence[Entry],
+    skip: frozenset[bytes],
     left_out: list[tuple[str, str]],
     progress: Progress,
-) -> Evaluation | None:
-    """Predict and score photos, or return None if none can be read; extend `left_out`."""
+) -> tuple[Evaluation | None, int]:
+    """Predict and score photos whose digest is not to be skipped; extend `left_out`.
+
+    Returns the result, None if no photo is scored, and the number skipped.
+    """
     number = {label: i for i, label in enumerate(classifier.classes)}
     scored: list[tuple[Path, str]] = []
     labels: list[int] = []
     rows: list[list[float]] = []
     mistakes: list[Mistake] = []
-    trained_on_these = 0
+    trained_on_these = skipped = 0
+    learned = trained_on(classifier)
     progress.stage("evaluate", len(known))
-    answers = _answers(classifier, known, trained_on(classifier))
-    for done, (entry, result, seen) in enumerate(answers, start=1):
+    for done, (entry, result, digest) in enumerate(_answers(classifier, known, skip), start=1):
         name = printable(entry.name)
         if isinstance(result, Prediction):
             by_label = dict(result.top)
-            trained_on_these += seen
+            trained_on_these += digest in learned
             scored.append((entry.path, name))
             labels.append(number[entry.label])
             rows.append([by_label[label] for label in classifier.classes])
             if result.label != entry.label:
                 mistakes.append(Mistake(name, entry.label, result.label, result.probability))
+        elif result is None:
+            skipped += 1
         else:
             left_out.append((name, str(result)))
         progress.advance(done, len(known))
     if not labels:
-        return None
+        return None, skipped
     truth, probabilities = np.array(labels), np.array(rows)
-    return Evaluation(
+    evaluation = Evaluation(
         scores=score(truth, probabilities, classifier.classes, classifier.info.threshold),
         split=None,
         trained_on=trained_on_these,
@@ -167,6 +186,7 @@ def _scored(
         left_out=tuple(left_out),
         answers=Answers.of(scored, truth, probabilities),
     )
+    return evaluation, skipped
 
 
 def _content(classifier: Classifier, found: Evaluation, photos: Path) -> Content:
@@ -183,40 +203,50 @@ def _content(classifier: Classifier, found: Evaluation, photos: Path) -> Content
     )
 
 
+class _Read(NamedTuple):
+    """A photo that was read: its bytes (empty once handed on), an error, or None if skipped."""
+
+    entry: Entry
+    data: bytes | ImageError | None
+    digest: bytes
+
+
 def _answers(
-    classifier: Classifier, entries: Sequence[Entry], digests: frozenset[bytes]
-) -> Iterator[tuple[Entry, Prediction | ImageError, bool]]:
-    """Yield for each entry the prediction or an error, and whether the model was trained on it.
+    classifier: Classifier, entries: Sequence[Entry], skip: frozenset[bytes]
+) -> Iterator[tuple[Entry, Prediction | ImageError | None, bytes]]:
+    """Yield each entry with the prediction, an error, or None if skipped, and its short digest.
 
     Each file is read once.
     """
-    waiting: deque[tuple[Entry, ImageError | None, bool]] = deque()
+    waiting: deque[_Read] = deque()
 
-    def read(entry: Entry) -> tuple[bytes | ImageError, bool]:
+    def read(entry: Entry) -> _Read:
         try:
             data = read_bytes(entry.path)
         except ImageError as error:
-            return error, False
-        return data, bool(digests) and hashlib.sha256(data).digest()[:6] in digests
+            return _Read(entry, error, b"")
+        digest = hashlib.sha256(data).digest()[:DIGEST_BYTES]
+        return _Read(entry, None if digest in skip else data, digest)
 
     def photos() -> Iterator[bytes]:
-        for entry, (data, seen) in zip(entries, parallel.ordered(read, entries), strict=True):
-            if isinstance(data, bytes):
-                waiting.append((entry, None, seen))
-                yield data
+        for photo in parallel.ordered(read, entries):
+            if isinstance(photo.data, bytes):
+                waiting.append(photo._replace(data=b""))
+                yield photo.data
             else:
-                waiting.append((entry, data, False))
+                waiting.append(photo)
 
-    def unread() -> Iterator[tuple[Entry, Prediction | ImageError, bool]]:
-        while waiting and waiting[0][1] is not None:
-            entry, error, _ = waiting.popleft()
-            yield entry, error, False  # type: ignore[misc]
+    def unpredicted() -> Iterator[tuple[Entry, ImageError | None, bytes]]:
+        while waiting and not isinstance(waiting[0].data, bytes):
+            entry, problem, digest = waiting.popleft()
+            assert not isinstance(problem, bytes)
+            yield entry, problem, digest
 
     for result in classifier.stream(photos(), top=len(classifier.classes)):
-        yield from unread()
-        entry, _, seen = waiting.popleft()
-        yield entry, result.error if isinstance(result, Failure) else result, seen
-    yield from unread()
+        yield from unpredicted()
+        entry, _, digest = waiting.popleft()
+        yield entry, result.error if isinstance(result, Failure) else result, digest
+    yield from unpredicted()
 
 
 def photos_to_score(
@@ -290,11 +320,33 @@ def first_reason(left_out: Sequence[tuple[str, str]]) -> str:
     return f"; the first of {len(left_out)}: {path}: {reason}"
 
 
+def all_seen(photos: str | Path, count: int, who: str = "the model") -> str:
+    """Return the message for photos that a model, or one of two, has all seen."""
+    what = "the only photo" if count == 1 else f"all {count:,} photos"
+    return (
+        f"{who} has seen {what} of {printable(str(photos))}: trained or chosen on them, a model "
+        "looks better than it is; give new photos, or use all with --all "
+        "(include_seen)"
+    )
+
+
+def seen_by(classifier: Classifier) -> frozenset[bytes]:
+    """Return the short digest of each photo that the model was trained or chosen on."""
+    return trained_on(classifier) | _digests(classifier, "chosen_on")
+
+
 def trained_on(classifier: Classifier) -> frozenset[bytes]:
-    """Return the first 6 bytes of the SHA-256 of each training photo, as far as the model says."""
-    stored = classifier.info.data.get("trained_on")
+    """Return the short digest of each photo the model was trained on, as far as the file says.
+
+    It is the first DIGEST_BYTES bytes of the SHA-256 of the file.
+    """
+    return _digests(classifier, "trained_on")
+
+
+def _digests(classifier: Classifier, name: str) -> frozenset[bytes]:
+    stored = classifier.info.data.get(name)
     try:
         known = base64.b64decode(stored) if isinstance(stored, str) else b""
     except ValueError:
         return frozenset()
-    return frozenset(known[i : i + 6] for i in range(0, len(known), 6))
+    return frozenset(known[i : i + DIGEST_BYTES] for i in range(0, len(known), DIGEST_BYTES))

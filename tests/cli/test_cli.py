@@ -277,12 +277,26 @@ def test_invalid_paths_among_valid_ones_are_reported(
 def test_evaluate_warns_about_photos_the_model_was_trained_on(
     trained: Path, shapes: Path, tmp_path: Path
 ) -> None:
-    done = run("evaluate", trained, shapes, "--json")
+    done = run("evaluate", trained, shapes, "--all", "--json")
     (found,) = lines(done)
     assert 40 <= found["trained_on"] <= 60 and "the model was trained on" in done.stderr
+    assert found["n"] == 72 and found["seen"] == 0
     new = draw_dataset(tmp_path / "new", count=4, seed=5)
     done = run("evaluate", trained, new, "--json")
-    assert lines(done)[0]["trained_on"] == 0 and "trained on" not in done.stderr
+    assert lines(done)[0]["trained_on"] == lines(done)[0]["seen"] == 0
+    assert "trained on" not in done.stderr
+
+
+def test_evaluate_and_compare_use_photos_the_model_has_not_seen(
+    trained: Path, shapes: Path, tmp_path: Path
+) -> None:
+    for command in (("evaluate", trained), ("compare", trained, trained)):
+        done = run(*command, shapes, "--json")
+        (found,) = lines(done)
+        test = json.loads(run("report", trained, "--format", "json").stdout)["scores"]["test"]
+        assert found["n"] == test["n"] and found["seen"] == 72 - test["n"]
+        assert f"{found['seen']} photos the model was trained or chosen on set aside" in done.stderr
+    assert lines(run("evaluate", trained, shapes, "--json"))[0]["accuracy"] == test["accuracy"]
 
 
 def test_unusual_file_names_are_accepted(trained: Path, tmp_path: Path) -> None:
@@ -444,7 +458,7 @@ def test_version_and_help() -> None:
 
 def test_demo_draws_trains_scores_and_prints_next_steps(tmp_path: Path) -> None:
     done = run("demo", tmp_path / "demo", "--per-class", 14)
-    assert "Test: accuracy" in done.stdout and (tmp_path / "demo" / "wardrobe.onnx").exists()
+    assert "photos are too few to say" in done.stdout and (tmp_path / "demo" / "wardrobe.onnx").exists()
     assert "tailorbird train PHOTOS -o shop.onnx" in done.stderr and "hat" in done.stdout
     model = tmp_path / "demo" / "wardrobe.onnx"
     assert f"Try it in a browser: tailorbird serve {model}\n" in done.stderr

@@ -236,7 +236,7 @@ def test_evaluate_reads_each_photo_once(
         return real(path)
 
     monkeypatch.setattr(evaluation, "read_bytes", read)
-    found = evaluate(result.model, folder)
+    found = evaluate(result.model, folder, include_seen=True)
     assert len(seen) == len(set(seen)) and found.scores.n == 24
     trained = {sample.digest for sample in result.dataset.of("train")}
     names = {sample.digest: sample.name for sample in result.dataset.samples}

@@ -341,6 +341,35 @@ def test_evaluate_names_what_it_leaves_out_and_its_worst_mistakes(
         evaluate(trained, draw_dataset(tmp_path / "other", ("x box", "y box"), 3))
 
 
+def test_evaluate_scores_the_photos_the_model_has_not_seen(
+    trained: Path, shapes: Path, tmp_path: Path
+) -> None:
+    """From one folder without splits, these are the test photos, with the scores of `train`."""
+    test = Classifier(trained).info.scores["test"]
+    found = evaluate(trained, shapes)
+    assert found.scores.n == test["n"] and found.scores.accuracy == test["accuracy"]
+    assert found.seen == 72 - test["n"] and found.trained_on == 0 and not found.left_out
+    everything = evaluate(trained, shapes, include_seen=True)
+    assert everything.scores.n == 72 and everything.seen == 0
+    assert 40 <= everything.trained_on < found.seen, "validation photos were seen, not trained on"
+    unread = tmp_path / "d" / "box" / "copy.jpg"
+    unread.parent.mkdir(parents=True)
+    names = {path for path, _ in found.left_out} | set(found.answers.names)
+    seen = next(
+        path for path in sorted((shapes / "box").iterdir()) if f"box/{path.name}" not in names
+    )
+    unread.write_bytes(seen.read_bytes())
+    with pytest.raises(DatasetError, match=r"the model has seen the only photo of .*--all"):
+        evaluate(trained, tmp_path / "d")
+    assert evaluate(trained, tmp_path / "d", include_seen=True).scores.n == 1
+    (tmp_path / "d" / "disc").mkdir()
+    picture("disc", 77).save(tmp_path / "d" / "disc" / "new.png")
+    assert (evaluate(trained, tmp_path / "d").scores.n, evaluate(trained, tmp_path / "d").seen) == (
+        1,
+        1,
+    )
+
+
 @needs_shared
 def test_real_photos_reach_the_promised_accuracy(tmp_path: Path) -> None:
     """Train on some photos of clothes; the model file must score as the pipeline did."""

@@ -9,6 +9,7 @@ import typer
 
 from tailorbird.cli import output
 from tailorbird.cli.options import (
+    AllOption,
     ContactSheetOption,
     JsonOption,
     ModelArgument,
@@ -28,6 +29,7 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="OTHER", help="Model file to compare it with.")],
     photos: PhotosArgument,
     split: SplitOption = None,
+    every: AllOption = False,
     csv_file: Annotated[
         Path | None,
         typer.Option("--csv", help="Write the photos on which the models differ to a CSV file."),
@@ -37,7 +39,8 @@ def compare(
 ) -> None:
     """Compare two models on labelled photos.
 
-    Shows which model is better, by how much, where they differ, and whether that may be chance.
+    Shows which model is better, by how much, where they differ, and whether that may be chance, on
+    photos that neither was trained or chosen on (--all: on all).
     Exits 3 when photos had to be left out.
     """
     from tailorbird import comparison
@@ -48,12 +51,14 @@ def compare(
             b,
             photos,
             split=split,
+            include_seen=every,
             csv=csv_file,
             contact_sheet=contact_sheet,
             data=data,
             progress=progress,
         )
     output.print_left_out(result.left_out)
+    output.print_seen(result.seen)
     for name, remembered in zip("AB", result.trained_on, strict=True):
         if remembered:
             output.say(

@@ -8,6 +8,7 @@ import typer
 
 from tailorbird.cli import output
 from tailorbird.cli.options import (
+    AllOption,
     FormatOption,
     JsonOption,
     ModelArgument,
@@ -30,14 +31,15 @@ def evaluate(
     model: ModelArgument,
     photos: PhotosArgument,
     split: SplitOption = None,
+    every: AllOption = False,
     report: ReportOption = None,
     no_report: NoReportOption = False,
     report_format: FormatOption = "html",
     json: JsonOption = False,
 ) -> None:
-    """Score a model on labelled photos.
+    """Score a model on labelled photos that it has not seen.
 
-    Shows the accuracy with its interval, the scores per class, the confusion matrix and the worst
+    Photos that it was trained or chosen on are set aside, unless --all is given. Shows the accuracy with its interval, the scores per class, the confusion matrix and the worst
     mistakes, and writes a report. Exits 3 when photos had to be left out.
     """
     from tailorbird import evaluation
@@ -47,18 +49,21 @@ def evaluate(
             model,
             photos,
             split=split,
+            include_seen=every,
             data=data,
             report=output.requested_report(report, no_report),
             report_format=cast("Format", report_format),
             progress=progress,
         )
     output.print_left_out(result.left_out)
+    output.print_seen(result.seen)
     if result.trained_on:
         output.say(
             f"warning: the model was trained on {result.trained_on:,} of these "
             f"{result.scores.n:,} photos; expect lower scores on new photos"
         )
-    title = f"Split {result.split}" if result.split else "All photos"
+    everything = "Photos new to the model" if result.seen else "All photos"
+    title = f"Split {result.split}" if result.split else everything
     if json:
         output.print_json(result.as_dict())
     else:

@@ -65,6 +65,12 @@ SplitOption = Annotated[
     str | None,
     typer.Option(help="Split to score; by default test if there is one, else all photos."),
 ]
+AllOption = Annotated[
+    bool,
+    typer.Option(
+        "--all", help="Also use photos that the model has seen: those it was trained or chosen on."
+    ),
+]
 PictureOption = Annotated[
     Path | None,
     typer.Option(

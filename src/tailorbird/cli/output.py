@@ -55,6 +55,15 @@ def set_verbosity(*, quiet: bool, verbose: bool, debug: bool) -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
 
+def print_seen(count: int) -> None:
+    """Say how many photos were set aside because a model has seen them."""
+    if count:
+        say(
+            f"{count:,} photo{'s' * (count > 1)} the model was trained or chosen on set aside: "
+            "they do not tell how good it is (--all uses them too)"
+        )
+
+
 def requested_report(path: Path | None, none: bool) -> Path | bool:
     """Return the `report` argument for --report and --no-report.
 

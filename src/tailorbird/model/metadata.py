@@ -236,6 +236,7 @@ _OPTIONAL: Mapping[str, Mapping[str, tuple[Callable[[object], bool], str]]] = {
     "data": {
         "fingerprint": _TEXT,
         "trained_on": _TEXT,
+        "chosen_on": _TEXT,
         "splits": (_is_a(dict), "an object"),
         "threshold_reached": (_is_a(bool), "true or false"),
         "promise": (_is_a(dict), "an object"),

@@ -76,9 +76,9 @@ def numbers(content: Content) -> dict[str, Any]:
 
 
 def _info(info: ModelInfo) -> dict[str, Any]:
-    """Return the metadata without the long list of training photos."""
-    stored = info.as_dict()
-    stored["data"] = {name: value for name, value in info.data.items() if name != "trained_on"}
+    """Return the metadata without the long lists of photos."""
+    stored, long = info.as_dict(), ("trained_on", "chosen_on")
+    stored["data"] = {name: value for name, value in info.data.items() if name not in long}
     return stored
 
 

@@ -2,7 +2,7 @@
 
 from tailorbird.preparation import MOST_VIEWS, LeftOut
 from tailorbird.training.pipeline import train
-from tailorbird.training.result import TrainResult, trained_on
+from tailorbird.training.result import TrainResult
 from tailorbird.training.settings import TrainSettings, settings_from_options
 
 __all__ = [
@@ -12,5 +12,4 @@ __all__ = [
     "TrainSettings",
     "settings_from_options",
     "train",
-    "trained_on",
 ]

@@ -32,7 +32,7 @@ from tailorbird.progress import NoProgress, Progress, StageTimer
 from tailorbird.report import attempt, report_path
 from tailorbird.training.calibration import Judged, crossfit
 from tailorbird.training.network import TrainedNetwork, search_settings, verification_rows
-from tailorbird.training.result import TrainResult, content_of, trained_on
+from tailorbird.training.result import TrainResult, content_of, digests
 from tailorbird.training.run import Opened, TrainingRun
 from tailorbird.training.settings import TrainSettings, settings_for
 from tailorbird.training.tuning import delete_run, train_from_scratch, tune
@@ -241,7 +241,8 @@ def _describe(
             "fingerprint": data.dataset.fingerprint,
             "splits": data.dataset.splits,
             "left_out": sum(not entry.is_folder for entry in data.left_out),
-            "trained_on": trained_on(sample.digest for sample in learned_from),
+            "trained_on": digests(learned_from),
+            "chosen_on": digests(parts["validation"]),
             "threshold_reached": tested.threshold.reached,
             "promise": tested.threshold.as_dict(),
             **({"corrections": data.joined.as_dict()} if data.joined else {}),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tailorbird.corrections import Joined
-from tailorbird.dataset import Dataset
+from tailorbird.dataset import Dataset, Sample
 from tailorbird.engines.finetune.results import FinetuneResult
 from tailorbird.head import Fit, SearchResult
 from tailorbird.label_errors import Suspects
@@ -102,11 +102,12 @@ def content_of(result: TrainResult) -> Content:
     )
 
 
-def trained_on(digests: Iterable[str]) -> str:
-    """Return the first 6 bytes of the SHA-256 of each training photo, sorted, as base64.
+def digests(photos: Iterable[Sample]) -> str:
+    """Return the first 6 bytes of the SHA-256 of each photo, sorted, as base64.
 
-    A model file stores them, so that scoring it on its training photos can be noticed.
+    A model file stores those of the photos it was trained on and chosen on, so that `evaluate` can
+    leave them aside: eight characters a photo, from which no photo can be made.
     """
     return base64.b64encode(
-        b"".join(sorted(bytes.fromhex(digest)[:6] for digest in digests))
+        b"".join(sorted(bytes.fromhex(photo.digest)[:6] for photo in photos))
     ).decode()
