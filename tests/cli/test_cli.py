@@ -78,7 +78,7 @@ def test_train_and_evaluate_for_people(shapes: Path, tmp_path: Path) -> None:
     done = run("evaluate", tmp_path / "m.onnx", shapes)
     assert (
         "Confusion matrix: rows are true classes" in done.stdout
-        and "All photos: accuracy" in done.stdout
+        and "Photos new to the model: " in done.stdout
     )
     (found,) = lines(run("evaluate", tmp_path / "m.onnx", shapes, "--json"))
     assert found["n"] == 72 and sum(map(sum, found["confusion"])) == 72 and "mistakes" in found
@@ -458,7 +458,8 @@ def test_version_and_help() -> None:
 
 def test_demo_draws_trains_scores_and_prints_next_steps(tmp_path: Path) -> None:
     done = run("demo", tmp_path / "demo", "--per-class", 14)
-    assert "photos are too few to say" in done.stdout and (tmp_path / "demo" / "wardrobe.onnx").exists()
+    assert "photos are too few to say" in done.stdout
+    assert (tmp_path / "demo" / "wardrobe.onnx").exists()
     assert "tailorbird train PHOTOS -o shop.onnx" in done.stderr and "hat" in done.stdout
     model = tmp_path / "demo" / "wardrobe.onnx"
     assert f"Try it in a browser: tailorbird serve {model}\n" in done.stderr

@@ -39,8 +39,9 @@ def evaluate(
 ) -> None:
     """Score a model on labelled photos that it has not seen.
 
-    Photos that it was trained or chosen on are set aside, unless --all is given. Shows the accuracy with its interval, the scores per class, the confusion matrix and the worst
-    mistakes, and writes a report. Exits 3 when photos had to be left out.
+    Photos that it was trained or chosen on are set aside, unless --all is given. Shows the accuracy
+    with its interval, the scores per class, the confusion matrix and the worst mistakes, and writes
+    a report. Exits 3 when photos had to be left out.
     """
     from tailorbird import evaluation
 
