@@ -51,7 +51,8 @@ def test_the_file_of_two_backbones_answers_as_the_pipeline_scored(
     assert [part["name"] for part in said.backbone["parts"]] == ["pocket", "tiny"]
     assert maps is not None and maps.shape[2:] == (6, 6) and maps.max() > 0
     assert result.report is not None
-    assert said.backbone["name"] in result.report.read_text()
+    page = result.report.read_text()
+    assert said.backbone["name"] in page and ("of the mirrored photo" in page) is mirror
 
 
 def test_a_mirrored_photo_gets_the_same_answer_and_the_mirrored_map(
