@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -15,6 +16,9 @@ def main() -> None:
 
     Exit codes: 0 success, 1 failed run, 2 invalid input, 3 findings or unusable photos, 130 Ctrl-C.
     """
+    # What the modules define lives until the end, so that most collections find nothing: with
+    # Python's own thresholds they take a fifth of the time that a command needs to start.
+    gc.set_threshold(100_000, 50, 100)
     from tailorbird.cli.app import app
     from tailorbird.cli.output import STATE, print_error
 

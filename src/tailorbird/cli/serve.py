@@ -166,7 +166,7 @@ def serve(
     max_megabytes: _MaxMegabytes = 20,
     max_megapixels: _MaxMegapixels = 50,
     queue: _Queue = 64,
-    batch: _Batch = 4,
+    batch: _Batch = 2,
     deadline: _Deadline = 30,
     drain: _Drain = 1,
 ) -> None:

@@ -34,7 +34,7 @@ class ServeSettings(WebSettings):
     queue: photos accepted but not yet answered, in each process; further ones are refused at
         once. 64 photos wait less than a second on two cores.
     batch: maximum inference batch size; small, because a run on one core takes as long as all
-        of its photos together.
+        of its photos together, and longer where their activations do not fit its cache.
     decode_seconds: processor time that decoding one photo may take; 50 megapixels take one or
         two seconds.
     drain: time after SIGTERM in which the service reports "not ready" and closes connections
@@ -53,7 +53,7 @@ class ServeSettings(WebSettings):
     max_pixels: int = 50_000_000
     max_photos: int = 32
     queue: int = 64
-    batch: int = 4
+    batch: int = 2
     decode_seconds: float = 10.0
     drain: float = 1.0
     trusted_proxies: tuple[str, ...] = field(default_factory=_proxies_of_environment)
