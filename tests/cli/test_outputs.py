@@ -133,8 +133,8 @@ CASES = [
 ]  # fmt: skip
 INPUTS = {
     "train --corrections-photos", "import --validate", "serve --photos", "serve --token-file",
-    "serve --corrections-file", "corrections export --photos", "corrections forget --photos",
-    "backbones pull --weights", "backbones pull --classes",
+    "serve --corrections-file", "serve --page", "corrections export --photos",
+    "corrections forget --photos", "backbones pull --weights", "backbones pull --classes",
 }  # fmt: skip
 """Options that take a path and are read; `serve --photos` is written to under names of its own."""
 
