@@ -123,6 +123,7 @@ COMMANDS = {
     "explain": "explain {model} {photo}",
     "report": "report {model}",
     "backbones": "backbones",
+    "backbones quantize": "backbones quantize pocket --photos {photos}",
     "cache": "cache",
     "cache clear": "cache clear",
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -201,6 +202,30 @@ def map_batches(
     batches = _batches(items, device.batch)
     for results in parallel.ordered(one, batches, workers=workers or device.streams):
         yield from results
+
+
+def speeds(
+    runners: Sequence[Runner], images: Array, outputs: Sequence[str], *, seconds: float = 2.0
+) -> tuple[float, ...]:
+    """Return the images per second of each runner on one thread, measured in turns.
+
+    Turns and medians make a ratio of the results reliable on a machine that does other work too.
+
+    Args:
+        runners: Graphs with the same input.
+        images: The input; at most a batch of it is used.
+        outputs: Names of the outputs to compute.
+        seconds: Duration of the measurement; each runner runs at least three times.
+    """
+    batch = images[: runners[0].device.batch]
+    times: list[list[float]] = [[] for _ in runners]
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[0]) < 4:
+        for runner, found in zip(runners, times, strict=True):
+            start = time.perf_counter()
+            runner.run_batch(batch, outputs)
+            found.append(time.perf_counter() - start)
+    return tuple(len(batch) / float(np.median(found[1:])) for found in times)
 
 
 def simplified(model: onnx.ModelProto, name: str, error: type[InputError]) -> onnx.ModelProto:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +145,32 @@ def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 def _parts(sparse: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
     for tensor in sparse:
         yield from (tensor.values, tensor.indices)
+
+
+def remove_unused(model: onnx.ModelProto) -> None:
+    """Remove the nodes and weights that no output of the graph depends on."""
+    wanted = {output.name for output in model.graph.output}
+    used: set[str] = set()
+    for node in reversed(model.graph.node):
+        if wanted.intersection(node.output):
+            used.update(filter(None, node.output))
+            wanted.update(node.input)
+            for graph in inner_graphs(node):  # an inner graph may use any tensor of this one
+                wanted.update(name for inner in graph.node for name in inner.input)
+                wanted.update(output.name for output in graph.output)
+    keep_nodes(model, lambda node: bool(used.intersection(node.output)))
+    weights = [tensor for tensor in model.graph.initializer if tensor.name in wanted]
+    copies = [type(tensor).FromString(tensor.SerializeToString()) for tensor in weights]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(copies)
+
+
+def keep_nodes(model: onnx.ModelProto, wanted: Callable[[onnx.NodeProto], bool]) -> None:
+    """Remove the other nodes of a graph."""
+    nodes_kept = [node for node in model.graph.node if wanted(node)]
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes_kept]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:

@@ -78,7 +78,7 @@ def quantise(
             gives values that are not finite; or there are no photos.
     """
     if any(node.op_type == "DequantizeLinear" for node in onnx_files.nodes(model.graph)):
-        raise BackboneError(f"{name} is quantised already; give the float32 backbone")
+        raise BackboneError(f"{name} is quantised already; give the float32 file it was made from")
     graph = _prepared(model, name)
     chosen = _nodes_to_quantise(graph)
     if not any(node.op_type in WEIGHTED for node in chosen):
@@ -105,7 +105,7 @@ def _prepared(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     sizes = _constant_sizes(result, name)
     if sizes:
         result = simplified(_with_constants(result, sizes), name, BackboneError)
-    _remove_unused(result)
+    onnx_files.remove_unused(result)
     for number, node in enumerate(result.graph.node):
         node.name = f"{node.op_type}_{number}"
     return onnx.shape_inference.infer_shapes(result)
@@ -154,37 +154,12 @@ def _with_constants(
 
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    _keep_nodes(result, lambda node: not set(filter(None, node.output)) <= values.keys())
+    onnx_files.keep_nodes(result, lambda node: not set(filter(None, node.output)) <= values.keys())
     made = {output for node in result.graph.node for output in node.output}
     result.graph.initializer.extend(
         numpy_helper.from_array(value, name) for name, value in values.items() if name not in made
     )
     return result
-
-
-def _remove_unused(model: onnx.ModelProto) -> None:
-    """Remove nodes and weights that no output depends on."""
-    wanted = {output.name for output in model.graph.output}
-    used: set[str] = set()
-    for node in reversed(model.graph.node):
-        if wanted.intersection(node.output):
-            used.update(filter(None, node.output))
-            for inner in [node, *(n for g in onnx_files.inner_graphs(node) for n in g.node)]:
-                wanted.update(inner.input)
-            for graph in onnx_files.inner_graphs(node):
-                wanted.update(output.name for output in graph.output)
-    _keep_nodes(model, lambda node: bool(used.intersection(node.output)))
-    weights = [tensor for tensor in model.graph.initializer if tensor.name in wanted]
-    kept = [type(weight).FromString(weight.SerializeToString()) for weight in weights]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-
-
-def _keep_nodes(model: onnx.ModelProto, wanted: Callable[[onnx.NodeProto], bool]) -> None:
-    nodes = [node for node in model.graph.node if wanted(node)]
-    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
 
 
 def _nodes_to_quantise(model: onnx.ModelProto) -> list[onnx.NodeProto]:

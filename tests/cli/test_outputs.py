@@ -118,6 +118,12 @@ CASES = [
     Case("learning-curve labels.csv", "--output", ("labels-link.svg",)),
     Case("report shop.onnx", "--output", ("shop.onnx", "shop-link.csv")),
     Case("export shop.onnx", "--output", ("shop-link.keras",)),
+    Case("export shop.onnx --to int8 --photos photos", "--output",
+         ("shop.onnx", "disc-000-link.onnx")),
+    Case("export shop.onnx --to int8 --photos labels.csv", "--output", ("labels-link.onnx",)),
+    Case("backbones quantize my.onnx --photos photos", "--output",
+         ("my.onnx", "disc-000-link.onnx")),
+    Case("backbones quantize my.onnx --photos labels.csv", "--output", ("labels-link.onnx",)),
     Case("import notebook.keras --classes classes.txt", "--output",
          ("notebook-link.onnx", "classes-link.onnx")),
     Case("import notebook.keras --classes classes.txt --validate labels.csv", "--output",
@@ -135,6 +141,7 @@ INPUTS = {
     "train --corrections-photos", "import --validate", "serve --photos", "serve --token-file",
     "serve --corrections-file", "serve --page", "corrections export --photos",
     "corrections forget --photos", "backbones pull --weights", "backbones pull --classes",
+    "backbones quantize --photos", "export --photos",
 }  # fmt: skip
 """Options that take a path and are read; `serve --photos` is written to under names of its own."""
 

@@ -261,6 +261,7 @@ def test_json_of_a_model_in_use(ask: Ask, trained: Path, shapes: Path, tmp_path:
     other = tmp_path / "other.onnx"
     ask("train", shapes, "-o", other, "--no-report", "--epochs", 1, "--inner", 0, "--seed", 3)
     ask("compare", trained, other, shapes)
+    ask("export", trained, "--to", "int8", "--photos", shapes, "-o", tmp_path / "int8.onnx")
 
 
 def test_json_of_experiments(ask: Ask, shapes: Path) -> None:
@@ -271,6 +272,7 @@ def test_json_of_experiments(ask: Ask, shapes: Path) -> None:
 
 def test_json_of_the_rest(ask: Ask, trained: Path, shapes: Path, tmp_path: Path) -> None:
     ask("backbones")
+    ask("backbones quantize", "pocket", "--photos", shapes)
     with serving(trained, tmp_path) as server:
         ask("health", server.address)
     database, body = tmp_path / "answers.db", (shapes / "disc" / "disc-002.jpg").read_bytes()

@@ -10,6 +10,7 @@ from tailorbird.cli import output
 if TYPE_CHECKING:
     from tailorbird.engines.finetune.results import FinetuneResult
     from tailorbird.head import SearchResult
+    from tailorbird.int8 import Figures
     from tailorbird.metrics.scores import Scores
     from tailorbird.training import TrainResult
 
@@ -18,6 +19,24 @@ REASONS = 8
 
 PAIRS = 20
 """Maximum number of confused pairs printed."""
+
+
+def print_figures(figures: Figures) -> None:
+    """Print float32 and int8 side by side: accuracy, speed and size."""
+    output.print_table(
+        {"": False, "accuracy": True, "images/s": True, "MB": True},
+        [
+            (name, output.percent(one.accuracy), f"{one.images_per_second:,.1f}",
+             f"{one.bytes / 1e6:.1f}")
+            for name, one in (("float32", figures.float32), ("int8", figures.int8))
+        ],
+        gap=3,
+    )  # fmt: skip
+    output.line(
+        f"int8 - float32: accuracy {100 * figures.difference:+.2f} points, {figures.speedup:.2f} "
+        f"times as fast; both predict the same class for {output.percent(figures.agreement)}"
+    )
+    output.say("images/s: one thread of this processor, both measured in turns, without decoding")
 
 
 def print_result(result: TrainResult) -> None:

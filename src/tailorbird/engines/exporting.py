@@ -16,10 +16,9 @@ from tailorbird import onnx_files
 from tailorbird.engines import registry
 from tailorbird.errors import ModelFileError, SettingsError, TrainingError
 from tailorbird.files import storage_error, write_bytes
-from tailorbird.head import Dense, Head
 from tailorbird.inference import Runner
 from tailorbird.model.file import AGREEMENT
-from tailorbird.model.graph import PREFIX
+from tailorbird.model.graph import head_in
 from tailorbird.model.metadata import info_from
 from tailorbird.rendering.probes import probe_images
 from tailorbird.validation import Problems
@@ -145,27 +144,6 @@ def _temporary(parent: Path) -> Iterator[Path]:
         raise storage_error(parent, error) from error
     with made as folder:
         yield Path(folder)
-
-
-def head_in(proto: onnx.ModelProto, name: str) -> Head:
-    """Return the head inside a model file's graph. Raises ModelFileError when it has none."""
-    from onnx import numpy_helper
-
-    tensors = {
-        tensor.name: tensor for tensor in proto.graph.initializer if tensor.name.startswith(PREFIX)
-    }
-    layers: list[Dense] = []
-    while {f"{PREFIX}weight{len(layers)}", f"{PREFIX}bias{len(layers)}"} <= set(tensors):
-        weight, bias = (
-            numpy_helper.to_array(tensors[f"{PREFIX}{kind}{len(layers)}"])
-            for kind in ("weight", "bias")
-        )
-        layers.append(Dense(np.asarray(weight, np.float32), np.asarray(bias, np.float32)))
-    if not layers:
-        raise ModelFileError(
-            f"{name} holds no head of dense layers; models made by `tailorbird train` do"
-        )
-    return Head(tuple(layers))
 
 
 def _difference(

@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from tailorbird import onnx_files
 from tailorbird.backbone import Backbone
-from tailorbird.errors import TrainingError
-from tailorbird.head import Head
+from tailorbird.errors import ModelFileError, TrainingError
+from tailorbird.head import Dense, Head
 from tailorbird.onnx_files import NodeBuilder
 
 if TYPE_CHECKING:
@@ -145,6 +146,73 @@ def build(backbone: Backbone | BackboneGraph, head: Head, temperature: float) ->
     model.producer_name, model.graph.name = "tailorbird", "tailorbird"
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def take_apart(model: onnx.ModelProto, name: str) -> tuple[BackboneGraph, Head]:
+    """Return the backbone graph and the head that `build` joined to a model's graph.
+
+    Args:
+        model: An audited model file whose metadata agree with its graph (`info_from`).
+        name: What messages call it.
+
+    Raises:
+        ModelFileError: The graph was not made by `build`.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    head = head_in(model, name)
+    width = head.layers[0].weight.shape[0]
+    shapes = {
+        value.name: [side.dim_value for side in value.type.tensor_type.shape.dim]
+        for value in model.graph.output
+    }
+    feature_map = None
+    pooling: Literal["mean", "flatten", "none"] = "none"
+    wanted = {"features": ["N", width]}
+    if "heatmaps" in shapes:
+        # Behind a maximum the heat maps are the same as behind a mean.
+        flat = any(one.name == f"{PREFIX}weight0_mean" for one in model.graph.initializer)
+        height, columns = shapes["heatmaps"][2:]
+        channels = width // (height * columns) if flat else width
+        feature_map, pooling = (channels, height, columns), "flatten" if flat else "mean"
+        wanted["feature_map"] = ["N", *feature_map]
+    made = {output for node in model.graph.node for output in node.output}
+    if not wanted.keys() <= made:
+        raise ModelFileError(
+            f"{name} has no {' or '.join(sorted(wanted.keys() - made))}; models made by "
+            "`tailorbird train` do"
+        )
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model)
+    del proto.graph.output[:], proto.metadata_props[:]
+    proto.graph.output.extend(
+        helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
+        for output, shape in wanted.items()
+    )
+    onnx_files.remove_unused(proto)
+    return BackboneGraph(proto, width, feature_map, pooling), head
+
+
+def head_in(proto: onnx.ModelProto, name: str) -> Head:
+    """Return the head inside a model file's graph. Raises ModelFileError when it has none."""
+    from onnx import numpy_helper
+
+    tensors = {
+        tensor.name: tensor for tensor in proto.graph.initializer if tensor.name.startswith(PREFIX)
+    }
+    layers: list[Dense] = []
+    while {f"{PREFIX}weight{len(layers)}", f"{PREFIX}bias{len(layers)}"} <= set(tensors):
+        weight, bias = (
+            numpy_helper.to_array(tensors[f"{PREFIX}{kind}{len(layers)}"])
+            for kind in ("weight", "bias")
+        )
+        layers.append(Dense(np.asarray(weight, np.float32), np.asarray(bias, np.float32)))
+    if not layers:
+        raise ModelFileError(
+            f"{name} holds no head of dense layers; models made by `tailorbird train` do"
+        )
+    return Head(tuple(layers))
 
 
 def _grad_cam(
