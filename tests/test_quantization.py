@@ -14,6 +14,7 @@ from support.tiny_backbone import tiny
 from tailorbird import onnx_files
 from tailorbird.backbone import Backbone
 from tailorbird.backbone.catalogue import shipped
+from tailorbird.backbone.combining import mirrored
 from tailorbird.errors import BackboneError
 from tailorbird.quantization import LARGEST_WEIGHT, quantise
 
@@ -192,6 +193,17 @@ def test_sizes_that_an_exporter_computes_become_constants(
     quantised = quantise(model, images, same)
     assert "Pad" not in {node.op_type for node in quantised.graph.node}, "pads of 0 are removed"
     found = saved(quantised).features(images)
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_a_graph_that_runs_each_image_twice(
+    saved: Callable[[onnx.ModelProto], Backbone],
+) -> None:
+    """The mirrored view is a second image in the same batch."""
+    images = pictures(16, 16)
+    model = mirrored(tiny())
+    expected = saved(model).features(images)
+    found = saved(quantise(model, images, same)).features(images)
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
 

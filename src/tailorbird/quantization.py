@@ -42,6 +42,9 @@ RANGE_SHARE = 0.9
 """Share of the photos whose largest value of a tensor is inside its range; the same for the least.
 """
 
+PREFIX = "tailorbird_quantization/"
+"""Prefix of the names that are added to measure."""
+
 LEAST_OPSET = 13
 """Earliest operator set with one scale per channel."""
 
@@ -107,7 +110,7 @@ def _prepared(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         result = simplified(_with_constants(result, sizes), name, BackboneError)
     onnx_files.remove_unused(result)
     for number, node in enumerate(result.graph.node):
-        node.name = f"{node.op_type}_{number}"
+        node.name = f"{PREFIX}{node.op_type}_{number}"
     return onnx.shape_inference.infer_shapes(result)
 
 
@@ -275,22 +278,25 @@ def _with_statistics(
     outputs = []
     for operator in ("ReduceMin", "ReduceMax"):
         for number, tensor in enumerate(floats):
-            outputs.append(f"{operator}/{number}")
+            outputs.append(f"{PREFIX}{operator}/{number}")
             added.append(helper.make_node(operator, [tensor], outputs[-1:], keepdims=1))
+    flat, row = f"{PREFIX}flat", f"{PREFIX}row"
+    probe.graph.initializer.append(numpy_helper.from_array(np.array([0, 1, -1]), flat))
+    probe.graph.initializer.append(numpy_helper.from_array(np.array([1, -1]), row))
     for node in weighted:
-        maps = node.input[0]
-        if node.op_type != "Conv":  # (1, ..., K) to (1, K, positions)
-            channels = weights[node.input[1]].dims[1 - _output_axis(node)]
-            shape = numpy_helper.from_array(np.array([1, channels, -1]), f"{node.name}/shape")
-            probe.graph.initializer.append(shape)
-            flat, turned, maps = (f"{node.name}/{step}" for step in ("flat", "turned", "maps"))
-            added += [
-                helper.make_node("Flatten", [node.input[0]], [flat], axis=-1),
-                helper.make_node("Transpose", [flat], [turned], perm=[1, 0]),
-                helper.make_node("Reshape", [turned, shape.name], [maps]),
-            ]
-        outputs.append(f"{node.name}/mean")
-        added.append(helper.make_node("GlobalAveragePool", [maps], outputs[-1:]))
+        source = node.input[0]
+        perm = [1, 0, *range(2, len(weights[node.input[1]].dims))]  # channels first
+        if node.op_type != "Conv":  # (..., K) to (positions, K)
+            added.append(helper.make_node("Flatten", [source], [f"{node.name}/rows"], axis=-1))
+            source, perm = f"{node.name}/rows", [1, 0]
+        turned, maps, mean = (f"{node.name}/{step}" for step in ("turned", "maps", "mean"))
+        outputs.append(f"{node.name}/means")
+        added += [
+            helper.make_node("Transpose", [source], [turned], perm=perm),
+            helper.make_node("Reshape", [turned, flat], [maps]),
+            helper.make_node("GlobalAveragePool", [maps], [mean]),
+            helper.make_node("Reshape", [mean, row], outputs[-1:]),
+        ]
     probe.graph.node.extend(added)
     probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in outputs)
     return probe

@@ -22,7 +22,7 @@ from support.jax_backend import jax_environment
 from support.keras_small import CLASSES, SIZE, photos, run, small_backbone, small_head, softmax
 from tailorbird.cli.app import app
 from tailorbird.engines import exporting
-from tailorbird.engines.exporting import export_model, head_in
+from tailorbird.engines.exporting import export_model
 from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.keras import backend, export, scratch
 from tailorbird.engines.keras.backbone import KerasBackbone
@@ -33,7 +33,7 @@ from tailorbird.errors import ModelFileError, SettingsError, StorageFull, Traini
 from tailorbird.head import Head
 from tailorbird.images import ResizeRule
 from tailorbird.model.file import write
-from tailorbird.model.graph import PREFIX, build
+from tailorbird.model.graph import PREFIX, build, head_in
 from tailorbird.model.metadata import ModelInfo
 from tailorbird.training import train
 
