@@ -9,8 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from support import published_networks as networks
+from support.adapting import Adapted
 from support.data import SHARED, needs_shared
 from support.tiny_backbone import tiny
 from tailorbird.backbone import Backbone, open_backbone
@@ -147,6 +150,32 @@ def test_backbones_of_different_operator_sets(save: Save) -> None:
     images = smooth(16)
     mean = (old.features(images) + old.features(turned(images))) / 2
     assert np.allclose(outputs(joined, images)[0][:, :6], mean, atol=1e-5)
+
+
+def test_published_networks_with_tokens_and_with_branches(adapted: Adapted) -> None:
+    """A vision transformer beside a network whose If uses tensors of the outer graph."""
+    drawing = networks.Drawing()
+    x = drawing.add("Conv", "pixel_values", drawing.weight(6, 3, 4, 4), strides=[4, 4])
+    drawing.weights.append(numpy_helper.from_array(np.array(3, np.float32), "outer"))
+    made = helper.make_tensor_value_info("made", TensorProto.FLOAT, None)
+    branches = {
+        branch: helper.make_graph(
+            [helper.make_node(kind, [x, "outer"], ["made"])], branch, [], [made]
+        )
+        for branch, kind in (("then_branch", "Mul"), ("else_branch", "Add"))
+    }
+    condition = drawing.constant(np.array(True))
+    drawing.add("If", condition, out="last_hidden_state", **branches)
+    tokens = adapted(networks.transformer(registers=4))
+    branched = adapted(drawing.model({"last_hidden_state": ["b", 6, "h", "w"]}))
+    joined = combine([tokens, branched], mirror=True)
+    assert_contract(joined)
+    images = smooth(32)
+    expected = np.concatenate(
+        [(one.features(images) + one.features(turned(images))) / 2 for one in (tokens, branched)],
+        axis=1,
+    )
+    assert np.allclose(joined.features(images), expected, atol=1e-4)
 
 
 def test_one_backbone_without_a_feature_map_leaves_no_heat_maps(save: Save) -> None:

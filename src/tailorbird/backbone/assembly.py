@@ -8,6 +8,7 @@ as a classifier, are left out.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,7 +84,7 @@ def rename_own_names(graph: onnx.GraphProto) -> dict[str, str]:
     Returns:
         New names by old names.
     """
-    taken = _names(graph)
+    taken = names_of(graph)
     renamed = {}
     for name in taken.intersection(_OWN_NAMES):
         new = f"published/{name}"
@@ -91,21 +92,26 @@ def rename_own_names(graph: onnx.GraphProto) -> dict[str, str]:
             new += "_"
         renamed[name] = new
     if renamed:
-        for inner in onnx_files.all_graphs(graph):
-            for node in inner.node:
-                node.input[:] = [renamed.get(name, name) for name in node.input]
-                node.output[:] = [renamed.get(name, name) for name in node.output]
-            for value in [
-                *inner.input,
-                *inner.output,
-                *inner.initializer,
-                *(sparse.values for sparse in inner.sparse_initializer),
-            ]:
-                value.name = renamed.get(value.name, value.name)
+        rename(graph, renamed)
     return renamed
 
 
-def _names(graph: onnx.GraphProto) -> set[str]:
+def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Rename tensors in the graph and in the graphs inside it; names that are not given stay."""
+    for inner in onnx_files.all_graphs(graph):
+        for node in inner.node:
+            node.input[:] = [names.get(name, name) for name in node.input]
+            node.output[:] = [names.get(name, name) for name in node.output]
+        for value in [
+            *inner.input,
+            *inner.output,
+            *inner.initializer,
+            *(sparse.values for sparse in inner.sparse_initializer),
+        ]:
+            value.name = names.get(value.name, value.name)
+
+
+def names_of(graph: onnx.GraphProto) -> set[str]:
     """Return every name of a tensor or node in the graph and in the graphs inside it."""
     found: set[str] = set()
     for inner in onnx_files.all_graphs(graph):
@@ -119,7 +125,7 @@ def _names(graph: onnx.GraphProto) -> set[str]:
 def unused_prefix(graph: onnx.GraphProto, word: str = "tailorbird") -> str:
     """Return a prefix for new names that no name in the graph starts with."""
     prefix = f"{word}/"
-    while any(name.startswith(prefix) for name in _names(graph)):
+    while any(name.startswith(prefix) for name in names_of(graph)):
         prefix = f"{word}_{prefix}"
     return prefix
 

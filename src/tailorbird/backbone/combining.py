@@ -22,7 +22,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tailorbird import onnx_files
-from tailorbird.backbone.assembly import rename_own_names, unused_prefix
+from tailorbird.backbone.assembly import names_of, rename, rename_own_names, unused_prefix
 from tailorbird.backbone.contract import TOLERANCE, Backbone, BackboneInfo, random_images
 from tailorbird.errors import BackboneError
 from tailorbird.inference import Runner, first_line
@@ -162,9 +162,9 @@ def joined(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     Args:
         models: Graphs of backbones for images of one size, in one operator set.
     """
-    from onnx import TensorProto, compose, helper
+    from onnx import TensorProto, helper
 
-    inner = [compose.add_prefix(model, f"joined/{i}/") for i, model in enumerate(models)]
+    inner = [_prefixed(model.graph, f"joined/{i}/") for i, model in enumerate(models)]
     shapes = [_shapes(model.graph) for model in models]
     add = NodeBuilder("joined/")
     for i in range(len(models)):
@@ -183,15 +183,15 @@ def joined(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
         add.node("Concat", *maps, name="feature_map", axis=1)
         outputs["feature_map"] = [width, *grid]
     graph = helper.make_graph(
-        [*add.nodes[:first], *(node for one in inner for node in one.graph.node)],
+        [*add.nodes[:first], *(node for one in inner for node in one.node)],
         "backbone",
         list(models[0].graph.input),
         [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape])
             for name, shape in outputs.items()
         ],
-        [tensor for one in inner for tensor in one.graph.initializer],
-        sparse_initializer=[tensor for one in inner for tensor in one.graph.sparse_initializer],
+        [tensor for one in inner for tensor in one.initializer],
+        sparse_initializer=[tensor for one in inner for tensor in one.sparse_initializer],
     )
     graph.node.extend(add.nodes[first:])
     graph.initializer.extend(add.constants)
@@ -202,6 +202,19 @@ def joined(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
         ir_version=max(model.ir_version for model in models),
         producer_name="tailorbird",
     )
+
+
+def _prefixed(graph: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
+    """Return a copy in which every name starts with `prefix`."""
+    import onnx
+
+    copy = onnx.GraphProto()
+    copy.CopyFrom(graph)
+    # An empty name is an optional input that is not given.
+    rename(copy, {name: prefix + name for name in names_of(copy) if name})
+    for node in onnx_files.nodes(copy):
+        node.name = node.name and prefix + node.name
+    return copy
 
 
 def _regridded(add: NodeBuilder, name: str, grid: list[int], finer: list[int]) -> str:
