@@ -138,7 +138,14 @@ def test_cache_entries_and_clear(pocket: Backbone, shapes: Path, own_cache: Path
     (own_cache / "backbones").mkdir()
     (own_cache / "backbones" / "mine.backbone.onnx").write_bytes(b"x" * 10)
     kinds = {entry.kind: entry for entry in cache_entries()}
-    assert set(kinds) - {"pairs"} == {"facts", "features", "backbone"}
+    assert set(kinds) - {"pairs"} == {
+        "facts",
+        "corners",
+        "summaries",
+        "copies",
+        "features",
+        "backbone",
+    }
     assert (
         kinds["features"].name == f"pocket ({pocket.info.rule.key})"
         and kinds["features"].bytes > 72 * 512 * 4

@@ -12,7 +12,8 @@ from threadpoolctl import threadpool_info
 
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.head import EpochLog, Fit, HeadSettings, fit
-from tailorbird.head.fit import Run, one_blas_thread, prepare, start_run, train_epoch
+from tailorbird.head.fit import Run, prepare, start_run, train_epoch
+from tailorbird.parallel import one_blas_thread
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
 

@@ -10,7 +10,8 @@ from itertools import count
 from typing import Final
 
 from tailorbird.dataset.augmented_names import augmented_copies, augmented_findings
-from tailorbird.dataset.duplicates.groups import DisjointSets, picture_findings
+from tailorbird.dataset.duplicates.disjoint_sets import DisjointSets
+from tailorbird.dataset.duplicates.groups import picture_findings
 from tailorbird.dataset.samples import Finding, Sample
 from tailorbird.dataset.settings import DataSettings
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tailorbird import images, parallel
 from tailorbird.dataset.checks import class_findings, dark_findings
+from tailorbird.dataset.duplicates.corner_store import CornerStore
 from tailorbird.dataset.duplicates.facts import FACTS, facts, open_facts, remember
 from tailorbird.dataset.duplicates.groups import duplicate_groups
 from tailorbird.dataset.grouping import group_samples
@@ -91,13 +92,17 @@ def scan_layout(
 ) -> Dataset:
     """Scan the files of a layout; `source` names them in the error if none of them is usable."""
     reading = _Reading(layout.entries, visitor, store)
-    reading.run(workers or parallel.cores(), progress or NoProgress())
+    with parallel.one_blas_thread():  # the threads that read take the cores
+        reading.run(workers or parallel.cores(), progress or NoProgress())
     findings = [*layout.findings, *reading.findings()]
     samples = _samples(layout, reading)
     if not samples:
         raise DatasetError(_nothing_usable(source, layout, findings))
     known = reading.facts if reading.usable.all() else reading.facts[reading.usable]
-    pictures = duplicate_groups(samples, known, workers=workers or parallel.cores(), store=store)
+    corners = None if layout.data.near_duplicates == "keep" else reading.corners
+    pictures = duplicate_groups(
+        samples, known, corners, workers=workers or parallel.cores(), store=store
+    )
     vanished = _vanished(layout, samples)
     grouped = group_samples(samples, pictures.tolist(), layout.data)
     dataset = Dataset(
@@ -182,6 +187,7 @@ class _Reading:
         self._again: list[tuple[int, int]] = []  # (file, earlier file with the same bytes)
         self._cached: list[tuple[int, bytes]] = []
         self._store = open_facts() if store else None
+        self.corners = CornerStore(store)
         self._new: tuple[list[bytes], list[npt.NDArray[Any]]] = ([], [])
         self._next = iter(range(len(entries)))
         self._lock = threading.Lock()
@@ -213,6 +219,7 @@ class _Reading:
                 if thread.ident is not None:
                     thread.join()
             self._flush(0)
+            self.corners.flush()
         if self._failure is not None:
             raise self._failure
         progress.advance(total, total)
@@ -248,7 +255,7 @@ class _Reading:
                 if first != i:
                     self._again.append((i, first))
                     return
-            known = self._store is not None and digest in self._store
+            known = self._store is not None and digest in self._store and digest in self.corners
             wanted = self.visitor is not None and self.visitor.wants(digest)
             if known and not wanted:
                 with self._lock:
@@ -267,10 +274,11 @@ class _Reading:
             with self._lock:
                 self._cached.append((i, digest))
         else:
-            row = facts(
-                photo if side >= _LEAST_FOR_FACTS else images.decode(data, at_least=_LEAST_SIDE)
-            )
+            small = side < _LEAST_FOR_FACTS
+            enough = images.decode(data, at_least=_LEAST_SIDE) if small else photo
+            row = facts(enough)
             self.facts[i] = row
+            self.corners.see(digest, enough.image)
             with self._lock:
                 self._new[0].append(digest)
                 self._new[1].append(row)
@@ -300,6 +308,7 @@ class _Reading:
             self._first.clear()
             for i in where:
                 self._one(i)
+            self.corners.flush()
 
     def findings(self) -> list[Finding]:
         """Return one finding for each file that cannot be used."""

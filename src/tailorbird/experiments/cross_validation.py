@@ -16,7 +16,8 @@ from tailorbird.dataset.grouping import CHOICES
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.experiments.data import ExperimentData
 from tailorbird.head import EpochLog, HeadSettings
-from tailorbird.head.fit import Data, fit_prepared, one_blas_thread, prepare
+from tailorbird.head.fit import Data, fit_prepared, prepare
+from tailorbird.parallel import one_blas_thread
 from tailorbird.validation import Problems
 
 CACHED_BYTES = 2**30

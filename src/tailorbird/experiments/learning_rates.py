@@ -23,7 +23,8 @@ from tailorbird.experiments.data import (
 )
 from tailorbird.experiments.sweep_results import plain_settings
 from tailorbird.head import HeadSettings
-from tailorbird.head.fit import Data, batches, one_blas_thread, prepare, start_run, train_step
+from tailorbird.head.fit import Data, batches, prepare, start_run, train_step
+from tailorbird.parallel import one_blas_thread
 from tailorbird.progress import Progress
 from tailorbird.validation import Problems, merge
 

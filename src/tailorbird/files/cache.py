@@ -14,6 +14,9 @@ from tailorbird.errors import StorageError
 _KINDS = {
     "facts": "facts-*",
     "pairs": "pairs-*",
+    "corners": "corners-*",
+    "summaries": "summaries-*",
+    "copies": "copies",
     "features": "features/*",
     "backbone": "backbones/*.onnx",
     "library": "libraries/*",
@@ -43,7 +46,7 @@ class CacheEntry:
 
 
 def cache_entries() -> list[CacheEntry]:
-    """List facts of scanned photos, features, pulled backbones and files of other libraries."""
+    """List facts, corners and copies of scanned photos, features, pulled backbones and files of other libraries."""
     entries = []
     for kind, pattern in _KINDS.items():
         for path in sorted(cache_folder().glob(pattern)):

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.head import network as net
 from tailorbird.head.network import Floats, Head, Labels, Network
+from tailorbird.parallel import one_blas_thread
 from tailorbird.validation import Problems
 
 
@@ -253,44 +251,6 @@ def fit(
     data = prepare(features, labels, validation_features, validation_labels, classes)
     with one_blas_thread():
         return fit_prepared(data, settings, (seed, 0), on_epoch)
-
-
-class _BlasLimit:
-    """Keep BLAS on one thread while any thread of this process is inside `one_blas_thread`."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._limit: threadpool_limits | None = None
-
-    def enter(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._limit is None:
-                self._limit = threadpool_limits(1, user_api="blas")
-
-    def leave(self) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside and self._limit is not None:
-                self._limit.restore_original_limits()
-                self._limit = None
-
-
-_LIMIT = _BlasLimit()
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Limit BLAS to one thread: sums that are divided among threads round differently.
-
-    Searches use the cores side by side instead. May be nested and used from several threads.
-    """
-    _LIMIT.enter()
-    try:
-        yield
-    finally:
-        _LIMIT.leave()
 
 
 @dataclass

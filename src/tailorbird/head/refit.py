@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from tailorbird import parallel
 from tailorbird.head import network as net
-from tailorbird.head.fit import Data, Fit, one_blas_thread, prepare, start_run, train_epoch
+from tailorbird.head.fit import Data, Fit, prepare, start_run, train_epoch
 from tailorbird.head.network import Head, Labels, blend
 from tailorbird.head.search import SearchResult
+from tailorbird.parallel import one_blas_thread
 
 
 def refit(

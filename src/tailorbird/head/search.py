@@ -18,10 +18,10 @@ from tailorbird.head.fit import (
     HeadSettings,
     batches,
     fit_prepared,
-    one_blas_thread,
     prepare,
 )
 from tailorbird.head.network import Labels, blend, log_loss
+from tailorbird.parallel import one_blas_thread
 from tailorbird.progress import NoProgress, Progress
 
 CANDIDATES: tuple[Mapping[str, object], ...] = (

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from tailorbird import parallel
 from tailorbird.head import HeadSettings
 from tailorbird.head import network as net
-from tailorbird.head.fit import batches, one_blas_thread, prepare, start_run, train_epoch
+from tailorbird.head.fit import batches, prepare, start_run, train_epoch
 from tailorbird.metrics.calibration import Labels, softmax
+from tailorbird.parallel import one_blas_thread
 from tailorbird.progress import NoProgress, Progress
 
 FOLDS: Final = 5

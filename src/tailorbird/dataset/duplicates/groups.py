@@ -4,6 +4,9 @@ These are identical files, and copies that were re-encoded, resized, brightened,
 mirrored or turned by quarter turns. Four filters, from cheap to expensive: similar perceptual
 hashes, similar sketches, sketches that agree when aligned, pixels that agree when aligned. Only
 pairs that pass all are reported; photos are decoded again only for the last.
+
+Copies that were turned by other angles or cropped by more are found by their corners: see
+`altered_copies`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import images
+from tailorbird.dataset.duplicates.altered_search import AlteredSearch
+from tailorbird.dataset.duplicates.corner_store import CornerStore
+from tailorbird.dataset.duplicates.disjoint_sets import DisjointSets
 from tailorbird.dataset.duplicates.facts import open_verdicts, oriented_hashes, remember
 from tailorbird.dataset.duplicates.hash_neighbours import Pairs, near_pairs, near_pairs_between
 from tailorbird.dataset.duplicates.similarity import (
@@ -52,7 +58,12 @@ _PREPARED: Final = 600
 
 
 def duplicate_groups(
-    samples: Sequence[Sample], facts: npt.NDArray[Any], *, workers: int = 1, store: bool = True
+    samples: Sequence[Sample],
+    facts: npt.NDArray[Any],
+    corners: CornerStore | None = None,
+    *,
+    workers: int = 1,
+    store: bool = True,
 ) -> npt.NDArray[np.int64]:
     """Return the group number of each of N samples, int64 (N,); the same picture, the same group.
 
@@ -61,6 +72,8 @@ def duplicate_groups(
     Args:
         samples: N samples.
         facts: facts of each sample, (N,) of type `facts.FACTS`.
+        corners: corners of the samples; None: copies turned by odd angles or cropped by more than
+            a few percent are not found.
         workers: threads that decode candidates.
         store: remember the results in the cache folder.
     """
@@ -78,6 +91,10 @@ def duplicate_groups(
                 left, right = _candidates(hashes, features, orientation)
                 pairs = (distinct[left], distinct[right])
                 _join_same(pairs, sketches, groups, comparer, orientation)
+            if corners is not None:
+                search = AlteredSearch(samples, corners, pool, store=store)
+                for a, b in search.run(distinct.tolist(), groups):
+                    groups.join(a, b)
         finally:
             comparer.finish()
     numbers: dict[int, int] = {}
@@ -132,25 +149,6 @@ def _features(
             spread > 0.5, np.clip(np.rint(band / np.maximum(spread, 1e-6) * 20), -127, 127), 0
         )
     return result
-
-
-class DisjointSets:
-    """Disjoint sets of N items."""
-
-    def __init__(self, n: int) -> None:
-        self._parent = list(range(n))
-
-    def root(self, item: int) -> int:
-        """Return the smallest item of the set that `item` is in."""
-        while self._parent[item] != item:
-            self._parent[item] = self._parent[self._parent[item]]
-            item = self._parent[item]
-        return item
-
-    def join(self, a: int, b: int) -> None:
-        """Unite the sets of two items."""
-        a, b = self.root(a), self.root(b)
-        self._parent[max(a, b)] = min(a, b)
 
 
 def _join_same(

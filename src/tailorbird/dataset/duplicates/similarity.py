@@ -156,8 +156,26 @@ def compare(a: Prepared, b: Prepared) -> Likeness:
     second = np.ascontiguousarray(b.rgb.transpose(2, 0, 1)).astype(np.float32)
     plain = np.ascontiguousarray(a.rgb.transpose(2, 0, 1)).astype(np.float32)
     first, weights = _moved(plain, np.repeat(move, 3, 0))
-    weight = weights[:1]
-    x, y = blur(_grey(first.transpose(1, 2, 0))[None]), b.grey
+    return likeness(
+        first,
+        second,
+        weights[:1],
+        plain=float(np.abs(_blocks(plain - second, SIDE // 24)).max()),
+        move=float(np.abs(move - _still(1)).max()),
+    )
+
+
+def likeness(
+    first: Greys, second: Greys, weight: Greys, *, plain: float = np.inf, move: float = 0.0
+) -> Likeness:
+    """Return how similar two aligned pictures are.
+
+    Args:
+        first, second: the pictures, RGB, float32 (3, 96, 96).
+        weight: 1 where they are compared, 0 elsewhere, float32 (1, 96, 96).
+        plain, move: see `Likeness`.
+    """
+    x, y = (blur(_grey(picture.transpose(1, 2, 0))[None]) for picture in (first, second))
     band_x, band_y = _band(x) * weight, _band(y) * weight
     xx, yy, xy = (
         _blocks(p * q, SIDE // 4)[0]
@@ -170,9 +188,9 @@ def compare(a: Prepared, b: Prepared) -> Likeness:
     return Likeness(
         structure,
         tile=float((xy / np.sqrt(xx * yy + 1e-6))[counts].min(initial=1.0)),
-        plain=float(np.abs(_blocks(plain - second, SIDE // 24)).max()),
+        plain=plain,
         gain=_gain(x, y, weight),
-        move=float(np.abs(move - _still(1)).max()),
+        move=move,
         **_colours(first, second, weight),
     )
 
