@@ -46,7 +46,7 @@ class CacheEntry:
 
 
 def cache_entries() -> list[CacheEntry]:
-    """List facts, corners and copies of scanned photos, features, pulled backbones and files of other libraries."""
+    """List what is known of photos, features, pulled backbones and files of other libraries."""
     entries = []
     for kind, pattern in _KINDS.items():
         for path in sorted(cache_folder().glob(pattern)):
