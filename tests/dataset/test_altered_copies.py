@@ -139,7 +139,7 @@ def test_a_second_scan_reads_what_was_found(
     monkeypatch.setenv("TAILORBIRD_CACHE", str(tmp_path / "cache"))
     root = write(tmp_path / "photos" / "a", {"1": drawn(1), "2": turned(drawn(1), 12)})
     searches = []
-    original = altered_search.neighbours
+    original = altered_copies.neighbours
 
     def counted(vectors: np.ndarray) -> altered_copies.Pairs:
         searches.append(len(vectors))
