@@ -12,6 +12,7 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,20 @@ def test_scan_writes_a_manifest_that_can_be_scanned(shapes: Path, tmp_path: Path
     run("scan", shapes, "--manifest", tmp_path / "split.csv")
     (found,) = lines(run("scan", tmp_path / "split.csv", "--json"))
     assert found["images"] == 72 and set(found["splits"]) == {"train", "validation", "test"}
+
+
+def test_scan_says_how_many_photos_of_a_manifest_train_leaves_out(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    folder, manifest = make_dataset(), tmp_path / "split.csv"
+    assert "leave out" not in run("scan", folder, "--manifest", manifest).stderr
+    for number in range(3):
+        shutil.copy(folder / "disc" / "disc-000.jpg", folder / "disc" / f"again-{number}.jpg")
+    done = run("scan", folder, "--manifest", manifest, code=3)
+    assert "`train` will leave out 3 of its photos: identical to another" in done.stderr
+    options = ("--epochs", 1, "--inner", 0, "--no-report", "--json")
+    (trained,) = lines(run("train", manifest, "-o", tmp_path / "m.onnx", *options))
+    assert len(trained["left_out"]) == 3
 
 
 def test_predict_continues_after_bad_files_and_exits_3(trained: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tailorbird.dataset import Dataset, Sample, scan
 from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.label_errors import Suspects, confident, judge, suspects
 from tailorbird.label_errors.crossfit import FOLDS, REPEATS, fold_numbers, out_of_fold
+from tailorbird.label_errors.find import Suspect, tiles
 from tailorbird.rendering import contact_sheets
 
 
@@ -319,6 +320,12 @@ def test_scan_suspects_as_a_process(mislabelled: Path, tmp_path: Path) -> None:
     )
 
 
+def test_captions_name_both_classes_with_their_probabilities(tmp_path: Path) -> None:
+    sample = Sample(tmp_path / "a.jpg", "shirt", "train", "0" * 64, "shirt/a.jpg")
+    (tile,) = tiles([Suspect(sample, "shirt", "hat", 0.002, 0.992, 0.998, 1)])
+    assert tile.caption == ("1. labelled shirt (0.2%)", "looks like hat (99.2%)", "shirt/a.jpg")
+
+
 def test_scan_without_suspects_judges_nothing(mislabelled: Path) -> None:
     (found,) = lines(run("scan", mislabelled, "--json"))
     assert "suspects" not in found and found["findings"] == []
@@ -436,5 +443,5 @@ def test_tiles_of_suspects_are_limited(shapes: Path) -> None:
     result = suspects(dataset)
     shown = label_errors.tiles(result.ranked, limit=3)
     assert len(shown) == 3 and shown[0].path == result.ranked[0].sample.path
-    assert shown[0].caption[0].startswith("1. ") and " -> " in shown[0].caption[0]
+    assert shown[0].caption[0].startswith("1. ") and "labelled" in shown[0].caption[0]
     assert json.dumps(result.as_dict(), allow_nan=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -88,6 +90,28 @@ def test_scores_read_back(result: TrainResult) -> None:
     for wrong in broken:
         with pytest.raises(ValueError, match="not valid scores"):
             Scores.from_dict(wrong)
+
+
+def test_a_terminal_shows_the_card_formatted_and_a_pipe_gets_markdown(
+    trained: Path, tmp_path: Path
+) -> None:
+    markdown = run("report", trained).stdout
+    assert markdown.startswith("---\npipeline_tag:") and "| score | value |" in markdown
+    inner, outer = pty.openpty()
+    done = subprocess.Popen(
+        [sys.executable, "-m", "tailorbird", "report", str(trained)],
+        stdout=outer,
+        env={**os.environ, "COLUMNS": "90", "TERM": "dumb"},
+    )
+    os.close(outer)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux reports the end of a terminal as an error
+        while data := os.read(inner, 65536):
+            shown += data
+    assert done.wait(60) == 0
+    text = shown.decode()
+    assert "pipeline_tag" not in text and "---:" not in text and "\\" not in text
+    assert "accuracy" in text and "Limits" in text
 
 
 def test_path_of_a_report() -> None:

@@ -285,3 +285,21 @@ def test_narrow_screens_need_no_sideways_scrolling(open_page: OpenPage, width: i
     page = open_page("/docs", viewport=view)
     expect(page.locator(".operation")).not_to_have_count(0)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("mobile", [True, False])
+def test_the_chart_narrows_when_a_phone_is_turned(open_page: OpenPage, mobile: bool) -> None:
+    days = [{"day": f"2026-04-{day:02}", "total": 40, "right": 30} for day in range(1, 29)]
+    page = with_stats(
+        open_page,
+        STATS | {"by_day": days},
+        viewport={"width": 844, "height": 390},
+        has_touch=mobile,
+        is_mobile=mobile,
+    )
+    chart = page.locator(".chart svg")
+    wide = float(chart.get_attribute("width") or 0)
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(chart).not_to_have_attribute("width", f"{wide:.0f}")
+    assert float(chart.get_attribute("width") or 0) < 390
+    assert page.evaluate("document.documentElement.scrollWidth") == 390

@@ -168,6 +168,14 @@ def print_table(
     out().print(table)
 
 
+def print_card(text: str) -> None:
+    """Print a model card for people: formatted, without the metadata that is for model hubs."""
+    from rich.markdown import Markdown
+
+    body = text.partition("\n---\n")[2] if text.startswith("---\n") else text
+    out().print(Markdown(body))
+
+
 def printable(text: str) -> str:
     """Return text that any UTF-8 terminal or parser accepts, whatever bytes a file name holds."""
     if text.isprintable():

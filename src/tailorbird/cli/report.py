@@ -22,7 +22,8 @@ def report(
 ) -> None:
     """Write a model card from a model file.
 
-    The card states the scores, limits, data, settings and licences, and contains no photos.
+    The card states the scores, limits, data, settings and licences, and contains no photos. A
+    terminal shows it formatted; a file or a pipe gets Markdown.
     """
     from tailorbird import report as library
 
@@ -30,6 +31,9 @@ def report(
     form = cast("library.Format", report_format)
     if target is None:
         text = library.render(content, form)
+        if form == "markdown" and sys.stdout.isatty():
+            output.print_card(text)
+            return
         sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
         sys.stdout.flush()
     else:

@@ -86,6 +86,11 @@ def scan(
         )
     if manifest is not None:
         output.say(f"manifest written: {manifest}")
+        if found.left_out:
+            output.say(
+                f"`train` will leave out {found.left_out:,} of its photos: identical to another, "
+                "under two labels, or copies of photos in a later split; so it counts fewer"
+            )
     if json:
         output.print_json(found.as_dict())
     else:

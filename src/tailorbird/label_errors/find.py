@@ -243,8 +243,8 @@ def tiles(found: Iterable[Suspect], limit: int = MOST_TILES) -> list[Tile]:
         Tile(
             suspect.sample.path,
             (
-                f"{suspect.rank}. {suspect.label} -> {suspect.suggested}",
-                f"{suspect.label_probability:.1%} against {suspect.suggested_probability:.1%}",
+                f"{suspect.rank}. labelled {suspect.label} ({suspect.label_probability:.1%})",
+                f"looks like {suspect.suggested} ({suspect.suggested_probability:.1%})",
                 suspect.sample.name,
             ),
         )

@@ -9,7 +9,15 @@ from typing import Any
 
 from tailorbird.backbone import files_read
 from tailorbird.backbone.catalogue import DEFAULT
-from tailorbird.dataset import Dataset, DataSettings, listed_photos, scan, split, write_manifest
+from tailorbird.dataset import (
+    Dataset,
+    DataSettings,
+    clean,
+    listed_photos,
+    scan,
+    split,
+    write_manifest,
+)
 from tailorbird.label_errors.find import Suspects, suspects, tiles
 from tailorbird.progress import Progress
 from tailorbird.rendering.contact_sheets import SUFFIXES, contact_sheet, save_sheet
@@ -18,10 +26,14 @@ from tailorbird.validation import Problems, build
 
 @dataclass(frozen=True)
 class Inspection:
-    """A scanned dataset, and its suspect labels if they were asked for."""
+    """A scanned dataset, and its suspect labels if they were asked for.
+
+    left_out: number of photos of the written manifest that training leaves out; see `clean`.
+    """
 
     dataset: Dataset
     suspects: Suspects | None
+    left_out: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields of `scan --json`."""
@@ -103,8 +115,11 @@ def inspect_dataset(
             progress=progress,
         )
     dataset = judged.dataset if judged else scan(photos, data=settings.data, progress=progress)
+    left_out = 0
     if settings.manifest is not None:
-        write_manifest(split(dataset, seed=settings.seed), settings.manifest)
+        divided = split(dataset, seed=settings.seed)
+        write_manifest(divided, settings.manifest)
+        left_out = len(clean(divided)[1])
     if judged is not None and settings.sheet is not None and judged.reported:
         save_sheet(contact_sheet(tiles(judged.reported)), settings.sheet)
-    return Inspection(dataset, judged)
+    return Inspection(dataset, judged, left_out)

@@ -151,13 +151,15 @@ class Scores:
         log_loss,
         "log-loss",
         "number",
-        "mean negative log-probability of the label, in nats; lower is better",
+        "how far the probabilities are from the labels; 0 is perfect, lower is better (mean "
+        "negative log-probability of the label, in nats)",
     )
     ece: float | None = _measure(
         calibration_error,
         "calibration error",
         "number",
-        "expected calibration error over 15 bins of confidence; lower is better",
+        "how far stated probabilities are from the share that is right: at 0, of the answers given "
+        "with 90% just 90% are right; lower is better (mean over 15 bins)",
     )
 
     def _repr_html_(self) -> str:
