@@ -130,7 +130,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAILORBIRD_CACHE", str(tmp_path_factory.mktemp("cache")))
         output = tmp_path_factory.mktemp("model") / "shapes.onnx"
-        train(shapes, output)
+        train(shapes, output, backbone="pocket")
         yield output
 
 

@@ -80,7 +80,13 @@ def weak(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAILORBIRD_CACHE", str(tmp_path_factory.mktemp("cache")))
         output = tmp_path_factory.mktemp("weak") / "weak.onnx"
-        train(shapes, output, fixed={"inner": (1,), "epochs": 3, "learning_rate": 1e-3}, seed=1)
+        train(
+            shapes,
+            output,
+            fixed={"inner": (1,), "epochs": 3, "learning_rate": 1e-3},
+            seed=1,
+            backbone="pocket",
+        )
         return output
 
 
@@ -228,7 +234,7 @@ def other_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAILORBIRD_CACHE", str(tmp_path_factory.mktemp("cache")))
         output = tmp_path_factory.mktemp("models") / "[bold]other <b>.onnx"
-        train(folder, output, fixed={"inner": (), "epochs": 20})
+        train(folder, output, fixed={"inner": (), "epochs": 20}, backbone="pocket")
         return output
 
 

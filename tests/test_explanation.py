@@ -35,7 +35,9 @@ def wardrobe_model(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAILORBIRD_CACHE", str(folder / "cache"))
         demo.write(folder / "photos", per_class=12)
-        return Classifier(train(folder / "photos", folder / "m.onnx", report=False).model)
+        return Classifier(
+            train(folder / "photos", folder / "m.onnx", report=False, backbone="pocket").model
+        )
 
 
 def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:

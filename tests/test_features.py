@@ -22,7 +22,7 @@ from tailorbird.images import Augmentation, load, resize
 
 @pytest.fixture(scope="module")
 def pocket() -> Backbone:
-    return open_backbone()
+    return open_backbone("pocket")
 
 
 def test_scan_embeds_in_the_same_pass_and_rows_match_the_backbone(
@@ -172,7 +172,7 @@ class Stopping(features.Embedder):
         if next(seen) > 40:
             time.sleep(600)
         super().see(digest, image)
-embedder = Stopping(open_backbone())
+embedder = Stopping(open_backbone("pocket"))
 scan(sys.argv[1], visitor=embedder)
 embedder.flush()
 """

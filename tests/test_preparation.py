@@ -23,7 +23,7 @@ TRAINING = Steps(partial(split, seed=0))
 
 def test_photos_are_split_cleaned_and_embedded_once(shapes: Path) -> None:
     progress, timer = RecordedProgress(), StageTimer()
-    embedder = Embedder(open_backbone())
+    embedder = Embedder(open_backbone("pocket"))
     data = prepare_data(shapes, embedder, TRAINING, progress=progress, timer=timer)
     assert data.classes == ("box", "cross", "disc") and progress.stages == ["embed"]
     assert sum(map(len, data.parts.values())) == len(data.dataset) == 72

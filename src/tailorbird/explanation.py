@@ -124,7 +124,7 @@ def _check(classifier: Classifier, top: int, label: str | None, alpha: float) ->
     if not classifier.has_heatmaps:
         problems.append(
             f"{classifier.path} has no heat maps: {classifier.why_no_heatmaps}; train with a "
-            "backbone that has one, such as pocket"
+            "backbone that has one, such as lite"
         )
     if problems:
         raise SettingsError("; ".join(problems))

@@ -22,7 +22,7 @@ from typing import IO
 
 import pytest
 
-from support.cli import lines, run
+from support.cli import POCKET, lines, run
 from support.data import MakeDataset, draw_dataset, encoded, picture
 from support.hostile_images import bomb
 from support.server import eventually
@@ -42,6 +42,7 @@ def test_train_json_and_what_programs_read(shapes: Path, tmp_path: Path) -> None
         12,
         "--learning-rate",
         "0.01",
+        *POCKET,
     )
     (found,) = lines(done)
     assert set(found) >= {"model", "report", "seconds", "scores", "settings", "left_out"}
@@ -65,6 +66,7 @@ def test_train_json_and_what_programs_read(shapes: Path, tmp_path: Path) -> None
 
 def test_train_and_evaluate_for_people(shapes: Path, tmp_path: Path) -> None:
     done = run("train", shapes, "-o", tmp_path / "m.onnx")
+    assert "72 files, 1 view each, lite at 260 px: about" in done.stderr
     for words in (
         "photos are too few to say: of new ones, between",
         "95% interval",
@@ -74,7 +76,7 @@ def test_train_and_evaluate_for_people(shapes: Path, tmp_path: Path) -> None:
     ):
         assert words in done.stdout
     assert "read+embed" in done.stderr and "read+embed" not in done.stdout
-    quiet = run("train", shapes, "-o", tmp_path / "m.onnx", "-q")
+    quiet = run("train", shapes, "-o", tmp_path / "m.onnx", "-q", *POCKET)
     assert quiet.stderr == "" and "photos are too few to say" in quiet.stdout
     done = run("evaluate", tmp_path / "m.onnx", shapes)
     assert (

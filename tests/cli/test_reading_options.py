@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.cli import run
+from support.cli import POCKET, run
 from support.data import draw_dataset
 from tailorbird import train
 from tailorbird.dataset import DataSettings
@@ -40,7 +40,9 @@ def test_look_alike_splits_are_refused_and_named_splits_are_used(
     found = json.loads(run("scan", folds, "--split-names", names, "--json").stdout)
     assert found["splits"]["test"] == {"box": 6, "disc": 6}
     model = tmp_path / "m.onnx"
-    run("train", folds, "-o", model, "--split-names", names, "--epochs", "2", "--no-report")
+    run(
+        "train", folds, "-o", model, "--split-names", names, "--epochs", "2", "--no-report", *POCKET
+    )
     scores = json.loads(run("evaluate", model, folds, "--split-names", names, "--json").stdout)
     assert scores["split"] == "test" and scores["n"] == 12
 
@@ -48,10 +50,12 @@ def test_look_alike_splits_are_refused_and_named_splits_are_used(
 def test_the_library_takes_the_same_settings(folds: Path, tmp_path: Path) -> None:
     data = DataSettings(split_names={"f1": "train", "f2": "validation", "f3": "test"})
     fixed = {"epochs": 2, "inner": ()}
-    result = train(folds, tmp_path / "m.onnx", data=data, fixed=fixed, report=False)
+    result = train(
+        folds, tmp_path / "m.onnx", data=data, fixed=fixed, report=False, backbone="pocket"
+    )
     assert result.test.n == 12
     with pytest.raises(DatasetError, match="--split-names"):
-        train(folds, tmp_path / "m.onnx", report=False)
+        train(folds, tmp_path / "m.onnx", report=False, backbone="pocket")
 
 
 def test_invalid_values_are_named(folds: Path) -> None:

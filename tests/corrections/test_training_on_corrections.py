@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 import tailorbird
-from support.cli import run
+from support.cli import POCKET, run
 from support.data import MakeDataset, draw_dataset, encoded, picture
 from tailorbird import onnx_files
 from tailorbird.corrections import Corrections, Joined, export, join, labelled, open_store
@@ -66,7 +66,7 @@ def held_out(dataset: Dataset) -> set[tuple[str, str, str | None]]:
 
 
 def test_corrections_raise_the_accuracy_on_such_photos(shapes: Path, tmp_path: Path) -> None:
-    before = train(shapes, tmp_path / "before.onnx")
+    before = train(shapes, tmp_path / "before.onnx", backbone="pocket")
     new = [ring(seed) for seed in range(60)]
     classifier = tailorbird.load(tmp_path / "before.onnx")
     answers = [classifier.predict(data).label for data in new]
@@ -75,7 +75,9 @@ def test_corrections_raise_the_accuracy_on_such_photos(shapes: Path, tmp_path: P
     with open_store(str(tmp_path / "shop.db"), photos=tmp_path / "shop.photos") as store:
         for data, answer in zip(new[:40], answers, strict=False):
             correct(store, data, "disc", answer)
-    after = train(shapes, tmp_path / "after.onnx", corrections=tmp_path / "shop.db")
+    after = train(
+        shapes, tmp_path / "after.onnx", corrections=tmp_path / "shop.db", backbone="pocket"
+    )
     better = tailorbird.load(tmp_path / "after.onnx")
     right = np.mean([better.predict(data).label == "disc" for data in new[40:]])
     assert right >= 0.8 and right > 1 - wrong
@@ -90,7 +92,9 @@ def test_corrections_raise_the_accuracy_on_such_photos(shapes: Path, tmp_path: P
     assert (
         after.as_dict()["corrections"]["left_out"] == 0 and before.as_dict()["corrections"] is None
     )
-    again = train(shapes, tmp_path / "again.onnx", corrections=tmp_path / "shop.db")
+    again = train(
+        shapes, tmp_path / "again.onnx", corrections=tmp_path / "shop.db", backbone="pocket"
+    )
     assert again.embedded == 0, "their features are kept like all others"
 
 
@@ -176,7 +180,13 @@ def test_a_new_class_needs_enough_photos(
         f.message for f in result.dataset.findings
     }
     folder = dataset.root
-    done = train(folder, tmp_path / "m.onnx", corrections=tmp_path / "shop.db", fixed=QUICK)
+    done = train(
+        folder,
+        tmp_path / "m.onnx",
+        corrections=tmp_path / "shop.db",
+        fixed=QUICK,
+        backbone="pocket",
+    )
     assert done.info.classes == ("box", "cross", "disc", "ring") and done.test.n == len(
         dataset.of("test")
     )
@@ -254,6 +264,7 @@ def test_the_command_says_what_became_of_them(shapes: Path, tmp_path: Path) -> N
         "-v",
         "--manifest",
         manifest,
+        *POCKET,
     )
     line = (
         "Corrections: 5 photos added to the training photos, 1 left out; "
@@ -273,6 +284,7 @@ def test_the_command_says_what_became_of_them(shapes: Path, tmp_path: Path) -> N
         "--json",
         "--corrections-photos",
         tmp_path / "elsewhere",
+        *POCKET,
     )
     assert json.loads(found.stdout)["corrections"] == {
         "used": 5,
@@ -283,7 +295,14 @@ def test_the_command_says_what_became_of_them(shapes: Path, tmp_path: Path) -> N
         "without_photo": 0,
     }
     said = run(
-        "train", shapes, "-o", tmp_path / "m.onnx", "--corrections", tmp_path / "no.db", code=2
+        "train",
+        shapes,
+        "-o",
+        tmp_path / "m.onnx",
+        "--corrections",
+        tmp_path / "no.db",
+        *POCKET,
+        code=2,
     )
     assert "no.db does not exist" in said.stderr and "embed" not in said.stderr
     said = run(
@@ -293,6 +312,7 @@ def test_the_command_says_what_became_of_them(shapes: Path, tmp_path: Path) -> N
         tmp_path / "m.onnx",
         "--corrections-photos",
         tmp_path / "elsewhere",
+        *POCKET,
         code=2,
     )
     assert "name the database too" in said.stderr
@@ -301,7 +321,13 @@ def test_the_command_says_what_became_of_them(shapes: Path, tmp_path: Path) -> N
 def test_no_kept_photo_is_no_failure_and_a_missing_folder_is(shapes: Path, tmp_path: Path) -> None:
     with open_store(str(tmp_path / "shop.db")) as store:
         correct(store, ring(0), "disc")
-    result = train(shapes, tmp_path / "m.onnx", corrections=str(tmp_path / "shop.db"), fixed=QUICK)
+    result = train(
+        shapes,
+        tmp_path / "m.onnx",
+        corrections=str(tmp_path / "shop.db"),
+        fixed=QUICK,
+        backbone="pocket",
+    )
     assert (
         result.corrections is not None
         and result.corrections.used == 0
@@ -313,6 +339,7 @@ def test_no_kept_photo_is_no_failure_and_a_missing_folder_is(shapes: Path, tmp_p
             tmp_path / "m.onnx",
             corrections=tmp_path / "shop.db",
             corrections_photos=tmp_path / "none",
+            backbone="pocket",
         )
 
 
@@ -322,5 +349,5 @@ def test_the_exported_csv_trains(tmp_path: Path) -> None:
             for number in range(8):
                 correct(store, encoded(picture(label, 900 + number)), label)
         export(store, tmp_path / "answers.csv")
-    result = train(tmp_path / "answers.csv", tmp_path / "m.onnx", fixed=QUICK)
+    result = train(tmp_path / "answers.csv", tmp_path / "m.onnx", fixed=QUICK, backbone="pocket")
     assert result.info.classes == ("box", "disc") and sum(result.dataset.counts.values()) == 16

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from support.cli import lines, run
+from support.cli import POCKET, lines, run
 from support.data import CLOTHING, needs_shared
 from support.experiment_data import blobs
 from tailorbird.errors import SettingsError
@@ -37,7 +37,9 @@ SWEEP = (
 
 
 def test_sweep_for_people_and_programs(shapes: Path, tmp_path: Path) -> None:
-    done = run("sweep", shapes, *SWEEP, "-o", tmp_path / "s.svg", "--csv", tmp_path / "fits.csv")
+    done = run(
+        "sweep", shapes, *SWEEP, "-o", tmp_path / "s.svg", "--csv", tmp_path / "fits.csv", *POCKET
+    )
     for words in (
         "learning rate",
         "8x4",
@@ -68,7 +70,7 @@ def test_sweep_for_people_and_programs(shapes: Path, tmp_path: Path) -> None:
     arguments[arguments.index("model.onnx")] = str(tmp_path / "model.onnx")
     run(*arguments)  # the command line it prints works
     assert (tmp_path / "model.onnx").exists()
-    (found,) = lines(run("sweep", shapes, *SWEEP, "--json", "-q"))
+    (found,) = lines(run("sweep", shapes, *SWEEP, "--json", "-q", *POCKET))
     assert set(found) >= {
         "settings",
         "factors",
@@ -89,25 +91,25 @@ def test_sweep_for_people_and_programs(shapes: Path, tmp_path: Path) -> None:
         "p_corrected",
         "distinguishable",
     }
-    (guided,) = lines(run("sweep", shapes, *SWEEP, "--optuna", 3, "--json", "-q"))
+    (guided,) = lines(run("sweep", shapes, *SWEEP, "--optuna", 3, "--json", "-q", *POCKET))
     assert len(guided["settings"]) == 3
 
 
 def test_find_lr_and_learning_curve(shapes: Path, tmp_path: Path) -> None:
-    done = run("find-lr", shapes, "-o", tmp_path / "lr.png", "--seeds", 2)
+    done = run("find-lr", shapes, "-o", tmp_path / "lr.png", "--seeds", 2, *POCKET)
     assert "a tenth of" in done.stdout and "--learning-rate" in done.stdout
     assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
-    (found,) = lines(run("find-lr", shapes, "--seeds", 2, "--json"))
+    (found,) = lines(run("find-lr", shapes, "--seeds", 2, "--json", *POCKET))
     assert found["suggestion"] > 0 and set(found["curve"][0]) == {"learning_rate", "loss", "spread"}
     quick = ("--learning-rate", 0.05, "--seeds", 1, "--folds", 2, "-q")
-    done = run("learning-curve", shapes, *quick, "-o", tmp_path / "curve.html")
+    done = run("learning-curve", shapes, *quick, "-o", tmp_path / "curve.html", *POCKET)
     assert (
         "The last doubling gave" in done.stdout
         and "may be chance" in done.stdout
         and done.stderr == ""
     )
     assert "<svg" in (tmp_path / "curve.html").read_text()
-    (found,) = lines(run("learning-curve", shapes, *quick, "--json"))
+    (found,) = lines(run("learning-curve", shapes, *quick, "--json", *POCKET))
     assert set(found) >= {
         "points",
         "runs",

@@ -95,18 +95,25 @@ def test_the_photos_are_those_of_train_and_validation_and_test_features_are_neve
         return rows
 
     monkeypatch.setattr(Embedder, "matrix", poisoned)
-    photos = read_data(shapes, seed=3)
+    photos = read_data(shapes, backbone="pocket", seed=3)
     assert tests and read == known and np.isfinite(photos.features).all()
     assert photos.test_photos == len(tests) and len(photos) == len(known)
     assert photos.validation.sum() == sum(
         sample.split == "validation" for sample in dataset.samples
     )
     read.clear()
-    result = sweep(shapes, {"learning_rate": [0.01], "epochs": [3]}, folds=2, seeds=1, seed=3)
+    result = sweep(
+        shapes,
+        {"learning_rate": [0.01], "epochs": [3]},
+        folds=2,
+        seeds=1,
+        seed=3,
+        backbone="pocket",
+    )
     assert (
         read == known and result.test_photos == len(tests) and np.isfinite(result.chosen.log_loss)
     )
-    learning_curve(shapes, fixed={"epochs": 3}, folds=2, seeds=1, seed=3)
+    learning_curve(shapes, fixed={"epochs": 3}, folds=2, seeds=1, seed=3, backbone="pocket")
     assert not read & tests
 
 

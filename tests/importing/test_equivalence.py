@@ -172,7 +172,7 @@ def test_unsupported_heads_import_without_heat_maps_and_the_reason_is_reported(
         classifier.predict(photos[0], heatmaps=True)
     with pytest.raises(
         SettingsError,
-        match="Grad-CAM can be computed; train with a backbone that has one, such as pocket",
+        match="Grad-CAM can be computed; train with a backbone that has one, such as lite",
     ):
         explain(classifier, photos[0])
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.cli import lines, run
+from support.cli import POCKET, lines, run
 from support.data import CLOTHING, MOBILENET, MakeDataset, draw_dataset, needs_shared, picture
 from support.progress import RecordedProgress
 from tailorbird import label_errors
@@ -243,7 +243,7 @@ def test_flipped_labels_among_drawn_photos(tmp_path: Path) -> None:
         [(sample.path, label) for sample, label in zip(drawn.samples, noisy, strict=True)],
     )
     progress = RecordedProgress()
-    result = suspects(table, progress=progress)
+    result = suspects(table, progress=progress, backbone="pocket")
     flipped = {str(drawn.samples[i].path) for i in chosen}
     first = {
         str(suspect.sample.path) for suspect in result.ranked[: round(0.08 * len(result.ranked))]
@@ -251,7 +251,7 @@ def test_flipped_labels_among_drawn_photos(tmp_path: Path) -> None:
     assert len(first & flipped) >= 0.7 * len(flipped)
     assert progress.stages == ["embed", "labels"] and result.backbone == "pocket"
     with pytest.raises(SettingsError, match="seed is -1"):
-        suspects(table, seed=-1)
+        suspects(table, seed=-1, backbone="pocket")
 
 
 @needs_shared
@@ -290,7 +290,9 @@ def mislabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_scan_suspects_as_a_process(mislabelled: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
-    done = run("scan", mislabelled, "--suspects", "--json", "--contact-sheet", sheet, code=3)
+    done = run(
+        "scan", mislabelled, "--suspects", "--json", "--contact-sheet", sheet, *POCKET, code=3
+    )
     (found,) = lines(done)
     named = [finding for finding in found["findings"] if finding["kind"] == "suspect-label"]
     assert {finding["paths"][0] for finding in named} >= {
@@ -311,7 +313,7 @@ def test_scan_suspects_as_a_process(mislabelled: Path, tmp_path: Path) -> None:
     assert "contact sheet written" in done.stderr and "labels" in done.stderr
     with Image.open(sheet) as image:
         assert image.format == "PNG" and image.width > 200
-    text = run("scan", mislabelled, "--suspects", code=3).stdout
+    text = run("scan", mislabelled, "--suspects", *POCKET, code=3).stdout
     assert "Labels: 62 judged with pocket" in text and "they agree with 9" in text
     assert (
         "labelled [red]disc (" in text
@@ -348,7 +350,10 @@ def test_invalid_use_is_reported_in_one_line(shapes: Path, options: list[str], s
 
 def test_one_class_is_an_error(make_dataset: MakeDataset) -> None:
     folder = make_dataset(labels=("disc",), count=6)
-    assert "have the single label 'disc'" in run("scan", folder, "--suspects", "-q", code=2).stderr
+    assert (
+        "have the single label 'disc'"
+        in run("scan", folder, "--suspects", "-q", *POCKET, code=2).stderr
+    )
 
 
 def test_ctrl_c_starts_no_further_fold(tmp_path: Path) -> None:
@@ -372,7 +377,7 @@ def test_ctrl_c_starts_no_further_fold(tmp_path: Path) -> None:
     assert process.returncode == 130 and "Traceback" not in errors
     begun = int(output.splitlines()[-1])
     assert begun <= 4 < FOLDS * REPEATS, "two threads run two folds and have two more waiting"
-    (done,) = lines(run("scan", folder, "--suspects", "--json"))
+    (done,) = lines(run("scan", folder, "--suspects", "--json", *POCKET))
     assert done["suspects"]["judged"] == 40
 
 
@@ -440,7 +445,7 @@ def test_contact_sheet_shows_photos_and_skips_bad_ones(shapes: Path, tmp_path: P
 
 def test_tiles_of_suspects_are_limited(shapes: Path) -> None:
     dataset = scan(shapes)
-    result = suspects(dataset)
+    result = suspects(dataset, backbone="pocket")
     shown = label_errors.tiles(result.ranked, limit=3)
     assert len(shown) == 3 and shown[0].path == result.ranked[0].sample.path
     assert shown[0].caption[0].startswith("1. ") and "labelled" in shown[0].caption[0]

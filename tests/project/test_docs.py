@@ -22,7 +22,7 @@ import yaml
 import make_reference
 import run_tutorial
 import tailorbird
-from support.cli import lines, run
+from support.cli import POCKET, lines, run
 from support.documented_json import Schema, problems, schemas
 from support.serving import serving
 from tailorbird.corrections import open_store
@@ -242,11 +242,20 @@ def test_json_of_scan_and_train(ask: Ask, shapes: Path, tmp_path: Path) -> None:
     shutil.move(photos / "box" / "box-003.jpg", photos / "disc" / "wrong.jpg")
     shutil.copy(photos / "box" / "box-004.jpg", photos / "cross" / "copy.jpg")
     assert ask("scan", photos, code=3)[0].get("suspects") is None
-    assert "suspects" in ask("scan", photos, "--suspects", code=3)[0]
+    assert "suspects" in ask("scan", photos, "--suspects", *POCKET, code=3)[0]
     ask("scan", shapes, "--manifest", tmp_path / "split.csv")
     assert ask("scan", tmp_path / "split.csv")[0]["splits"]
     assert ask(
-        "train", photos, "-o", tmp_path / "m.onnx", "--epochs", 5, "--inner", 8, "--suspects"
+        "train",
+        photos,
+        "-o",
+        tmp_path / "m.onnx",
+        "--epochs",
+        5,
+        "--inner",
+        8,
+        "--suspects",
+        *POCKET,
     )[0]["suspects"]
     scratch = ("--backbone", "cnn", "--size", 32, "--epochs", 2, "--no-report")
     assert ask("train", photos, "-o", tmp_path / "m.onnx", *scratch)[0]["finetune"]["history"]
@@ -259,15 +268,28 @@ def test_json_of_a_model_in_use(ask: Ask, trained: Path, shapes: Path, tmp_path:
     assert len(ask("explain", trained, photo, tmp_path / "bad.jpg", "-o", tmp_path, code=3)) == 2
     ask("evaluate", trained, shapes, "--no-report")
     other = tmp_path / "other.onnx"
-    ask("train", shapes, "-o", other, "--no-report", "--epochs", 1, "--inner", 0, "--seed", 3)
+    ask(
+        "train",
+        shapes,
+        "-o",
+        other,
+        "--no-report",
+        "--epochs",
+        1,
+        "--inner",
+        0,
+        "--seed",
+        3,
+        *POCKET,
+    )
     ask("compare", trained, other, shapes)
     ask("export", trained, "--to", "int8", "--photos", shapes, "-o", tmp_path / "int8.onnx")
 
 
 def test_json_of_experiments(ask: Ask, shapes: Path) -> None:
-    ask("sweep", shapes, "--dropout", "0,0.5", "--inner", "8", "--folds", 2, "--seeds", 1)
-    ask("find-lr", shapes, "--seeds", 1, "--steps", 20)
-    ask("learning-curve", shapes, "--folds", 2, "--seeds", 1)
+    ask("sweep", shapes, "--dropout", "0,0.5", "--inner", "8", "--folds", 2, "--seeds", 1, *POCKET)
+    ask("find-lr", shapes, "--seeds", 1, "--steps", 20, *POCKET)
+    ask("learning-curve", shapes, "--folds", 2, "--seeds", 1, *POCKET)
 
 
 def test_json_of_the_rest(ask: Ask, trained: Path, shapes: Path, tmp_path: Path) -> None:
@@ -292,7 +314,10 @@ def test_json_of_the_rest(ask: Ask, trained: Path, shapes: Path, tmp_path: Path)
     assert ask("corrections stats", database)[0]["mistaken"][0]["count"] == 1
     assert ask("corrections export", database, "-o", tmp_path / "answers.csv")[0]["written"] == 1
     options = ("--corrections", database, "--epochs", 2, "--inner", 0, "--no-report")
-    assert ask("train", shapes, "-o", tmp_path / "m.onnx", *options)[0]["corrections"] is not None
+    assert (
+        ask("train", shapes, "-o", tmp_path / "m.onnx", *options, *POCKET)[0]["corrections"]
+        is not None
+    )
     assert ask("corrections forget", database, digest)[0] == {"rows": 1, "photo": True}
     ask("cache")
     ask("cache clear")

@@ -15,4 +15,4 @@ def result(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> TrainResul
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAILORBIRD_CACHE", str(folder / "cache"))
-        return train(shapes, folder / "shapes.onnx", seed=1)
+        return train(shapes, folder / "shapes.onnx", seed=1, backbone="pocket")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.cli import POCKET
 from support.report_pages import (
     Page,
     content_of,
@@ -173,7 +174,9 @@ def test_a_failed_report_leaves_the_model_intact(
 
     with monkeypatch.context() as patch:
         patch.setattr(page, "page", broken)
-        made = train(shapes, tmp_path / "m.onnx", fixed={"inner": (), "epochs": 3})
+        made = train(
+            shapes, tmp_path / "m.onnx", fixed={"inner": (), "epochs": 3}, backbone="pocket"
+        )
     assert made.report is None and made.report_error == "unexpected ZeroDivisionError: a defect"
     assert Classifier(made.model).classes and made.as_dict()["report"] is None
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
@@ -191,6 +194,7 @@ def test_a_failed_report_leaves_the_model_intact(
             0,
             "--epochs",
             3,
+            *POCKET,
         )
         assert json.loads(done.stdout)["report"] is None and (tmp_path / "n.onnx").exists()
         assert done.stderr.startswith(
@@ -206,9 +210,17 @@ def test_invalid_report_options_are_refused_before_training(shapes: Path, tmp_pa
         ({"report_format": "pdf"}, "the report's format is 'pdf'"),
     ]:
         with pytest.raises(SettingsError, match=message):
-            train(shapes, tmp_path / "m.onnx", **options)  # type: ignore[arg-type]
+            train(shapes, tmp_path / "m.onnx", **options, backbone="pocket")  # type: ignore[arg-type]
     done = run(
-        "train", shapes, "-o", tmp_path / "m.onnx", "--report", "a.html", "--no-report", code=2
+        "train",
+        shapes,
+        "-o",
+        tmp_path / "m.onnx",
+        "--report",
+        "a.html",
+        "--no-report",
+        *POCKET,
+        code=2,
     )
     assert (
         "--report and --no-report were both given" in done.stderr
@@ -218,7 +230,7 @@ def test_invalid_report_options_are_refused_before_training(shapes: Path, tmp_pa
 
 def test_the_commands_print_the_path_of_the_report(shapes: Path, tmp_path: Path) -> None:
     quick = ("--inner", 0, "--epochs", 3)
-    done = run("train", shapes, "-o", tmp_path / "m.onnx", *quick, "--format", "markdown")
+    done = run("train", shapes, "-o", tmp_path / "m.onnx", *quick, "--format", "markdown", *POCKET)
     assert f"Report: {tmp_path / 'm.report.md'}" in done.stdout and (
         tmp_path / "m.report.md"
     ).read_text().startswith("---\n")

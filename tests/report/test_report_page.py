@@ -118,7 +118,7 @@ def test_photos_in_the_report_have_no_metadata(tmp_path: Path) -> None:
         path.write_bytes(
             encoded(Image.open(path).convert("RGB"), exif=exif.tobytes(), comment=b"SECRETCOMMENT")
         )
-    made = train(folder, tmp_path / "m.onnx", fixed={"inner": (), "epochs": 3})
+    made = train(folder, tmp_path / "m.onnx", fixed={"inner": (), "epochs": 3}, backbone="pocket")
     assert made.report is not None
     for data in self_contained_page(made.report).photos:
         image = Image.open(io.BytesIO(data))
@@ -151,7 +151,12 @@ def test_untrusted_names_are_escaped(tmp_path: Path) -> None:
     (tmp_path / "bad <script>.jpg").write_bytes(b"")
     rows.append(f'"bad <script>.jpg","{HOSTILE[0]}"')
     (tmp_path / "data.csv").write_text("\n".join(rows), encoding="utf-8")
-    made = train(tmp_path / "data.csv", tmp_path / "m <i>$1$</i>.onnx", fixed={"epochs": 3})
+    made = train(
+        tmp_path / "data.csv",
+        tmp_path / "m <i>$1$</i>.onnx",
+        fixed={"epochs": 3},
+        backbone="pocket",
+    )
     assert made.report is not None
     page = self_contained_page(made.report)
     assert not page.tags & {"i-dont-exist", "script", "iframe"} and "onerror" not in {
@@ -268,7 +273,7 @@ def test_suspect_labels_are_a_contact_sheet_in_the_report(tmp_path: Path) -> Non
     photos = draw_dataset(tmp_path / "photos", labels, count=30)
     for number, (label, shown) in enumerate(zip(labels, reversed(labels), strict=True)):
         picture(shown, 900 + number).save(photos / label / f"moved-{number}.png")
-    result = train(photos, tmp_path / "model.onnx", judge_labels=True)
+    result = train(photos, tmp_path / "model.onnx", judge_labels=True, backbone="pocket")
     assert result.suspects is not None and result.report is not None
     found = {suspect.sample.name for suspect in result.suspects.reported}
     assert found >= {"[red]disc/moved-0.png", "<b>box/moved-1.png"}
@@ -286,7 +291,7 @@ def test_suspect_labels_are_a_contact_sheet_in_the_report(tmp_path: Path) -> Non
         and "<b>box" not in page
     )
     assert json.loads(json.dumps(result.as_dict()))["suspects"]["judged"] == 62
-    assert train(photos, tmp_path / "plain.onnx").suspects is None
+    assert train(photos, tmp_path / "plain.onnx", backbone="pocket").suspects is None
 
 
 def test_scores_of_an_older_model_file_are_shown_without_missing_fields(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.cli import run
+from support.cli import POCKET, run
 from support.data import MakeDataset, draw_dataset, picture
 from support.review_decisions import (
     decide,
@@ -81,7 +81,7 @@ def test_train_reports_excluded_photos(
     review = open_without_suspects(wrong)
     decide(review, COPIES[1], "exclude")
     quick = {"inner": (), "dropout": 0.0, "learning_rate": 0.01, "l2": 0.0, "epochs": 3}
-    result = train(review.manifest.path, tmp_path / "m.onnx", fixed=quick)
+    result = train(review.manifest.path, tmp_path / "m.onnx", fixed=quick, backbone="pocket")
     assert {entry.path: entry.reason for entry in result.left_out}[
         "photos/box/copy.jpg"
     ] == "excluded in a review"
@@ -429,7 +429,7 @@ def test_the_command_refuses_an_output_that_is_not_a_manifest(
     (tmp_path / "mine.csv").write_text("mine\n")
     assert (
         "is not the manifest of a review"
-        in run("review", photos, "-o", tmp_path / "mine.csv", code=2).stderr
+        in run("review", photos, "-o", tmp_path / "mine.csv", *POCKET, code=2).stderr
     )
 
 

@@ -169,7 +169,7 @@ def test_a_whole_review_by_keyboard_alone(tmp_path: Path, tab: OpenReview) -> No
         f"photos/{COPIES[1]}": ("exclude", "box", ""),
     }
     quick = {"inner": (), "dropout": 0.0, "learning_rate": 0.01, "l2": 0.0, "epochs": 3}
-    result = train(manifest, tmp_path / "m.onnx", fixed=quick)
+    result = train(manifest, tmp_path / "m.onnx", fixed=quick, backbone="pocket")
     assert result.dataset.counts == {"box": 24, "cross": 24, "disc": 24}, (
         "every photo under what it shows, each once"
     )

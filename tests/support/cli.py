@@ -12,6 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+POCKET = ("--backbone", "pocket")
+"""Options of tests that need some backbone: the fastest."""
+
 
 def run(
     *arguments: object,

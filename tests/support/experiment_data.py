@@ -38,7 +38,7 @@ def photos_of(features: np.ndarray, labels: np.ndarray, *, duplicates: int = 0) 
     classes = tuple(f"class {number}" for number in range(int(labels.max()) + 1))
     return ExperimentData(
         source="photos",
-        backbone="pocket",
+        backbone="lite",
         classes=classes,
         features=features[None].astype(np.float32),
         labels=labels.astype(np.int64),

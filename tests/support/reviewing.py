@@ -21,6 +21,7 @@ from typing import Any
 
 import uvicorn
 
+from support.cli import POCKET
 from support.data import draw_dataset
 from tailorbird.review import Review
 from tailorbird.service.review.app import ReviewService, ReviewSettings
@@ -144,6 +145,7 @@ def reviewing(photos: Path, log: Path, *options: object, **environment: str) -> 
         "tailorbird",
         "review",
         str(photos),
+        *POCKET,
         "--no-browser",
         *map(str, options),
     ]

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import tailorbird
+from support.cli import POCKET
 from support.data import (
     CLOTHING,
     MOBILENET,
@@ -40,7 +41,9 @@ QUICK = {"inner": (), "epochs": 15}
 
 
 def test_the_whole_path(shapes: Path, tmp_path: Path) -> None:
-    result = train(shapes, tmp_path / "shapes.onnx", manifest=tmp_path / "split.csv")
+    result = train(
+        shapes, tmp_path / "shapes.onnx", manifest=tmp_path / "split.csv", backbone="pocket"
+    )
     assert result.test.accuracy >= 0.8 and result.test.n >= 9
     assert result.model.exists() and not list(tmp_path.glob(".*"))
     classifier = tailorbird.load(result.model)
@@ -62,14 +65,14 @@ def test_the_whole_path(shapes: Path, tmp_path: Path) -> None:
     with (tmp_path / "split.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["split"] for row in rows} == {"train", "validation", "test"} and len(rows) == 72
-    again = train(tmp_path / "split.csv", tmp_path / "again.onnx")
+    again = train(tmp_path / "split.csv", tmp_path / "again.onnx", backbone="pocket")
     assert again.dataset.fingerprint == result.dataset.fingerprint
     assert again.test.accuracy == result.test.accuracy, "a manifest is the same dataset"
 
 
 def test_the_same_seed_gives_the_same_bits(shapes: Path, tmp_path: Path) -> None:
     def weights(seed: int, name: str) -> list[bytes]:
-        path = train(shapes, tmp_path / name, seed=seed, fixed=QUICK).model
+        path = train(shapes, tmp_path / name, seed=seed, fixed=QUICK, backbone="pocket").model
         return [
             t.raw_data
             for t in onnx.load(path).graph.initializer
@@ -80,10 +83,10 @@ def test_the_same_seed_gives_the_same_bits(shapes: Path, tmp_path: Path) -> None
 
 
 def test_views_are_made_for_training_photos_only(shapes: Path, tmp_path: Path) -> None:
-    result = train(shapes, tmp_path / "m.onnx", views=3)
+    result = train(shapes, tmp_path / "m.onnx", views=3, backbone="pocket")
     training = len(result.dataset.of("train"))
     assert result.embedded == 72 + 2 * training
-    assert train(shapes, tmp_path / "m.onnx", views=3).embedded == 0
+    assert train(shapes, tmp_path / "m.onnx", views=3, backbone="pocket").embedded == 0
 
 
 def test_given_splits_are_kept_and_a_leaked_photo_leaves_training(tmp_path: Path) -> None:
@@ -94,7 +97,7 @@ def test_given_splits_are_kept_and_a_leaked_photo_leaves_training(tmp_path: Path
     Image.open(leaked).resize((288, 240)).save(
         tmp_path / "data" / "train" / "box" / "bigger.jpg", quality=85
     )
-    result = train(tmp_path / "data", tmp_path / "m.onnx", fixed=QUICK)
+    result = train(tmp_path / "data", tmp_path / "m.onnx", fixed=QUICK, backbone="pocket")
     assert (
         result.dataset.splits["validation"] == {"box": 8, "cross": 8, "disc": 8}
         and result.test.n == 24
@@ -112,7 +115,7 @@ def test_classes_that_differ_between_splits_are_handled_by_name(tmp_path: Path) 
     draw_dataset(tmp_path / "d" / "train", ("box", "cross", "disc"), 16)
     draw_dataset(tmp_path / "d" / "validation", ("cross", "disc"), 6, seed=1)
     draw_dataset(tmp_path / "d" / "test", ("a new box", "box", "disc"), 6, seed=2)
-    result = train(tmp_path / "d", tmp_path / "m.onnx", fixed=QUICK)
+    result = train(tmp_path / "d", tmp_path / "m.onnx", fixed=QUICK, backbone="pocket")
     assert result.info.classes == ("box", "cross", "disc")
     assert {f.kind for f in result.dataset.findings} >= {"missing-class"}
     assert [e.reason for e in result.left_out] == ["class 'a new box' has no photo in train"] * 6
@@ -129,7 +132,7 @@ def test_bad_files_are_named_and_the_rest_is_learned(
     (folder / "box" / "empty.jpg").write_bytes(b"")
     (folder / "box" / "vector.jpg").write_text("<svg xmlns='x'/>")
     (folder / "disc" / ("n" * 196 + ".jpg")).write_bytes(encoded(picture("disc", 901)))
-    result = train(folder, tmp_path / "model with a space ü.onnx", fixed=QUICK)
+    result = train(folder, tmp_path / "model with a space ü.onnx", fixed=QUICK, backbone="pocket")
     assert {entry.path: entry.reason for entry in result.left_out} == {
         "box/empty.jpg": "the file is empty (0 bytes)",
         "box/vector.jpg": "SVG is not accepted; accepted are JPEG, PNG, WEBP, GIF, BMP, AVIF, "
@@ -158,7 +161,7 @@ def test_too_little_to_learn(
     make_dataset: MakeDataset, tmp_path: Path, labels: tuple[str, ...], count: int, message: str
 ) -> None:
     with pytest.raises(DatasetError, match=message):
-        train(make_dataset(labels=labels, count=count), tmp_path / "m.onnx")
+        train(make_dataset(labels=labels, count=count), tmp_path / "m.onnx", backbone="pocket")
     assert not (tmp_path / "m.onnx").exists()
 
 
@@ -196,7 +199,7 @@ def test_three_photos_a_class_are_enough_and_a_class_with_one_still_counts(
 ) -> None:
     folder = make_dataset(labels=("box", "disc"), count=3)
     draw_dataset(folder, ("cross",), 1)
-    result = train(folder, tmp_path / "m.onnx", fixed=QUICK)
+    result = train(folder, tmp_path / "m.onnx", fixed=QUICK, backbone="pocket")
     assert result.info.classes == ("box", "cross", "disc") and result.test.n == 2
     assert any(f.kind == "small-class" for f in result.dataset.findings)
 
@@ -205,7 +208,7 @@ def test_wrong_settings_are_reported_together_before_anything_runs(
     shapes: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(SettingsError) as caught:
-        train(shapes, tmp_path / "model.txt", views=0, precision=2, seed=-1)
+        train(shapes, tmp_path / "model.txt", views=0, precision=2, seed=-1, backbone="pocket")
     for words in (
         "must end in .onnx",
         "views is 0; it must be a whole number between 1 and 32",
@@ -214,20 +217,20 @@ def test_wrong_settings_are_reported_together_before_anything_runs(
     ):
         assert words in str(caught.value)
     with pytest.raises(SettingsError, match="dropout"):
-        train(shapes, tmp_path / "m.onnx", fixed={"dropout": 1.5})
+        train(shapes, tmp_path / "m.onnx", fixed={"dropout": 1.5}, backbone="pocket")
 
 
 def test_an_empty_folder_and_a_missing_one(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="holds no photos; it is empty"):
-        train(tmp_path / "empty", tmp_path / "m.onnx")
+        train(tmp_path / "empty", tmp_path / "m.onnx", backbone="pocket")
     with pytest.raises(DatasetError, match="does not exist"):
-        train(tmp_path / "missing", tmp_path / "m.onnx")
+        train(tmp_path / "missing", tmp_path / "m.onnx", backbone="pocket")
 
 
 def test_labels_that_are_digits_stay_names(make_dataset: MakeDataset, tmp_path: Path) -> None:
     folder = make_dataset(labels=("10 disc", "2 box", "1 cross"))
-    result = train(folder, tmp_path / "m.onnx", fixed=QUICK)
+    result = train(folder, tmp_path / "m.onnx", fixed=QUICK, backbone="pocket")
     assert result.info.classes == ("1 cross", "10 disc", "2 box")
     assert Classifier(result.model).predict(picture("2 box", 5)).label == "2 box"
 
@@ -239,7 +242,7 @@ def test_a_failed_write_keeps_the_old_model(
     path.write_bytes(b"the model before")
     monkeypatch.setattr("tailorbird.model.file.AGREEMENT", 0.0)
     with pytest.raises(TrainingError, match="it was not written"):
-        train(shapes, path, fixed=QUICK)
+        train(shapes, path, fixed=QUICK, backbone="pocket")
     assert path.read_bytes() == b"the model before" and [p.name for p in tmp_path.iterdir()] == [
         "m.onnx"
     ]
@@ -256,7 +259,7 @@ def slow(*arguments):
     time.sleep(60)
     return verify(*arguments)
 file.verify = slow
-train(sys.argv[1], sys.argv[2], fixed={"inner": (), "epochs": 5})
+train(sys.argv[1], sys.argv[2], fixed={"inner": (), "epochs": 5}, backbone="pocket")
 """
 
 
@@ -272,7 +275,7 @@ def test_kill_9_while_writing_the_model(shapes: Path, tmp_path: Path) -> None:
     process.stdout.close()
     assert path.read_bytes() == b"the model before", "no half-written model"
     assert len(list(tmp_path.iterdir())) == 2, "the killed process left its temporary file"
-    result = train(shapes, path, fixed=QUICK)
+    result = train(shapes, path, fixed=QUICK, backbone="pocket")
     assert result.embedded == 0, "the features were kept"
     assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "m.report.html"}, (
         "and the next run cleared up"
@@ -281,14 +284,17 @@ def test_kill_9_while_writing_the_model(shapes: Path, tmp_path: Path) -> None:
 
 
 def test_two_trainings_at_once(shapes: Path, tmp_path: Path) -> None:
-    code = "import sys; from tailorbird.training import train; train(sys.argv[1], sys.argv[2])"
+    code = (
+        "import sys; from tailorbird.training import train; "
+        "train(sys.argv[1], sys.argv[2], backbone='pocket')"
+    )
     both = [
         subprocess.Popen([sys.executable, "-c", code, str(shapes), str(tmp_path / "m.onnx")])
         for _ in range(2)
     ]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     assert Classifier(tmp_path / "m.onnx").info.scores["test"]["n"] >= 9
-    assert train(shapes, tmp_path / "m.onnx").embedded == 0
+    assert train(shapes, tmp_path / "m.onnx", backbone="pocket").embedded == 0
 
 
 def test_ctrl_c_keeps_the_features(
@@ -303,6 +309,7 @@ def test_ctrl_c_keeps_the_features(
         str(folder),
         "-o",
         str(tmp_path / "m.onnx"),
+        *POCKET,
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
@@ -312,9 +319,9 @@ def test_ctrl_c_keeps_the_features(
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and b"Traceback" not in error
     assert not (tmp_path / "m.onnx").exists()
-    kept = len(open_store(open_backbone().info))
+    kept = len(open_store(open_backbone("pocket").info))
     assert kept >= 256, "the first chunk was written"
-    assert train(folder, tmp_path / "m.onnx", fixed=QUICK).embedded == 600 - kept
+    assert train(folder, tmp_path / "m.onnx", fixed=QUICK, backbone="pocket").embedded == 600 - kept
 
 
 def test_evaluate_names_what_it_leaves_out_and_its_worst_mistakes(
@@ -406,11 +413,11 @@ def test_settings_that_the_command_line_refuses_are_refused_in_python(
         ({"report_format": "pdf"}, "report_format is 'pdf'; it must be one of html"),
     ):
         with pytest.raises(SettingsError, match=words):
-            train(shapes, tmp_path / "m.onnx", **options)
+            train(shapes, tmp_path / "m.onnx", **options, backbone="pocket")
     assert list(tmp_path.iterdir()) == []
     settings = TrainSettings(seed=3, views=2)
     with pytest.raises(SettingsError, match="views is 40"):
-        train(shapes, tmp_path / "m.onnx", settings, views=40)
+        train(shapes, tmp_path / "m.onnx", settings, views=40, backbone="pocket")
 
 
 def test_flat_options_shape_the_head_or_fine_tuning() -> None:

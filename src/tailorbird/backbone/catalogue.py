@@ -15,7 +15,7 @@ from tailorbird.files import cache_folder
 SHIPPED = ("lite", "pocket")
 """Names of the backbones in the package: the stronger one and the faster one."""
 
-DEFAULT = "pocket"
+DEFAULT = "lite"
 """The name of the default backbone."""
 
 SUFFIX = ".backbone.onnx"

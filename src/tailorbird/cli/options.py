@@ -13,8 +13,8 @@ from typer.core import TyperCommand
 
 from tailorbird.cli import output
 
-DEFAULT_BACKBONE = "pocket"
-"""Name of the shipped backbone; repeated here because importing the catalogue takes time."""
+DEFAULT_BACKBONE = "lite"
+"""Name of the default backbone; repeated here because importing the catalogue takes time."""
 
 DATA = "Reading the photos"
 HEAD = "Head"

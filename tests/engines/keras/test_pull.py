@@ -174,7 +174,7 @@ def test_pull_from_a_weights_file_and_again_from_the_catalogue(
     backbone = Backbone(path)
     assert (backbone.info.size, backbone.info.width, backbone.info.grid) == (SMALL, 1280, (2, 2))
     assert backbone.info.source == "keras:MobileNetV2" and "not stated" in backbone.info.licence
-    assert [info.name for info in at_hand()] == ["pocket", f"MobileNetV2-{SMALL}"]
+    assert [info.name for info in at_hand()] == ["lite", "pocket", f"MobileNetV2-{SMALL}"]
     expected = numbers(mobilenet(prepare(images(SMALL), "tf"), training=False))
     np.testing.assert_allclose(
         backbone.features(images(SMALL)), expected, atol=1e-5 * np.abs(expected).max()
@@ -377,7 +377,7 @@ def test_the_command(weights_file: Path) -> None:
     again = runner.invoke(app, command)
     assert again.exit_code == 0 and f"train PHOTOS --backbone MobileNetV2-{SMALL}" in again.stdout
     listed = json.loads(runner.invoke(app, ["backbones", "--json"]).stdout)["backbones"]
-    assert [row["name"] for row in listed] == ["pocket", f"MobileNetV2-{SMALL}"]
+    assert [row["name"] for row in listed] == ["lite", "pocket", f"MobileNetV2-{SMALL}"]
     assert listed[1]["source"] == "keras:MobileNetV2" and "Apache-2.0" in listed[1]["licence"]
     for arguments, message in (
         (["keras:Xception", "--file", "model.onnx"], "--file and --revision are for hf:OWNER/REPO"),
