@@ -19,7 +19,7 @@ into 32,767, while 8 bits, 2 x 255 x 127, do not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -169,18 +169,26 @@ def _nodes_to_quantise(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Return the nodes that become integer ones.
 
     Those behind the last convolution or matrix product (pooling) stay in float32, except an
-    activation right behind it.
+    activation right behind it. So do the first layers (`_first_layers`).
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     graph_nodes = list(model.graph.node)
     weighted = {node.name for node in graph_nodes if _is_weighted(node, weights)}
+    first = _first_layers(graph_nodes, weighted)
+    weighted -= first
     leads_on: set[str] = set()  # tensors on which the input of a weighted node depends
     for node in reversed(graph_nodes):
         if node.name in weighted or leads_on.intersection(node.output):
             leads_on.update(node.input)
     maker = {output: node for node in graph_nodes for output in node.output}
+    readers: dict[str, set[str]] = {}
+    for node in graph_nodes:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.name)
     chosen = []
     for node in graph_nodes:
+        if readers.get(node.output[0], {""}) <= first:
+            continue
         inputs = [name for name in node.input if name and name not in weights]
         before = leads_on.intersection(node.output)
         behind = node.op_type in ACTIVATIONS and all(
@@ -190,6 +198,27 @@ def _nodes_to_quantise(model: onnx.ModelProto) -> list[onnx.NodeProto]:
         if node.name in weighted or behind or (before and (between or node.op_type in ACTIVATIONS)):
             chosen.append(node)
     return chosen
+
+
+def _first_layers(nodes: Sequence[onnx.NodeProto], weighted: Collection[str]) -> set[str]:
+    """Return the names of the convolutions that read pixels, and of depthwise ones behind them.
+
+    Their few channels have very different ranges, and an error there reaches all layers behind: in
+    EfficientNet-Lite2 the output of the first convolution as 8 bits costs more than all other
+    activations together (tools/lite/README.md). They are a small part of the time. If there are no
+    other nodes, these are quantised after all.
+    """
+    first: set[str] = set()
+    behind: dict[str, set[str]] = {}  # by tensor: the nearest weighted nodes that it depends on
+    for node in nodes:
+        sources = set().union(*(behind.get(name, set()) for name in node.input))
+        if node.name in weighted:
+            groups = next((item.i for item in node.attribute if item.name == "group"), 1)
+            if node.op_type == "Conv" and (not sources or (groups > 1 and sources <= first)):
+                first.add(node.name)
+            sources = {node.name}
+        behind.update(dict.fromkeys(node.output, sources))
+    return set() if first >= set(weighted) else first
 
 
 def _is_weighted(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> bool:

@@ -182,7 +182,7 @@ def test_the_shipped_file_states_its_origin_and_has_weights_of_7_bits() -> None:
         for tensor in backbone.proto.graph.initializer
         if tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 4
     }
-    assert len(weights) == 64, "every convolution is quantised"
+    assert len(weights) == 62, "all convolutions but the first two are quantised"
     assert all(np.abs(values).max() <= 64 for values in weights.values())
 
 
@@ -195,4 +195,4 @@ def test_the_shipped_file_gives_nearly_the_features_of_the_float_network() -> No
     similarity = (
         (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
     )
-    assert similarity.mean() > 0.95
+    assert similarity.mean() > 0.99
