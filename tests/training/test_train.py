@@ -413,7 +413,7 @@ def test_settings_that_the_command_line_refuses_are_refused_in_python(
         ({"report_format": "pdf"}, "report_format is 'pdf'; it must be one of html"),
     ):
         with pytest.raises(SettingsError, match=words):
-            train(shapes, tmp_path / "m.onnx", **options, backbone="pocket")
+            train(shapes, tmp_path / "m.onnx", **options)
     assert list(tmp_path.iterdir()) == []
     settings = TrainSettings(seed=3, views=2)
     with pytest.raises(SettingsError, match="views is 40"):
