@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,7 @@ def quantise(
     load: Callable[[T], npt.NDArray[np.uint8]],
     name: str = "the backbone",
     *,
+    weight_bits: Literal[7, 8] = 7,
     progress: Callable[[int], None] | None = None,
 ) -> onnx.ModelProto:
     """Return a backbone with int8 weights and 8-bit activations, and with its metadata.
@@ -74,6 +75,7 @@ def quantise(
         photos: What the ranges are measured on; read as needed.
         load: Returns a photo's pixels, uint8 (S, S, 3); called from several threads.
         name: What messages call the backbone.
+        weight_bits: 7; with 8, processors without VNNI give other features.
         progress: Called with the number of photos that are done.
 
     Raises:
@@ -90,8 +92,8 @@ def quantise(
             "can be quantised"
         )
     measured = _measure(graph, chosen, photos, load, name, progress)
-    _correct_biases(graph, measured.means)
-    quantised = _inserted(graph, chosen, measured.ranges)
+    _correct_biases(graph, measured.means, LARGEST_WEIGHT if weight_bits == 7 else 127)
+    quantised = _inserted(graph, chosen, measured.ranges, reduced=weight_bits == 7)
     return _mended(quantised, model)
 
 
@@ -354,7 +356,9 @@ def _output_axis(node: onnx.NodeProto) -> int:
     return 0 if node.op_type == "Conv" or transposed else 1
 
 
-def _correct_biases(model: onnx.ModelProto, means: Mapping[str, npt.NDArray[np.float64]]) -> None:
+def _correct_biases(
+    model: onnx.ModelProto, means: Mapping[str, npt.NDArray[np.float64]], largest: int
+) -> None:
     """Subtract from each bias what rounding the weights adds to the output on average.
 
     Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV
@@ -374,7 +378,7 @@ def _correct_biases(model: onnx.ModelProto, means: Mapping[str, npt.NDArray[np.f
         if found is None:
             continue
         holder, place = found
-        shift = _shift(node, weights[node.input[1]], means[node.name])
+        shift = _shift(node, weights[node.input[1]], means[node.name], largest)
         bias = weights[holder.input[place]] if place < len(holder.input) else 0
         corrected = numpy_helper.from_array(
             np.asarray(bias - shift, np.float32), f"{node.name}/bias"
@@ -410,7 +414,10 @@ def _bias_of(
 
 
 def _shift(
-    node: onnx.NodeProto, weight: npt.NDArray[Any], mean: npt.NDArray[np.float64]
+    node: onnx.NodeProto,
+    weight: npt.NDArray[Any],
+    mean: npt.NDArray[np.float64],
+    largest: int,
 ) -> npt.NDArray[np.float64]:
     """Return how far rounding the weights moves the mean of each output channel, (O,).
 
@@ -419,8 +426,8 @@ def _shift(
     """
     rows = np.moveaxis(weight.astype(np.float64), _output_axis(node), 0)
     flat = rows.reshape(len(rows), -1)
-    # As the quantiser rounds: symmetric, the largest weight of a channel becomes LARGEST_WEIGHT.
-    scale = np.maximum(np.abs(flat).max(axis=1, keepdims=True), 1e-30) / LARGEST_WEIGHT
+    # As the quantiser rounds: symmetric, the largest weight of a channel becomes `largest`.
+    scale = np.maximum(np.abs(flat).max(axis=1, keepdims=True), 1e-30) / largest
     error = (np.rint(flat / scale) * scale - flat).reshape(len(rows), rows.shape[1], -1).sum(axis=2)
     groups = len(mean) // error.shape[1]
     by_group = error.reshape(groups, -1, error.shape[1])
@@ -434,6 +441,8 @@ def _inserted(
     model: onnx.ModelProto,
     chosen: Sequence[onnx.NodeProto],
     ranges: Mapping[str, tuple[float, float]],
+    *,
+    reduced: bool,
 ) -> onnx.ModelProto:
     """Return the graph with QuantizeLinear and DequantizeLinear nodes around the chosen nodes."""
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
@@ -445,7 +454,7 @@ def _inserted(
     quantizer = QDQQuantizer(
         model,
         True,  # per channel
-        True,  # weights of 7 bits
+        reduced,  # weights of 7 bits
         QuantType.QInt8,
         QuantType.QUInt8,
         TensorsData(CalibrationMethod.MinMax, measured),

@@ -148,7 +148,8 @@ def test_health_is_an_exit_code() -> None:
     # A proxy of the environment must not be asked.
     with answering(200) as url:
         done = run("health", url, "--json", http_proxy="http://127.0.0.1:1")
-        assert (done.returncode, json.loads(done.stdout)) == (0, {"ready": True, "url": url})
+        said = {"ready": True, "url": url, "warning": None}
+        assert (done.returncode, json.loads(done.stdout)) == (0, said)
         by_port = run("health", "--quiet", TAILORBIRD_PORT=url.rpartition(":")[2])
         assert (by_port.returncode, by_port.stdout, by_port.stderr) == (0, "", "")
     done = run("health", url)

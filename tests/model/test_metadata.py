@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.cli import run
+from support.small_models import with_other_answers
 from tailorbird import onnx_files
 from tailorbird.errors import ModelFileError
 from tailorbird.images import ResizeRule
@@ -208,14 +211,47 @@ def test_metadata_of_very_many_classes_are_small() -> None:
     assert Scores.from_dict(json.loads(text)["scores"]["test"]) == scores
 
 
-def test_the_self_test_finds_a_damaged_graph(trained: Path, tmp_path: Path) -> None:
+def test_the_self_test_warns_of_other_answers_and_refuses_them_if_strict(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(Classifier(trained, strict=True).info.self_test) == 3
+    tested = Classifier(trained).self_test
+    assert tested is not None and tested.passed and tested.device == "cpu"
+    assert tested.difference < 1e-5
+    assert not caplog.records
+    other = with_other_answers(trained, tmp_path / "other.onnx")
+    tested = Classifier(other).self_test
+    assert tested is not None and not tested.passed and tested.difference > 0.02
+    (record,) = caplog.records
+    said = record.getMessage()
+    assert record.levelname == "WARNING"
+    assert "other.onnx gives other answers on the device cpu" in said
+    assert f"differs by {tested.difference:.2g}, at most 0.02" in said
+    with pytest.raises(ModelFileError, match="gives other answers on the device cpu"):
+        Classifier(other, strict=True)
+    copy = pickle.loads(pickle.dumps(Classifier(trained, strict=True)))
+    assert copy.self_test == Classifier(trained).self_test
+    with pytest.raises(ModelFileError, match="are NaN or infinite"):
+        Classifier(with_other_answers(trained, tmp_path / "nan.onnx", by=np.nan))
+
+
+def test_a_file_without_a_self_test_is_opened(trained: Path, tmp_path: Path) -> None:
     model = onnx.load(trained)
     stored = json.loads(onnx_files.metadata(model)[KEY])
-    assert len(stored["self_test"]) == 3 and sum(stored["self_test"]) == pytest.approx(1, abs=1e-4)
-    bias = next(t for t in model.graph.initializer if t.name.startswith("tailorbird/bias"))
-    damaged = onnx.numpy_helper.to_array(bias).copy()
-    damaged[0] += 50
-    bias.CopyFrom(onnx.numpy_helper.from_array(damaged, bias.name))
-    onnx.save(model, tmp_path / "damaged.onnx")
-    with pytest.raises(ModelFileError, match="fails its self-test on the device cpu"):
-        Classifier(tmp_path / "damaged.onnx")
+    del stored["self_test"]
+    onnx_files.set_metadata(model, {KEY: json.dumps(stored)})
+    onnx.save(model, tmp_path / "old.onnx")
+    assert Classifier(tmp_path / "old.onnx", strict=True).self_test is None
+
+
+def test_predict_warns_of_a_failed_self_test_and_stops_if_strict(
+    trained: Path, shapes: Path, tmp_path: Path
+) -> None:
+    other = with_other_answers(trained, tmp_path / "other.onnx")
+    photo = str(shapes / "disc" / "disc-000.jpg")
+    done = run("predict", str(other), photo)
+    assert done.stdout.startswith(photo)
+    assert "gives other answers on the device cpu than where it was made" in done.stderr
+    done = run("predict", str(other), photo, "--strict", code=2)
+    assert done.stdout == "" and "gives other answers on the device cpu" in done.stderr
+    assert "other answers" not in run("predict", str(trained), photo, "--strict").stderr

@@ -55,6 +55,17 @@ def images(n: int = 6) -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (n, 16, 16, 3), np.uint8)
 
 
+def with_other_answers(model: Path, target: Path, *, by: float = 50.0) -> Path:
+    """Write a model file whose graph gives other probabilities than its self-test says."""
+    proto = onnx.load(model)
+    bias = next(t for t in proto.graph.initializer if t.name.startswith("tailorbird/bias"))
+    values = onnx.numpy_helper.to_array(bias).copy()
+    values[0] += by
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    onnx.save(proto, target)
+    return target
+
+
 def outputs_of(model: onnx.ModelProto, pixels: np.ndarray, *outputs: str) -> list[np.ndarray]:
     return Runner(model, "test", ModelFileError).run(pixels, outputs)
 

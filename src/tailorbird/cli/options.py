@@ -111,6 +111,14 @@ FormatOption = Annotated[
         rich_help_panel=REPORT,
     ),
 ]
+StrictOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Fail, not warn, if the model gives other answers on this device than where it was "
+        "made.",
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option(

@@ -15,6 +15,7 @@ from tailorbird.cli.options import (
     ImagesArgument,
     JsonLinesOption,
     ModelArgument,
+    StrictOption,
 )
 from tailorbird.cli.sources import sources
 
@@ -30,6 +31,7 @@ def predict(
     photos: ImagesArgument,
     top: Annotated[int, typer.Option(help="Number of classes to print per photo.", min=1)] = 3,
     follow_links: FollowLinksOption = False,
+    strict: StrictOption = False,
     json: JsonLinesOption = False,
     as_csv: Annotated[
         bool,
@@ -46,7 +48,7 @@ def predict(
 
     if json and as_csv:
         raise SettingsError("--json and --csv were both given; choose one")
-    classifier = Classifier(model)
+    classifier = Classifier(model, strict=strict)
     given = sources(photos, follow_links)
     total = len(given) if isinstance(given, list) else None
     print_one = print_json_line if json else _csv_printer(top) if as_csv else _print_text

@@ -146,6 +146,15 @@ _Drain = Annotated[
         help="Seconds between SIGTERM and closing the socket, for load balancers.",
     ),
 ]
+_Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        envvar="TAILORBIRD_STRICT",
+        help="Refuse, not warn of, a model that gives other answers on this device than where it "
+        "was made.",
+    ),
+]
 
 
 def serve(
@@ -169,6 +178,7 @@ def serve(
     batch: _Batch = 2,
     deadline: _Deadline = 30,
     drain: _Drain = 1,
+    strict: _Strict = False,
 ) -> None:
     """Serve a model as a web page and an HTTP API.
 
@@ -202,6 +212,7 @@ def serve(
         batch=batch,
         deadline=deadline,
         drain=drain,
+        strict=strict,
     )
 
     def announce(address: str) -> None:

@@ -6,6 +6,7 @@ maps float32 (N, T, h, w).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,15 +26,15 @@ from tailorbird.errors import (
 )
 from tailorbird.images import MAX_PIXELS, Pixels, decode, from_array, from_pil, resize
 from tailorbird.inference import CPU, Runner
-from tailorbird.model.metadata import info_from, probe_image
+from tailorbird.model.metadata import info_from
 from tailorbird.model.prediction import THUMBNAIL, Failure, Prediction
+from tailorbird.model.self_test import SelfTest, compared, probe_image
 from tailorbird.rendering import overlays
 
 Source: TypeAlias = str | Path | bytes | IO[bytes] | Image.Image | npt.NDArray[np.uint8]
 """A photo: path, bytes, binary file object, PIL image, or uint8 (H, W, 3) RGB."""
 
-SELF_TEST_TOLERANCE = 0.02
-"""Allowed difference of a probability: quantised models round differently on other processors."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,40 +52,48 @@ class Classifier:
     It can be pickled: the copy opens the same path again.
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 1) -> None:
+    def __init__(self, path: str | Path, *, threads: int = 1, strict: bool = False) -> None:
         """Audit and open a model file and run its self-test.
 
         Args:
             path: The model file.
             threads: Threads within one run; 1 is fastest for many photos, which are spread over
                 all cores.
+            strict: Whether to refuse a file that gives other answers on this device than where it
+                was made; otherwise a warning is logged.
 
         Raises:
-            ModelFileError: The file is missing, damaged, unsafe or of an unknown format, or gives
-                other probabilities on this device than where it was made.
+            ModelFileError: The file is missing, damaged, unsafe or of an unknown format, or fails
+                its self-test.
         """
         self.path = Path(path)
         proto = onnx_files.read_audited(self.path, ModelFileError)
         self.info = info_from(proto, str(self.path))
         device = replace(CPU, threads=threads)
         self._runner = Runner(proto, str(self.path), ModelFileError, device=device)
-        self._self_test()
+        self._strict = strict
+        self.self_test = self._tested()
+        """The result of the self-test; None for a file that was written before there were any."""
 
-    def __reduce__(self) -> tuple[Callable[..., Classifier], tuple[Path, int]]:
-        return _reopen, (self.path.resolve(), self._runner.device.threads)
+    def __reduce__(self) -> tuple[Callable[..., Classifier], tuple[Path, int, bool]]:
+        return _reopen, (self.path.resolve(), self._runner.device.threads, self._strict)
 
-    def _self_test(self) -> None:
-        """Run the probe image on this device. Raises ModelFileError if the answer differs."""
-        if not self.info.self_test:  # a file written before there were self-tests
-            return
+    def _tested(self) -> SelfTest | None:
+        """Run the probe image on this device. Raises ModelFileError."""
+        if not self.info.self_test:
+            return None
         found = self.run(probe_image(self.info.resize.size))[0][0]
-        gap = float(np.abs(found - np.array(self.info.self_test)).max())
-        if not gap <= SELF_TEST_TOLERANCE:
+        if not np.isfinite(found).all():
             raise ModelFileError(
                 f"{self.path} fails its self-test on the device {self._runner.device.name}: "
-                f"a probability of the probe image differs by {gap:.2g}, "
-                f"{SELF_TEST_TOLERANCE:g} is allowed; the file or the ONNX Runtime is damaged"
+                "probabilities are NaN or infinite; the file or the ONNX Runtime is damaged"
             )
+        result = compared(found, self.info.self_test, self._runner.device.name)
+        if not result.passed:
+            if self._strict:
+                raise ModelFileError(result.sentence(str(self.path)))
+            log.warning("%s", result.sentence(str(self.path)))
+        return result
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -242,13 +251,13 @@ class Classifier:
         )
 
 
-def load(path: str | Path, *, threads: int = 1) -> Classifier:
-    """Open a model file; the same as `Classifier(path, threads=threads)`. Raises ModelFileError."""
-    return Classifier(path, threads=threads)
+def load(path: str | Path, *, threads: int = 1, strict: bool = False) -> Classifier:
+    """Open a model file; the same as `Classifier` with these arguments. Raises ModelFileError."""
+    return Classifier(path, threads=threads, strict=strict)
 
 
-def _reopen(path: Path, threads: int) -> Classifier:
-    return Classifier(path, threads=threads)
+def _reopen(path: Path, threads: int, strict: bool) -> Classifier:
+    return Classifier(path, threads=threads, strict=strict)
 
 
 def _picture(source: Source, at_least: int, max_pixels: int) -> Image.Image:

@@ -14,7 +14,8 @@ from tailorbird import onnx_files
 from tailorbird.errors import ModelFileError, TrainingError
 from tailorbird.files import atomic_path
 from tailorbird.inference import Runner
-from tailorbird.model.metadata import KEY, ModelInfo, info_from, probe_image
+from tailorbird.model.metadata import KEY, ModelInfo, info_from
+from tailorbird.model.self_test import probe_image
 
 if TYPE_CHECKING:
     import onnx

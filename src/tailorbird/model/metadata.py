@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
 from tailorbird import onnx_files
 from tailorbird.errors import InputError, ModelFileError
@@ -54,7 +53,7 @@ class ModelInfo:
         data: Fingerprint and counts of the dataset.
         versions: Packages by name.
         created: ISO 8601 time.
-        self_test: The probabilities of `probe_image`, empty in files that lack them.
+        self_test: The probabilities of `self_test.probe_image`, empty in files that lack them.
     """
 
     classes: tuple[str, ...]
@@ -81,16 +80,6 @@ class ModelInfo:
         """Return the text to store in a model file, where large confusion matrices are sparse."""
         scores = {name: _sparse(stored) for name, stored in self.scores.items()}
         return json.dumps({**self.as_dict(), "scores": scores}, ensure_ascii=False, allow_nan=False)
-
-
-def probe_image(size: int) -> npt.NDArray[np.uint8]:
-    """Return the image of the self-test, uint8 (1, S, S, 3): x + 2 y + x y / 16 + 85 c mod 256.
-
-    x and y are column and row, c is the channel from 0, and the division drops the remainder.
-    """
-    y, x, c = np.indices((size, size, 3))
-    image: npt.NDArray[np.uint8] = ((x + 2 * y + x * y // 16 + 85 * c) % 256).astype(np.uint8)
-    return image[None]
 
 
 def info_from(model: onnx.ModelProto, name: str) -> ModelInfo:

@@ -83,7 +83,9 @@ def serve(
         configure_logging(quiet=quiet)
         if settings.workers > 1:
             # A bad model, or page, is reported once here, not once per process.
-            settings.page.check_classes(open_served(settings.model).classifier.classes)
+            settings.page.check_classes(
+                open_served(settings.model, strict=settings.strict).classifier.classes
+            )
             supervise(settings, bound, quiet=quiet, announce=started)
         else:
             run(create_app(settings), bound, announce=started)

@@ -46,7 +46,7 @@ class Service:
         Raises ModelFileError, SettingsError, StorageError or MissingExtra.
         """
         telemetry = Telemetry()
-        slot = Slot(settings.model, settings.runtime, log)
+        slot = Slot(settings.model, settings.runtime, log, strict=settings.strict)
         store = _open_corrections(settings)
         batcher = Batcher(
             threads=max(1, parallel.cores() // settings.workers),
@@ -200,4 +200,6 @@ async def _health(request: Request) -> JSONResponse:
 
 async def _ready(request: Request) -> JSONResponse:
     state = state_of(request)
-    return JSONResponse({"status": state.status}, 200 if state.accepting else 503)
+    warning = state.slot.current.warning
+    told = {"warning": warning} if warning is not None else {}
+    return JSONResponse({"status": state.status, **told}, 200 if state.accepting else 503)

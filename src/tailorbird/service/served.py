@@ -34,18 +34,26 @@ class Served:
     loaded: str
 
     @property
+    def warning(self) -> str | None:
+        """What people should know of the model on this device; None if all is well."""
+        tested = self.classifier.self_test
+        return None if tested is None or tested.passed else tested.sentence(self.name)
+
+    @property
     def rule(self) -> ResizeRule:
         """The rule that turns photos into the model's input."""
         return self.classifier.info.resize
 
 
-def open_served(path: Path, *, name: str | None = None) -> Served:
+def open_served(path: Path, *, name: str | None = None, strict: bool = False) -> Served:
     """Open, audit and test a model file.
+
+    strict: whether a difference in the self-test is an error rather than a logged warning.
 
     Raises ModelFileError when any of it fails, or when the file changes meanwhile.
     """
     digest = _digest(path)
-    classifier = Classifier(path)
+    classifier = Classifier(path, strict=strict)
     if _digest(path) != digest:
         raise ModelFileError(
             f"{path} changed while it was read; put a new model in place by renaming, then reload"
@@ -108,26 +116,32 @@ class Slot:
     """Holds the model being served; `current` is replaced in one step."""
 
     def __init__(
-        self, path: Path, runtime: Path | None = None, note: Callable[..., None] | None = None
+        self,
+        path: Path,
+        runtime: Path | None = None,
+        note: Callable[..., None] | None = None,
+        *,
+        strict: bool = False,
     ) -> None:
         """Open the model that the other workers serve or, in the first of them, the file.
 
         A restarted worker does not read the file: it may be invalid by now, or a new model that
         was not loaded yet, so that the workers would serve different models.
 
-        note: receives an event and its fields. Raises ModelFileError.
+        note: receives an event and its fields. strict: see `open_served`. Raises ModelFileError.
         """
         self._path = path
+        self._strict = strict
         self._good = runtime / LAST_GOOD if runtime else None
         self._lock = asyncio.Lock()
         if self._good is not None and self._good.exists():
             try:
-                self.current = open_served(self._good, name=path.stem)
+                self.current = open_served(self._good, name=path.stem, strict=strict)
                 return
             except ModelFileError as error:
                 if note:
                     note("model-bad", level="error", message=f"{error}; trying the file itself")
-        self.current = open_served(path)
+        self.current = open_served(path, strict=strict)
         self.keep_good()
 
     async def reload(self) -> bool:
@@ -136,7 +150,7 @@ class Slot:
         Raises ModelFileError and keeps the old one.
         """
         async with self._lock:
-            fresh = await asyncio.to_thread(open_served, self._path)
+            fresh = await asyncio.to_thread(open_served, self._path, strict=self._strict)
             changed = fresh.sha256 != self.current.sha256
             if changed:
                 self.current = fresh

@@ -41,6 +41,7 @@ class ServeSettings(WebSettings):
         before it stops listening.
     trusted_proxies: addresses or networks of proxies whose X-Forwarded-* headers are believed;
         by default those of the environment variable FORWARDED_ALLOW_IPS, else loopback.
+    strict: refuse a model that gives other answers on this device than where it was made.
     page: how the pages present themselves.
     runtime: folder that the worker processes share: counters for /metrics, and the last model
         that worked.
@@ -57,6 +58,7 @@ class ServeSettings(WebSettings):
     decode_seconds: float = 10.0
     drain: float = 1.0
     trusted_proxies: tuple[str, ...] = field(default_factory=_proxies_of_environment)
+    strict: bool = False
     page: PageSettings = field(default_factory=PageSettings)
     runtime: Path | None = None
 
