@@ -9,6 +9,7 @@ import urllib.request
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from playwright.sync_api import Page, Route, expect
 
 from support.browser import (  # noqa: F401 (fixtures)
@@ -218,13 +219,13 @@ def test_the_examples_are_commands_that_reach_this_server(
 ) -> None:
     page = open_page("/docs")
     expect(page.locator(".operation")).not_to_have_count(0)
-    for text in page.locator("pre code").all_text_contents():
+    for text in page.locator(".command pre code").all_text_contents():
         words = shlex.split(text.replace("\\\n", " "))
         assert words[0] == "curl" and any(
             word.startswith(server.address + "/") for word in words
         ), text
     example = shlex.split(
-        page.locator("#post-v1-predict pre code").inner_text().replace("\\\n", " ")
+        page.locator("#post-v1-predict .command code").inner_text().replace("\\\n", " ")
     )
     address = next(word for word in example if word.startswith("http"))
     assert example[-2:] == ["--data-binary", "@photo.jpg"]
@@ -232,9 +233,79 @@ def test_the_examples_are_commands_that_reach_this_server(
     said = post(server, address.removeprefix(server.address), encoded(picture("box", 960)), kind)
     assert len(said["results"][0]["top"]) == 3
     correction = shlex.split(
-        page.locator("#post-v1-corrections pre code").inner_text().replace("\\\n", " ")
+        page.locator("#post-v1-corrections .command code").inner_text().replace("\\\n", " ")
     )
     assert set(json.loads(correction[-1])) == {"receipt", "answer"}
+
+
+def test_three_calls_come_first_and_tensors_are_folded(open_page: OpenPage) -> None:
+    page = open_page("/docs")
+    expect(page.locator("#about")).to_contain_text(
+        "Most programs need three calls: POST /v1/predict"
+    )
+    expect(page.locator(".operation h3 code").first).to_have_text("/v1/predict")
+    infer = page.locator("#post-v2-models-name-infer")
+    expect(infer).to_be_hidden()
+    page.goto(f"{page.url}#post-v2-models-name-infer")
+    expect(infer).to_be_visible()
+    page.reload()
+    expect(infer).to_be_in_viewport()
+    page.locator("details.group > summary").click()
+    expect(infer).to_be_hidden()
+
+
+def keys(value: Any) -> Any:
+    """Return the structure of JSON: keys, and that of a list's first entry."""
+    if isinstance(value, dict):
+        return {name: keys(each) for name, each in value.items()}
+    return [keys(value[0])] if isinstance(value, list) and value else type(value) is list
+
+
+def test_example_answers_are_shown_and_have_the_fields_of_real_ones(
+    open_page: OpenPage, server: Server
+) -> None:
+    document = server.get("/openapi.json")
+    examples = {
+        path: answer["content"]["application/json"]["example"]
+        for path, item in document["paths"].items()
+        for operation in item.values()
+        for answer in operation["responses"].values()
+        if "example" in answer.get("content", {}).get("application/json", {})
+    }
+    page = open_page("/docs")
+    for path, method in (
+        ("/v1/predict", "post"),
+        ("/v1/corrections", "post"),
+        ("/v1/model", "get"),
+    ):
+        shown = page.locator(f"#{method}{path.replace('/', '-')} pre.json")
+        assert json.loads(shown.inner_text()) == examples[path]
+    answer_about(server, "box", 961, "disc")
+    real = post(server, "/v1/predict", encoded(picture("box", 962)), "image/jpeg")
+    assert keys(real) == keys(examples["/v1/predict"])
+    said = {"receipt": real["results"][0]["receipt"], "answer": "box"}
+    stored = post(server, "/v1/corrections", json.dumps(said).encode(), "application/json")
+    assert keys(stored) == keys(examples["/v1/corrections"])
+    stats = server.get("/v1/corrections/stats")
+    assert keys(stats) == keys(examples["/v1/corrections/stats"])
+    model, example = server.get("/v1/model"), examples["/v1/model"]
+    assert example.keys() <= model.keys()
+    for name in ("classes", "display", "limits", "accepts"):
+        assert keys(example[name]) == keys(model[name])
+
+
+def test_example_answers_fit_their_schemas(server: Server) -> None:
+    document = server.get("/openapi.json")
+    checked = 0
+    for item in document["paths"].values():
+        for operation in item.values():
+            for answer in operation["responses"].values():
+                media = answer.get("content", {}).get("application/json", {})
+                if "example" in media:
+                    schema = {**media["schema"], "components": document["components"]}
+                    Draft202012Validator(schema).validate(media["example"])
+                    checked += 1
+    assert checked == 5
 
 
 def test_schemas_that_contain_themselves_end(open_page: OpenPage) -> None:

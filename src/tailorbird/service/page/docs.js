@@ -74,6 +74,7 @@ function shown(document, { id, method, path, operation, parameters }) {
         curl(document, method, path, operation, parameters),
         `curl command for ${method.toUpperCase()} ${path}`,
       ),
+      ...exampleAnswer(responses, `Example answer of ${method.toUpperCase()} ${path}`),
     ),
     responses.length
       ? part(
@@ -82,6 +83,23 @@ function shown(document, { id, method, path, operation, parameters }) {
         )
       : null,
   );
+}
+
+/** Returns the JSON of the first answer that has an example. @param {string} name for people */
+function exampleAnswer(responses, name) {
+  const value = responses
+    .map(([, each]) => each.content?.["application/json"]?.example)
+    .find((each) => each !== undefined);
+  return value === undefined
+    ? []
+    : [
+        el("p", { class: "quiet" }, "answers"),
+        el(
+          "pre",
+          { class: "json", tabindex: "0", role: "region", "aria-label": name },
+          el("code", {}, JSON.stringify(value, null, 2)),
+        ),
+      ];
 }
 
 function part(title, ...children) {
@@ -190,26 +208,58 @@ function heading(document, tag) {
   ];
 }
 
-function contentsList(groups) {
-  return [...groups].flatMap(([tag, entries]) => [
-    el("p", {}, capital(tag)),
-    el(
-      "ul",
-      {},
-      ...entries.map(({ id, method, path }) =>
+/** Whether the operations of a tag are folded: few readers need them. */
+const folded = (document, tag) =>
+  document.tags?.find(({ name }) => name === tag)?.["x-folded"] === true;
+
+function contentsList(document, groups) {
+  return [...groups].flatMap(([tag, entries]) => {
+    const list = contentsOf(entries);
+    return folded(document, tag)
+      ? [el("details", {}, el("summary", {}, capital(tag)), list)]
+      : [el("p", {}, capital(tag)), list];
+  });
+}
+
+function contentsOf(entries) {
+  return el(
+    "ul",
+    {},
+    ...entries.map(({ id, method, path }) =>
+      el(
+        "li",
+        {},
         el(
-          "li",
-          {},
-          el(
-            "a",
-            { href: `#${id}` },
-            el("span", { class: `method ${method}` }, method.toUpperCase()),
-            el("span", {}, path),
-          ),
+          "a",
+          { href: `#${id}` },
+          el("span", { class: `method ${method}` }, method.toUpperCase()),
+          el("span", {}, path),
         ),
       ),
     ),
-  ]);
+  );
+}
+
+/** Opens the folded group of the operation that the address names, and scrolls to it. */
+function showTarget() {
+  const target = window.document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  const group = target.closest("details.group");
+  if (group instanceof HTMLDetailsElement) group.open = true;
+  target.scrollIntoView();
+}
+
+function group(document, tag, entries) {
+  const operations = entries.map((entry) => shown(document, entry));
+  const count = `${entries.length} operations`;
+  return folded(document, tag)
+    ? el(
+        "details",
+        { class: "group" },
+        el("summary", {}, ...heading(document, tag), el("span", { class: "quiet" }, count)),
+        ...operations,
+      )
+    : el("section", { class: "group" }, ...heading(document, tag), ...operations);
 }
 
 async function start() {
@@ -219,18 +269,11 @@ async function start() {
     const { title, version, description } = document.info ?? {};
     byId("title").textContent = `${title ?? "API"} ${version ?? ""}`.trim();
     byId("about").replaceChildren(...prose(description ?? ""));
-    byId("contents").replaceChildren(...contentsList(groups));
-    byId("operations").replaceChildren(
-      ...[...groups].map(([tag, entries]) =>
-        el(
-          "section",
-          { class: "group" },
-          ...heading(document, tag),
-          ...entries.map((entry) => shown(document, entry)),
-        ),
-      ),
-    );
-    if (location.hash) window.document.getElementById(location.hash.slice(1))?.scrollIntoView();
+    byId("contents").replaceChildren(...contentsList(document, groups));
+    const shownGroups = [...groups].map(([tag, entries]) => group(document, tag, entries));
+    byId("operations").replaceChildren(...shownGroups);
+    showTarget();
+    window.addEventListener("hashchange", showTarget);
   } catch (error) {
     byId("about").textContent = "";
     byId("notice").replaceChildren(

@@ -23,7 +23,8 @@ export function showFacts(model) {
 
 function accuracy({ accuracy: share, interval, n }) {
   const [low, high] = Array.isArray(interval) ? interval.map(percent) : [];
-  if (low && tooFew(interval)) return t("facts.too_few", { photos: counted("photo", n), low, high });
+  if (low && tooFew(interval))
+    return t("facts.too_few", { photos: counted("photo", n), low, high });
   const text = low ? t("facts.interval", { share: percent(share), low, high }) : percent(share);
   return Number.isFinite(n)
     ? t("facts.on", { accuracy: text, photos: counted("photo", n) })
