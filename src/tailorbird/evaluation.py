@@ -16,6 +16,7 @@ from tailorbird import parallel
 from tailorbird.dataset import SPLITS, DataSettings, listed_photos, printable
 from tailorbird.dataset.labels import unknown_label
 from tailorbird.dataset.layout import Entry, find
+from tailorbird.dataset.scanner import scan_layout
 from tailorbird.errors import DatasetError, ImageError, SettingsError
 from tailorbird.images import read_bytes
 from tailorbird.metrics.scores import Answers, Scores, score
@@ -50,6 +51,10 @@ class Evaluation:
             predict those of new photos.
         seen: number of photos that were not scored because the model has seen them: it was trained
             or chosen on them.
+        copies: names of scored photos that are copies, nearly identical or altered, of photos of
+            the same source that the model has seen; their scores do not predict those of new
+            photos. Empty where `data.near_duplicates` is `keep`, or the model file does not know
+            what it has seen.
         mistakes: wrong predictions, most confident first.
         left_out: photos that could not be scored, and why.
         answers: the predictions.
@@ -65,6 +70,7 @@ class Evaluation:
     report: Path | None = None
     report_error: str | None = None
     seen: int = 0
+    copies: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         where = f"report: {self.report}" if self.report else ""
@@ -79,6 +85,7 @@ class Evaluation:
             "split": self.split,
             "trained_on": self.trained_on,
             "seen": self.seen,
+            "copies": list(self.copies),
             "mistakes": [vars(mistake).copy() for mistake in self.mistakes],
             "left_out": [{"path": path, "reason": reason} for path, reason in self.left_out],
             "report": str(self.report) if self.report else None,
@@ -134,7 +141,12 @@ def evaluate(
             f"{photos} has no photo that can be scored{first_reason(left_out)}; the model's "
             f"classes are {some_classes(classifier.classes)}"
         )
-    found = replace(found, split=chosen, seen=skipped)
+    # Without splits, photos that are all new to the model are copies of none that it has seen.
+    search = chosen is not None or skipped or found.trained_on
+    copies = copies_of_seen(
+        photos, known, seen_by(classifier) if search else frozenset(), data=data
+    )
+    found = replace(found, split=chosen, seen=skipped, copies=copies)
     if wanted is None:
         return found
     written, problem = attempt(_content(classifier, found, Path(photos)), wanted, report_format)
@@ -289,6 +301,40 @@ def photos_to_score(
         else:
             left_out.append((printable(entry.name), reason))
     return chosen, known, left_out
+
+
+def copies_of_seen(
+    photos: str | Path,
+    scored: Sequence[Entry],
+    seen: frozenset[bytes],
+    *,
+    data: DataSettings | None = None,
+) -> tuple[str, ...]:
+    """Return the names of scored photos that are copies of others that a model has seen.
+
+    Only copies of photos in the same source are known: the model file has no photos. Groups of the
+    source, such as `data.group_by`, count as copies too.
+
+    Args:
+        photos: the source of the scored photos.
+        scored: photos of it.
+        seen: digests of the photos that the model has seen.
+        data: how the source is read; nothing is searched with `near_duplicates="keep"`.
+    """
+    settings = data or DataSettings()
+    if not seen or settings.near_duplicates == "keep":
+        return ()
+    # All photos of the source are needed, also those that `drop` leaves out.
+    layout = find(photos, data=replace(settings, near_duplicates="group"))
+    names = {printable(entry.name) for entry in scored}
+    dataset = scan_layout(layout, photos)
+    known = [bytes.fromhex(sample.digest)[:DIGEST_BYTES] in seen for sample in dataset.samples]
+    groups = {group for group, is_seen in zip(dataset.groups, known, strict=True) if is_seen}
+    return tuple(
+        sample.name
+        for sample, group, is_seen in zip(dataset.samples, dataset.groups, known, strict=True)
+        if group in groups and not is_seen and sample.name in names
+    )
 
 
 def _why_unknown(label: str, models: Sequence[Classifier]) -> str | None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 
 from support.data import CLOTHING, encoded, needs_shared
+from support.data import busy_picture as drawn
 from tailorbird.dataset import Dataset, DataSettings, scan, split
 from tailorbird.dataset.duplicates import altered_copies, altered_search
 from tailorbird.dataset.duplicates.altered_copies import moved_likeness, moves, neighbours
@@ -18,20 +19,6 @@ from tailorbird.dataset.duplicates.local_features import CORNERS, local_features
 from tailorbird.images import decode
 
 Change = Callable[[Image.Image], Image.Image]
-
-
-def drawn(seed: int, size: tuple[int, int] = (360, 270)) -> Image.Image:
-    """A drawing with as many corners as a photo has."""
-    random = np.random.default_rng(seed)
-    image = Image.new("RGB", size, tuple(int(v) for v in random.integers(120, 240, 3)))
-    draw = ImageDraw.Draw(image)
-    for _ in range(45):
-        x, y = random.uniform(0, size[0]), random.uniform(0, size[1])
-        w, h = random.uniform(10, 90, 2)
-        colour = tuple(int(v) for v in random.integers(10, 245, 3))
-        shape = draw.ellipse if random.random() < 0.3 else draw.rectangle
-        shape((x, y, x + w, y + h), fill=colour)
-    return image
 
 
 def cropped(image: Image.Image, share: float) -> Image.Image:

@@ -56,6 +56,20 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def busy_picture(seed: int, size: tuple[int, int] = (360, 270)) -> Image.Image:
+    """A drawing with as many corners as a photo has."""
+    random = np.random.default_rng(seed)
+    image = Image.new("RGB", size, tuple(int(v) for v in random.integers(120, 240, 3)))
+    draw = ImageDraw.Draw(image)
+    for _ in range(45):
+        x, y = random.uniform(0, size[0]), random.uniform(0, size[1])
+        w, h = random.uniform(10, 90, 2)
+        colour = tuple(int(v) for v in random.integers(10, 245, 3))
+        shape = draw.ellipse if random.random() < 0.3 else draw.rectangle
+        shape((x, y, x + w, y + h), fill=colour)
+    return image
+
+
 def draw_dataset(
     folder: Path, labels: tuple[str, ...] = ("disc", "box", "cross"), count: int = 24, seed: int = 0
 ) -> Path:

@@ -63,6 +63,12 @@ def evaluate(
             f"warning: the model was trained on {result.trained_on:,} of these "
             f"{result.scores.n:,} photos; expect lower scores on new photos"
         )
+    if result.copies:
+        what = "photo is a copy" if len(result.copies) == 1 else "photos are copies"
+        output.say(
+            f"warning: {len(result.copies):,} scored {what} of photos that the model has seen, "
+            f"such as {result.copies[0]}; expect lower scores on new photos"
+        )
     everything = "Photos new to the model" if result.seen else "All photos"
     title = f"Split {result.split}" if result.split else everything
     if json:
