@@ -21,8 +21,8 @@ export const kindNames = (kind) => KINDS[kind]?.[1] ?? kind;
 export const KIND_ORDER = Object.keys(KINDS);
 
 /**
- * A probability in words. None is "certain": of the first 20 suspects among real photos, six had the
- * right label.
+ * A probability in words. None is "certain": of the first 20 suspects among real photos, six had
+ * the right label.
  * @param {number} p 0 to 1
  */
 export function likely(p) {
