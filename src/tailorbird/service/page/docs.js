@@ -55,6 +55,14 @@ function shown(document, { id, method, path, operation, parameters }) {
     operation.description && operation.description !== operation.summary
       ? el("p", { class: "long" }, ...prose(operation.description))
       : null,
+    part(
+      "Example",
+      command(
+        curl(document, method, path, operation, parameters),
+        `curl command for ${method.toUpperCase()} ${path}`,
+      ),
+      ...exampleAnswer(responses, `Example answer of ${method.toUpperCase()} ${path}`),
+    ),
     parameters.length
       ? part(
           "Parameters",
@@ -68,14 +76,6 @@ function shown(document, { id, method, path, operation, parameters }) {
           ...contents(document, body.content, true),
         )
       : null,
-    part(
-      "Example",
-      command(
-        curl(document, method, path, operation, parameters),
-        `curl command for ${method.toUpperCase()} ${path}`,
-      ),
-      ...exampleAnswer(responses, `Example answer of ${method.toUpperCase()} ${path}`),
-    ),
     responses.length
       ? part(
           "Answers",
@@ -93,7 +93,7 @@ function exampleAnswer(responses, name) {
   return value === undefined
     ? []
     : [
-        el("p", { class: "quiet" }, "answers"),
+        el("p", { class: "quiet" }, "Example answer"),
         el(
           "pre",
           { class: "json", tabindex: "0", role: "region", "aria-label": name },
