@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -26,6 +27,8 @@ from support.cli import POCKET, lines, run
 from support.documented_json import Schema, problems, schemas
 from support.serving import serving
 from tailorbird.corrections import open_store
+from tailorbird.metrics.scores import MEASURES
+from tailorbird.service.web.texts import LANGUAGES, texts
 from tutorial_blocks import parse, rendered, steps
 from tutorial_rules import differences, form
 
@@ -200,6 +203,38 @@ def test_the_python_page_has_every_public_name(site: Path) -> None:
         assert f'id="{value.__module__}.{value.__qualname__}"' in page or (
             f'id="tailorbird.{name}"' in page
         )
+
+
+# Words
+
+JARGON = re.compile(r"\b(head|embed\w*|backbones?|calibrat\w*|log-loss|features?)\b", re.IGNORECASE)
+
+
+def test_the_first_words_need_no_course() -> None:
+    """The README's first paragraph, and everything on the page, for people who know no terms."""
+    for page in (ROOT / "README.md", DOCS / "index.md"):
+        first = page.read_text(encoding="utf-8").split("\n\n")[1]
+        assert first.startswith("tailorbird learns from your photos")
+        assert not JARGON.search(first)
+    for language in LANGUAGES:
+        assert not JARGON.search(json.dumps(texts(language)["upload"]))
+        assert not JARGON.search(json.dumps(texts(language)["dashboard"]))
+
+
+def test_the_glossary_is_sorted_and_explains_what_outputs_say() -> None:
+    text = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
+    words = [word for word, _ in rows if word not in ("word", "---")]
+    assert words == sorted(words, key=str.lower)
+    known = {part.strip() for word in words for part in re.split(r"[,()]", word)}
+    for measure in MEASURES.values():
+        assert measure.title in known, measure.title
+    for word in ("head", "backbone", "embed", "calibration", "precision", "recall", "F1", "coverage",
+                 "confidence threshold", "baseline", "interval", "dropout", "L2", "learning rate",
+                 "epoch", "view", "fold", "split", "seed", "manifest", "receipt"):  # fmt: skip
+        assert word in known, word
+    linked = [ROOT / "README.md", DOCS / "index.md", DOCS / "tutorial.md"]
+    assert all("glossary.md" in page.read_text(encoding="utf-8") for page in linked)
 
 
 # --json

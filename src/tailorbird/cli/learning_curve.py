@@ -101,7 +101,7 @@ def _print(result: LearningCurve) -> None:
         ],
     )
     if result.classes:
-        lost = "points lost without ¾ of them (95%)"
+        lost = "points lost with only a quarter of them (95%)"
         columns = {"class": False, "photos": True, "recall %": True, lost: True,
                    "expected from twice": True, "p": True}  # fmt: skip
         output.print_table(columns, map(_class_row, result.classes))
