@@ -229,9 +229,10 @@ def test_the_glossary_is_sorted_and_explains_what_outputs_say() -> None:
     known = {part.strip() for word in words for part in re.split(r"[,()]", word)}
     for measure in MEASURES.values():
         assert measure.title in known, measure.title
-    for word in ("head", "backbone", "embed", "calibration", "precision", "recall", "F1", "coverage",
-                 "confidence threshold", "baseline", "interval", "dropout", "L2", "learning rate",
-                 "epoch", "view", "fold", "split", "seed", "manifest", "receipt"):  # fmt: skip
+    for word in ("head", "backbone", "embed", "calibration", "precision", "recall", "F1",
+                 "coverage", "confidence threshold", "baseline", "interval", "dropout", "L2",
+                 "learning rate", "epoch", "view", "fold", "split", "seed", "manifest",
+                 "receipt"):  # fmt: skip
         assert word in known, word
     linked = [ROOT / "README.md", DOCS / "index.md", DOCS / "tutorial.md"]
     assert all("glossary.md" in page.read_text(encoding="utf-8") for page in linked)

@@ -279,8 +279,8 @@ def _worth(axes: Axes, result: LearningCurve) -> None:
     axes.set_yticks(range(len(classes)), names)
     axes.set_ylim(len(classes) - 0.5, -0.5)
     axes.set_xlabel(
-        "points of balanced accuracy lost with only a quarter\nof the class's photos (in brackets); "
-        "hollow grey: may be chance"
+        "points of balanced accuracy lost with only a quarter\nof the class's photos (in "
+        "brackets); hollow grey: may be chance"
     )
 
 
