@@ -50,7 +50,6 @@ MAY_DIFFER = (
         "VERDICT",
     ),
     (r"(?<=[ :])none(?= )|^none ", "# "),  # no inner layer stands among sizes of layers
-    (r"; carried on with #, the smallest within one standard error of the best", ""),
     (r"^Head, # of the # averaged: ", "Head: "),  # the best head alone or an average
     (r"^(Learning rate #)e?-?#?:", r"\1:"),
     (

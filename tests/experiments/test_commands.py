@@ -56,7 +56,8 @@ def test_sweep_for_people_and_programs(shapes: Path, tmp_path: Path) -> None:
     )
     assert "\x1b[" not in done.stdout + done.stderr, "nothing but plain lines in a pipe"
     rows = list(csv.DictReader((tmp_path / "fits.csv").open()))
-    assert len(rows) == 12 and {row["inner"] for row in rows} == {"0", "8x4"}
+    assert len(rows) == 12 + 4 and {row["inner"] for row in rows} == {"0", "8x4", ""}
+    assert "plain train" in done.stdout and sum(row["setting"] == "-1" for row in rows) == 4
     assert {(row["round"], row["fold"]) for row in rows} == {
         ("0", "0"),
         ("0", "1"),
@@ -76,6 +77,8 @@ def test_sweep_for_people_and_programs(shapes: Path, tmp_path: Path) -> None:
         "factors",
         "comparisons",
         "chosen",
+        "default",
+        "recommended",
         "fits",
         "fits_planned",
         "interrupted",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import re
@@ -16,9 +17,9 @@ from tailorbird import installing
 from tailorbird.errors import MissingExtra, SettingsError, TrainingError
 from tailorbird.experiments import ExperimentData, Standing, SweepResult, sweep
 from tailorbird.experiments.alternatives import train_command
-from tailorbird.experiments.cross_validation import Fitter
+from tailorbird.experiments.cross_validation import Fitter, partitions
 from tailorbird.experiments.summaries import sweep_lines
-from tailorbird.head import HeadSettings
+from tailorbird.head import HeadSettings, search
 
 BRIEF: dict[str, list[Any]] = {"epochs": [12], "learning_rate": [0.01]}
 
@@ -46,7 +47,6 @@ def test_finds_the_planted_setting_and_says_so() -> None:
         "learning rate comes first"
     )
     assert result.chosen.settings.inner == (24,) and result.chosen.accuracy > 0.7
-    assert result.factors[1].reason == ""
     first, second = result.factors[1].settings
     comparison = result.comparison(first, second)
     assert (
@@ -65,6 +65,65 @@ def test_the_smallest_of_equally_good_inner_layers_is_chosen() -> None:
     assert result.chosen.settings.inner == ()
     line = sweep_lines(result)[0]
     assert "cannot be told apart" in line
+
+
+@pytest.mark.parametrize(
+    ("data", "alternatives"),
+    [
+        (xor(), {"inner": [(), (24,)], "learning_rate": [1e-5, 2e-2], "epochs": [25]}),
+        (xor(), {"inner": [(400,)], "learning_rate": [2e-2], "l2": [1e-3], "epochs": [60]}),
+        (blobs(), {"learning_rate": [1e-6, 1e-5], "epochs": [2]}),
+        (blobs((60, 60)), {"l2": [0.01, 0.03], "inner": [(), (8,), (16,)], **BRIEF}),
+    ],
+)
+@pytest.mark.parametrize("metric", ["accuracy", "log-loss"])
+def test_what_is_recommended_is_never_worse_on_the_folds(
+    data: ExperimentData, alternatives: dict[str, list[Any]], metric: Any
+) -> None:
+    result = sweep(data, alternatives, folds=3, seeds=2, metric=metric)
+    merits = [score.merit(metric) for score in (*result.settings, result.default)]
+    better = result.default if result.recommended == "default" else result.chosen
+    assert better.merit(metric) == max(merits)
+    assert result.default.fits == len(result.default_fits) == 6
+    plain = "tailorbird train photos -o model.onnx"
+    assert (result.command == plain) == (result.recommended == "default")
+    said = result.as_dict()
+    assert said["recommended"] == result.recommended
+    assert said["default"]["accuracy"] == result.default.accuracy
+    json.dumps(said, allow_nan=False)
+
+
+def test_the_last_sentence_says_whether_plain_train_is_better() -> None:
+    poor = sweep(
+        xor(), {"learning_rate": [1e-6, 1e-5], "epochs": [2]}, folds=3, seeds=2, metric="log-loss"
+    )
+    assert poor.recommended == "default" and poor.default_comparison.p < 0.001
+    line = sweep_lines(poor)[-1]
+    assert line.startswith("plain train is better than the best setting: ")
+    assert line.endswith("p < 0.001); plain train averages the best of several heads")
+    turned = dataclasses.replace(poor, recommended="chosen")
+    assert sweep_lines(turned)[-1].startswith("the best setting is better than plain train: ")
+
+
+def test_plain_train_is_scored_as_train_would() -> None:
+    """On one fold: the search on the photos that train, its blend scored on those held out."""
+    data = blobs((40, 40, 40), distance=1.0)
+    result = sweep(data, BRIEF, folds=2, seeds=1)
+    (part, other) = partitions(data.labels, data.groups, folds=2, seeds=1, seed=0)
+    for number, rows in enumerate((part, other)):
+        found = search(
+            data.features[:, rows.train],
+            data.labels[rows.train],
+            data.features[0, rows.held_out],
+            data.labels[rows.held_out],
+            classes=3,
+            seed=int(np.random.SeedSequence(rows.seed).generate_state(1)[0]),
+        )
+        assert result.default_fits[number].accuracy == found.best.validation_accuracy
+        assert result.default_fits[number].log_loss == found.best.validation_loss
+    rows_of_csv = [row for row in result.fit_rows() if row["setting"] == -1]
+    assert [row["accuracy"] for row in rows_of_csv] == [f.accuracy for f in result.default_fits]
+    assert all(row["inner"] == row["learning_rate"] == "" for row in rows_of_csv)
 
 
 def test_equal_settings_do_not_differ_significantly() -> None:
@@ -103,7 +162,7 @@ def test_the_grid_tries_every_combination() -> None:
         (s.settings.learning_rate, s.settings.dropout, s.settings.epochs) for s in result.settings
     }
     assert len(tried) == len(result.settings) == 8 and len(result.comparisons) == 28
-    assert result.fit_rows()[0]["inner"] == "0" and len(result.fit_rows()) == 16
+    assert result.fit_rows()[0]["inner"] == "0" and len(result.fit_rows()) == 16 + 2
     json.dumps(result.as_dict(), allow_nan=False)
 
 
@@ -222,6 +281,7 @@ def test_the_train_command_line_says_the_choice() -> None:
         "tailorbird train photos -o model.onnx --inner 100x50 --dropout 0.2 "
         "--learning-rate 0.003 --l2 0.01 --epochs 9 --batch-norm"
     )
+    assert train_command(photos, None, ["epochs"]) == "tailorbird train photos -o model.onnx"
 
 
 def test_memory_is_bounded_and_partitions_prepared_again_are_the_same(

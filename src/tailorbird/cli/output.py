@@ -235,10 +235,21 @@ def _left() -> rich_progress.ProgressColumn:
     return Left(compact=True, elapsed_when_finished=True)
 
 
-_LABELS = {"embed": "read+embed", "finetune": "fine-tune", "corrections": "corrected"}
+_LABELS = {
+    "recipe": "plain train",
+    "embed": "read+embed",
+    "finetune": "fine-tune",
+    "corrections": "corrected",
+}
 """Descriptions of stages that differ from the stage's name."""
 
-_UNITS = {"head": "settings", "labels": "fits", "fits": "fits", "draw": "pictures"}
+_UNITS = {
+    "recipe": "folds",
+    "head": "settings",
+    "labels": "fits",
+    "fits": "fits",
+    "draw": "pictures",
+}
 """Units of the steps by stage; photos by default."""
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-    from tailorbird.experiments import SettingScore, Standing, SweepResult
+    from tailorbird.experiments import FoldScores, Standing, SweepResult
 
 SHOWN = 20
 """Maximum number of settings printed without --verbose."""
@@ -111,7 +111,8 @@ def sweep(
 ) -> None:
     """Compare settings of the head by cross-validation.
 
-    Uses train and validation; the test split is not used. By default it tries learning rates 0.0001
+    Plain `train` is scored on the same folds; the command to use is printed last. Uses train and
+    validation; the test split is not used. By default it tries learning rates 0.0001
     to 0.1, inner layers 0 to 1000 and dropout 0 to 0.8. Differences that may be chance are marked.
     Ctrl-C prints the results so far.
     """
@@ -223,15 +224,14 @@ def _with_spread(mean: float, spread: float, form: str) -> str:
     return f"{mean:{form}} ± {spread:{form}}" if spread == spread else f"{mean:{form}}"
 
 
-def table(
-    settings: Sequence[SettingScore], varied: Sequence[str], caption: str | None = None
-) -> Table:
-    """Return a table of settings, best first, with mean and spread of their scores."""
+def table(rows: Sequence[FoldScores], varied: Sequence[str], caption: str | None = None) -> Table:
+    """Return a table of settings and plain `train`, with mean and spread of their scores."""
     from rich.table import Table
 
+    from tailorbird.experiments import SettingScore
     from tailorbird.experiments.alternatives import NAMES, value_text
 
-    noted = any(score.pruned or score.failed for score in settings)
+    noted = any(score.pruned or score.failed for score in rows)
     gap = (0, 1 if noted else 2, 0, 0)
     found = Table(box=None, pad_edge=False, padding=gap, caption=caption, caption_justify="left")
     scores = ("accuracy %", "log-loss")
@@ -239,10 +239,14 @@ def table(
         found.add_column(name, justify="right", no_wrap=name in scores)
     if noted:
         found.add_column("")
-    for score in settings:
+    for score in rows:
         note = "given up" if score.pruned else (f"{score.failed} diverged" if score.failed else "")
         found.add_row(
-            *(value_text(name, getattr(score.settings, name)) for name in varied),
+            *(
+                [value_text(name, getattr(score.settings, name)) for name in varied]
+                if isinstance(score, SettingScore)
+                else [score.name, *[""] * (len(varied) - 1)]
+            ),
             _with_spread(100 * score.accuracy, 100 * score.accuracy_spread, ".1f"),
             _with_spread(score.log_loss, score.log_loss_spread, ".3f"),
             str(score.fits),
@@ -256,7 +260,10 @@ def _print(result: SweepResult) -> None:
     from tailorbird.experiments.summaries import sweep_lines
 
     shown = result.settings if output.STATE.verbose else result.settings[:SHOWN]
-    output.out().print(table(shown, result.varied))
+    rows = sorted(
+        [result.default, *shown], key=lambda score: (score.pruned, -score.merit(result.metric))
+    )
+    output.out().print(table(rows, result.varied))
     if len(shown) < len(result.settings):
         output.line(f"  ... and {len(result.settings) - len(shown)} more; -v shows all")
     output.line(
@@ -268,8 +275,9 @@ def _print(result: SweepResult) -> None:
         output.line(f"- {line}")
     rate = 60 * len(result.fits) / max(result.seconds, 1e-9)
     ended = "stopped by Ctrl-C after " if result.interrupted else ""
+    plain = "plain train, without further options"
     output.line(
         f"{ended}{len(result.fits)} fits in {output.duration(result.seconds)}, {rate:,.0f} a "
-        f"minute. Chosen: {result.chosen.name}"
+        f"minute. Best: {plain if result.recommended == 'default' else result.chosen.name}"
     )
     output.line(f"  {output.runnable(result.command)}")

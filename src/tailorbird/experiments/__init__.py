@@ -16,7 +16,7 @@ from tailorbird.experiments.learning_rates import (
 )
 from tailorbird.experiments.paired_tests import SettingComparison
 from tailorbird.experiments.power_law import Extrapolation, PowerLaw
-from tailorbird.experiments.sweep_results import Factor, SettingScore, SweepResult
+from tailorbird.experiments.sweep_results import Factor, FoldScores, SettingScore, SweepResult
 from tailorbird.experiments.sweep_run import Standing, SweepSettings
 from tailorbird.experiments.sweeping import sweep
 
@@ -27,6 +27,7 @@ __all__ = [
     "Extrapolation",
     "Factor",
     "FitScore",
+    "FoldScores",
     "LearningCurve",
     "LearningCurveSettings",
     "PowerLaw",

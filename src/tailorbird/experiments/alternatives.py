@@ -129,8 +129,8 @@ def describe(settings: HeadSettings, names: Sequence[str]) -> str:
     )
 
 
-def train_command(data: ExperimentData, settings: HeadSettings, given: Sequence[str]) -> str:
-    """Return the `tailorbird train` command with these settings.
+def train_command(data: ExperimentData, settings: HeadSettings | None, given: Sequence[str]) -> str:
+    """Return the `tailorbird train` command with these settings; None: plain `train`.
 
     Fields other than the usual four are written only if they are in `given`. Without a number of
     epochs `train` chooses it, and with extra views it also tries none.
@@ -139,7 +139,14 @@ def train_command(data: ExperimentData, settings: HeadSettings, given: Sequence[
     if data.backbone != DEFAULT:
         words += ["--backbone", data.backbone]
     words += ["--mirror"] * data.mirror
-    words += ["--inner", "x".join(map(str, settings.inner)) or "0"]
+    words += _head_options(settings, given) if settings is not None else []
+    if data.seed:
+        words += ["--seed", str(data.seed)]
+    return shlex.join(words)
+
+
+def _head_options(settings: HeadSettings, given: Sequence[str]) -> list[str]:
+    words = ["--inner", "x".join(map(str, settings.inner)) or "0"]
     for name in ("dropout", "learning_rate", "l2"):
         words += [f"--{name.replace('_', '-')}", f"{getattr(settings, name):g}"]
     for name in ("epochs", "batch_size", "patience", "label_smoothing", "class_weight", "schedule"):
@@ -149,9 +156,7 @@ def train_command(data: ExperimentData, settings: HeadSettings, given: Sequence[
         words.append("--batch-norm")
     if settings.views > 1:
         words += ["--views", str(settings.views)]
-    if data.seed:
-        words += ["--seed", str(data.seed)]
-    return shlex.join(words)
+    return words
 
 
 def parameters(settings: HeadSettings, data: ExperimentData) -> int:

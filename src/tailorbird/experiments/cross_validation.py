@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Generator, Sequence
@@ -15,9 +16,10 @@ from tailorbird import parallel
 from tailorbird.dataset.grouping import CHOICES
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.experiments.data import ExperimentData
-from tailorbird.head import EpochLog, HeadSettings
+from tailorbird.head import EpochLog, HeadSettings, search
 from tailorbird.head.fit import Data, fit_prepared, prepare
 from tailorbird.parallel import one_blas_thread
+from tailorbird.progress import Progress
 from tailorbird.validation import Problems
 
 CACHED_BYTES = 2**30
@@ -157,7 +159,7 @@ class FitScore:
     """The scores of one fit on the photos held out, at the epoch with the lowest log-loss there.
 
     Attributes:
-        setting, partition: numbers.
+        setting, partition: numbers; DEFAULT_RECIPE for plain `train`.
         accuracy: 0 to 1. log_loss: in nats. Both are NaN where the fit failed.
         best_epoch: from 1.
         seconds: on one core.
@@ -175,6 +177,49 @@ class FitScore:
     predicted: NDArray[np.int64] = field(
         default_factory=lambda: np.empty(0, np.int64), compare=False, repr=False
     )
+
+
+DEFAULT_RECIPE = -1
+"""The number that stands for plain `train` in place of a setting's."""
+
+
+def default_recipe(
+    data: ExperimentData, partitions: Sequence[Partition], progress: Progress
+) -> tuple[FitScore, ...]:
+    """Return the scores of what plain `train` does, on each partition.
+
+    It searches a few settings and averages the best heads. It chooses by the log-loss on the photos
+    held out, as in `train` by that on validation: its scores are a little optimistic, like those of
+    a setting that was chosen among others.
+
+    progress: receives the stage `recipe` and the partitions done.
+    """
+    progress.stage("recipe", len(partitions))
+    scores = []
+    for number, part in enumerate(partitions):
+        seed = int(np.random.SeedSequence(part.seed).generate_state(1)[0])
+        try:
+            best = search(
+                data.features[:1, part.train],
+                data.labels[part.train],
+                data.features[0, part.held_out],
+                data.labels[part.held_out],
+                classes=len(data.classes),
+                seed=seed,
+            ).best
+            score = FitScore(
+                DEFAULT_RECIPE,
+                number,
+                best.validation_accuracy,
+                best.validation_loss,
+                best.best_epoch,
+                best.seconds,
+            )
+        except TrainingError as error:
+            score = FitScore(DEFAULT_RECIPE, number, math.nan, math.nan, 0, 0.0, str(error))
+        scores.append(score)
+        progress.advance(len(scores), len(partitions))
+    return tuple(scores)
 
 
 class _Stopped(Exception):

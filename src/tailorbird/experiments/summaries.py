@@ -6,14 +6,14 @@ from tailorbird.experiments.alternatives import NAMES, value_text
 from tailorbird.experiments.learning_curves import LearningCurve
 from tailorbird.experiments.learning_rates import RateFinding
 from tailorbird.experiments.paired_tests import p_text
-from tailorbird.experiments.sweep_results import Factor, SweepResult
+from tailorbird.experiments.sweep_results import Factor, FoldScores, SweepResult
 
 NAMED = 4
 """Maximum number of settings of a large family that are named; the rest are counted."""
 
 
 def sweep_lines(result: SweepResult) -> list[str]:
-    """Return a sentence for each factor, and one on the p-values."""
+    """Return a sentence for each factor, one on the p-values, and one on plain `train`."""
     lines = [_factor_line(result, factor) for factor in result.factors]
     count = len(result.comparisons)
     if count:
@@ -21,7 +21,28 @@ def sweep_lines(result: SweepResult) -> list[str]:
             f"p-values are corrected for {count} comparison{'s' * (count > 1)} on the same folds "
             "(Nadeau and Bengio's test, Holm); from 0.05 on, a difference may be chance."
         )
-    return lines
+    return [*lines, default_line(result)]
+
+
+def default_line(result: SweepResult) -> str:
+    """Say whether plain `train` or the best setting is better on the folds."""
+    if result.default.failed:
+        return "plain train failed on these folds"
+    test = result.default_comparison
+    plain, other = _shown(result, result.default), _shown(result, result.chosen)
+    ahead, behind = "plain train", "the best setting"
+    values = [plain, other]
+    if result.recommended == "chosen":
+        ahead, behind, values = behind, ahead, [other, plain]
+    chance = f", {p_text(test.p)}" if test.pairs > 1 else ""
+    if test.difference == 0:
+        verdict = f"plain train is as good as the best setting ({plain})"
+    else:
+        verdict = (
+            f"{ahead} is better than {behind}: {values[0]} and {values[1]} on the same folds "
+            f"(difference {_amount(result, test.difference)}{chance})"
+        )
+    return f"{verdict}; plain train averages the best of several heads"
 
 
 def sweep_title(result: SweepResult) -> str:
@@ -31,7 +52,11 @@ def sweep_title(result: SweepResult) -> str:
         compared = (result.comparison(factor.chosen, number) for number in factor.settings)
         equal += sum(found is not None and not found.distinguishable for found in compared)
     tail = f"; {equal} alternative{'s' * (equal > 1)} may be as good" if equal else ""
-    return f"Chosen: {result.chosen.name} ({_score(result, result.chosen.number)}){tail}"
+    best = f"{result.chosen.name} ({_score(result, result.chosen.number)}){tail}"
+    plain = _shown(result, result.default)
+    if result.recommended == "default":
+        return f"Chosen: plain train ({plain}); best setting: {best}"
+    return f"Chosen: {best}; plain train: {plain}"
 
 
 def _value(result: SweepResult, factor: Factor, number: int) -> str:
@@ -48,7 +73,10 @@ def _amount(result: SweepResult, difference: float) -> str:
 
 
 def _score(result: SweepResult, number: int) -> str:
-    score = result.setting(number)
+    return _shown(result, result.setting(number))
+
+
+def _shown(result: SweepResult, score: FoldScores) -> str:
     return (
         f"{100 * score.accuracy:.1f}%"
         if result.metric == "accuracy"
@@ -90,8 +118,6 @@ def _factor_line(result: SweepResult, factor: Factor) -> str:
     failed = [_value(result, factor, number) for number in factor.settings if number not in tried]
     if failed:
         parts.append(f"{', '.join(failed)} diverged")
-    if factor.reason:
-        parts.append(f"carried on with {_value(result, factor, factor.chosen)}, {factor.reason}")
     return f"{name}: " + "; ".join(parts)
 
 

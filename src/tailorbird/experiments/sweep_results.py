@@ -6,23 +6,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from tailorbird.experiments.alternatives import Metric
-from tailorbird.experiments.cross_validation import FitScore
-from tailorbird.experiments.paired_tests import SettingComparison
+from tailorbird.experiments.cross_validation import DEFAULT_RECIPE, FitScore
+from tailorbird.experiments.paired_tests import PairedTest, SettingComparison
 from tailorbird.files import csv_text, write_text
 from tailorbird.head import HeadSettings
 
 
-@dataclass(frozen=True)
-class SettingScore:
-    """The scores of one setting over its fits.
+@dataclass(frozen=True, kw_only=True)
+class FoldScores:
+    """The scores of a setting, or of plain `train`, over its fits.
 
     Attributes:
-        number: of the setting.
+        number: of the setting; DEFAULT_RECIPE for plain `train`.
         accuracy: mean, 0 to 1. log_loss: mean, in nats. Their spreads are standard deviations over
             folds and seeds. NaN where there is no fit.
         seconds: mean per fit, on one core.
@@ -31,7 +31,6 @@ class SettingScore:
     """
 
     number: int
-    settings: HeadSettings
     name: str
     fits: int
     accuracy: float
@@ -49,21 +48,32 @@ class SettingScore:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the object of `sweep --json`: NaN as null."""
-        plain = {**asdict(self), "settings": plain_settings(self.settings)}
         return {
             key: None if isinstance(value, float) and math.isnan(value) else value
-            for key, value in plain.items()
+            for key, value in asdict(self).items()
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingScore(FoldScores):
+    """The scores of one setting over its fits."""
+
+    settings: HeadSettings
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the object of `sweep --json`: NaN as null."""
+        return {**super().as_dict(), "settings": plain_settings(self.settings)}
 
 
 @dataclass(frozen=True)
 class Factor:
-    """A factor that was varied: its settings in order, the chosen one, and why if not the best."""
+    """A factor that was varied: its settings in order, and the chosen one, the best."""
 
     name: str
     settings: tuple[int, ...]
     chosen: int
     reason: str = ""
+    """Always empty; it was the reason for a choice that is not the best."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +86,13 @@ class SweepResult:
         fits: every single fit.
         comparisons: pairs within a factor.
         varied: the fields with several alternatives.
-        chosen: the setting to train with.
+        chosen: the best setting.
+        default: the scores of plain `train` on the same folds.
+        recommended: `default` or `chosen`: what `command` trains with, the better on the folds.
+        default_comparison: plain `train` against the chosen setting.
         total: number of fits planned.
         interrupted: whether Ctrl-C ended it early.
-        command: the `tailorbird train` command with the chosen setting.
+        command: the `tailorbird train` command to use.
     """
 
     source: str
@@ -102,6 +115,10 @@ class SweepResult:
     interrupted: bool
     seconds: float
     command: str
+    default: FoldScores
+    default_fits: tuple[FitScore, ...]
+    recommended: Literal["default", "chosen"]
+    default_comparison: PairedTest
 
     def setting(self, number: int) -> SettingScore:
         """Return the setting with this number."""
@@ -140,6 +157,12 @@ class SweepResult:
                 for c in self.comparisons
             ],
             "chosen": self.chosen.as_dict(),
+            "default": {
+                key: value
+                for key, value in self.default.as_dict().items()
+                if key not in ("number", "name", "pruned")
+            },
+            "recommended": self.recommended,
             "fits": len(self.fits),
             "fits_planned": self.total,
             "interrupted": self.interrupted,
@@ -153,14 +176,21 @@ class SweepResult:
         write_text(path, csv_text([list(rows[0]), *(list(row.values()) for row in rows)]))
 
     def fit_rows(self) -> list[dict[str, Any]]:
-        """Return every fit as a flat row for a CSV: setting, round, fold and scores."""
+        """Return every fit as a flat row for a CSV: setting, round, fold and scores.
+
+        Plain `train` has the setting -1.
+        """
         settings = {score.number: plain_settings(score.settings) for score in self.settings}
+        blank = dict.fromkeys(next(iter(settings.values())), "")
+        settings[DEFAULT_RECIPE] = {**blank, "inner": ()}
         rows = []
-        for fit in self.fits:
+        for fit in (*self.fits, *self.default_fits):
             values = {
                 **settings[fit.setting],
                 "inner": "x".join(map(str, settings[fit.setting]["inner"])) or "0",
             }
+            if fit.setting == DEFAULT_RECIPE:
+                values["inner"] = ""
             rows.append(
                 {
                     "setting": fit.setting,
@@ -191,6 +221,17 @@ def summarise(
     pruned: bool = False,
 ) -> SettingScore:
     """Return mean and spread over the fits of one setting."""
+    return SettingScore(
+        number=number, settings=settings, name=name, pruned=pruned, **_means_of(fits)
+    )
+
+
+def summarise_default(fits: Sequence[FitScore]) -> FoldScores:
+    """Return mean and spread over the fits of plain `train`."""
+    return FoldScores(number=DEFAULT_RECIPE, name="plain train", **_means_of(fits))
+
+
+def _means_of(fits: Sequence[FitScore]) -> dict[str, Any]:
     good = [fit for fit in fits if fit.failure is None]
 
     def mean_and_spread(values: list[float]) -> tuple[float, float]:
@@ -199,19 +240,15 @@ def summarise(
 
     accuracy, accuracy_spread = mean_and_spread([fit.accuracy for fit in good])
     loss, loss_spread = mean_and_spread([fit.log_loss for fit in good])
-    return SettingScore(
-        number=number,
-        settings=settings,
-        name=name,
-        fits=len(fits),
-        accuracy=accuracy,
-        accuracy_spread=accuracy_spread,
-        log_loss=loss,
-        log_loss_spread=loss_spread,
-        seconds=float(np.mean([fit.seconds for fit in good])) if good else math.nan,
-        failed=len(fits) - len(good),
-        pruned=pruned,
-    )
+    return {
+        "fits": len(fits),
+        "accuracy": accuracy,
+        "accuracy_spread": accuracy_spread,
+        "log_loss": loss,
+        "log_loss_spread": loss_spread,
+        "seconds": float(np.mean([fit.seconds for fit in good])) if good else math.nan,
+        "failed": len(fits) - len(good),
+    }
 
 
 def by_partition(fits: Sequence[FitScore], metric: Metric) -> dict[int, float]:

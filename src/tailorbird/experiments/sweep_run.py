@@ -24,6 +24,7 @@ from tailorbird.experiments.alternatives import (
 from tailorbird.experiments.cross_validation import MOST_SEEDS, FitScore, Fitter, Job
 from tailorbird.experiments.data import ExperimentData, ExperimentSettings
 from tailorbird.experiments.paired_tests import (
+    PairedTest,
     SettingComparison,
     compare,
     compare_with_best,
@@ -36,6 +37,7 @@ from tailorbird.experiments.sweep_results import (
     best_first,
     by_partition,
     summarise,
+    summarise_default,
 )
 from tailorbird.head import HeadSettings
 from tailorbird.validation import Problems
@@ -207,29 +209,26 @@ class SweepRun:
         return expected * (time.perf_counter() - self._began) / max(sum(seconds), 1e-9)
 
     def _best(self, numbers: Sequence[int]) -> int:
-        return max(numbers, key=lambda number: self._scores[number].merit(self.metric))
+        """Return the setting with the best mean; of equal ones the smallest head."""
+
+        def rank(number: int) -> tuple[float, int]:
+            size = parameters(self.settings[number], self.data)
+            return self._scores[number].merit(self.metric), -size
+
+        return max(numbers, key=rank)
 
     def _decide(self, name: str, numbers: Sequence[int]) -> Factor:
-        """Choose the best mean; of inner layers the smallest within one standard error of it."""
+        """Choose the best mean."""
         tried = [number for number in numbers if number in self._scores]
-        best = self._best(tried)
-        if name != "inner":
-            return Factor(name, tuple(tried), best)
-        scores = {number: by_partition(self.fits[number], self.metric) for number in tried}
-        smallest = sorted(tried, key=lambda number: parameters(self.settings[number], self.data))
-        for number in smallest:
-            if number == best or self._scores[number].failed:
-                break
-            both = sorted(scores[best].keys() & scores[number].keys())
-            differences = [scores[best][part] - scores[number][part] for part in both]
-            test = corrected_t_test(differences, self.fitter.ratio)
-            if test.difference <= test.standard_error:
-                reason = "the smallest within one standard error of the best"
-                return Factor(name, tuple(tried), number, reason)
-        return Factor(name, tuple(tried), best)
+        return Factor(name, tuple(tried), self._best(tried))
 
-    def result(self, settings: SweepSettings, *, interrupted: bool) -> SweepResult:
-        """Rank, compare and choose. Raises TrainingError when every fit diverged."""
+    def result(
+        self, settings: SweepSettings, default_fits: tuple[FitScore, ...], *, interrupted: bool
+    ) -> SweepResult:
+        """Rank, compare and choose. Raises TrainingError when every fit diverged.
+
+        default_fits: of plain `train`, on the same partitions.
+        """
         usable = {
             number for number, score in self._scores.items() if score.merit(self.metric) > -np.inf
         }
@@ -245,7 +244,11 @@ class SweepRun:
             [number for number in factor.settings if number in usable and number not in self.pruned]
             for factor in self.factors
         ]
-        chosen = self._scores[self.factors[-1].chosen]
+        whole = [number for number in self._scores if number not in self.pruned]
+        chosen = self._scores[self._best([number for number in whole if number in usable])]
+        default = summarise_default(default_fits)
+        test = self._against_default(default_fits, chosen.number)
+        plain = not default.failed and test.difference >= 0
         return SweepResult(
             source=self.data.source,
             backbone=self.data.backbone,
@@ -266,8 +269,21 @@ class SweepRun:
             total=self.total,
             interrupted=interrupted,
             seconds=time.perf_counter() - self._began,
-            command=train_command(self.data, chosen.settings, list(self.alternatives)),
+            command=train_command(
+                self.data, None if plain else chosen.settings, list(self.alternatives)
+            ),
+            default=default,
+            default_fits=default_fits,
+            recommended="default" if plain else "chosen",
+            default_comparison=test,
         )
+
+    def _against_default(self, default_fits: Sequence[FitScore], number: int) -> PairedTest:
+        """Compare plain `train` with a setting on the folds that both have."""
+        plain = by_partition(default_fits, self.metric)
+        other = by_partition(self.fits[number], self.metric)
+        both = sorted(plain.keys() & other.keys())
+        return corrected_t_test([plain[part] - other[part] for part in both], self.fitter.ratio)
 
     def _compare(self, families: Sequence[Sequence[int]]) -> list[SettingComparison]:
         """Compare all pairs within each family; of a large one, the best with each other."""

@@ -8,11 +8,11 @@ from typing import Any
 
 from tailorbird.experiments import optuna_search
 from tailorbird.experiments.alternatives import check_alternatives, most_views
-from tailorbird.experiments.cross_validation import Fitter, partitions
+from tailorbird.experiments.cross_validation import Fitter, default_recipe, partitions
 from tailorbird.experiments.data import ExperimentData, given_or_read
 from tailorbird.experiments.sweep_results import SweepResult
 from tailorbird.experiments.sweep_run import OnFit, SweepRun, SweepSettings
-from tailorbird.progress import Progress
+from tailorbird.progress import NoProgress, Progress
 from tailorbird.validation import merge
 
 
@@ -31,9 +31,10 @@ def sweep(
 
     One factor is varied at a time: learning rate, then inner layers, then dropout, then the others
     in the order given. Each is tried with the best found so far for the factors before it and the
-    usual value for those after it. Of inner layers, the smallest within one standard error of the
-    best is chosen (the rule of Breiman et al. 1984, Classification and Regression Trees, 3.4.3,
-    with the corrected error of the paired differences): a larger one costs time and file size.
+    usual value for those after it. Of equally good ones, the smallest head is chosen.
+
+    What plain `train` does is scored on the same folds: it averages the best of a few heads, which
+    a fixed setting must beat. `command` of the result is the better of the two.
 
     Every setting has the same folds and first weights, so differences are paired; see
     `paired_tests`. Copies of a picture are never on both sides. A fit
@@ -46,8 +47,8 @@ def sweep(
         alternatives: field of HeadSettings -> values; a single value fixes it. By default learning
             rates 0.0001 to 0.1, inner layers none to 1000, dropout 0 to 0.8.
         settings: folds, seeds, metric and so on; None: the defaults.
-        progress: receives the stages of reading photos.
-        on_fit: called after each fit.
+        progress: receives the stages of reading photos, and `recipe`.
+        on_fit: called after each fit of a setting.
         options: fields of SweepSettings, in place of those in `settings`.
 
     Raises:
@@ -64,6 +65,7 @@ def sweep(
     parts = partitions(
         data.labels, data.groups, folds=settings.folds, seeds=settings.seeds, seed=settings.seed
     )
+    default_fits = default_recipe(data, parts, progress or NoProgress())
     run = SweepRun(
         data, checked, Fitter(data, parts, workers=settings.workers), settings.metric, on_fit
     )
@@ -79,4 +81,4 @@ def sweep(
         if not run.done:
             raise
         interrupted = True
-    return run.result(settings, interrupted=interrupted)
+    return run.result(settings, default_fits, interrupted=interrupted)
