@@ -119,6 +119,7 @@ COMMANDS = {
     "train": "train {photos} -o shop.onnx",
     "evaluate": "evaluate {model} {photos} --report scores.html",
     "compare": "compare {model} {model} {photos}",
+    "retrain": "retrain {model} {photos} --no-replace",
     "predict": "predict {model} {photo}",
     "explain": "explain {model} {photo}",
     "report": "report {model}",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tailorbird.label_errors import Suspect, Suspects, suspects
     from tailorbird.metrics.scores import Scores
     from tailorbird.model import Classifier, Failure, Prediction, load
+    from tailorbird.retraining import Retraining, RetrainSettings, retrain
     from tailorbird.training import TrainResult, TrainSettings, train
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "FinetuneSettings",
     "InputError",
     "Prediction",
+    "RetrainSettings",
+    "Retraining",
     "RunError",
     "Sample",
     "Scores",
@@ -53,6 +56,7 @@ __all__ = [
     "import_model",
     "learning_curve",
     "load",
+    "retrain",
     "scan",
     "suspects",
     "sweep",
@@ -71,6 +75,8 @@ _HOMES = {
     "FinetuneSettings": "engines.finetune.settings",
     "InputError": "errors",
     "Prediction": "model",
+    "RetrainSettings": "retraining",
+    "Retraining": "retraining",
     "RunError": "errors",
     "Sample": "dataset",
     "Scores": "metrics.scores",
@@ -86,6 +92,7 @@ _HOMES = {
     "import_model": "importing",
     "learning_curve": "experiments",
     "load": "model",
+    "retrain": "retraining",
     "scan": "dataset",
     "suspects": "label_errors",
     "sweep": "experiments",

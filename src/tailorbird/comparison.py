@@ -27,16 +27,13 @@ from tailorbird.files import csv_text, write_text
 from tailorbird.images import Photo, Pixels, ResizeRule, decode, read_bytes, resize
 from tailorbird.inference import map_batches
 from tailorbird.metrics.calibration import label_losses
-from tailorbird.metrics.paired import mcnemar, mean_interval, paired_interval
+from tailorbird.metrics.paired import better, mcnemar, mean_interval, paired_interval
 from tailorbird.metrics.scores import Scores, score
 from tailorbird.model import Classifier
 from tailorbird.progress import NoProgress, Progress
 from tailorbird.rendering.contact_sheets import MOST_TILES, SUFFIXES, Tile, save_sheet
 from tailorbird.rendering.contact_sheets import contact_sheet as make_sheet
 from tailorbird.validation import Problems
-
-SIGNIFICANT = 0.05
-"""P-value below which a difference is significant."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +135,7 @@ class Comparison:
     @property
     def better(self) -> str | None:
         """Return `a` or `b` if the difference is significant, else None."""
-        if self.p_value >= SIGNIFICANT:
-            return None
-        return "b" if self.tally.only_b > self.tally.only_a else "a"
+        return better(self.tally.only_a, self.tally.only_b)
 
     @property
     def verdict(self) -> str:

@@ -138,7 +138,8 @@ CASES = [
     Case("review labels.csv", "--output", ("labels.csv", "disc-000-link.csv")),
 ]  # fmt: skip
 INPUTS = {
-    "train --corrections-photos", "import --validate", "serve --photos", "serve --token-file",
+    "train --corrections-photos", "retrain --corrections-photos", "retrain --corrections-file",
+    "retrain --token-file", "import --validate", "serve --photos", "serve --token-file",
     "serve --corrections-file", "serve --page", "corrections export --photos",
     "corrections forget --photos", "backbones pull --weights", "backbones pull --classes",
     "backbones quantize --photos", "export --photos",

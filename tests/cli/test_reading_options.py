@@ -13,7 +13,10 @@ from tailorbird import train
 from tailorbird.dataset import DataSettings
 from tailorbird.errors import DatasetError, SettingsError
 
-COMMANDS = ("scan", "train", "evaluate", "compare", "sweep", "learning-curve", "find-lr", "review")
+COMMANDS = (
+    "scan", "train", "evaluate", "compare", "retrain", "sweep", "learning-curve",
+    "find-lr", "review",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,8 @@ from tailorbird.service import ServeSettings
 IMAGE = dockerfile.read(DEPLOY / "Dockerfile")
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 UNIT = (DEPLOY / "tailorbird.service").read_text(encoding="utf-8")
+RETRAIN = (DEPLOY / "tailorbird-retrain.service").read_text(encoding="utf-8")
+TIMER = (DEPLOY / "tailorbird-retrain.timer").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
 SETTINGS = ServeSettings(model=Path("model.onnx"))
 LONGEST_END = SETTINGS.drain + SETTINGS.deadline + 15
@@ -38,14 +40,14 @@ def final(name: str) -> list[dockerfile.Instruction]:
     return [each for each in IMAGE if each.stage == IMAGE[-1].stage and each.name == name]
 
 
-def variables() -> set[str]:
-    """Every environment variable `tailorbird serve` reads."""
+def variables(command: str = "serve") -> set[str]:
+    """Every environment variable that a command, such as `tailorbird serve`, reads."""
     from typer.main import get_command
 
     from tailorbird.cli.app import app
 
-    serve = get_command(app).commands["serve"]  # type: ignore[attr-defined]
-    named = {str(option.envvar) for option in serve.params if option.envvar}
+    found = get_command(app).commands[command]  # type: ignore[attr-defined]
+    named = {str(option.envvar) for option in found.params if option.envvar}
     return named | {"TAILORBIRD_THREADS", "TAILORBIRD_CACHE"}
 
 
@@ -108,7 +110,9 @@ def test_every_variable_set_is_one_the_service_reads() -> None:
     of_compose_itself = set(re.findall(r"\$\{(\w+):-", (DEPLOY / "compose.yaml").read_text()))
     for name in from_image | from_compose | from_unit:
         assert not name.startswith("TAILORBIRD_") or name in variables(), name
-    assert from_guide <= variables() | of_compose_itself
+    from_retrain = set(re.findall(r"^Environment=(TAILORBIRD_\w+)=", RETRAIN, re.M))
+    assert from_retrain <= variables("retrain")
+    assert from_guide <= variables() | variables("retrain") | of_compose_itself
 
 
 def test_the_docker_context_holds_only_what_the_image_is_made_of() -> None:
@@ -220,6 +224,45 @@ def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
         text=True,
     )
     assert scored.returncode == 0, scored.stdout[-300:]
+
+
+def test_systemd_takes_the_timer_and_finds_the_retraining_hardened(tmp_path: Path) -> None:
+    analyze = program("systemd-analyze", "systemd")
+    for name, text in (("tailorbird.service", UNIT), ("tailorbird-retrain.service", RETRAIN)):
+        there = text.replace("/opt/tailorbird/bin/tailorbird", "/bin/true")
+        (tmp_path / name).write_text(there)
+    (tmp_path / "tailorbird-retrain.timer").write_text(TIMER)
+    units = [str(tmp_path / f"tailorbird-retrain.{kind}") for kind in ("service", "timer")]
+    verified = subprocess.run(
+        [analyze, "verify", "--man=no", *units], capture_output=True, text=True
+    )
+    assert (verified.returncode, verified.stderr) == (0, "")
+    scored = subprocess.run(
+        [analyze, "security", "--offline=yes", "--no-pager", "--threshold=15", units[0]],
+        capture_output=True,
+        text=True,
+    )
+    assert scored.returncode == 0, scored.stdout[-300:]
+
+
+def test_the_retraining_runs_as_the_services_user_and_its_command_is_one_of_ours() -> None:
+    from tailorbird.cli.retrain import WORSE_EXIT_CODE
+
+    unit, service = (dict(re.findall(r"^(\w+)=(.*)$", text, re.M)) for text in (RETRAIN, UNIT))
+    for name in ("DynamicUser", "User", "StateDirectory", "StateDirectoryMode", "UMask",
+                 "EnvironmentFile", "IPAddressAllow", "PrivateUsers"):  # fmt: skip
+        assert unit[name] == service[name], "the service reads what the retraining writes"
+    assert unit["Type"] == "oneshot" and int(unit["SuccessExitStatus"]) == WORSE_EXIT_CODE
+    words = unit["ExecStart"].split()
+    assert words[:2] == ["/opt/tailorbird/bin/tailorbird", "retrain"]
+    helped = subprocess.run(
+        [sys.executable, "-m", "tailorbird", "retrain", "--help"], capture_output=True, text=True
+    )
+    for option in (word for word in words if word.startswith("--")):
+        assert option in helped.stdout
+    timer = dict(re.findall(r"^(\w+)=(.*)$", TIMER, re.M))
+    assert timer["Persistent"] == "true" and timer["WantedBy"] == "timers.target"
+    assert "Unit" not in timer, "the service of the same name"
 
 
 def test_the_unit_gives_the_service_time_to_end_and_one_signal_only() -> None:

@@ -319,6 +319,7 @@ def test_json_of_a_model_in_use(ask: Ask, trained: Path, shapes: Path, tmp_path:
         *POCKET,
     )
     ask("compare", trained, other, shapes)
+    assert ask("retrain", other, shapes)[0]["comparison"] is not None
     ask("export", trained, "--to", "int8", "--photos", shapes, "-o", tmp_path / "int8.onnx")
 
 

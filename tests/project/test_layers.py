@@ -116,10 +116,11 @@ def test_errors_import_nothing_of_ours() -> None:
 def test_public_names_are_pinned_and_all_there() -> None:
     assert tailorbird.__all__ == [
         "Classifier", "Comparison", "Dataset", "Evaluation", "Explanation", "Failure", "Finding",
-        "FinetuneSettings", "InputError", "Prediction", "RunError", "Sample", "Scores", "Suspect",
-        "Suspects", "TailorbirdError", "TrainResult", "TrainSettings", "compare", "evaluate",
-        "explain", "find_learning_rate", "import_model", "learning_curve", "load", "scan",
-        "suspects", "sweep", "train", "write_manifest",
+        "FinetuneSettings", "InputError", "Prediction", "RetrainSettings", "Retraining", "RunError",
+        "Sample", "Scores", "Suspect", "Suspects", "TailorbirdError", "TrainResult",
+        "TrainSettings", "compare", "evaluate", "explain", "find_learning_rate", "import_model",
+        "learning_curve", "load", "retrain", "scan", "suspects", "sweep", "train",
+        "write_manifest",
     ]  # fmt: skip
     for name in tailorbird.__all__:
         assert getattr(tailorbird, name).__doc__

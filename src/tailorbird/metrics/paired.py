@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.metrics.distributions import fair_coin_cdf, wilson_interval
+
+SIGNIFICANT: Final = 0.05
+"""P-value below which a difference is significant."""
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -25,6 +28,13 @@ def mcnemar(only_a: int, only_b: int) -> float:
     """
     n = only_a + only_b
     return min(1.0, 2.0 * fair_coin_cdf(min(only_a, only_b), n)) if n else 1.0
+
+
+def better(only_a: int, only_b: int) -> Literal["a", "b"] | None:
+    """Return which classifier is significantly better by McNemar's test, None if neither is."""
+    if mcnemar(only_a, only_b) >= SIGNIFICANT:
+        return None
+    return "b" if only_b > only_a else "a"
 
 
 def paired_interval(
