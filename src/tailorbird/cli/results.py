@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tailorbird.cli import output
 
 if TYPE_CHECKING:
+    from tailorbird.advice import Advice
     from tailorbird.engines.finetune.results import FinetuneResult
     from tailorbird.head import SearchResult
     from tailorbird.int8 import Figures
@@ -72,6 +74,13 @@ def print_result(result: TrainResult) -> None:
         f"Seconds: {result.seconds['total']:.1f} ({parts}); {result.embedded:,} photos embedded now"
     )
     output.line(f"Model: {result.model} ({result.model.stat().st_size / 1e6:.1f} MB)")
+    print_advice(result.advice)
+
+
+def print_advice(steps: Sequence[Advice]) -> None:
+    """Print what to do next, a line each."""
+    for step in steps:
+        output.line(f"Next: {step.text}: {output.runnable(step.command)}")
 
 
 def print_head(search: SearchResult, *, refit: bool) -> None:

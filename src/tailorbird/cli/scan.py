@@ -16,6 +16,7 @@ from tailorbird.cli.options import (
     PhotosArgument,
     reads_photos,
 )
+from tailorbird.cli.results import print_advice
 
 if TYPE_CHECKING:
     from tailorbird.dataset import Dataset
@@ -98,6 +99,7 @@ def scan(
         if found.suspects:
             print_judged(found.suspects)
         print_findings(found.dataset)
+        print_advice(found.advice)
     if found.suspects and contact_sheet is not None:
         output.say(
             f"contact sheet written: {contact_sheet}"

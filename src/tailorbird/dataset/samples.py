@@ -40,6 +40,9 @@ KINDS: Final = (
 To add a kind: one name here and one function in `checks.CHECKS`.
 """
 
+DECIDABLE: Final = ("suspect-label", "conflicting-label", "leak", "duplicate", "near-duplicate")
+"""Kinds of findings that a person can decide about, in the order in which they are shown."""
+
 UNUSABLE: Final = frozenset({"unreadable", "unsupported", "too-large", "outside-link"})
 """Kinds of findings whose files are not among the samples."""
 

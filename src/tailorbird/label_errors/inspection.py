@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tailorbird.advice import Advice, after_scan
 from tailorbird.backbone import files_read
 from tailorbird.backbone.catalogue import DEFAULT
 from tailorbird.dataset import (
@@ -18,6 +19,7 @@ from tailorbird.dataset import (
     split,
     write_manifest,
 )
+from tailorbird.dataset.samples import DECIDABLE
 from tailorbird.label_errors.find import Suspects, suspects, tiles
 from tailorbird.progress import Progress
 from tailorbird.rendering.contact_sheets import SUFFIXES, contact_sheet, save_sheet
@@ -29,16 +31,19 @@ class Inspection:
     """A scanned dataset, and its suspect labels if they were asked for.
 
     left_out: number of photos of the written manifest that training leaves out; see `clean`.
+    advice: what to do next, at most two steps.
     """
 
     dataset: Dataset
     suspects: Suspects | None
     left_out: int = 0
+    advice: tuple[Advice, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields of `scan --json`."""
         judged = {} if self.suspects is None else {"suspects": self.suspects.as_dict()}
-        return {**self.dataset.as_dict(), **judged}
+        advice = [step.as_dict() for step in self.advice]
+        return {**self.dataset.as_dict(), **judged, "advice": advice}
 
 
 @dataclass(frozen=True)
@@ -122,4 +127,21 @@ def inspect_dataset(
         left_out = len(clean(divided)[1])
     if judged is not None and settings.sheet is not None and judged.reported:
         save_sheet(contact_sheet(tiles(judged.reported)), settings.sheet)
-    return Inspection(dataset, judged, left_out)
+    return Inspection(dataset, judged, left_out, _advice(dataset, judged, photos))
+
+
+def _advice(dataset: Dataset, judged: Suspects | None, photos: str | Path) -> tuple[Advice, ...]:
+    """Return what to do next."""
+    ranked = judged.ranked if judged else ()
+    return after_scan(
+        dataset,
+        photos,
+        to_review=sum(finding.kind in DECIDABLE for finding in dataset.findings),
+        judged=len(ranked),
+        suspects=len(judged.reported) if judged else 0,
+        confused=(
+            (one.label, one.suggested)
+            for one in ranked
+            if one.suggested_probability > one.label_probability
+        ),
+    )

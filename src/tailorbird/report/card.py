@@ -122,7 +122,9 @@ def _scores(numbers: dict[str, Any]) -> str:
 
 
 def _limits(numbers: dict[str, Any]) -> str:
-    return "## Limits\n\n" + "\n".join(f"- {plain(limit)}" for limit in numbers["limits"])
+    text = "## Limits\n\n" + "\n".join(f"- {plain(limit)}" for limit in numbers["limits"])
+    steps = [f"- {plain(step['text'])}: {plain(step['command'])}" for step in numbers["advice"]]
+    return text + ("\n\n## What to do next\n\n" + "\n".join(steps) if steps else "")
 
 
 def _data(numbers: dict[str, Any]) -> str:

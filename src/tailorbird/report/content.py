@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tailorbird.advice import Advice
 from tailorbird.dataset import Dataset
 from tailorbird.head import SearchResult
 from tailorbird.label_errors import Suspects
@@ -23,7 +24,7 @@ class Content:
     alone). headline: the name in `scores` of the scores that the report is about. answers: the
     model's probabilities for the same photos. dataset: the training dataset. left_out: (path,
     reason). trained_on: number of scored photos the model was trained on. suspects: labels of the
-    dataset that are probably wrong.
+    dataset that are probably wrong. advice: what to do next.
     """
 
     kind: Literal["training", "evaluation", "model"]
@@ -38,3 +39,4 @@ class Content:
     threshold: Threshold | None = None
     trained_on: int = 0
     suspects: Suspects | None = None
+    advice: tuple[Advice, ...] = ()

@@ -72,6 +72,7 @@ def numbers(content: Content) -> dict[str, Any]:
         "mistakes": _shown(answers, info, mistakes(answers)[:MISTAKES]) if answers else [],
         "hits": _shown(answers, info, least_sure_hits(answers)[:HITS]) if answers else [],
         "limits": limits(content, main),
+        "advice": [step.as_dict() for step in content.advice],
     }
 
 

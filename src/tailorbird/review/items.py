@@ -9,9 +9,10 @@ from typing import Final
 
 from tailorbird.dataset import SPLITS, Dataset, Sample
 from tailorbird.dataset.duplicates.groups import group_findings, same_pictures
+from tailorbird.dataset.samples import DECIDABLE
 from tailorbird.label_errors import Suspect
 
-KINDS: Final = ("suspect-label", "conflicting-label", "leak", "duplicate", "near-duplicate")
+KINDS: Final = DECIDABLE
 """Kinds of findings that a person can decide about, in the order in which they are shown."""
 
 

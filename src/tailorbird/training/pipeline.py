@@ -11,6 +11,7 @@ from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any
 
+from tailorbird.advice import Trained, after_training
 from tailorbird.backbone import open_backbone
 from tailorbird.corrections import read_labelled
 from tailorbird.dataset import split, stacked_pixels, write_manifest
@@ -21,6 +22,7 @@ from tailorbird.features import Embedder, expected_seconds
 from tailorbird.head import refit as refit_head
 from tailorbird.head import search
 from tailorbird.label_errors import judge_prepared
+from tailorbird.label_errors.confident import reported
 from tailorbird.metrics.calibration import Probabilities, softmax, temperature
 from tailorbird.metrics.scores import Answers, Scores, score
 from tailorbird.metrics.thresholds import Threshold, choose_threshold
@@ -77,7 +79,7 @@ def train(
     info = _describe(run, data, network, tested)
     _write(run, data, network, info)
     result = _judge_labels(run, data, _result(run, data, network, tested, info))
-    return _report(run, result)
+    return _report(run, _advise(run, photos, tested, result))
 
 
 def _open(run: TrainingRun, photos: str | Path) -> Opened:
@@ -183,10 +185,14 @@ def _find_head(run: TrainingRun, data: PreparedData) -> TrainedNetwork:
 
 @dataclass(frozen=True)
 class _Tested:
-    """Calibration, and the calibrated probabilities and scores of validation and test."""
+    """Calibration, and the calibrated probabilities and scores of validation and test.
+
+    judged: the photos that the threshold was chosen on.
+    """
 
     temperature: float
     threshold: Threshold
+    judged: Judged
     answers: Mapping[str, Probabilities]
     scores: Mapping[str, Scores]
 
@@ -212,7 +218,7 @@ def _test(run: TrainingRun, data: PreparedData, network: TrainedNetwork) -> _Tes
             name: score(labels[name], rows, data.classes, threshold.value)
             for name, rows in answers.items()
         }
-    return _Tested(scale, threshold, answers, scores)
+    return _Tested(scale, threshold, judged, answers, scores)
 
 
 def _describe(
@@ -308,6 +314,27 @@ def _judge_labels(run: TrainingRun, data: PreparedData, result: TrainResult) -> 
         except DatasetError as error:
             run.progress.note(f"labels were not judged: {error}")
     return replace(result, suspects=judged, seconds=run.timer.total())
+
+
+def _advise(
+    run: TrainingRun, photos: str | Path, tested: _Tested, result: TrainResult
+) -> TrainResult:
+    """Add what to do next, from the photos that the heads had not seen."""
+    judged, settings = tested.judged, run.settings
+    suspects = len(result.suspects.reported) if result.suspects else None
+    if suspects is None and judged.crossfitted:
+        suspects = int(reported(judged.probabilities, judged.labels).sum())
+    measured = Trained(
+        photos=str(photos),
+        backbone=str(settings.backbone),
+        frozen=not settings.trains_network,
+        judged=score(judged.labels, judged.probabilities, result.info.classes, 0.0),
+        test=result.test,
+        threshold=result.threshold,
+        counts=result.dataset.splits["train"],
+        suspects=suspects,
+    )
+    return replace(result, advice=after_training(measured))
 
 
 def _report(run: TrainingRun, result: TrainResult) -> TrainResult:

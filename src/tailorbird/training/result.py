@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tailorbird.advice import Advice
 from tailorbird.corrections import Joined
 from tailorbird.dataset import Dataset, Sample
 from tailorbird.engines.finetune.results import FinetuneResult
@@ -39,6 +40,7 @@ class TrainResult:
         corrections: those that joined the training photos.
         suspects: labels that are probably wrong, where that was asked for.
         tuned: the fine-tuning run, where there was one.
+        advice: what to do next, at most two steps.
     """
 
     model: Path
@@ -58,6 +60,7 @@ class TrainResult:
     suspects: Suspects | None = field(default=None)
     tuned: FinetuneResult | None = field(default=None)
     report_error: str | None = field(default=None)
+    advice: tuple[Advice, ...] = field(default=())
 
     def _repr_html_(self) -> str:
         where = f"; report: {self.report}" if self.report else ""
@@ -70,6 +73,7 @@ class TrainResult:
             "report": str(self.report) if self.report else None,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "promise": self.threshold.as_dict(),
+            "advice": [step.as_dict() for step in self.advice],
             "scores": {"validation": self.validation.as_dict(), "test": self.test.as_dict()},
             "settings": {
                 name: value for name, value in self.info.settings.items() if name != "finetune"
@@ -99,6 +103,7 @@ def content_of(result: TrainResult) -> Content:
         search=result.search,
         threshold=result.threshold,
         suspects=result.suspects,
+        advice=result.advice,
     )
 
 
