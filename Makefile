@@ -16,7 +16,8 @@ demo: install
 
 serve: install
 	@test -f tailorbird-demo/wardrobe.onnx || $(LIGHT)/bin/tailorbird demo
-	$(LIGHT)/bin/tailorbird serve tailorbird-demo/wardrobe.onnx
+	@echo 'Open the address below in a browser; Ctrl-C ends it.'
+	$(LIGHT)/bin/tailorbird serve -q tailorbird-demo/wardrobe.onnx
 
 install: $(LIGHT)/installed
 

@@ -348,6 +348,24 @@ def test_narrow_screens_do_not_scroll_horizontally(
     assert not small, "a finger needs 44 pixels"
 
 
+@pytest.mark.parametrize("said", [SURE, UNSURE], ids=["sure", "unsure"])
+def test_a_card_leaves_room_for_the_next_on_a_phone(
+    open_page: OpenPage, said: dict[str, object]
+) -> None:
+    page = open_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    change_response(page, "/v1/predict", said)
+    choose(page, photo())
+    shown = answered(page)
+    box = shown.bounding_box()
+    assert box is not None and box["height"] < 0.67 * 844
+    picture = shown.locator(".stage").bounding_box()
+    verdict = shown.locator(".verdict").bounding_box()
+    assert picture and verdict and picture["x"] + picture["width"] <= verdict["x"], "side by side"
+    shown.get_by_role("radio").nth(1).check()
+    large = shown.locator(".stage").bounding_box()
+    assert large is not None and large["width"] > 300, "a heat map is shown large"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violations_on_the_upload_page(open_page: OpenPage, scheme: str) -> None:
     page = open_page(color_scheme=scheme, reduced_motion="reduce")

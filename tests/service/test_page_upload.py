@@ -111,6 +111,18 @@ def test_the_camera_is_offered_on_touch_screens_only(open_page: OpenPage) -> Non
     expect(open_page().get_by_text("Take a photo")).to_be_hidden()
 
 
+def test_a_phone_is_not_told_to_drop_or_to_press_keys(open_page: OpenPage) -> None:
+    phone = open_page(has_touch=True, is_mobile=True, viewport={"width": 390, "height": 844})
+    for words in ("drop", "Drop", "Ctrl", "⌘"):
+        assert words not in phone.locator("main").inner_text()
+    choose(phone, photo())
+    answered(phone)
+    for words in ("drop", "Drop", "Ctrl", "⌘"):
+        assert words not in phone.locator("main").inner_text()
+    desk = open_page()
+    expect(desk.get_by_text("Drop photos anywhere on this page")).to_be_visible()
+
+
 def test_photos_are_shown_newest_first_and_sent_two_at_a_time(open_page: OpenPage) -> None:
     page = open_page()
     running, most = 0, 0

@@ -74,15 +74,17 @@ def _next(model: Path) -> None:
     except MissingExtra:
         output.say(f"Try it in a browser: {installing.install('serve')}, then {serving}")
     output.say("With photos of your own, a folder for each class:")
-    for command, purpose in (
-        ("scan PHOTOS", "find problems in the data"),
-        ("train PHOTOS -o shop.onnx", "train and test a model"),
-        ("evaluate shop.onnx NEW_PHOTOS", "score it on new photos"),
-        ("predict shop.onnx *.jpg", "use it; --json and --csv for programs"),
-        ("explain shop.onnx a.jpg", "show which parts of a photo count"),
-    ):
-        typed = output.runnable(f"tailorbird {command}")
-        output.say(f"  {typed:<42} {purpose}")
+    commands = {
+        "scan PHOTOS": "find problems in the data",
+        "train PHOTOS -o shop.onnx": "train and test a model",
+        "evaluate shop.onnx NEW_PHOTOS": "score it on new photos",
+        "predict shop.onnx *.jpg": "use it; --json and --csv for programs",
+        "explain shop.onnx a.jpg": "show which parts of a photo count",
+    }
+    typed = {output.runnable(f"tailorbird {each}"): use for each, use in commands.items()}
+    width = max(map(len, typed))
+    for command, use in typed.items():
+        output.say(f"  {command:<{width}}  {use}")
 
 
 def _command(*words: str | Path) -> str:

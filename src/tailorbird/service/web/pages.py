@@ -131,7 +131,6 @@ def _content(name: str, data: bytes, site: Site) -> bytes:
 def _script(site: Site) -> _File:
     value = {
         "language": site.language,
-        "title": site.title,
         "links": site.links,
         "texts": texts(site.language),
     }
