@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 import tailorbird
 from support.progress import RecordedProgress
@@ -89,7 +89,8 @@ def test_the_box_encloses_the_garment() -> None:
             assert drawing.label == label and drawing.image.mode == "RGB"
             assert 0 <= left < right <= width and 0 <= top < bottom <= height
             assert 0.12 < (right - left) * (bottom - top) / (width * height) <= 1
-            edges = np.hypot(*np.gradient(np.asarray(drawing.image.convert("L"), float)))
+            without_noise = drawing.image.convert("L").filter(ImageFilter.GaussianBlur(3))
+            edges = np.hypot(*np.gradient(np.asarray(without_noise, float)))
             outside = np.ones(edges.shape, bool)
             outside[top:bottom, left:right] = False
             if outside.mean() > 0.1:
@@ -156,6 +157,6 @@ def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
         demo.write(tmp_path / "photos" / "deeper", per_class=1)
 
 
-def test_a_small_backbone_learns_it_but_makes_mistakes(drawn: Path, tmp_path: Path) -> None:
-    found = tailorbird.train(drawn, tmp_path / "model.onnx", backbone="pocket", report=False)
-    assert 0.7 < found.test.accuracy < 0.99  # 60 pictures of each class give 0.86 to 0.92
+def test_the_default_training_learns_it_but_makes_mistakes(drawn: Path, tmp_path: Path) -> None:
+    found = tailorbird.train(drawn, tmp_path / "model.onnx", report=False)
+    assert 0.7 < found.test.accuracy < 0.99  # neither by chance nor without a mistake

@@ -1,11 +1,11 @@
-"""Draw one picture of a garment: cut, fabric, pose, surroundings and light follow from a seed."""
+"""Draw one picture of a garment: cut, fabric, surroundings, light and camera follow from a seed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from tailorbird.demo.fabric import backdrop, paints
 from tailorbird.demo.garments import CUTS
@@ -84,5 +84,15 @@ def draw(label: str, seed: int, *, size: tuple[int, int] | None = None) -> Drawi
     light_up(rng, canvas)
     left, top = (max(0, int(n)) for n in own.min(0))
     right, low = (min(n, int(m) + 1) for n, m in zip((width, height), own.max(0), strict=True))
-    planes = [Image.fromarray(p) for p in np.clip(canvas.pixels, 0, 255).astype(np.uint8)]
-    return Drawing(Image.merge("RGB", planes), label, (left, top, right, low))
+    return Drawing(_photographed(rng, canvas.pixels), label, (left, top, right, low))
+
+
+def _photographed(rng: Rng, pixels: np.ndarray) -> Image.Image:
+    """Return the scene (3, H, W) as a phone sees it: out of focus, dark or pale, with noise."""
+    planes = [Image.fromarray(plane) for plane in np.clip(pixels, 0, 255).astype(np.uint8)]
+    focus = ImageFilter.GaussianBlur(rng.uniform(0, 2.2))
+    seen = np.asarray(Image.merge("RGB", planes).filter(focus), np.float32) / 255
+    seen = seen ** np.float32(np.exp(rng.normal(0, 0.4)))
+    seen = seen * np.float32(rng.uniform(0.4, 1)) + np.float32(rng.uniform(0, 0.2))
+    seen += np.float32(rng.uniform(0, 0.1)) * rng.standard_normal(seen.shape, np.float32)
+    return Image.fromarray((np.clip(seen, 0, 1) * 255).astype(np.uint8))
