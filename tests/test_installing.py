@@ -167,6 +167,8 @@ def test_a_printed_command_can_be_typed_where_it_is_printed(
     assert installing.runnable("tailorbird train a -o b") == "tailorbird train a -o b"
     monkeypatch.setenv("PATH", "/usr/bin")
     assert installing.runnable("tailorbird train") == ".venv/bin/tailorbird train"
+    both = installing.runnable("tailorbird scan tailorbird && tailorbird train a")
+    assert both == ".venv/bin/tailorbird scan tailorbird && .venv/bin/tailorbird train a"
     for folder in ("/usr", environment):
         monkeypatch.chdir(folder)
         assert installing.program() == str(environment / "tailorbird")

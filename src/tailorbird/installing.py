@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -49,9 +50,8 @@ def program() -> str:
 
 
 def runnable(command: str) -> str:
-    """Return a command such as `tailorbird train photos/` as it can be typed here."""
-    name, space, rest = command.partition(" ")
-    return program() + space + rest if name == PACKAGE else command
+    """Return a command such as `tailorbird train photos/`, or several with &&, to be typed here."""
+    return re.sub(rf"(^|&& ){PACKAGE}(?= |$)", lambda found: found[1] + program(), command)
 
 
 def _target(record: Distribution | None, checkout: Path | None, extra: str) -> list[str]:
