@@ -139,8 +139,9 @@ CASES = [
 ]  # fmt: skip
 INPUTS = {
     "train --corrections-photos", "retrain --corrections-photos", "retrain --corrections-file",
-    "retrain --token-file", "import --validate", "serve --photos", "serve --token-file",
-    "serve --corrections-file", "serve --page", "corrections export --photos",
+    "retrain --token-file", "review --predictions", "import --validate", "serve --photos",
+    "serve --token-file", "serve --corrections-file", "serve --page",
+    "corrections export --photos",
     "corrections forget --photos", "backbones pull --weights", "backbones pull --classes",
     "backbones quantize --photos", "export --photos",
 }  # fmt: skip

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Locator, expect
 from playwright.sync_api import Page as Tab
 
 from support.browser import Watch, browser, violations  # noqa: F401  (fixture)
+from support.data import picture
 from support.reviewing import (
     CONFLICT,
     COPIES,
@@ -28,7 +29,7 @@ from tailorbird.dataset import Dataset
 from tailorbird.dataset.table import Row
 from tailorbird.errors import StorageFull
 from tailorbird.label_errors import Suspect
-from tailorbird.review import Manifest, Review
+from tailorbird.review import Manifest, Review, open_review
 from tailorbird.review import manifest as manifests
 from tailorbird.review.items import make_items
 from tailorbird.training import train
@@ -384,3 +385,34 @@ def test_without_its_key_the_page_says_what_to_do(page: Page, browser: Browser) 
     expect(opened.get_by_role("heading")).to_have_text("This page needs its key")
     assert not violations(opened)
     context.close()
+
+
+def test_an_unsure_guess_is_a_question_with_two_answers(tab: OpenReview, tmp_path: Path) -> None:
+    """Enter is the model's first guess, R its second."""
+    (tmp_path / "new").mkdir()
+    lines = ["path,label,probability,unsure,label2,probability2,error"]
+    for number, (label, p, second) in enumerate(
+        [("cross", 0.44, "box"), ("disc", 0.5, "cross"), ("box", 0.61, "disc")]
+    ):
+        picture(label, number).save(tmp_path / "new" / f"{number}.jpg")
+        lines.append(f"new/{number}.jpg,{label},{p},true,{second},{0.9 - p},")
+    (tmp_path / "guesses.csv").write_text("\n".join(lines) + "\n")
+    review = open_review(tmp_path / "guesses.csv", find_suspects=False)
+    with shown(review) as page:
+        opened = tab(page)
+        heading = opened.locator("#item h2")
+        expect(heading).to_have_text("Is it cross or box?")
+        expect(opened.get_by_role("button", name="It is cross")).to_have_class("primary wide")
+        assert violations(opened) == []
+        opened.keyboard.press("r")
+        expect(heading).to_have_text("Is it disc or cross?")
+        opened.keyboard.press("Enter")
+        expect(heading).to_have_text("Is it box or disc?")
+        opened.get_by_role("button", name="It is disc").click()
+        expect(heading).to_have_text("All done")
+    found = {row.path: (row.decision, row.label) for row in review.manifest.rows()}
+    assert found == {
+        "new/0.jpg": ("relabel", "box"),
+        "new/1.jpg": ("keep", "disc"),
+        "new/2.jpg": ("relabel", "disc"),
+    }

@@ -26,7 +26,7 @@ def review(
         typer.Argument(
             metavar="PHOTOS",
             help="Class folders, split/class folders, a CSV with the columns path,label[,split], "
-            "or the manifest of a review.",
+            "the output of `tailorbird predict --csv`, or the manifest of a review.",
         ),
     ],
     manifest: Annotated[
@@ -36,6 +36,13 @@ def review(
             "-o",
             help="CSV manifest to write or to continue; by default beside the photos: "
             "shop.reviewed.csv for shop.",
+        ),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Output of `tailorbird predict --csv` about these photos: those the model is not "
+            "sure of come first, then those it labels otherwise."
         ),
     ] = None,
     backbone: BackboneOption = DEFAULT_BACKBONE,
@@ -60,7 +67,8 @@ def review(
 ) -> None:
     """Keep, relabel or exclude suspect photos.
 
-    Shows suspect labels, duplicates and leaks on a local page, to be decided with one key each.
+    Shows unsure guesses of a model, suspect labels, duplicates and leaks on a local page, to be
+    decided with one key each.
     Decisions are written to a CSV manifest that `tailorbird train` reads. No photo is moved,
     changed or deleted. Ctrl-C ends the review.
     """
@@ -77,6 +85,7 @@ def review(
             find_suspects=suspects,
             seed=seed,
             data=data,
+            predictions=predictions,
             progress=progress,
         )
     for note in opened.notes:

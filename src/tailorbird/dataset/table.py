@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _SHOWN: Final = 20
 _SEPARATORS: Final = (",", ";", "\t")
-_COLUMNS: Final = ("path", "label", "split", "group", "decision", "was")
+_COLUMNS: Final = ("path", "label", "split", "group", "decision", "was", "error")
 _LONGEST_PATH: Final = 4096
 _LONGEST_LABEL: Final = 500
 _FIELD_LIMIT = threading.Lock()
@@ -72,7 +72,7 @@ def read_table(path: Path) -> list[Row]:
     `sep=;` and spaces after the separators are understood. Paths may hold bytes that are not UTF-8
     (they are file names); labels may not. Where some rows name a split and others leave it empty,
     the others are training rows. All columns but path and label may be absent; unknown columns are
-    ignored.
+    ignored, and so are rows of `predict --csv` about photos that have an `error` and no label.
 
     Raises:
         DatasetError: lists every bad row with its line number.
@@ -102,6 +102,8 @@ def _rows(text: str, shown: str) -> list[Row]:
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
+            if _failed(cells, columns):
+                continue
             row = _row(cells, len(header), columns)
             if isinstance(row, Row):
                 rows.append(row)
@@ -115,6 +117,12 @@ def _rows(text: str, shown: str) -> list[Row]:
         lines = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
         raise DatasetError(f"{shown} has {len(problems):,} bad rows:{lines}{more}")
     return rows
+
+
+def _failed(cells: list[str], columns: dict[str, int]) -> bool:
+    """Whether a row of `predict --csv` says why a photo has no prediction."""
+    at = columns.get("error", len(cells))
+    return at < len(cells) and bool(cells[at].strip()) and not cells[columns["label"]].strip()
 
 
 def _reader(text: str) -> tuple[Reader, int]:

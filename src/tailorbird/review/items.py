@@ -12,8 +12,8 @@ from tailorbird.dataset.duplicates.groups import group_findings, same_pictures
 from tailorbird.dataset.samples import DECIDABLE
 from tailorbird.label_errors import Suspect
 
-KINDS: Final = DECIDABLE
-"""Kinds of findings that a person can decide about, in the order in which they are shown."""
+KINDS: Final = ("unsure", *DECIDABLE)
+"""Unsure guesses, then kinds of findings that a person can decide about, in the order in which they are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +38,30 @@ class Item:
 
 
 def make_items(
-    dataset: Dataset, reported: Sequence[Suspect], judged: Mapping[Sample, Suspect]
+    dataset: Dataset,
+    reported: Sequence[Suspect],
+    judged: Mapping[Sample, Suspect],
+    unsure: Sequence[Suspect] = (),
 ) -> list[Item]:
-    """Return every item: suspect labels, the most suspect first, then groups by kind.
+    """Return every item: unsure guesses, suspect labels in their order, then groups by kind.
 
-    reported: the suspects in their order.
+    reported: the suspects in their order. unsure: photos whose label is a guess about which the
+        model was not sure, in their order.
     judged: every photo whose label was judged. Of photos with conflicting labels, the one with the
         most probable label is proposed to be kept.
     """
     index = {sample: i for i, sample in enumerate(dataset.samples)}
     items = [
+        Item(
+            ("unsure",),
+            (index[guess.sample],),
+            f"not sure: {guess.label} ({guess.label_probability:.1%}) or {guess.suggested} "
+            f"({guess.suggested_probability:.1%})",
+            proposal=f"Keep {guess.label}",
+        )
+        for guess in unsure
+    ]
+    items += [
         Item(
             ("suspect-label",),
             (index[suspect.sample],),

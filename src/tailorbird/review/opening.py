@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
-from tailorbird.backbone import open_backbone
+from tailorbird.backbone import Backbone, open_backbone
 from tailorbird.backbone.catalogue import DEFAULT
 from tailorbird.dataset import DataSettings, Sample, listed_photos, printable
 from tailorbird.dataset.layout import find
@@ -17,6 +18,12 @@ from tailorbird.preparation import prepare_data
 from tailorbird.progress import Progress
 from tailorbird.review.items import make_items
 from tailorbird.review.manifest import HEADER, Manifest, Resumed, content_hash, fresh_rows, resume
+from tailorbird.review.predictions import (
+    Predictions,
+    doubtful,
+    is_predictions,
+    read_predictions,
+)
 from tailorbird.review.session import Review
 from tailorbird.validation import Problems, same_file
 
@@ -41,24 +48,34 @@ def is_review(path: Path) -> bool:
     return path.is_file() and tuple(read_header(path)) == HEADER
 
 
+class SuspectSearch(TypedDict, total=False):
+    """How suspect labels are searched: the options of `suspects` that have these names."""
+
+    backbone: str | Path
+    mirror: bool
+    seed: int
+
+
 def open_review(
     photos: str | Path,
     manifest: str | Path | None = None,
     *,
-    backbone: str | Path = DEFAULT,
-    mirror: bool = False,
     find_suspects: bool = True,
-    seed: int = 0,
+    predictions: str | Path | None = None,
     data: DataSettings | None = None,
     progress: Progress | None = None,
+    **search: Unpack[SuspectSearch],
 ) -> Review:
     """Scan photos, find suspect labels, and begin or resume the manifest.
 
-    photos: a folder, a CSV, or the manifest of a former review.
+    photos: a folder, a CSV, the CSV of `predict` with the guessed labels, or the manifest of a
+        former review.
     manifest: the file to write; None for `default_manifest`.
-    backbone, mirror: compute the features for finding suspect labels, as in `suspects`.
     find_suspects: False finds duplicates and leaks only, and needs no features.
+    predictions: the CSV of `predict` about these photos; unsure ones and contradicted labels then
+        come first. None: `photos` itself, if it is one.
     progress: receives the stages `scan`, or `embed` and `labels`.
+    search: backbone, mirror and seed of the search for suspect labels; see SuspectSearch.
 
     Raises DatasetError for unusable photos or a file that is not a manifest, SettingsError for an
     invalid name, StorageError when it cannot be written, BackboneError.
@@ -72,8 +89,9 @@ def open_review(
         problems.overlaps(
             {"manifest": target}, inputs={"dataset": read}, photos=listed_photos(source, data)
         )
+    told = _predictions(source, predictions)
     before, seen = _former(source if former else None, target)
-    embedder = Embedder(open_backbone(backbone, mirror=mirror)) if find_suspects else None
+    embedder = Embedder(_backbone(search)) if find_suspects else None
 
     layout = find(source, data=data, as_before_review=former)
     prepared = prepare_data(layout, embedder, progress=progress)
@@ -83,10 +101,18 @@ def open_review(
     judged: dict[Sample, Suspect] = {}
     if find_suspects:
         try:
-            found = judge_prepared(prepared, seed=seed, progress=progress)
+            found = judge_prepared(prepared, seed=search.get("seed", 0), progress=progress)
             reported, judged = found.reported, {suspect.sample: suspect for suspect in found.ranked}
         except DatasetError as error:
             notes.append(f"no label could be judged: {error}")
+    unsure: list[Suspect] = []
+    if told is not None:
+        guesses = told.of(dataset.samples)
+        unsure, contradicted = doubtful(guesses)
+        first = {guess.sample: guess for guess in (*unsure, *contradicted)}
+        reported = [*contradicted, *(each for each in reported if each.sample not in first)]
+        judged = {**judged, **first}
+        notes.append(_about(told, len(guesses), len(dataset.samples)))
     rows = fresh_rows(target, dataset.samples)
     resumed = Resumed(tuple(rows))
     if before is not None:
@@ -100,7 +126,26 @@ def open_review(
         notes += _notes(resumed)
     result = Manifest(target, resumed.rows, removed=resumed.removed_rows, seen=seen)
     result.write()
-    return Review(source, dataset, make_items(dataset, reported, judged), judged, result, notes)
+    return Review(
+        source, dataset, make_items(dataset, reported, judged, unsure), judged, result, notes
+    )
+
+
+def _backbone(search: SuspectSearch) -> Backbone:
+    return open_backbone(search.get("backbone", DEFAULT), mirror=search.get("mirror", False))
+
+
+def _predictions(source: Path, named: str | Path | None) -> Predictions | None:
+    """Return the predictions to order by, if there are any."""
+    if named is not None:
+        return read_predictions(Path(named))
+    return read_predictions(source) if source.is_file() and is_predictions(source) else None
+
+
+def _about(told: Predictions, used: int, photos: int) -> str:
+    """Return a message about the predictions."""
+    failed = f"; {told.failed:,} photos could not be predicted" if told.failed else ""
+    return f"predictions of {used:,} of {photos:,} photos; unsure ones come first{failed}"
 
 
 def _former(source: Path | None, target: Path) -> tuple[tuple[Path, list[Row]] | None, str | None]:

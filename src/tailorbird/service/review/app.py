@@ -164,7 +164,7 @@ class ReviewService:
         items = []
         for item in review.items:
             labels = {number[review.dataset.samples[photo].label] for photo in item.photos}
-            if item.kinds == ("suspect-label",):
+            if item.kinds in (("unsure",), ("suspect-label",)):
                 judged = review.judged[review.dataset.samples[item.photos[0]]]
                 labels.add(number[judged.suggested])
             items.append({"kinds": item.kinds, "photos": item.photos, "labels": sorted(labels)})

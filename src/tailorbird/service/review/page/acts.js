@@ -9,7 +9,7 @@ import { count, decisionWords } from "./words.js";
 /**
  * @typedef {{store: import("./store.js").Store, current: import("./store.js").Item | null,
  *   selected: number, quick: string[],
- *   photos: () => import("./store.js").Photo[], isSuspect: () => boolean, select: (index: number)
+ *   photos: () => import("./store.js").Photo[], isSuspect: () => boolean, isUnsure: () => boolean, select: (index: number)
  *   => void,
  *   decided: (item: import("./store.js").Item) => void}} View the state of the view; keys decide
  *   nothing while `current` is null
@@ -48,7 +48,8 @@ export function makeActs(view) {
   const acts = {
     accept() {
       if (!view.current) return;
-      if (view.isSuspect()) acts.relabel(view.photos()[0], view.photos()[0].suggested);
+      if (view.isUnsure()) acts.keep(view.photos()[0]);
+      else if (view.isSuspect()) acts.relabel(view.photos()[0], view.photos()[0].suggested);
       else if (view.current.proposal) keepOnly(new Set(view.current.keep));
     },
     keep: (photo) => decide([{ photo: photo.photo, decision: "keep" }]),
@@ -70,7 +71,10 @@ export function makeActs(view) {
   const COMMANDS = {
     k: () => acts.keep(view.photos()[view.selected]),
     x: () => acts.exclude(view.photos()[view.selected]),
-    r: () => acts.accept(),
+    r: () =>
+      view.isUnsure()
+        ? acts.relabel(view.photos()[0], view.photos()[0].suggested)
+        : acts.accept(),
     enter: () => acts.accept(),
     l: () => acts.choose(view.photos()[view.selected]),
     o: () => view.isSuspect() || acts.only(),

@@ -19,7 +19,7 @@ function show(dialog) {
 
 const KEYS = [
   [["K"], "Keep the label"],
-  [["⏎", "R"], "Accept the suggested label or answer"],
+  [["⏎", "R"], "Accept the suggested label or answer. Not sure: ⏎ the first class, R the second"],
   [["X"], "Exclude the photo from training"],
   [["1", "9"], "One photo: relabel it as that class. Several: select that photo"],
   [["L"], "Choose another class by name"],

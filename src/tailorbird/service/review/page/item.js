@@ -99,6 +99,81 @@ function bar(role, label, probability) {
 
 const pressed = (yes) => (yes ? "true" : "false");
 
+/** The question about a label that is probably wrong. */
+function labelled(photo, acts) {
+  const was = photo.decision;
+  return [
+    el(
+      "h2",
+      { class: "question", tabindex: "-1" },
+      "Labelled ",
+      photo.label,
+      ". Is it ",
+      el("em", {}, photo.suggested ?? ""),
+      "?",
+    ),
+    el(
+      "ul",
+      { class: "odds" },
+      bar("looks like", photo.suggested, photo.suggested_probability ?? 0),
+      bar("labelled", photo.label, photo.label_probability ?? 0),
+    ),
+    verdict(photo),
+    el(
+      "div",
+      { class: "answers" },
+      answer(`Relabel as ${photo.suggested}`, "Enter", acts.accept, {
+        class: "primary wide",
+        "aria-pressed": pressed(was === "relabel" && photo.now === photo.suggested),
+      }),
+      answer(`Keep ${photo.label}`, "K", () => acts.keep(photo), {
+        "aria-pressed": pressed(was === "keep"),
+      }),
+      exclusion(photo, acts),
+    ),
+  ];
+}
+
+/** The question about a guess of which the model was not sure. */
+function guessed(photo, acts) {
+  const was = photo.decision;
+  return [
+    el(
+      "h2",
+      { class: "question", tabindex: "-1" },
+      "Is it ",
+      el("em", {}, photo.label),
+      " or ",
+      photo.suggested ?? "",
+      "?",
+    ),
+    el(
+      "ul",
+      { class: "odds" },
+      bar("looks like", photo.label, photo.label_probability ?? 0),
+      bar("or", photo.suggested, photo.suggested_probability ?? 0),
+    ),
+    verdict(photo),
+    el(
+      "div",
+      { class: "answers" },
+      answer(`It is ${photo.label}`, "Enter", acts.accept, {
+        class: "primary wide",
+        "aria-pressed": pressed(was === "keep"),
+      }),
+      answer(`It is ${photo.suggested}`, "R", () => acts.relabel(photo, photo.suggested), {
+        "aria-pressed": pressed(was === "relabel" && photo.now === photo.suggested),
+      }),
+      exclusion(photo, acts),
+    ),
+  ];
+}
+
+const exclusion = (photo, acts) =>
+  answer("Exclude", "X", () => acts.exclude(photo), {
+    "aria-pressed": pressed(photo.decision === "exclude"),
+  });
+
 /**
  * @param {Item} item
  * @param {Photo} photo
@@ -128,36 +203,7 @@ export function suspectView(item, photo, quick, classes, acts) {
       "div",
       { class: "panel" },
       chips(item, photo),
-      el(
-        "h2",
-        { class: "question", tabindex: "-1" },
-        "Labelled ",
-        photo.label,
-        ". Is it ",
-        el("em", {}, photo.suggested ?? ""),
-        "?",
-      ),
-      el(
-        "ul",
-        { class: "odds" },
-        bar("looks like", photo.suggested, photo.suggested_probability ?? 0),
-        bar("labelled", photo.label, photo.label_probability ?? 0),
-      ),
-      verdict(photo),
-      el(
-        "div",
-        { class: "answers" },
-        answer(`Relabel as ${photo.suggested}`, "Enter", acts.accept, {
-          class: "primary wide",
-          "aria-pressed": pressed(was === "relabel" && photo.now === photo.suggested),
-        }),
-        answer(`Keep ${photo.label}`, "K", () => acts.keep(photo), {
-          "aria-pressed": pressed(was === "keep"),
-        }),
-        answer("Exclude", "X", () => acts.exclude(photo), {
-          "aria-pressed": pressed(was === "exclude"),
-        }),
-      ),
+      ...(item.kinds[0] === "unsure" ? guessed(photo, acts) : labelled(photo, acts)),
       el("p", { class: "or" }, "Or it is"),
       el(
         "div",

@@ -25,7 +25,8 @@ let quick = [];
 
 /** @returns {Photo[]} */
 const photosOf = (item) => item.photos.map((photo) => store.photos.get(photo));
-const isSuspect = (item) => item.kinds[0] === "suspect-label";
+const isUnsure = (item) => item.kinds[0] === "unsure";
+const isSuspect = (item) => isUnsure(item) || item.kinds[0] === "suspect-label";
 
 // Navigation
 
@@ -130,6 +131,7 @@ const { acts, ofKey } = makeActs({
   },
   photos: () => photosOf(current),
   isSuspect: () => isSuspect(current),
+  isUnsure: () => isUnsure(current),
   select,
   decided,
 });

@@ -2,6 +2,7 @@
 
 /** @type {Record<string, [string, string]>} the name of one finding, of several */
 const KINDS = {
+  unsure: ["Not sure", "Not sure"],
   "suspect-label": ["Suspect label", "Suspect labels"],
   "conflicting-label": ["Conflicting labels", "Conflicting labels"],
   leak: ["Leak between splits", "Leaks between splits"],
