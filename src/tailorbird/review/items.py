@@ -13,7 +13,7 @@ from tailorbird.dataset.samples import DECIDABLE
 from tailorbird.label_errors import Suspect
 
 KINDS: Final = ("unsure", *DECIDABLE)
-"""Unsure guesses, then kinds of findings that a person can decide about, in the order in which they are shown."""
+"""What a person can decide about, in the order in which it is shown: guesses, then findings."""
 
 
 @dataclass(frozen=True, slots=True)
