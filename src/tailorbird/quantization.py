@@ -107,9 +107,8 @@ def _prepared(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     if onnx_files.standard_opset(result) < LEAST_OPSET:
         result = onnx.version_converter.convert_version(result, LEAST_OPSET)
     result = simplified(result, name, BackboneError)
-    sizes = _constant_sizes(result, name)
-    if sizes:
-        result = simplified(_with_constants(result, sizes), name, BackboneError)
+    # The second pass also folds the conversions of float16 weights that the first one inserts.
+    result = simplified(_with_constants(result, _constant_sizes(result, name)), name, BackboneError)
     onnx_files.remove_unused(result)
     for number, node in enumerate(result.graph.node):
         node.name = f"{PREFIX}{node.op_type}_{number}"
@@ -199,7 +198,10 @@ def _nodes_to_quantise(model: onnx.ModelProto) -> list[onnx.NodeProto]:
         between = node.op_type in BETWEEN and (node.op_type != "Add" or len(inputs) == 2)
         if node.name in weighted or behind or (before and (between or node.op_type in ACTIVATIONS)):
             chosen.append(node)
-    return chosen
+    floats = _float_tensors(model)  # shapes that depend on the batch are computed in int64
+    return [
+        node for node in chosen if {*node.input, *node.output} - {""} <= floats | weights.keys()
+    ]
 
 
 def _first_layers(nodes: Sequence[onnx.NodeProto], weighted: Collection[str]) -> set[str]:

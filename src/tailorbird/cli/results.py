@@ -38,6 +38,8 @@ def print_figures(figures: Figures) -> None:
         f"int8 - float32: accuracy {100 * figures.difference:+.2f} points, {figures.speedup:.2f} "
         f"times as fast; both predict the same class for {output.percent(figures.agreement)}"
     )
+    if figures.speedup < 1:
+        output.say("int8 is slower here: keep float32 unless the smaller file is what counts")
     output.say("images/s: one thread of this processor, both measured in turns, without decoding")
 
 
