@@ -12,13 +12,14 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from support.data import CLOTHING, SHARED, MakeDataset, draw_dataset, encoded, needs_shared, picture
 from tailorbird.dataset import Dataset, Finding, Sample, scan
-from tailorbird.dataset.duplicates import hash_neighbours
+from tailorbird.dataset.duplicates import groups, hash_neighbours
 from tailorbird.dataset.duplicates.facts import FACTS, oriented_hashes, perceptual_hash
 from tailorbird.dataset.duplicates.groups import duplicate_groups
 from tailorbird.dataset.duplicates.hash_neighbours import Pairs, near_pairs
 from tailorbird.dataset.duplicates.similarity import (
     DECODED,
     ORIENTATIONS,
+    blur,
     compare,
     orient,
     prepare,
@@ -451,3 +452,38 @@ def test_groups_are_transitive(make_dataset: MakeDataset, tmp_path: Path) -> Non
 
 def test_pictures_of_the_fixture_are_different() -> None:
     assert not compare(prepare(picture("box", 1)), prepare(picture("box", 2))).same
+
+
+def test_a_second_scan_of_the_same_photos_searches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAILORBIRD_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "photos" / "a"
+    folder.mkdir(parents=True)
+    original = scene(1)
+    (folder / "1.jpg").write_bytes(encoded(original, "JPEG", quality=95))
+    (folder / "2.jpg").write_bytes(encoded(brighter(original, 1.1), "JPEG", quality=60))
+    (folder / "3.jpg").write_bytes(encoded(scene(2), "JPEG"))
+    first = scan(folder.parent)
+    assert len(set(first.groups)) == 2
+    for file in (tmp_path / "cache").glob("pairs-*/*"):
+        file.unlink()
+
+    def searched(*_: object) -> None:
+        raise AssertionError("searched again")
+
+    monkeypatch.setattr(groups, "near_pairs", searched)
+    (folder / "1.jpg").rename(folder / "9.jpg")
+    again = scan(folder.parent)
+    assert len(set(again.groups)) == 2
+    (folder / "4.jpg").write_bytes(encoded(scene(3), "JPEG"))
+    with pytest.raises(AssertionError, match="searched again"):
+        scan(folder.parent)
+
+
+def test_blur_is_the_binomial_kernel_with_repeated_edges() -> None:
+    greys = np.random.default_rng(0).uniform(0, 255, (3, 7, 11)).astype(np.float32)
+    kernel = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
+    wide = np.pad(greys, ((0, 0), (2, 2), (2, 2)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(wide, (5, 5), (1, 2))
+    assert np.allclose(blur(greys), (windows * kernel).sum((3, 4)), atol=1e-3)

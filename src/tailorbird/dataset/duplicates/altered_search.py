@@ -1,8 +1,6 @@
 """Search a dataset for copies that were turned by any angle, mirrored, cropped or resized.
 
-What was found is cached twice: the copies of this set of photos, so that the next run with the same
-photos reads one small file; and the verdict on each pair, so that adding photos costs only the new
-pairs.
+The verdict on each pair is cached, so that adding photos costs only the new pairs.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ import contextlib
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -24,9 +21,7 @@ from tailorbird.dataset.duplicates.disjoint_sets import DisjointSets
 from tailorbird.dataset.duplicates.facts import open_verdicts, remember
 from tailorbird.dataset.duplicates.similarity import DECODED
 from tailorbird.dataset.samples import Sample
-from tailorbird.errors import ImageError, StorageError
-from tailorbird.files import cache_folder
-from tailorbird.files.atomic import write_bytes
+from tailorbird.errors import ImageError
 from tailorbird.images import DECODING
 from tailorbird.parallel import one_blas_thread
 
@@ -64,33 +59,20 @@ class AlteredSearch:
         self._corners = corners
         self._pool = pool
         self._store = store
-        self._complete = True
+        self.complete = True
+        """Whether all candidates could be read."""
 
     def run(self, items: Sequence[int], groups: DisjointSets) -> list[Pair]:
         """Return pairs of items that are copies, beyond those that `groups` has united already."""
         items = sorted(items, key=lambda item: self._samples[item].digest)
-        result = self._result_file(items) if self._store else None
-        known = _read(result, len(items))
-        if known is None:
-            digests = [bytes.fromhex(self._samples[item].digest) for item in items]
-            left, right = neighbours(self._corners.vectors(digests))
-            known = [
-                (a, b)
-                for a, b in zip(left.tolist(), right.tolist(), strict=True)
-                if groups.root(items[a]) != groups.root(items[b])
-            ]
-            known = self._verified(items, known)
-            if self._complete:
-                _write(result, known)
-        return [(items[a], items[b]) for a, b in known]
-
-    def _result_file(self, items: Sequence[int]) -> Path | None:
-        try:
-            folder = cache_folder() / "copies"
-        except (StorageError, OSError):
-            return None
-        names = "".join([_VERSION, *(self._samples[item].digest for item in items)])
-        return folder / f"{hashlib.sha256(names.encode()).hexdigest()}.pairs"
+        digests = [bytes.fromhex(self._samples[item].digest) for item in items]
+        left, right = neighbours(self._corners.vectors(digests))
+        candidates = [
+            (a, b)
+            for a, b in zip(left.tolist(), right.tolist(), strict=True)
+            if groups.root(items[a]) != groups.root(items[b])
+        ]
+        return [(items[a], items[b]) for a, b in self._verified(items, candidates)]
 
     def _verified(self, items: Sequence[int], pairs: list[Pair]) -> list[Pair]:
         """Return the pairs that are copies; positions in `items`."""
@@ -142,29 +124,7 @@ class AlteredSearch:
 
         for (pair, *_), same in zip(likely, self._pool.map(confirm, likely), strict=True):
             if same is None:
-                self._complete = False
+                self.complete = False
             else:
                 verdicts[pair] = int(same)
         return verdicts
-
-
-def _read(path: Path | None, count: int) -> list[Pair] | None:
-    """Return the pairs in a file of results, or None if there is none or it is damaged."""
-    try:
-        data = path.read_bytes() if path else b""
-    except OSError:
-        return None
-    checksum, content = data[:32], data[32:]
-    if hashlib.sha256(content).digest() != checksum or len(content) % 8:
-        return None
-    pairs = np.frombuffer(content, "<u4").reshape(-1, 2)
-    return [(a, b) for a, b in pairs.tolist()] if (pairs < count).all() else None
-
-
-def _write(path: Path | None, pairs: list[Pair]) -> None:
-    """Write a file of results; an error (a full disk) only costs time later."""
-    if path is None:
-        return
-    content = np.array(pairs, "<u4").tobytes()
-    with contextlib.suppress(StorageError, OSError):
-        write_bytes(path, hashlib.sha256(content).digest() + content)

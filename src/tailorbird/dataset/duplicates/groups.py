@@ -26,6 +26,7 @@ from tailorbird.dataset.duplicates.corner_store import CornerStore
 from tailorbird.dataset.duplicates.disjoint_sets import DisjointSets
 from tailorbird.dataset.duplicates.facts import open_verdicts, oriented_hashes, remember
 from tailorbird.dataset.duplicates.hash_neighbours import Pairs, near_pairs, near_pairs_between
+from tailorbird.dataset.duplicates.known_copies import copies_file, read_copies, write_copies
 from tailorbird.dataset.duplicates.similarity import (
     DECODED,
     ORIENTATIONS,
@@ -79,28 +80,48 @@ def duplicate_groups(
     """
     first: dict[str, int] = {}
     representative = [first.setdefault(sample.digest, i) for i, sample in enumerate(samples)]
-    distinct = np.fromiter(first.values(), np.int64, len(first))
+    distinct = [first[digest] for digest in sorted(first)]
+    kind = "hashes" if corners is None else "hashes and corners"
+    result = copies_file([samples[i].digest for i in distinct], kind) if store else None
     groups = DisjointSets(len(samples))
-    sketches = facts["sketch"]
-    hashes = oriented_hashes(sketches[distinct])
-    features = _features(sketches, distinct)
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        comparer = _PixelComparer(samples, pool, store)
-        try:
-            for orientation in range(ORIENTATIONS):
-                left, right = _candidates(hashes, features, orientation)
-                pairs = (distinct[left], distinct[right])
-                _join_same(pairs, sketches, groups, comparer, orientation)
-            if corners is not None:
-                search = AlteredSearch(samples, corners, pool, store=store)
-                for a, b in search.run(distinct.tolist(), groups):
-                    groups.join(a, b)
-        finally:
-            comparer.finish()
+    pairs = read_copies(result, len(distinct))
+    if pairs is None:
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            comparer = _PixelComparer(samples, pool, store)
+            altered = AlteredSearch(samples, corners, pool, store=store) if corners else None
+            _search(np.array(distinct, np.int64), facts["sketch"], groups, comparer, altered)
+        at = {item: position for position, item in enumerate(distinct)}
+        pairs = [(at[groups.root(i)], at[i]) for i in distinct if groups.root(i) != i]
+        if comparer.complete and (altered is None or altered.complete):
+            write_copies(result, pairs)
+    for a, b in pairs:
+        groups.join(distinct[a], distinct[b])
     numbers: dict[int, int] = {}
     return np.array(
         [numbers.setdefault(groups.root(i), len(numbers)) for i in representative], np.int64
     )
+
+
+def _search(
+    distinct: npt.NDArray[np.int64],
+    sketches: npt.NDArray[np.uint8],
+    groups: DisjointSets,
+    comparer: _PixelComparer,
+    altered: AlteredSearch | None,
+) -> None:
+    """Join in `groups` the distinct photos, sample numbers (D,), that show the same picture."""
+    hashes = oriented_hashes(sketches[distinct])
+    features = _features(sketches, distinct)
+    try:
+        for orientation in range(ORIENTATIONS):
+            left, right = _candidates(hashes, features, orientation)
+            pairs = (distinct[left], distinct[right])
+            _join_same(pairs, sketches, groups, comparer, orientation)
+        if altered is not None:
+            for a, b in altered.run(distinct.tolist(), groups):
+                groups.join(a, b)
+    finally:
+        comparer.finish()
 
 
 def _candidates(
@@ -196,6 +217,8 @@ class _PixelComparer:
         self._store = open_verdicts() if store else None
         self._new: dict[bytes, int] = {}
         self._prepared: OrderedDict[int, Prepared | None] = OrderedDict()
+        self.complete = True
+        """Whether all candidates could be read."""
 
     def join(
         self, pairs: list[tuple[int, int]], groups: DisjointSets, orientation: int
@@ -214,7 +237,9 @@ class _PixelComparer:
             if verdict is None:
                 first, second = self._prepared.get(a), self._prepared.get(b)
                 if first is None or second is None:
-                    continue  # a file that cannot be read now; nothing is learned about the pair
+                    # A file that cannot be read now: nothing is learned about the pair.
+                    self.complete = False
+                    continue
                 verdict = int(compare(first, second.turned(orientation)).same_in(orientation))
                 self._new[key] = verdict
             if verdict:

@@ -221,11 +221,18 @@ def _grey(rgb: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> Greys:
 
 def blur(greys: Greys) -> Greys:
     """Smooth with the binomial kernel 1 4 6 4 1 in both directions, edges repeated."""
-    for _ in range(2):
-        p = np.pad(greys, ((0, 0), (0, 0), (2, 2)), mode="edge")
-        greys = (p[..., :-4] + p[..., 4:]) + 4 * (p[..., 1:-3] + p[..., 3:-1]) + 6 * p[..., 2:-2]
-        greys = greys.transpose(0, 2, 1) / np.float32(16)
-    return greys
+    count, height, width = greys.shape
+    padded = np.empty((count, height + 4, width + 4), np.float32)
+    padded[:, 2:-2, 2:-2] = greys
+    padded[:, 2:-2, :2], padded[:, 2:-2, -2:] = greys[:, :, :1], greys[:, :, -1:]
+    padded[:, :2], padded[:, -2:] = padded[:, 2:3], padded[:, -3:-2]
+    # Four sums of neighbours in each direction: only additions of rows that are side by side.
+    for _ in range(4):
+        padded = padded[:, :-1] + padded[:, 1:]
+    padded *= np.float32(1 / 256)
+    for _ in range(4):
+        padded = padded[:, :, :-1] + padded[:, :, 1:]
+    return padded
 
 
 def _band(greys: Greys) -> Greys:
