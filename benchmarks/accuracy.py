@@ -2,7 +2,7 @@
 with the time of the whole command: one table.
 
     python benchmarks/accuracy.py [BACKBONE ...] [--only] [--data trashnet] [--seeds 0,1,2]
-        [--options "--refit"]
+        [--options "--refit"] [--cache FOLDER]
 
 The rows are the shipped backbones, those of shared/weights, `lite` with --mirror, `lite,pocket`,
 and both together. More backbones are given by name or file, such as those that `tailorbird
@@ -39,7 +39,7 @@ def rows() -> list[str]:
 
 
 def trained(
-    data: str, row: str, seed: int, options: str, place: Path
+    data: str, row: str, seed: int, options: str, place: Path, cache: Path
 ) -> tuple[float, float, dict[str, Any]]:
     """Run the command; return its seconds, its CPU seconds on all cores, and its JSON object."""
     backbone = row.removesuffix(MIRROR)
@@ -49,7 +49,7 @@ def trained(
     wall, out = tailorbird(
         "train", SHARED / "data" / data, "-o", place / "m.onnx", "--backbone", ",".join(found),
         *["--mirror"] * row.endswith(MIRROR), "--seed", seed, "--json", "-q",
-        *shlex.split(options), cache=place / "cache",
+        *shlex.split(options), cache=cache,
     )  # fmt: skip
     after = os.times()
     used = after.children_user + after.children_system
@@ -69,6 +69,9 @@ def main() -> None:
     parser.add_argument("backbones", nargs="*", metavar="BACKBONE", help="further rows")
     parser.add_argument("--only", action="store_true", help="only the rows that are given")
     parser.add_argument("--data", nargs="+", choices=DATA, default=DATA)
+    parser.add_argument(
+        "--cache", type=Path, help="one cache for all rows and later runs; no row is cold then"
+    )
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--options", default="", help="further options of `tailorbird train`")
     given = parser.parse_args()
@@ -83,7 +86,8 @@ def main() -> None:
         for row in [*([] if given.only else rows()), *given.backbones]:
             name = ",".join(Path(part).name.split(".")[0] for part in row.split(","))
             with folder() as place:
-                runs = [trained(data, row, seed, given.options, place) for seed in seeds]
+                cache = given.cache or place / "cache"
+                runs = [trained(data, row, seed, given.options, place, cache) for seed in seeds]
             scores = [found["scores"]["test"] for _, _, found in runs]
             took = [f"{wall:.0f} ({cpu:.0f})" for wall, cpu, _ in runs]
             accuracies = [score["accuracy"] for score in scores]
