@@ -111,7 +111,7 @@ def test_a_saturated_curve_promises_nothing() -> None:
     found = learning_curve(blobs((120, 120), distance=8.0), fixed=QUICK, per_class=False)
     assert found.points[-1].accuracy > 0.99 and abs(found.last_doubling[0]) < 0.01
     assert found.extrapolation.gain is not None and found.extrapolation.gain < 0.005
-    assert "may be nothing" in curve_lines(found)[0]
+    assert "perhaps nothing" in curve_lines(found)[0]
     assert found.classes == () and found.fits == len(found.points) * 10
 
 
@@ -140,7 +140,8 @@ def test_the_class_short_of_photos_is_ranked_first() -> None:
         and found.classes[0].recall_cost > 0.1
     )
     assert found.classes[-1].noise
-    assert "Most to gain" in curve_lines(found)[-1] and "class 0" in curve_lines(found)[-1]
+    assert curve_lines(found)[-1].startswith("Add photos of class 0 (")
+    assert all(line[0].isupper() and line.endswith(".") for line in curve_lines(found))
     json.dumps(found.as_dict(), allow_nan=False)
 
 

@@ -121,7 +121,7 @@ def test_plain_train_is_scored_as_train_would() -> None:
         )
         assert result.default_fits[number].accuracy == found.best.validation_accuracy
         assert result.default_fits[number].log_loss == found.best.validation_loss
-    rows_of_csv = [row for row in result.fit_rows() if row["setting"] == -1]
+    rows_of_csv = [row for row in result.fit_rows() if row["setting"] == "default"]
     assert [row["accuracy"] for row in rows_of_csv] == [f.accuracy for f in result.default_fits]
     assert all(row["inner"] == row["learning_rate"] == "" for row in rows_of_csv)
 

@@ -137,50 +137,49 @@ def rate_lines(result: RateFinding) -> list[str]:
 
 
 def curve_lines(result: LearningCurve) -> list[str]:
-    """Return whether more photos would help, and of which class."""
+    """Return whether more photos would help, and of which class, as sentences."""
     gain, low, high = result.last_doubling
     top = result.points[-1]
-    lines = []
+    reached = f"With {top.photos:,} training photos, {100 * top.accuracy:.1f}% are right."
     found = result.extrapolation
+    lines = []
     if found.gain is not None and found.interval is not None:
-        what = f"twice the photos would give about {_points(found.gain)} ({_range(found.interval)})"
-        if found.interval[0] <= 0:
-            what += ", which may be nothing"
-        lines.append(f"{top.photos:,} photos reach {100 * top.accuracy:.1f}%; {what}")
+        less, more = (100 * limit for limit in found.interval)
+        text = f"Twice as many would bring about {_points(found.gain)} ({less:.1f} to {more:.1f}"
+        lines.append(f"{reached} {text}{', perhaps nothing' if less <= 0 else ''}).")
     else:
-        lines.append(
-            f"{top.photos:,} photos reach {100 * top.accuracy:.1f}%; what twice as many would give "
-            "cannot be estimated"
-        )
-        lines.append(f"Not extrapolated: {found.refused}.")
-    lines.append(f"The last doubling gave {_points(gain)} ({_range((low, high))}).")
+        lines.append(f"{reached} What twice as many would bring cannot be said: {found.refused}.")
+    lines.append(f"The last doubling brought {_points(gain)} ({_range((low, high))}).")
     if found.backtest is not None and not found.refused:
         predicted, seen = found.backtest
         lines.append(
-            f"Back-test: from half the photos the same curve predicts {_points(predicted)} for "
-            f"that doubling; it gave {_points(seen)}."
+            f"As a check: from half the photos, {_points(predicted)} were predicted for that "
+            f"doubling, and it brought {_points(seen)}."
         )
     return lines + _class_lines(result)
 
 
 def _class_lines(result: LearningCurve) -> list[str]:
+    """Return of which classes to add photos first."""
     real = [gain for gain in result.classes if not gain.noise and gain.cost > 0]
     if not result.classes:
         return []
     if not real:
         return [
-            "No class's photos are significantly more useful than others': all differences may be "
-            "chance."
+            "Add photos of all classes: none of them gains more than another, as far as can be "
+            "told apart from chance."
         ]
-    named = ", ".join(
-        f"{gain.label} ({100 * gain.expected:+.1f} for twice its {gain.photos:,})"
+    first, *others = [
+        f"{gain.label} (twice its {gain.photos:,} would bring about {_points(gain.expected)})"
         if gain.expected is not None
-        else f"{gain.label} ({100 * gain.cost:.1f} lost with a quarter of its {gain.photos:,})"
+        else f"{gain.label} (a quarter of its {gain.photos:,} photos would cost "
+        f"{_points(gain.cost)})"
         for gain in real[:NAMED]
-    )
+    ]
+    then = f", then of {', '.join(others)}" if others else ""
     rest = len(result.classes) - len(real)
-    tail = f"; for the other {rest} the difference may be chance" if rest else ""
-    return [f"Most to gain, in points of balanced accuracy, from photos of {named}{tail}."]
+    tail = f" For the other {rest} classes, the difference may be chance." if rest > 1 else ""
+    return [f"Add photos of {first} first{then}; points of the mean recall of all classes.{tail}"]
 
 
 def _range(interval: tuple[float, float]) -> str:
@@ -189,4 +188,4 @@ def _range(interval: tuple[float, float]) -> str:
 
 
 def _points(value: float) -> str:
-    return f"{100 * value:+.1f} points"
+    return f"{100 * value:.1f} points"

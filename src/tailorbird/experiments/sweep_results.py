@@ -178,7 +178,7 @@ class SweepResult:
     def fit_rows(self) -> list[dict[str, Any]]:
         """Return every fit as a flat row for a CSV: setting, round, fold and scores.
 
-        Plain `train` has the setting -1.
+        Plain `train` has the setting `default`.
         """
         settings = {score.number: plain_settings(score.settings) for score in self.settings}
         blank = dict.fromkeys(next(iter(settings.values())), "")
@@ -193,7 +193,7 @@ class SweepResult:
                 values["inner"] = ""
             rows.append(
                 {
-                    "setting": fit.setting,
+                    "setting": "default" if fit.setting == DEFAULT_RECIPE else fit.setting,
                     "round": fit.partition // self.folds,
                     "fold": fit.partition % self.folds,
                     "accuracy": "" if fit.failure else fit.accuracy,
