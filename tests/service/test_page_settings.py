@@ -26,6 +26,7 @@ from support.serving import Server, serving
 from support.upload_page import SURE, UNSURE, answered, card, change_response, choose, photo
 from tailorbird.errors import SettingsError
 from tailorbird.service import PageSettings, accent, read_page
+from tailorbird.service.web.pages import Pages, Site
 
 SVG = (
     b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 90 30">'
@@ -289,6 +290,29 @@ def test_the_dashboard_speaks_the_language_and_names_classes(
         ["vorgeschlagen Kreuze & Sterne, war Scheiben300×"]
     )
     expect(page.locator(".classes .what")).to_have_text(["Kreuze & Sterne"])
+
+
+def test_the_dashboard_of_a_page_for_sellers_still_asks_its_operators_for_the_token(
+    open_page: OpenPage, trained: Path, tmp_path: Path
+) -> None:
+    page_file = written(tmp_path, "links = false")
+    with serving(trained, tmp_path, "--page", str(page_file), token="correct horse") as shop:
+        page = open_page("/dashboard", at=shop)
+        page.get_by_label("Token", exact=True).fill("correct horse")
+        page.get_by_role("button", name="Continue").click()
+        expect(page.get_by_role("heading", name="No answers yet")).to_be_visible()
+        sellers = open_page(at=shop)
+        expect(sellers.get_by_role("alert").first).to_contain_text("You are not signed in.")
+        expect(sellers.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_title_is_text_wherever_it_stands() -> None:
+    title = "</title><script>alert('1')</script> & \"Co\" {{ 7 * 7 }}"
+    pages = Pages("tailorbird.service", Site(title=title))
+    for name in ("index.html", "dashboard.html", "docs.html"):
+        html = pages.content(name).decode()
+        assert "<script>alert" not in html and "&lt;script&gt;" in html and "{{ 7 * 7 }}" in html
+    assert json.loads(pages.content("site.webmanifest"))["name"] == title
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

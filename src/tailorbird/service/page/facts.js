@@ -1,11 +1,11 @@
 /** Shows the served model in the footer, on pages that name it. */
 
-import { counted, dated, hasLinks, percent, t, tooFew } from "./texts.js";
+import { counted, dated, forSellers, percent, t, tooFew } from "./texts.js";
 import { byId, el } from "./dom.js";
 
 /** @param {import("./calls.js").Model} model */
 export function showFacts(model) {
-  if (!hasLinks) return;
+  if (forSellers) return;
   const test = model.scores?.test ?? model.scores?.validation;
   const kind = model.scores?.test ? "test" : "validation";
   const facts = [

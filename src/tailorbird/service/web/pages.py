@@ -131,7 +131,6 @@ def _content(name: str, data: bytes, site: Site) -> bytes:
 def _script(site: Site) -> _File:
     value = {
         "language": site.language,
-        "links": site.links,
         "texts": texts(site.language),
     }
     return _File(f"export const site = {json.dumps(value)};\n".encode(), _TYPES["js"])

@@ -1,6 +1,6 @@
 /** Calls the server that served the page. Every failure becomes an ApiError. */
 
-import { hasLinks, t } from "./texts.js";
+import { forSellers, t } from "./texts.js";
 import { askToken, token } from "./token.js";
 
 export class ApiError extends Error {
@@ -44,8 +44,8 @@ export function bearer() {
 }
 
 /**
- * Runs a call. If the server requires a token, asks for one and runs the call again; a page without
- * links is a shop's, whose own server adds the token, and asks nobody.
+ * Runs a call. If the server requires a token, asks for one and runs the call again. A page for
+ * sellers asks nobody: the shop's own server adds the token.
  * @template T
  * @param {() => Promise<T>} call
  * @returns {Promise<T>}
@@ -57,7 +57,7 @@ export async function withToken(call) {
       return await call();
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 401) throw error;
-      if (!hasLinks) throw new ApiError(401, "signed_out", t("error.signed_out.what"));
+      if (forSellers) throw new ApiError(401, "signed_out", t("error.signed_out.what"));
       if (token() !== used) continue; // another call has asked meanwhile
       try {
         await askToken(used !== "");

@@ -4,11 +4,12 @@ import { site } from "./site.js";
 
 const locale = site.language === "en" ? "en-GB" : site.language;
 
-/** Whether the page names the model, links to the other pages and asks for tokens. */
-export const hasLinks = site.links;
+/** Whether the page is for sellers: it names no model, shows no message of the server, asks for no
+ * token. */
+export const forSellers = document.documentElement.dataset.readers === "sellers";
 
 /** Whether the server's messages, which are English, may be shown. */
-export const showsMessages = site.links && site.language === "en";
+export const showsMessages = !forSellers && site.language === "en";
 
 const plural = new Intl.PluralRules(locale);
 const whole = new Intl.NumberFormat(locale, { style: "percent" });
