@@ -22,10 +22,12 @@ from support.jax_backend import jax_environment
 from support.keras_small import SIZE, small_backbone
 from tailorbird.cli.app import app
 from tailorbird.cli.parsing import augmentation, seconds, sizes, unfreeze
+from tailorbird.engines.exporting import export_model
 from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.protocol import Regularisation
-from tailorbird.errors import BackboneError, SettingsError
+from tailorbird.errors import BackboneError, ModelFileError, SettingsError
 from tailorbird.images import Augmentation
+from tailorbird.int8 import figures, quantise_model
 from tailorbird.model import load
 from tailorbird.progress import NoProgress
 from tailorbird.report.tuning import tuning
@@ -68,6 +70,25 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, shapes: Path, backbone: Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAILORBIRD_CACHE", str(folder / "cache"))
         return train(shapes, folder / "shapes.onnx", backbone=backbone, finetune=SETTINGS)
+
+
+def test_a_finetuned_model_becomes_int8(
+    tuned: TrainResult, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "MOST_LOST", 1.0)  # one of few photos is more than half a point
+    result = quantise_model(tuned.model, shapes, tmp_path / "int8.onnx")
+    before, after = load(tuned.model), load(tmp_path / "int8.onnx")
+    assert after.info.settings["finetune"] == before.info.settings["finetune"]
+    assert {name: scores.n for name, scores in result.scores.items()} == {
+        name: scores["n"] for name, scores in before.info.scores.items()
+    }
+    assert result.float32_scores["test"].accuracy == tuned.test.accuracy
+    assert result.figures.agreement > 0.8
+    photo = sorted((shapes / "disc").iterdir())[0]
+    maps = [model.predict(photo, heatmaps=True).heatmaps for model in (before, after)]
+    assert maps[0] is not None and maps[1] is not None and maps[0].shape == maps[1].shape
+    with pytest.raises(ModelFileError, match="did not come from"):
+        export_model(tmp_path / "int8.onnx", tmp_path / "x.keras", to="keras")
 
 
 def test_a_finetuned_model_is_one_file_like_any_other(tuned: TrainResult, shapes: Path) -> None:
