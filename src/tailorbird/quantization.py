@@ -447,7 +447,8 @@ def _inserted(
     reduced: bool,
 ) -> onnx.ModelProto:
     """Return the graph with QuantizeLinear and DequantizeLinear nodes around the chosen nodes."""
-    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
+    from onnxruntime.quantization import QDQQuantizer, QuantType
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
 
     measured = {
         tensor: (np.array(low, np.float32), np.array(high, np.float32))

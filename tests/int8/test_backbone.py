@@ -86,6 +86,15 @@ def test_refusals(shapes: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x.onnx").exists()
 
 
+def test_a_name_cannot_lead_out_of_the_folder(shapes: Path, tmp_path: Path) -> None:
+    proto = Backbone(find("pocket")).proto
+    onnx_files.set_metadata(proto, {"name": "../../own, größer"})
+    (tmp_path / "own.onnx").write_bytes(proto.SerializeToString())
+    found = quantise_backbone(tmp_path / "own.onnx", shapes)
+    assert found.name == "own-größer-int8" and found.installed
+    assert found.path == find("own-größer-int8") and found.path.is_file()
+
+
 @pytest.mark.parametrize(("lost", "refused"), [(0.004, False), (0.005, False), (0.006, True)])
 def test_half_a_point_may_be_lost(lost: float, refused: bool) -> None:
     one = figures.Precision(0.9, 10, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -119,7 +120,7 @@ def quantise_backbone(
             make_folders=True,
         )
     opened = Backbone(source)
-    name = f"{opened.info.name}-int8"
+    name = _name(opened.info.name)
     target = Path(output) if output is not None else folder() / f"{name}{SUFFIX}"
     known = prepare_data(
         photos,
@@ -152,6 +153,15 @@ def quantise_backbone(
         raise AccuracyLost(result, f"in {folds}-fold cross-validation")
     write_bytes(target, content)
     return replace(result, path=target)
+
+
+def _name(name: str) -> str:
+    """Return the name of the int8 backbone, which is also that of a file.
+
+    name: as the float file states it; it may hold any characters.
+    """
+    plain = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:100]
+    return f"{plain or 'backbone'}-int8"
 
 
 def _experiment(known: PreparedData, source: str, backbone: str, seed: int) -> ExperimentData:
@@ -193,7 +203,7 @@ def _opened(content: bytes, name: str) -> Backbone:
     """Open the int8 backbone from a temporary file, which checks the contract."""
     try:
         with tempfile.TemporaryDirectory(prefix="tailorbird-") as temporary:
-            path = Path(temporary) / f"{name.replace('/', '-')[:100]}{SUFFIX}"
+            path = Path(temporary) / f"{name}{SUFFIX}"
             path.write_bytes(content)
             return Backbone(path)
     except OSError as error:
