@@ -28,8 +28,10 @@ from common import cores, folder, parser, photos_in, raw_images_per_second, repo
 from tailorbird.backbone import find, open_backbone
 
 
-def side_by_side(path: Path, batch: int, seconds: float = 2.0) -> float:
-    """Return images per second of single-threaded runs on all cores in one session."""
+def side_by_side(path: Path, batch: int, seconds: float = 2.0) -> tuple[float, float]:
+    """Return images per second, and processor seconds per image, of single-threaded runs on all
+    cores in one session.
+    """
     backbone = open_backbone(path)
     done = [0] * cores()
     pixels = np.random.default_rng(0).integers(
@@ -42,22 +44,31 @@ def side_by_side(path: Path, batch: int, seconds: float = 2.0) -> float:
             backbone.runner.run_batch(pixels, ["features"])
             done[number] += batch
 
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     threads = [threading.Thread(target=work, args=(number,)) for number in range(cores())]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(done) / (time.perf_counter() - start)
+    return (
+        sum(done) / (time.perf_counter() - start),
+        (time.process_time() - processor) / sum(done),
+    )
 
 
-def side_by_side_of_batches(path: Path, repeat: int = 3) -> dict[int, float]:
-    """Return the median images per second of `side_by_side` by batch size, taking turns."""
-    speeds: dict[int, list[float]] = {batch: [] for batch in (1, 2, 4, 8)}
+def side_by_side_of_batches(path: Path, repeat: int = 3) -> dict[int, tuple[float, float]]:
+    """Return the medians of `side_by_side` by batch size, taking turns."""
+    found: dict[int, list[tuple[float, float]]] = {batch: [] for batch in (1, 2, 4, 8)}
     for _ in range(repeat):
-        for batch, found in speeds.items():
-            found.append(side_by_side(path, batch))
-    return {batch: statistics.median(found) for batch, found in speeds.items()}
+        for batch, runs in found.items():
+            runs.append(side_by_side(path, batch))
+    return {
+        batch: (
+            statistics.median(run[0] for run in runs),
+            statistics.median(run[1] for run in runs),
+        )
+        for batch, runs in found.items()
+    }
 
 
 @dataclass
@@ -109,8 +120,9 @@ def main() -> None:
     print(
         f"one session, {cores()} threads: {raw_images_per_second(path):.0f} images/s; {cores()} "
         "single-threaded runs at once, by batch size: "
-        + ", ".join(f"{batch}: {speed:.0f}" for batch, speed in speeds.items())
+        + ", ".join(f"{batch}: {speed:.0f}" for batch, (speed, _) in speeds.items())
     )
+    least = min(seconds for _, seconds in speeds.values())
     ratios = [run.wall / floor for run, floor in zip(cold, floors, strict=True)]
     middle = sorted(range(len(ratios)), key=ratios.__getitem__)[len(ratios) // 2]
     report(
@@ -127,7 +139,14 @@ def main() -> None:
         all=[round(r, 3) for r in ratios],
         stages_cold=cold[middle].found["seconds"],
         stages_cached=cached[middle].found["seconds"],
-        by_batch={str(batch): round(speed) for batch, speed in speeds.items()},
+        # The same ratio in processor time, which other work on the machine changes less.
+        processor_ratio=statistics.median(
+            run.processor / (run.found["embedded"] * least) for run in cold
+        ),
+        by_batch={
+            str(batch): {"images_per_second": round(speed), "milliseconds": round(1e3 * used, 2)}
+            for batch, (speed, used) in speeds.items()
+        },
     )
 
 
