@@ -3,7 +3,7 @@
 A `Device` defines how work is divided: images per run, runs at once, threads per run. A `Runner` is
 a graph opened on a device. On the CPU many small runs at once, each on one thread, beat one large
 run on all cores, because the activations of two images stay in a core's cache: a batch of 8 takes
-a quarter to a third more time per image (benchmarks/README.md).
+a quarter to two fifths more time per image (benchmarks/README.md).
 
 Shapes: images are uint8 (N, S, S, 3); outputs are arrays whose first axis is N.
 """
