@@ -140,7 +140,7 @@ CASES = [
 INPUTS = {
     "train --corrections-photos", "retrain --corrections-photos", "retrain --corrections-file",
     "retrain --token-file", "review --predictions", "import --validate", "serve --photos",
-    "serve --token-file", "serve --corrections-file", "serve --page",
+    "serve --token-file", "serve --corrections-file", "serve --page", "serve --candidate",
     "corrections export --photos",
     "corrections forget --photos", "backbones pull --weights", "backbones pull --classes",
     "backbones quantize --photos", "export --photos",

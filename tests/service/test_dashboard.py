@@ -31,6 +31,7 @@ NOTHING: dict[str, Any] = {
     "per_class": [],
     "by_day": [],
     "mistaken": [],
+    "candidate": None,
 }
 STATS: dict[str, Any] = {
     "total": 120,
@@ -49,6 +50,24 @@ STATS: dict[str, Any] = {
         {"predicted": "shirt", "answer": "t-shirt", "count": 15},
         {"predicted": "hat", "answer": "shirt", "count": 8},
     ],
+    "candidate": None,
+}
+TRIAL: dict[str, Any] = {
+    "name": "<i>next</i>",
+    "sha256": "0" * 64,
+    "state": "running",
+    "message": None,
+    "photos": 1200,
+    "agree": 1110,
+    "answered": 120,
+    "both": 90,
+    "only_served": 7,
+    "only_candidate": 19,
+    "neither": 4,
+    "difference": 0.1,
+    "interval": [0.02, 0.18],
+    "p_value": 0.029,
+    "better": "candidate",
 }
 
 
@@ -101,6 +120,35 @@ def test_enough_answers_are_one_figure(open_page: OpenPage) -> None:
     page = with_stats(open_page, {**STATS, "interval": [0.77, 0.84]})
     expect(page.locator(".big")).to_have_text("81%")
     expect(page.locator(".accuracy")).not_to_contain_text("too few")
+
+
+def test_a_candidate_is_compared_with_the_model(open_page: OpenPage) -> None:
+    page = with_stats(open_page, {**STATS, "candidate": TRIAL})
+    panel = page.locator(".candidate")
+    expect(panel.get_by_role("heading")).to_have_text("Candidate: <i>next</i>")
+    expect(panel).to_contain_text("Same answer as the model on 93% of 1,200 photos")
+    expect(panel.locator("td")).to_have_text(["90", "19", "7", "4"])
+    expect(panel).to_contain_text("The candidate is right more often (p = 0.029).")
+    expect(panel).to_contain_text("which favours the candidate")
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"better": None, "p_value": 0.5}, "No difference can be shown (p = 0.5)."),
+        ({"better": "served", "p_value": 0.001}, "The model is right more often (p = 0.001)."),
+        ({"answered": 0}, "Nobody has answered about one of these photos yet."),
+        ({"photos": 0, "answered": 0, "state": "starting"}, "It is starting.No photo yet."),
+        ({"state": "failed", "message": "no such file"}, "It does not run.no such file"),
+        ({"state": "same"}, "It is the model that answers."),
+    ],
+)
+def test_what_is_said_of_a_candidate(
+    open_page: OpenPage, changed: dict[str, Any], said: str
+) -> None:
+    page = with_stats(open_page, {**NOTHING, "candidate": {**TRIAL, **changed}})
+    expect(page.locator(".candidate")).to_contain_text(said)
 
 
 def test_figures_are_shown_as_text_bars_and_a_chart(open_page: OpenPage) -> None:

@@ -106,6 +106,14 @@ _Page = Annotated[
         "classes.",
     ),
 ]
+_Candidate = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="TAILORBIRD_CANDIDATE",
+        help="Another model file, which runs on the same photos without answering; the dashboard "
+        "compares both.",
+    ),
+]
 _MaxMegabytes = Annotated[
     float,
     typer.Option(
@@ -172,6 +180,7 @@ def serve(
     allow_origin: _AllowOrigin = None,
     frame_ancestor: _FrameAncestor = None,
     page: _Page = None,
+    candidate: _Candidate = None,
     max_megabytes: _MaxMegabytes = 20,
     max_megapixels: _MaxMegapixels = 50,
     queue: _Queue = 64,
@@ -206,6 +215,7 @@ def serve(
         allow_origins=tuple(_split(allow_origin)),
         frame_ancestors=tuple(_split(frame_ancestor)),
         page=service.read_page(page),
+        candidate=candidate,
         max_body=int(max_megabytes * 2**20),
         max_pixels=int(max_megapixels * 1e6),
         queue=queue,
@@ -244,6 +254,8 @@ def _announce(settings: ServeSettings, address: str) -> None:
             else ", without their photos (--keep-photos keeps them)"
         )
         _tell(f"Corrections are stored in {locate(settings.corrections).shown}{kept}")
+    if settings.candidate:
+        _tell(f"{settings.candidate} runs on the same photos without answering; see /dashboard")
     # The only line on standard output: programs read the address from it.
     print(address, flush=True)
 

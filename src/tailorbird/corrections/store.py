@@ -32,6 +32,8 @@ from tailorbird.errors import SettingsError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
+    from tailorbird.corrections.trials import Trial, TrialCounts
+
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _MOST_TEXT: Final = 4000  # characters; class names are much shorter
 _PAGE: Final = 1000  # rows fetched at a time
@@ -276,6 +278,20 @@ class Corrections:
                     result[answer, right] = result.get((answer, right), 0) + number
         return result
 
+    def add_trials(self, rows: Sequence[Trial]) -> None:
+        """Store what a candidate model would have answered; creates the table."""
+        from tailorbird.corrections import trials
+
+        with self._writing() as connection:
+            trials.add(connection, rows)
+
+    def trial(self, model: str, candidate: str) -> TrialCounts:
+        """Return the counts of a candidate beside a model, both named by their SHA-256."""
+        from tailorbird.corrections import trials
+
+        with self.reading() as connection:
+            return trials.count(connection, model, candidate)
+
     def rows(self, since: datetime.datetime | None = None) -> Iterator[Row]:
         """Yield every answer, oldest first, in bounded memory, including those stored meanwhile.
 
@@ -312,6 +328,7 @@ class Corrections:
         """
         from sqlalchemy import delete
 
+        from tailorbird.corrections import trials
         from tailorbird.corrections.tables import corrections
 
         digest = sha256.strip().lower()
@@ -321,6 +338,7 @@ class Corrections:
                 "`sha256sum photo.jpg` prints"
             )
         with self._writing() as connection:
+            trials.forget(connection, digest)
             about_photo = delete(corrections).where(corrections.c.sha256 == digest)
             rows = connection.execute(about_photo).rowcount
         if self._location.path is not None and rows:

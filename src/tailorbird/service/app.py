@@ -18,6 +18,7 @@ from tailorbird.corrections import Corrections, open_store
 from tailorbird.errors import SettingsError, StorageError
 from tailorbird.service import accent, corrections, inference_protocol, predict
 from tailorbird.service.batching import Batcher
+from tailorbird.service.candidate import Candidate
 from tailorbird.service.openapi import document
 from tailorbird.service.page_settings import PageSettings
 from tailorbird.service.served import Slot
@@ -56,7 +57,15 @@ class Service:
             meter=telemetry,
         )
         secret = store.secret() if store else b""
-        self.state = State(settings, telemetry, slot, batcher, store, secret, supervisor)
+        candidate = None
+        if settings.candidate is not None and store is not None:
+            candidate = Candidate(
+                settings.candidate,
+                store,
+                max_pixels=settings.max_pixels,
+                meter=telemetry.candidate,
+            )
+        self.state = State(settings, telemetry, slot, batcher, store, secret, supervisor, candidate)
         self.tailorbird = self.state
         self._counts = _Counts()
         self._router = Router(self._routes(), lifespan=self._lifespan, redirect_slashes=False)
@@ -105,6 +114,8 @@ class Service:
             corrections=self.state.corrections is not None,
         )
         yield
+        if self.state.candidate:
+            self.state.candidate.close()
         self.state.batcher.close()
         self.state.storing.shutdown(wait=True, cancel_futures=True)
         if self.state.corrections:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from tailorbird.corrections import Corrections
 from tailorbird.errors import InputError, StorageError, StorageFull
+from tailorbird.metrics.paired import better, mcnemar, paired_interval
 from tailorbird.service import receipts
 from tailorbird.service.state import State, state_of
 from tailorbird.service.uploads import parse_form
@@ -78,7 +79,34 @@ async def stats(request: Request) -> JSONResponse:
     state = state_of(request)
     store = _store(state)
     await request.body()  # otherwise the end of the body would be taken for a disconnect
-    return JSONResponse((await in_time(request, stored(state, store.stats))).as_dict())
+    counts = (await in_time(request, stored(state, store.stats))).as_dict()
+    return JSONResponse({**counts, "candidate": await _candidate(request, state)})
+
+
+async def _candidate(request: Request, state: State) -> dict[str, Any] | None:
+    """Return how the candidate does beside the served model; None without a candidate.
+
+    A is the served model and B the candidate in the paired test, which is that of `compare`.
+    """
+    candidate, served = state.candidate, state.slot.current.sha256
+    if candidate is None:
+        return None
+    counts = await in_time(request, stored(state, lambda: candidate.counts(served)))
+    table = (counts.both, counts.only_served, counts.only_candidate, counts.neither)
+    answered = sum(table)
+    winner = better(counts.only_served, counts.only_candidate)
+    return {
+        "name": candidate.path.stem,
+        "sha256": candidate.sha256,
+        "state": candidate.state(served),
+        "message": candidate.message,
+        **vars(counts),
+        "answered": answered,
+        "difference": (counts.only_candidate - counts.only_served) / max(1, answered),
+        "interval": list(paired_interval(*table)),
+        "p_value": mcnemar(counts.only_served, counts.only_candidate),
+        "better": {"a": "served", "b": "candidate", None: None}[winner],
+    }
 
 
 async def stored(state: State, work: Callable[[], T]) -> T:

@@ -76,16 +76,16 @@ class Decoder:
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(OSError):
-                _pipe(process.stdin).close()
+                pipe(process.stdin).close()
             process.wait()
-            _pipe(process.stdout).close()
+            pipe(process.stdout).close()
 
     def _run(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], Pixels]:
         self.busy_since = time.monotonic()
         try:
             process = self._running()
-            _send(_pipe(process.stdin), {**header, "seconds": self._seconds}, payload)
-            answer, raw = _receive(_pipe(process.stdout))
+            send(pipe(process.stdin), {**header, "seconds": self._seconds}, payload)
+            answer, raw = receive(pipe(process.stdout))
         except (OSError, EOFError):
             raise self._ended() from None
         finally:
@@ -150,12 +150,14 @@ class Decoders:
             decoder.close()
 
 
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+def pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    """Return a process's pipe, which is there."""
     assert stream is not None
     return stream
 
 
-def _send(stream: IO[bytes], header: dict[str, Any], payload: bytes) -> None:
+def send(stream: IO[bytes], header: dict[str, Any], payload: bytes) -> None:
+    """Write one message."""
     text = json.dumps(header).encode()
     stream.write(_LENGTHS.pack(len(text), len(payload)))
     stream.write(text)
@@ -163,7 +165,7 @@ def _send(stream: IO[bytes], header: dict[str, Any], payload: bytes) -> None:
     stream.flush()
 
 
-def _receive(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
+def receive(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     """Read one message. Raises EOFError when the other side has ended."""
     header, payload = _LENGTHS.unpack(_exactly(stream, _LENGTHS.size))
     content: dict[str, Any] = json.loads(_exactly(stream, header))
@@ -206,10 +208,10 @@ def main() -> None:
     sys.stdout = sys.stderr  # nothing else may write between the messages
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            header, payload = _receive(source)
+            header, payload = receive(source)
             with _limited(header["seconds"]):
                 answer, pixels = _answer(header, payload)
-            _send(target, answer, pixels.tobytes())
+            send(target, answer, pixels.tobytes())
 
 
 def _answer(header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], Pixels]:

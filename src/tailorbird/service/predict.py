@@ -49,7 +49,7 @@ async def predict(request: Request) -> JSONResponse:
                 raise answer
             results.append({"name": upload.name, "error": answer.as_dict()})
         else:
-            results.append({"name": upload.name, **_result(state, served, *answer, top=top)})
+            results.append({"name": upload.name, **_result(state, served, upload, answer, top)})
     exchange_of(request).notes["photos"] = len(uploads)
     return JSONResponse(
         {"model": {"name": served.name, "sha256": served.sha256}, "results": results}
@@ -76,9 +76,10 @@ async def _answer(
 
 
 def _result(
-    state: State, served: Served, digest: str, answer: Answer, *, top: int
+    state: State, served: Served, upload: Upload, answered: tuple[str, Answer], top: int
 ) -> dict[str, Any]:
-    """Return one entry of `results`."""
+    """Return one entry of `results`, and offer the photo to the candidate, if there is one."""
+    digest, answer = answered
     info = served.classifier.info
     order = np.argsort(-answer.probabilities, kind="stable")[: max(top, RECEIPT_CLASSES)]
     ranked = tuple((info.classes[i], float(answer.probabilities[i])) for i in order)
@@ -94,13 +95,20 @@ def _result(
         "receipt": None,
     }
     if state.corrections is not None:
+        number = receipts.new_id()
         result["receipt"] = receipts.issue(
             state.secret,
             photo=digest,
             model=served.sha256,
             model_name=served.name,
             top=ranked[:RECEIPT_CLASSES],
+            id=number,
         )
+        if state.candidate is not None:
+            busy = state.batcher.under_way >= state.batcher.threads
+            state.candidate.offer(
+                upload.data, receipt=number, model=served.sha256, label=label, busy=busy
+            )
     if answer.heatmaps is not None:
         shown = zip(ranked[:top], answer.heatmaps, strict=False)
         result["heatmaps"] = [_heatmap_content(name, values) for (name, _), values in shown]

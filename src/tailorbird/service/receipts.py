@@ -43,12 +43,23 @@ class Receipt:
         return self.top[0][1]
 
 
+def new_id() -> str:
+    """Return an id for a new receipt."""
+    return secrets.token_hex(8)
+
+
 def issue(
-    secret: bytes, *, photo: str, model: str, model_name: str, top: tuple[tuple[str, float], ...]
+    secret: bytes,
+    *,
+    photo: str,
+    model: str,
+    model_name: str,
+    top: tuple[tuple[str, float], ...],
+    id: str | None = None,
 ) -> str:
-    """Return a new receipt as text."""
+    """Return a new receipt as text; `id` is what `new_id` returned."""
     content = {
-        "i": secrets.token_hex(8),
+        "i": id or new_id(),
         "p": photo,
         "m": model,
         "n": model_name,

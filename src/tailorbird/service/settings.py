@@ -43,6 +43,8 @@ class ServeSettings(WebSettings):
         by default those of the environment variable FORWARDED_ALLOW_IPS, else loopback.
     strict: refuse a model that gives other answers on this device than where it was made.
     page: how the pages present themselves.
+    candidate: another model file, which runs on the same photos without answering; each process
+        runs one. Its answers are stored with the corrections.
     runtime: folder that the worker processes share: counters for /metrics, and the last model
         that worked.
     """
@@ -60,6 +62,7 @@ class ServeSettings(WebSettings):
     trusted_proxies: tuple[str, ...] = field(default_factory=_proxies_of_environment)
     strict: bool = False
     page: PageSettings = field(default_factory=PageSettings)
+    candidate: Path | None = None
     runtime: Path | None = None
 
     def ranges(self) -> list[tuple[str, float, float, float]]:
@@ -77,7 +80,12 @@ class ServeSettings(WebSettings):
 
     def problems(self) -> list[str]:
         """Return a message for every invalid setting."""
-        return super().problems() + [
+        missing = "candidate requires a database of corrections, which holds its answers"
+        without = self.candidate is not None and not self.corrections
+        return [
+            *super().problems(),
+            *([f"{missing}; leave out --corrections off"] if without else []),
+        ] + [
             f"the trusted proxy ({PROXIES}) is {proxy!r}; give an IP address, a network such as "
             "10.0.0.0/8, or * for any"
             for proxy in self.trusted_proxies

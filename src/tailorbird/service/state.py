@@ -12,6 +12,7 @@ from starlette.requests import Request
 from tailorbird.corrections import Corrections
 from tailorbird.errors import ModelFileError
 from tailorbird.service.batching import Batcher
+from tailorbird.service.candidate import Candidate
 from tailorbird.service.served import Slot
 from tailorbird.service.settings import ServeSettings
 from tailorbird.service.telemetry import Telemetry
@@ -32,6 +33,7 @@ class State:
     corrections: Corrections | None
     secret: bytes
     supervisor: int | None = None
+    candidate: Candidate | None = None
     ready: bool = True
     storing: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="store")
@@ -73,6 +75,8 @@ class State:
             )
             raise ModelFileError(message) from error
         self.telemetry.reloaded("changed" if changed else "unchanged")
+        if self.candidate is not None:
+            self.candidate.reload()
         log("reloaded", changed=changed, told_by=trigger, serving=self.slot.current.sha256)
         return changed
 

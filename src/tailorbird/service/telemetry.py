@@ -71,6 +71,12 @@ class Telemetry:
             ("result",),
             **options,
         )
+        self._candidate = Counter(
+            "candidate_photos",
+            "Photos offered to the candidate by outcome: answered, dropped, failed.",
+            ("outcome",),
+            **options,
+        )
         self._waiting = Gauge(
             "photos_waiting",
             "Photos accepted and not yet answered.",
@@ -116,6 +122,10 @@ class Telemetry:
     def correction(self, result: str) -> None:
         """Count a correction by its result."""
         self._stored.labels(result).inc()
+
+    def candidate(self, outcome: str) -> None:
+        """Count a photo that was offered to the candidate."""
+        self._candidate.labels(outcome).inc()
 
     def text(self, extra: Iterable[Metric] = ()) -> bytes:
         """Return all metrics in the exposition format, followed by `extra`."""

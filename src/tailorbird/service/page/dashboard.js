@@ -8,6 +8,7 @@ import { getModel, getStats, naming } from "./calls.js";
 import { advice, said } from "./messages.js";
 import { byId, el, icon } from "./dom.js";
 import { counted, dated, number, parts, percent, t, tooFew } from "./texts.js";
+import { candidatePanel } from "./candidate.js";
 import { chart } from "./chart.js";
 import { showFacts } from "./facts.js";
 
@@ -17,7 +18,8 @@ import { showFacts } from "./facts.js";
  * @typedef {{day: string, total: number, right: number}} DayCount
  * @typedef {{predicted: string, answer: string, count: number}} Mistake
  * @typedef {{total: number, right: number, accuracy: number | null, interval: [number, number] |
- *   null, per_class: ClassCount[], by_day: DayCount[], mistaken: Mistake[]}} Stats
+ *   null, per_class: ClassCount[], by_day: DayCount[], mistaken: Mistake[],
+ *   candidate: import("./candidate.js").Trial | null}} Stats
  */
 
 const EVERY = 30_000; // milliseconds between two fetches
@@ -73,7 +75,10 @@ function trouble(error) {
 
 /** @param {Stats} stats */
 function draw(stats) {
-  byId("figures").replaceChildren(...(stats.total ? figures(stats) : [empty()]));
+  byId("figures").replaceChildren(
+    ...(stats.total ? figures(stats) : [empty()]),
+    ...(stats.candidate ? [candidatePanel(stats.candidate)] : []),
+  );
 }
 
 function empty() {
