@@ -23,6 +23,7 @@ from tailorbird.backbone.catalogue import shipped
 from tailorbird.errors import BackboneError
 from tailorbird.images import load
 from tailorbird.inference import Runner
+from tailorbird.quantization import quantise
 
 REFERENCE = SHARED / "weights" / "efficientnet_lite2_imagenet.backbone.onnx"
 Tensors = dict[str, np.ndarray]
@@ -168,6 +169,25 @@ def test_the_graph_folds_batch_normalisation_and_pads_as_tensorflow(size: int) -
     assert np.ptp(raw[0]) > 0.5
     for ours, theirs in zip(folded, raw, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_the_first_convolution_and_the_depthwise_one_behind_it_stay_in_float() -> None:
+    tensors = thin()
+    images = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    quantised = quantise(lite_graph.build(tensors, 64), images, lambda pixels: pixels)
+    in_float = {
+        tensor.name: list(tensor.dims)
+        for tensor in quantised.graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 4
+    }
+    assert sorted(in_float.values()) == [[4, 1, 3, 3], [4, 3, 3, 3]]
+    readers = {name: node for node in quantised.graph.node for name in node.input}
+    first = next(node for name, node in readers.items() if in_float.get(name) == [4, 3, 3, 3])
+    kinds = [first.op_type]
+    while kinds[-1] != "QuantizeLinear":
+        first = readers[first.output[0]]
+        kinds.append(first.op_type)
+    assert kinds[:3] == ["Conv", "Clip", "Conv"], "no 8 bits between them"
 
 
 def test_the_shipped_file_states_its_origin_and_has_weights_of_7_bits() -> None:
