@@ -35,6 +35,10 @@ AGREEING: Final = 7
 _SCALES: Final = (0.5, 2.0)
 
 _STEPS: Final = 8
+_FIRST_STEPS: Final = 2
+_PROMISING: Final = 0.6
+"""Least correlation of fine structure after `_FIRST_STEPS`: copies of photos have at least 0.92 by
+then, nine in ten pairs of different photos less than 0.71."""
 _OVERLAP: Final = 0.5  # an enlarged frame around a copy turned by 30 degrees covers 0.53
 _STRUCTURE: Final = 0.94  # the same thing photographed twice reaches 0.93; copies start at 0.93
 _TILE: Final = 0.75
@@ -210,7 +214,9 @@ def confirmed(
 def moved_likeness(
     first: Image.Image, second: Image.Image, matrix: npt.NDArray[np.float64]
 ) -> Likeness | None:
-    """Return how similar pictures are after moving the first; None if they hardly overlap.
+    """Return how similar pictures are after moving the first.
+
+    None if they hardly overlap, or if they are so different that the move cannot be improved.
 
     The move is improved on pixels first. What lies beyond the first picture is not compared.
     """
@@ -229,9 +235,11 @@ def moved_likeness(
         @ np.linalg.inv(_to_pixels(first.size, size, _PAD))
     )
     grey, goal = padded.convert("L"), blur(_luma(target)[None])[0]
-    for _ in range(_STEPS):
+    for step in range(_STEPS):
         inside = _inside(size, move)
         if inside.mean() < _OVERLAP:
+            return None
+        if step == _FIRST_STEPS and _agreement(grey, goal, move, inside) < _PROMISING:
             return None
         move = _improved(grey, goal, move, inside)
     inside = _inside(size, move)
@@ -272,6 +280,15 @@ def _inside(size: tuple[int, int], move: npt.NDArray[np.float64]) -> Greys:
     return np.asarray(within, np.float32)
 
 
+def _agreement(
+    grey: Image.Image, goal: Greys, move: npt.NDArray[np.float64], inside: Greys
+) -> float:
+    """Return the correlation of the fine structure of the moved picture and of the goal."""
+    moved = blur(_warped(grey, move)[None])[0]
+    x, y = ((one - blur(blur(one[None]))[0]) * inside for one in (moved, goal))
+    return float(np.vdot(x, y) / np.sqrt(np.vdot(x, x) * np.vdot(y, y) + 1e-6))
+
+
 def _improved(
     grey: Image.Image, goal: Greys, move: npt.NDArray[np.float64], inside: Greys
 ) -> npt.NDArray[np.float64]:
@@ -298,7 +315,7 @@ def _improved(
     ).reshape(8, -1)
     weighted = slopes * inside.ravel()
     ridge = np.diag([0.2 * SIDE * SIDE] * 6 + [1.0, 1.0])
-    normal = np.einsum("ik,jk->ij", weighted, slopes).astype(np.float64) + ridge
+    normal = (weighted @ slopes.T).astype(np.float64) + ridge
     solution = np.linalg.solve(normal, (weighted @ goal.ravel()).astype(np.float64))
     contrast = solution[6] if abs(solution[6]) > 0.05 else 1.0
     step = np.eye(3)
