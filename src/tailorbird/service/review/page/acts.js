@@ -9,7 +9,8 @@ import { count, decisionWords } from "./words.js";
 /**
  * @typedef {{store: import("./store.js").Store, current: import("./store.js").Item | null,
  *   selected: number, quick: string[],
- *   photos: () => import("./store.js").Photo[], isSuspect: () => boolean, isUnsure: () => boolean, select: (index: number)
+ *   photos: () => import("./store.js").Photo[], isSuspect: () => boolean,
+ *   isUnsure: () => boolean, select: (index: number)
  *   => void,
  *   decided: (item: import("./store.js").Item) => void}} View the state of the view; keys decide
  *   nothing while `current` is null
