@@ -145,26 +145,34 @@ def stuck(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Can
     monkeypatch.setattr(Candidate, "_started", lambda self: None)
     monkeypatch.setattr(Candidate, "_ask", lambda self, photo: go_on.wait(30))
     with open_store(str(tmp_path / "shop.db")) as store:
-        found = Candidate(tmp_path / "x.onnx", store, max_pixels=1000, meter=outcomes.append)
+        found = Candidate(
+            tmp_path / "x.onnx",
+            store,
+            max_pixels=1000,
+            busy=lambda: "busy" in outcomes,
+            meter=outcomes.append,
+        )
         yield found, outcomes
         go_on.set()
         found.close()
 
 
-def offer(to: Candidate, data: bytes = b"photo", *, busy: bool = False) -> bool:
-    return to.offer(data, receipt="r", model=MODEL, label="disc", busy=busy)
+def offer(to: Candidate, data: bytes = b"photo") -> bool:
+    return to.offer(data, receipt="r", model=MODEL, label="disc")
 
 
 def test_photos_are_dropped_when_the_queue_is_full_or_cores_are_busy(
     stuck: tuple[Candidate, list[str]],
 ) -> None:
     found, outcomes = stuck
-    assert not offer(found, busy=True)
+    outcomes.append("busy")
+    assert not offer(found) and outcomes == ["busy", "dropped"]
+    outcomes.clear()
     assert offer(found)
     assert eventually(lambda: found._photos.empty())
     taken = [offer(found) for _ in range(candidate.WAITING + 5)]
     assert taken == [True] * candidate.WAITING + [False] * 5
-    assert outcomes == ["dropped"] * 6
+    assert outcomes == ["dropped"] * 5
 
 
 def test_large_photos_are_dropped_by_their_bytes(

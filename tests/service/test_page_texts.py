@@ -216,6 +216,20 @@ STATS = {
     "per_class": [{"label": "hat", "total": 12, "right": 9}],
     "by_day": [{"day": "2026-11-01", "total": 12, "right": 9}],
     "mistaken": [{"predicted": "hat", "answer": "shirt", "count": 3}],
+    "candidate": {
+        "name": "shapes",
+        "state": "failed",
+        "message": None,
+        "photos": 40,
+        "agree": 30,
+        "answered": 12,
+        "both": 9,
+        "only_served": 0,
+        "only_candidate": 1,
+        "neither": 2,
+        "p_value": 1.0,
+        "better": None,
+    },
 }
 
 

@@ -63,6 +63,7 @@ class Service:
                 settings.candidate,
                 store,
                 max_pixels=settings.max_pixels,
+                busy=lambda: batcher.under_way >= batcher.threads,
                 meter=telemetry.candidate,
             )
         self.state = State(settings, telemetry, slot, batcher, store, secret, supervisor, candidate)

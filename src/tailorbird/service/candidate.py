@@ -43,8 +43,6 @@ FLUSH_SECONDS: Final = 2.0
 PAUSES: Final = (1.0, 10.0, 60.0, 300.0)
 """Seconds before a child that failed is started again, longer with each failure in a row."""
 
-Meter = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class _Photo:
@@ -58,10 +56,17 @@ class Candidate:
     """The candidate of one process of the service; `offer` and `status` never wait."""
 
     def __init__(
-        self, path: Path, store: Corrections, *, max_pixels: int, meter: Meter = lambda _: None
+        self,
+        path: Path,
+        store: Corrections,
+        *,
+        max_pixels: int,
+        busy: Callable[[], bool],
+        meter: Callable[[str], None],
     ) -> None:
         """Start the thread that feeds the child process.
 
+        busy: whether every core has a photo to answer; photos are dropped then.
         meter: receives `answered`, `dropped` or `failed` for each photo.
         """
         self.path = path
@@ -71,6 +76,7 @@ class Candidate:
         """Why it does not run."""
         self._store = store
         self._max_pixels = max_pixels
+        self._busy = busy
         self._meter = meter
         self._photos: Queue[_Photo | None] = Queue(WAITING)
         self._bytes = 0
@@ -84,15 +90,14 @@ class Candidate:
         self._thread = threading.Thread(target=self._work, name="candidate", daemon=True)
         self._thread.start()
 
-    def offer(self, data: bytes, *, receipt: str, model: str, label: str, busy: bool) -> bool:
+    def offer(self, data: bytes, *, receipt: str, model: str, label: str) -> bool:
         """Queue a photo that was answered; return whether there was room.
 
         receipt: of the prediction. model: the served model's SHA-256. label: what it answered.
-        busy: whether every core has a photo to answer; this one is dropped then.
         """
         with self._lock:
             fits = self._bytes + len(data) <= WAITING_BYTES and not self._closing
-            if fits and not busy and model != self.sha256:
+            if fits and not self._busy() and model != self.sha256:
                 with contextlib.suppress(Full):
                     self._photos.put_nowait(_Photo(data, receipt, model, label))
                     self._bytes += len(data)
@@ -194,7 +199,7 @@ class Candidate:
     def _ask(self, photo: _Photo) -> None:
         from tailorbird.corrections.trials import Trial
 
-        process = self._started()
+        process = None if self._busy() else self._started()
         if process is None or self.sha256 is None or self.sha256 == photo.model:
             self._meter("dropped")
             return

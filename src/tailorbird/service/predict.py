@@ -105,10 +105,7 @@ def _result(
             id=number,
         )
         if state.candidate is not None:
-            busy = state.batcher.under_way >= state.batcher.threads
-            state.candidate.offer(
-                upload.data, receipt=number, model=served.sha256, label=label, busy=busy
-            )
+            state.candidate.offer(upload.data, receipt=number, model=served.sha256, label=label)
     if answer.heatmaps is not None:
         shown = zip(ranked[:top], answer.heatmaps, strict=False)
         result["heatmaps"] = [_heatmap_content(name, values) for (name, _), values in shown]

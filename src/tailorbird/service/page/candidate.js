@@ -1,7 +1,7 @@
 /** The dashboard's panel of the candidate: another model that sees the same photos. */
 
 import { el } from "./dom.js";
-import { counted, hasLinks, number, percent, showsMessages, t } from "./texts.js";
+import { counted, number, percent, showsMessages, t } from "./texts.js";
 
 /**
  * @typedef {{name: string, state: "starting" | "running" | "failed" | "same", message: string |
@@ -15,7 +15,7 @@ export function candidatePanel(trial) {
   return el(
     "section",
     { class: "panel candidate" },
-    el("h2", {}, hasLinks ? t("candidate.named", { name: trial.name }) : t("candidate.title")),
+    el("h2", {}, t("candidate.title", { name: trial.name })),
     el("p", { class: "quiet" }, t("candidate.how")),
     trial.state === "running" ? null : el("p", {}, el("strong", {}, t(`candidate.${trial.state}`))),
     trial.message && showsMessages ? el("p", { class: "what" }, trial.message) : null,
