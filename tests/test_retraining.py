@@ -297,7 +297,7 @@ def test_the_command_replaces_the_model_of_a_running_service(
         model.write_bytes(b"no model")
         with pytest.raises(ModelFileError, match="refused the new model"):
             reload_model(server.address, TOKEN, before)
-    with pytest.raises(RunError, match="did not reload"):
+    with pytest.raises(RunError, match="did not reload its model: Connection refused"):
         reload_model(server.address, TOKEN, before)
 
 

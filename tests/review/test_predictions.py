@@ -47,7 +47,7 @@ def test_unsure_guesses_come_first_the_least_probable_first(tmp_path: Path) -> N
     assert names == ["c.jpg", "=e.jpg", "a.jpg"]
     assert review.items[0].message == "not sure: cross (44.0%) or box (28.0%)"
     assert review.notes[-1] == (
-        "predictions of 5 of 5 photos; unsure ones come first; 1 photos could not be predicted"
+        "predictions of 5 of 5 photos; unsure ones come first; 1 photo could not be predicted"
     )
     decide(review, "new/c.jpg", "relabel", "box")
     decide(review, "new/a.jpg", "keep")

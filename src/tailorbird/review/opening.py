@@ -144,7 +144,8 @@ def _predictions(source: Path, named: str | Path | None) -> Predictions | None:
 
 def _about(told: Predictions, used: int, photos: int) -> str:
     """Return a message about the predictions."""
-    failed = f"; {told.failed:,} photos could not be predicted" if told.failed else ""
+    photo = "photo" if told.failed == 1 else "photos"
+    failed = f"; {told.failed:,} {photo} could not be predicted" if told.failed else ""
     return f"predictions of {used:,} of {photos:,} photos; unsure ones come first{failed}"
 
 

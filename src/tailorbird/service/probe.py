@@ -92,7 +92,9 @@ def reload_model(url: str, token: str | None, sha256: str) -> None:
             f"{url} did not reload its model: it answers {error.code}: {message}"
         ) from None
     except (OSError, ValueError, AttributeError, http.client.HTTPException) as error:
-        raise RunError(f"{url} did not reload its model: {error}") from None
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        why = getattr(cause, "strerror", None) or cause
+        raise RunError(f"{url} did not reload its model: {why}") from None
     if found != sha256:
         raise RunError(
             f"{url} reloaded, but serves the model {str(found)[:12]}, not {sha256[:12]}; is it "
