@@ -43,8 +43,10 @@ async def suggest(request):  # a real shop checks here that the seller is signed
 async def sell(request):  # and here
     listing = await request.json()
     LISTINGS.append({"title": listing["title"], "category": listing["category"]})
-    if listing["receipt"] and listing["category"] != "none":  # "none" is no class of the model
-        answer = json.dumps({"receipt": listing["receipt"], "answer": listing["category"]})
+    if listing["receipt"]:
+        category = listing["category"]
+        said = {"none_of_these": True} if category == "none" else {"answer": category}
+        answer = json.dumps({"receipt": listing["receipt"]} | said)
         with suppress(URLError):  # the listing counts, whether or not the model learns from it
             await run_in_threadpool(call, "/v1/corrections", answer.encode())
     return JSONResponse({"number": len(LISTINGS)}, 201)

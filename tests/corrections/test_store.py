@@ -21,12 +21,14 @@ from support.correction_writer import (
     writer,
 )
 from tailorbird.corrections import (
+    NONE_OF_THESE,
     Corrections,
     labelled,
     open_store,
     photos,
     statistics,
 )
+from tailorbird.corrections.store import MOST_NEW_LABELS
 from tailorbird.errors import (
     InputError,
     SettingsError,
@@ -142,6 +144,32 @@ def test_invalid_values_are_refused_and_nothing_is_stored(
     ]
 
 
+def test_none_of_these_is_an_answer_of_its_own(store: Corrections) -> None:
+    add(store, photo(5), NONE_OF_THESE, "hat", "r0", photo=photo(5))
+    add(store, photo(6), "hat", "hat", "r1", photo=photo(6))
+    found = store.stats()
+    assert (found.total, found.right, found.none_of_these, found.mistaken) == (2, 1, 1, ())
+    assert [row.label for row in found.per_class] == ["hat"]
+    answered = labelled(store)
+    assert [each.label for each in answered.photos] == ["hat"]
+    assert (answered.none_of_these, answered.without_photo) == (1, 0)
+
+
+def test_a_typed_label_is_spelled_as_an_earlier_one_and_their_number_is_bounded(
+    store: Corrections,
+) -> None:
+    known = ("hat", "shirt")
+    assert store.label_for(" HAT ", known) == "hat"
+    assert store.label_for("Cafe\u0301", known) == "Caf\u00e9"
+    add(store, photo(5), "Scarf", "hat", "n0")
+    assert store.label_for("scarf", known) == "Scarf"
+    for number in range(1, MOST_NEW_LABELS):
+        add(store, photo(5), f"label {number}", "hat", f"n{number}")
+    assert store.label_for("Scarf", known) == "Scarf", "a label that is there costs nothing"
+    with pytest.raises(SettingsError, match="people have named 100 new categories"):
+        store.label_for("one more", known)
+
+
 def test_statistics_count_the_newest_answer_for_each_receipt(store: Corrections) -> None:
     empty = store.stats()
     assert empty.as_dict() == {
@@ -149,6 +177,7 @@ def test_statistics_count_the_newest_answer_for_each_receipt(store: Corrections)
         "right": 0,
         "accuracy": None,
         "interval": [0.0, 1.0],
+        "none_of_these": 0,
         "per_class": [],
         "by_day": [],
         "mistaken": [],
@@ -166,6 +195,7 @@ def test_statistics_count_the_newest_answer_for_each_receipt(store: Corrections)
         "total": 13,
         "right": 10,
         "accuracy": 10 / 13,
+        "none_of_these": 0,
         "per_class": [
             {"label": "hat", "total": 11, "right": 9},
             {"label": "pants", "total": 1, "right": 0},

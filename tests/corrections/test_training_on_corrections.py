@@ -17,7 +17,15 @@ import tailorbird
 from support.cli import POCKET, run
 from support.data import MakeDataset, draw_dataset, encoded, picture
 from tailorbird import onnx_files
-from tailorbird.corrections import Corrections, Joined, export, join, labelled, open_store
+from tailorbird.corrections import (
+    NONE_OF_THESE,
+    Corrections,
+    Joined,
+    export,
+    join,
+    labelled,
+    open_store,
+)
 from tailorbird.dataset import Dataset, clean, scan, split
 from tailorbird.errors import SettingsError
 from tailorbird.model.metadata import KEY
@@ -173,9 +181,15 @@ def test_a_new_class_needs_enough_photos(
         "no training photo is labelled ring, and a new class needs at least 10 corrected photos; "
         "there are 9"
     }
+    assert result.as_dict()["too_few"] == {"ring": 9}
+    assert "new classes with fewer than 10 photos left out: ring (9)" in result.sentence()
+    for number in range(20, 32):
+        correct(store, ring(number), NONE_OF_THESE)
     correct(store, ring(9), "ring")
     result, reasons = joined(dataset, store)
     assert result.used == 10 and result.new_classes == ("ring",) and not reasons
+    assert result.none_of_these == 12 and result.too_few == ()
+    assert "12 photos that people say show none of the classes not used" in result.sentence()
     assert "ring has no photo in validation and test" in {
         f.message for f in result.dataset.findings
     }
@@ -268,6 +282,7 @@ def test_the_command_says_what_became_of_them(shapes: Path, tmp_path: Path) -> N
     )
     line = (
         "Corrections: 5 photos added to the training photos, 1 left out; "
+        "new classes with fewer than 10 photos left out: ring (1); "
         "1 photo with different answers, the newest counts"
     )
     assert line in said.stdout and "no training photo is labelled ring" in said.stdout
@@ -293,6 +308,8 @@ def test_the_command_says_what_became_of_them(shapes: Path, tmp_path: Path) -> N
         "new_classes": [],
         "conflicts": 1,
         "without_photo": 0,
+        "too_few": {"ring": 1},
+        "none_of_these": 0,
     }
     said = run(
         "train",

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -316,6 +318,12 @@ def _check_document(document: dict[str, Any]) -> None:
     assert all(operation["summary"] and operation["responses"] for operation in operations)
 
 
+KEEPS_NONE = (
+    "no photo was kept: this service keeps none, so no model can learn from this correction; "
+    "--keep-photos keeps them"
+)
+
+
 def test_corrections_are_acknowledged_and_counted(trained: Path, tmp_path: Path) -> None:
     with serve(Path(shutil.copy(trained, tmp_path / "shapes.onnx"))) as server:
         empty = server.get("/v1/corrections/stats").json()
@@ -325,12 +333,15 @@ def test_corrections_are_acknowledged_and_counted(trained: Path, tmp_path: Path)
         assert first.status_code == 201 and first.json() == {
             "id": 1,
             "right": True,
+            "answer": "disc",
+            "new_class": False,
             "stored_photo": False,
+            "note": KEEPS_NONE,
         }
         wrong = server.post(
             "/v1/corrections", json={"receipt": receipts[1], "answer": "disc"}
         ).json()
-        assert wrong == {"id": 2, "right": False, "stored_photo": False}
+        assert wrong == first.json() | {"id": 2, "right": False}
         form = server.post(
             "/v1/corrections", files={"receipt": (None, receipts[2]), "answer": (None, "cross")}
         )
@@ -343,7 +354,7 @@ def test_corrections_are_acknowledged_and_counted(trained: Path, tmp_path: Path)
         again = server.post(
             "/v1/corrections", json={"receipt": receipts[1], "answer": "box"}
         ).json()
-        assert again == {"id": 4, "right": True, "stored_photo": False}
+        assert again == first.json() | {"id": 4, "answer": "box"}
         stats = server.get("/v1/corrections/stats").json()
         assert (stats["total"], stats["right"], stats["accuracy"], stats["mistaken"]) == (
             3,
@@ -393,6 +404,52 @@ def test_photos_are_kept_on_request_only_and_byte_for_byte(trained: Path, tmp_pa
     assert len([path for path in (tmp_path / "shapes.photos").rglob("*") if path.is_file()]) == 1
 
 
+def test_new_classes_and_none_of_these(trained: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copy(trained, tmp_path / "shapes.onnx"))
+    with serve(model, "--keep-photos") as server:
+        assert server.get("/v1/model").json()["new_classes"] is True
+        receipt = server.predict(PHOTOS[0]).json()["results"][0]["receipt"]
+
+        def correct(**fields: Any) -> Any:
+            return server.post("/v1/corrections", json={"receipt": receipt, **fields}).json()
+
+        new = correct(answer="  Silk  scarf ")
+        assert (new["answer"], new["new_class"], new["right"]) == ("Silk scarf", True, False)
+        assert correct(answer="silk SCARF")["answer"] == "Silk scarf", "one new class, not two"
+        known = correct(answer="DISC")
+        assert (known["answer"], known["new_class"], known["right"]) == ("disc", False, True)
+        command = new["note"].partition("that was predicted: ")[2]
+        assert shlex.split(command)[0] == "curl" and "'answer=  Silk  scarf '" in command
+        (tmp_path / "photo.jpg").write_bytes(PHOTOS[0])
+        sent = subprocess.run(
+            ["curl", "-s", *shlex.split(command)[1:]],
+            cwd=tmp_path, capture_output=True, check=True, timeout=30,
+        )  # fmt: skip
+        assert json.loads(sent.stdout) | {"id": 0} == new | {
+            "id": 0, "stored_photo": True, "note": None,
+        }  # fmt: skip
+        bad = correct(answer="zero\u200bwidth")
+        assert "cannot be seen" in bad["error"]["message"]
+        none = correct(none_of_these=True)
+        assert (none["answer"], none["new_class"], none["right"]) == (None, False, False)
+        stats = server.get("/v1/corrections/stats").json()
+        assert (stats["total"], stats["none_of_these"], stats["per_class"]) == (1, 1, [])
+        receipt = server.predict(PHOTOS[1]).json()["results"][0]["receipt"]
+        correct(answer="Silk scarf")
+        assert (
+            server.metric('tailorbird_corrections{label="_none_of_these_",right="no"}') == 1
+            and server.metric('tailorbird_corrections{label="_new_",right="no"}') == 1
+        )
+    with serve(model, "--no-new-classes") as server:
+        assert server.get("/v1/model").json()["new_classes"] is False
+        receipt = server.predict(PHOTOS[2]).json()["results"][0]["receipt"]
+        answer = {"receipt": receipt, "answer": "Silk scarf"}
+        refused = server.post("/v1/corrections", json=answer)
+        assert refused.status_code == 422 and "takes no others" in refused.text
+        form = {"receipt": (None, receipt), "none_of_these": (None, "true")}
+        assert server.post("/v1/corrections", files=form).status_code == 201
+
+
 def test_invalid_receipts_are_refused_and_valid_ones_survive_a_restart(
     trained: Path, tmp_path: Path
 ) -> None:
@@ -425,7 +482,11 @@ def test_invalid_receipts_are_refused_and_valid_ones_survive_a_restart(
             )
             assert refused.status_code == expected, (bad[:40], refused.text)
         for bad in (
-            {"receipt": receipt, "answer": "hat"},
+            {"receipt": receipt, "answer": "x" * 101},
+            {"receipt": receipt, "answer": "None of these"},
+            {"receipt": receipt, "answer": "disc", "none_of_these": True},
+            {"receipt": receipt, "none_of_these": 1},
+            {"receipt": receipt, "none_of_these": False},
             {"receipt": receipt},
             {"answer": "disc"},
             [],

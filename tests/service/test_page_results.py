@@ -310,6 +310,39 @@ def test_every_step_works_with_the_keyboard_alone(open_page: OpenPage) -> None:
     expect(shown.get_by_role("button", name="Change")).to_be_focused()
 
 
+def test_a_new_category_and_none_of_these_by_keyboard_on_a_phone(
+    open_page: OpenPage, server: Server
+) -> None:
+    page = open_page(viewport={"width": 390, "height": 844})
+    change_response(page, "/v1/predict", SURE)
+    choose(page, photo(seed=977))
+    shown = answered(page)
+    before = server.get("/v1/corrections/stats")["none_of_these"]
+    shown.get_by_role("button", name="Something else").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.type("o")
+    expect(shown.get_by_role("option")).to_have_text(["box", "cross", "“o” as a new category"])
+    page.keyboard.type("ld hat")
+    expect(shown.get_by_role("option")).to_have_text(["“old hat” as a new category"])
+    assert violations(page) == []
+    page.keyboard.press("Enter")
+    expect(shown).to_contain_text("Thank you. Noted as old hat, a new category.")
+    page.keyboard.press("Enter")
+    expect(shown.get_by_role("combobox")).to_be_focused()
+    page.keyboard.type("...")
+    page.keyboard.press("Enter")
+    expect(shown).to_contain_text("This category cannot be used.")
+    expect(shown.get_by_role("button", name="Choose again")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(shown.get_by_role("button", name="None of these")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(shown).to_contain_text("Thank you. Noted as None of these.")
+    assert server.get("/v1/corrections/stats")["none_of_these"] == before + 1
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= 390
+
+
 @pytest.mark.parametrize("width", [320, 640])
 @pytest.mark.parametrize("state", ["sure", "unsure"])
 def test_narrow_screens_do_not_scroll_horizontally(

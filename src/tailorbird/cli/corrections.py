@@ -66,6 +66,10 @@ def print_stats(found: Stats) -> None:
         "people answer more often when the model is wrong: compare the trend over time, and the "
         "scores of `tailorbird evaluate`"
     )
+    if found.none_of_these:
+        output.line(
+            f"{found.none_of_these:,} of them: none of the classes, which counts as wrong here"
+        )
     everything = output.STATE.verbose
     _print_table(
         {"class (as people say)": False, "right": True, "of": True, "accuracy": True,
@@ -130,6 +134,12 @@ def export(
     if result.without_photo:
         what = "are listed without a path" if everything else "are left out (--all lists them)"
         output.say(f"{result.without_photo:,} photos with an answer were not kept and {what}")
+    if result.none_of_these and not everything:
+        photos_of = f"photo{'s' * (result.none_of_these != 1)}"
+        output.say(
+            f"{result.none_of_these:,} {photos_of} of none of the classes left out (--all lists "
+            "them)"
+        )
     if json:
         output.print_json(result.as_dict())
     else:

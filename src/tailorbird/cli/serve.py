@@ -77,6 +77,14 @@ _Photos = Annotated[
         help="Folder for kept photos; by default shop.photos beside shop.db.",
     ),
 ]
+_NewClasses = Annotated[
+    bool,
+    typer.Option(
+        "--new-classes/--no-new-classes",
+        envvar="TAILORBIRD_NEW_CLASSES",
+        help="Take corrections that name a class which the model lacks.",
+    ),
+]
 _AllowHost = Annotated[
     list[str] | None,
     typer.Option(
@@ -176,6 +184,7 @@ def serve(
     corrections_file: _CorrectionsFile = None,
     keep_photos: _KeepPhotos = False,
     photos: _Photos = None,
+    new_classes: _NewClasses = True,
     allow_host: _AllowHost = None,
     allow_origin: _AllowOrigin = None,
     frame_ancestor: _FrameAncestor = None,
@@ -211,6 +220,7 @@ def serve(
         token=token or None,
         corrections=database,
         photos=folder,
+        new_classes=new_classes,
         allow_hosts=tuple(_split(allow_host)),
         allow_origins=tuple(_split(allow_origin)),
         frame_ancestors=tuple(_split(frame_ancestor)),

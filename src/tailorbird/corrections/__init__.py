@@ -4,10 +4,11 @@ from tailorbird.corrections.database import default_photos
 from tailorbird.corrections.exporting import Export, export
 from tailorbird.corrections.joining import Joined, join
 from tailorbird.corrections.labelling import Labelled, LabelledPhoto, labelled, read_labelled
-from tailorbird.corrections.statistics import Stats
+from tailorbird.corrections.statistics import NONE_OF_THESE, Stats
 from tailorbird.corrections.store import Corrections, Forgotten, Row, open_existing, open_store
 
 __all__ = [
+    "NONE_OF_THESE",
     "Corrections",
     "Export",
     "Forgotten",

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from tailorbird.corrections.labelling import Labelled, labelled
 from tailorbird.corrections.photos import kept_photos
+from tailorbird.corrections.statistics import NONE_OF_THESE
 from tailorbird.corrections.store import Corrections, Row
 from tailorbird.errors import SettingsError
 from tailorbird.files import atomic_path, formula_safe
@@ -35,8 +36,9 @@ COLUMNS: Final = (
     "receipt",
     "newest",
     "id",
+    "none_of_these",
 )
-"""The CSV's columns; `train` reads the first two."""
+"""The CSV's columns; `train` reads the first two. `label` is empty where `none_of_these`."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Export:
     missing: names of kept photos whose file no longer exists.
     conflicts: photos with different answers, of which the newest counts.
     without_photo: different photos that people answered about but that were not kept.
+    none_of_these: kept photos that people say show none of the classes.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class Export:
     missing: tuple[str, ...]
     conflicts: int
     without_photo: int
+    none_of_these: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the object of `corrections export --json`."""
@@ -62,6 +66,7 @@ class Export:
             "missing": list(self.missing),
             "conflicts": self.conflicts,
             "without_photo": self.without_photo,
+            "none_of_these": self.none_of_these,
         }
 
 
@@ -69,7 +74,7 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
     """Write corrections to a .csv or .json file, atomically.
 
     By default there is one row per kept photo with the newest answer about it; `train` reads such
-    a CSV. Paths are relative to the file's folder.
+    a CSV, so photos of none of the classes are left out. Paths are relative to the file's folder.
 
     everything: one row per answer ever given, in order; the path is empty where no photo was kept.
 
@@ -107,12 +112,20 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
             written += 1
         if kind == ".json":
             file.write("\n]}\n")
-    return Export(output, written, found.missing, found.conflicts, found.without_photo)
+    return Export(
+        output, written, found.missing, found.conflicts, found.without_photo, found.none_of_these
+    )
 
 
 def _values(path: str, row: Row) -> dict[str, Any]:
     found = row.as_dict()
-    return {name: found.get(name) for name in COLUMNS} | {"path": path, "label": row.answer}
+    none = row.answer == NONE_OF_THESE
+    label = "" if none else row.answer
+    return {name: found.get(name) for name in COLUMNS} | {
+        "path": path,
+        "label": label,
+        "none_of_these": none,
+    }
 
 
 def _relative(path: Path | None, folder: Path) -> str:

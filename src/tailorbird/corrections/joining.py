@@ -24,7 +24,9 @@ class Joined:
         a correction replaced.
     replaced: number of the latter.
     new_classes: labels that no training photo had before.
-    conflicts, without_photo: as in `Labelled`.
+    too_few: (label, corrected photos) of new classes with fewer than SMALL photos; they are left
+        out.
+    conflicts, without_photo, none_of_these: as in `Labelled`.
     """
 
     dataset: Dataset
@@ -34,6 +36,8 @@ class Joined:
     new_classes: tuple[str, ...]
     conflicts: int
     without_photo: int
+    too_few: tuple[tuple[str, int], ...] = ()
+    none_of_these: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the object for `train --json` and the model's metadata."""
@@ -44,6 +48,8 @@ class Joined:
             "new_classes": list(self.new_classes),
             "conflicts": self.conflicts,
             "without_photo": self.without_photo,
+            "too_few": dict(self.too_few),
+            "none_of_these": self.none_of_these,
         }
 
     def sentence(self) -> str:
@@ -57,6 +63,13 @@ class Joined:
         if self.new_classes:
             names = ", ".join(self.new_classes)
             parts.append(f"new classes, which validation and test cannot score: {names}")
+        if self.too_few:
+            names = ", ".join(f"{label} ({n:,})" for label, n in self.too_few)
+            parts.append(f"new classes with fewer than {SMALL} photos left out: {names}")
+        if self.none_of_these:
+            parts.append(
+                f"{_photos(self.none_of_these)} that people say show none of the classes not used"
+            )
         if self.conflicts:
             parts.append(f"{_photos(self.conflicts)} with different answers, the newest counts")
         if self.without_photo:
@@ -99,7 +112,7 @@ def join(
             left_out.append((sample.name, f"identical to {same.name}, which is used"))
         else:
             added.append((sample, group))
-    added, few = _without_small_classes(added, known)
+    added, few, too_few = _without_small_classes(added, known)
     left_out += few
     added, last = _without_last_photos(added, training, known)
     left_out += last
@@ -140,6 +153,8 @@ def join(
         new,
         answered.conflicts,
         answered.without_photo,
+        too_few,
+        answered.none_of_these,
     )
 
 
@@ -185,7 +200,8 @@ def _scanned(
 
 def _without_small_classes(
     added: list[tuple[Sample, int]], known: Counter[str]
-) -> tuple[list[tuple[Sample, int]], list[tuple[str, str]]]:
+) -> tuple[list[tuple[Sample, int]], list[tuple[str, str]], tuple[tuple[str, int], ...]]:
+    """Return the corrections to add, (name, reason) of the others, and (label, photos) of these."""
     counts = Counter(sample.label for sample, _ in added)
     small = {label: n for label, n in counts.items() if label not in known and n < SMALL}
     left_out = [
@@ -197,7 +213,8 @@ def _without_small_classes(
         for sample, _ in added
         if sample.label in small
     ]
-    return [item for item in added if item[0].label not in small], left_out
+    added = [item for item in added if item[0].label not in small]
+    return added, left_out, tuple(sorted(small.items()))
 
 
 def _without_last_photos(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailorbird.corrections.photos import kept_photos
+from tailorbird.corrections.statistics import NONE_OF_THESE
 from tailorbird.corrections.store import Corrections, Row, open_existing, row_from
 from tailorbird.errors import SettingsError
 
@@ -27,16 +28,18 @@ class Labelled:
     missing: names of kept photos whose file no longer exists.
     conflicts: photos about which answers to different predictions differ; the newest counts.
     without_photo: different photos that people answered about but that were not kept.
+    none_of_these: kept photos whose newest answer is that they show none of the classes.
     """
 
     photos: tuple[LabelledPhoto, ...]
     missing: tuple[str, ...]
     conflicts: int
     without_photo: int
+    none_of_these: int = 0
 
 
 def labelled(store: Corrections) -> Labelled:
-    """Return the newest answer about each kept photo.
+    """Return the newest answer about each kept photo; those of no class are only counted.
 
     Raises SettingsError when the store has no folder of photos, StorageError.
     """
@@ -61,6 +64,7 @@ def labelled(store: Corrections) -> Labelled:
     )
     photos: list[LabelledPhoto] = []
     missing: list[str] = []
+    none_of_these = 0
     with store.reading() as connection:
         # The newest row about a photo is also the newest for its receipt.
         query = (
@@ -70,6 +74,9 @@ def labelled(store: Corrections) -> Labelled:
         )
         for values in connection.execute(query).mappings():
             row = row_from(values)
+            if row.answer == NONE_OF_THESE:
+                none_of_these += 1
+                continue
             path = found.get(row.sha256)
             shelf = f"{store.photos.name}/{row.sha256[:2]}"
             if path is None:
@@ -80,9 +87,8 @@ def labelled(store: Corrections) -> Labelled:
             select(func.count()).select_from(differing.subquery())
         ).scalar_one()
         different = connection.execute(select(func.count(columns.sha256.distinct()))).scalar_one()
-    return Labelled(
-        tuple(photos), tuple(missing), conflicts, different - len(photos) - len(missing)
-    )
+    without_photo = different - len(photos) - len(missing) - none_of_these
+    return Labelled(tuple(photos), tuple(missing), conflicts, without_photo, none_of_these)
 
 
 def read_labelled(url: str, photos: Path | None = None) -> Labelled:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 DAYS: Final = 90
 """Number of days that `by_day` covers."""
 
+NONE_OF_THESE: Final = " none of these"
+"""Stored as the answer of a person who says that the photo shows none of the model's classes. No
+class has this name: labels have no space at their start."""
+
 MISTAKEN: Final = 20
 """Maximum number of confusions listed."""
 
@@ -51,7 +55,8 @@ class Stats:
     """Counts of answers; the newest answer to each receipt counts.
 
     accuracy: 0 to 1, None without answers. interval: its 95% Wilson interval.
-    per_class: by people's answer, sorted by label.
+    none_of_these: answers that the photo shows none of the model's classes; they count as wrong.
+    per_class: by people's answer, sorted by label, with new labels that people typed.
     by_day: days with answers among the last DAYS, oldest first.
     mistaken: the most frequent confusions, at most MISTAKEN.
     """
@@ -60,6 +65,7 @@ class Stats:
     right: int
     accuracy: float | None
     interval: tuple[float, float]
+    none_of_these: int
     per_class: tuple[ClassCount, ...]
     by_day: tuple[DayCount, ...]
     mistaken: tuple[Mistaken, ...]
@@ -71,6 +77,7 @@ class Stats:
             "right": self.right,
             "accuracy": self.accuracy,
             "interval": list(self.interval),
+            "none_of_these": self.none_of_these,
             "per_class": [vars(row).copy() for row in self.per_class],
             "by_day": [vars(row).copy() for row in self.by_day],
             "mistaken": [vars(row).copy() for row in self.mistaken],
@@ -114,11 +121,12 @@ def read(connection: Connection, today: datetime.date) -> Stats:
         classes[answer][1] += hits
     total = sum(n for n, _ in classes.values())
     right = sum(hits for _, hits in classes.values())
+    none_of_these = classes.pop(NONE_OF_THESE, [0])[0]
     wrong = sorted(
         (
             (n - hits, predicted, answer)
             for (answer, predicted), (n, hits) in pairs.items()
-            if n > hits
+            if n > hits and answer != NONE_OF_THESE
         ),
         key=lambda item: (-item[0], item[1:]),
     )
@@ -135,6 +143,7 @@ def read(connection: Connection, today: datetime.date) -> Stats:
         right=right,
         accuracy=right / total if total else None,
         interval=wilson_interval(right, total),
+        none_of_these=none_of_these,
         per_class=tuple(ClassCount(label, n, hits) for label, (n, hits) in sorted(classes.items())),
         by_day=tuple(
             DayCount(str(name), int(n), int(hits)) for name, n, hits in connection.execute(days)

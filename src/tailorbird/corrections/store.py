@@ -27,6 +27,8 @@ from tailorbird.corrections.database import (
     translated,
     use_wal,
 )
+from tailorbird.corrections.statistics import NONE_OF_THESE
+from tailorbird.dataset.labels import similar_label, typed_label
 from tailorbird.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -39,6 +41,12 @@ _MOST_TEXT: Final = 4000  # characters; class names are much shorter
 _PAGE: Final = 1000  # rows fetched at a time
 SECRET_BYTES: Final = 32
 
+MOST_NEW_LABELS: Final = 100
+"""Maximum number of different labels that are no class of the model, within NEW_LABEL_DAYS, so that
+a stranger cannot fill a service with them."""
+
+NEW_LABEL_DAYS: Final = 30
+
 
 @dataclass(frozen=True)
 class Row:
@@ -47,7 +55,7 @@ class Row:
     id: larger for later answers. created: time in UTC. sha256: SHA-256 of the photo's bytes, 64
     hexadecimal digits.
     predicted, probability (0 to 1), top ((label, probability), ...): the model's prediction.
-    answer: the class that the person named. right: whether it equals `predicted`.
+    answer: the class that the person named, or NONE_OF_THESE. right: whether it equals `predicted`.
     model, model_sha256: the model. receipt: the prediction that was answered.
     photo_kept: the photo was written to the folder.
     newest: no later row answers the same receipt; only such rows count.
@@ -249,6 +257,44 @@ class Corrections:
                 folder.keep(self.photos, sha256, photo)
         assert identity is not None
         return int(identity[0])
+
+    def label_for(self, text: str, known: Sequence[str]) -> str:
+        """Return the label to store for a category that a person typed.
+
+        A text that differs only in how it is written from a class or from a label that people
+        typed before is that label. Requests at the same moment can exceed MOST_NEW_LABELS by their
+        number.
+
+        Args:
+            text: what was typed.
+            known: the classes of the model.
+
+        Raises:
+            SettingsError: the text cannot be a label, or there are MOST_NEW_LABELS new ones.
+            StorageError.
+        """
+        from sqlalchemy import select
+
+        from tailorbird.corrections.tables import corrections
+
+        label = typed_label(text, known)
+        if label in known:
+            return label
+        start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=NEW_LABEL_DAYS)
+        recent = select(corrections.c.answer).where(corrections.c.created >= _text(start))
+        with self.reading() as connection:
+            answers = set(connection.execute(recent.distinct()).scalars())
+        new = answers - {*known, NONE_OF_THESE}
+        if label in new:
+            return label
+        if (alike := similar_label(label, sorted(new))) is not None:
+            return alike
+        if len(new) >= MOST_NEW_LABELS:
+            raise SettingsError(
+                f"people have named {len(new)} new categories within {NEW_LABEL_DAYS} days, and "
+                "no more are taken; choose one of the model's classes, or say none_of_these"
+            )
+        return label
 
     def secret(self) -> bytes:
         """Return 32 random bytes that the database keeps, the same in every process."""

@@ -5,6 +5,11 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 
+from tailorbird.errors import SettingsError
+
+LONGEST_TYPED = 100
+"""Maximum number of characters of a label that a visitor types."""
+
 
 def normal_label(text: str) -> str:
     """Return a label in Unicode's composed form (NFC), without spaces around it."""
@@ -51,6 +56,39 @@ def similar_label(label: str, known: Iterable[str]) -> str | None:
     """Return the known label that differs from `label` only in how it is written, or None."""
     folded = folded_label(label)
     return next((one for one in known if one != label and folded_label(one) == folded), None)
+
+
+def typed_label(text: str, known: Iterable[str]) -> str:
+    """Return the label that a person means who types a category into a form.
+
+    Args:
+        text: what was typed.
+        known: labels in use; one that differs from `text` only in how it is written is returned.
+
+    Raises:
+        SettingsError: the text cannot be a new label: it is too long, holds characters that cannot
+            be seen, or has a part without a letter or a digit.
+    """
+    label = " ".join(part for part in normal_label(text).split(" ") if part)
+    if label in (known := tuple(known)):
+        return label
+    if (alike := similar_label(label, known)) is not None:
+        return alike
+    if not 1 <= len(label) <= LONGEST_TYPED:
+        raise SettingsError(
+            f"the category has {len(label)} characters; a new one must have 1 to {LONGEST_TYPED}"
+        )
+    if not label.isprintable():
+        raise SettingsError(
+            f"the category {shown_label(label)} holds a character that cannot be seen; write it "
+            "with letters, digits, spaces and punctuation"
+        )
+    if not all(any(c.isalnum() for c in part) for part in label.split("/")):
+        raise SettingsError(
+            f"the category {shown_label(label)} has a part without a letter or a digit; write a "
+            "word, or words with / between them, such as shoes/boots"
+        )
+    return label
 
 
 def unknown_label(label: str, known: Iterable[str], who: str = "the model has") -> str:

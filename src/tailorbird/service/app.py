@@ -156,7 +156,8 @@ class Service:
         """Return the metrics in bounded time, even if the database does not answer."""
         state = self.state
         counts = await self._counts.current(state)
-        extra = accuracy_metrics(counts, state.slot.current.name, state.slot.current.sha256)
+        served = state.slot.current
+        extra = accuracy_metrics(counts, served.name, served.sha256, served.classifier.classes)
         kind = "text/plain; version=0.0.4; charset=utf-8"
         return Response(state.telemetry.text(extra), media_type=kind)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from tailorbird.corrections import Corrections
+from tailorbird.corrections import NONE_OF_THESE, Corrections
+from tailorbird.dataset.labels import folded_label, unknown_label
 from tailorbird.errors import InputError, StorageError, StorageFull
 from tailorbird.metrics.paired import better, mcnemar, paired_interval
 from tailorbird.service import receipts
@@ -28,7 +31,7 @@ from tailorbird.service.web.problems import RETRY_AFTER, Problem, invalid, overl
 
 T = TypeVar("T")
 
-FIELDS = ("receipt", "answer")
+FIELDS = ("receipt", "answer", "none_of_these")
 
 MOST_JSON = 128 * 1024
 """Bytes of a correction sent as JSON; a receipt has a few hundred. Parsing blocks every other
@@ -40,13 +43,13 @@ async def correct(request: Request) -> JSONResponse:
     check_query(request)
     state = state_of(request)
     store = _store(state)
-    text, answer, photo = await _fields(request)
-    receipt = receipts.read(state.secret, text)
-    if answer not in state.slot.current.classifier.classes:
-        raise invalid(
-            f"the answer {answer[:100]!r} is not one of the model's classes; GET /v1/model lists "
-            "them"
-        )
+    fields = await _fields(request)
+    photo = fields.photo
+    receipt = receipts.read(state.secret, fields.receipt)
+    classes = state.slot.current.classifier.classes
+    known = fields.answer is None or fields.answer in classes
+    if fields.answer is not None and not known:
+        _check_new(state, fields.answer, classes)
     if photo is not None and hashlib.sha256(photo).hexdigest() != receipt.photo:
         message = (
             "the photo is not the one that the receipt was issued for; send exactly the bytes "
@@ -55,8 +58,11 @@ async def correct(request: Request) -> JSONResponse:
         raise Problem(409, "conflict", message)
     kept = photo if state.settings.photos is not None else None
 
-    def add() -> int:
-        return store.add(
+    def add() -> tuple[int, str]:
+        answer = NONE_OF_THESE if fields.answer is None else fields.answer
+        if not known:
+            answer = _label(store, answer, state.settings.page.display(classes))
+        number = store.add(
             sha256=receipt.photo,
             predicted=receipt.label,
             probability=receipt.probability,
@@ -67,11 +73,60 @@ async def correct(request: Request) -> JSONResponse:
             receipt=receipt.id,
             photo=kept,
         )
+        return number, answer
 
-    number = await in_time(request, stored(state, add))
+    number, answer = await in_time(request, stored(state, add))
     state.telemetry.correction("stored")
-    right = answer == receipt.label
-    return JSONResponse({"id": number, "right": right, "stored_photo": kept is not None}, 201)
+    content = {
+        "id": number,
+        "right": answer == receipt.label,
+        "answer": None if fields.answer is None else answer,
+        "new_class": fields.answer is not None and answer not in classes,
+        "stored_photo": kept is not None,
+        "note": None if kept is not None else _not_kept(request, state, fields),
+    }
+    return JSONResponse(content, 201)
+
+
+def _check_new(state: State, answer: str, classes: Sequence[str]) -> None:
+    """Raise Problem 422 for an answer that is no class where none may be new."""
+    if folded_label(answer).strip() == folded_label(NONE_OF_THESE).strip():
+        raise invalid(
+            f"the answer is {answer[:100]!r}, which is no class of the model; to say so, send "
+            "`none_of_these`: true instead of `answer`"
+        )
+    if not state.settings.new_classes:
+        raise invalid(
+            f"the answer {answer[:100]!r} is not one of the model's classes: "
+            f"{unknown_label(answer[:100], classes)}; GET /v1/model lists them, and this service "
+            "takes no others (--no-new-classes)"
+        )
+
+
+def _label(store: Corrections, answer: str, display: Sequence[Mapping[str, str]]) -> str:
+    """Return the label of an answer, which may also be a class's name for people."""
+    typed = folded_label(answer).strip()
+    named = (each["label"] for each in display if folded_label(each["name"]) == typed)
+    return next(named, None) or store.label_for(answer, [each["label"] for each in display])
+
+
+def _not_kept(request: Request, state: State, fields: Fields) -> str:
+    """Return why no photo was kept, and how to send one."""
+    if state.settings.photos is None:
+        return (
+            "no photo was kept: this service keeps none, so no model can learn from this "
+            "correction; --keep-photos keeps them"
+        )
+    token = ' -H "Authorization: Bearer $TAILORBIRD_TOKEN"' if state.settings.token else ""
+    answer = (
+        "none_of_these=true" if fields.answer is None else shlex.quote(f"answer={fields.answer}")
+    )
+    return (
+        "no photo was kept, because none was sent with this correction; to keep it, send the "
+        "correction again with the file that was predicted: "
+        f"curl{token} --form-string receipt={fields.receipt} --form-string {answer} "
+        f"-F photo=@photo.jpg {shlex.quote(str(request.url))}"
+    )
 
 
 async def stats(request: Request) -> JSONResponse:
@@ -147,8 +202,17 @@ def _store(state: State) -> Corrections:
     return state.corrections
 
 
-async def _fields(request: Request) -> tuple[str, str, bytes | None]:
-    """Return the receipt, the answer, and the photo if it was sent. Raises Problem."""
+@dataclass(frozen=True)
+class Fields:
+    """A correction as sent: the receipt, the answer (None for none of these), and the photo."""
+
+    receipt: str
+    answer: str | None
+    photo: bytes | None
+
+
+async def _fields(request: Request) -> Fields:
+    """Return the fields of a correction. Raises Problem."""
     kind, options = media_type(request)
     body = await body_of(request)
     photo = None
@@ -171,9 +235,14 @@ async def _fields(request: Request) -> tuple[str, str, bytes | None]:
             " and, in a form, photo"
         )
     receipt, answer = fields.get("receipt"), fields.get("answer")
-    if not isinstance(receipt, str) or not isinstance(answer, str):
+    none = fields.get("none_of_these", False)
+    if not isinstance(none, bool) and none not in ("true", "false"):
+        raise invalid(f"none_of_these is {str(none)[:50]!r}; it must be true or false")
+    if none in (True, "true") and isinstance(receipt, str) and answer is None:
+        return Fields(receipt, None, photo)
+    if none in (True, "true") or not isinstance(receipt, str) or not isinstance(answer, str):
         raise invalid(
-            "a correction needs two texts: `receipt`, from a result of /v1/predict, and "
-            "`answer`, the right class"
+            "a correction needs `receipt`, from a result of /v1/predict, and either `answer`, the "
+            "right class, or `none_of_these`: true"
         )
-    return receipt, answer, photo
+    return Fields(receipt, answer, photo)

@@ -156,6 +156,7 @@ async def model(request: Request) -> JSONResponse:
             "format": FORMAT,
             "heatmaps": served.classifier.has_heatmaps,
             "corrections": corrections,
+            "new_classes": corrections and settings.new_classes,
             "keep_photos": corrections and settings.photos is not None,
             "limits": {
                 "body_bytes": settings.max_body,

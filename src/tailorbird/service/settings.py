@@ -28,6 +28,9 @@ class ServeSettings(WebSettings):
         the cores among them.
     corrections: database of corrections, a path or URL; None stores none.
     photos: folder for the photos of corrections; None stores no photos.
+    new_classes: take answers that are no class of the model, as names of new classes. On by
+        default: what a model lacks is what only its users can say, their number is bounded, and
+        nothing is trained on them without the operator.
     max_pixels: checked in the photo's header, before decoding; half of it for WebP and AVIF.
         50 megapixels is the largest common phone sensor.
     max_photos: photos in one request.
@@ -53,6 +56,7 @@ class ServeSettings(WebSettings):
     workers: int = 1
     corrections: str | None = field(default=None, repr=False)
     photos: Path | None = None
+    new_classes: bool = True
     max_pixels: int = 50_000_000
     max_photos: int = 32
     queue: int = 64

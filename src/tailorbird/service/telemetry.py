@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from prometheus_client import (
@@ -15,6 +16,8 @@ from prometheus_client import (
     multiprocess,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
+
+from tailorbird.corrections import NONE_OF_THESE
 
 # Fine buckets for quick answers; the last one is the default deadline.
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30)
@@ -149,11 +152,16 @@ def _collected(metrics: Iterable[Metric]) -> CollectorRegistry:
 
 
 def accuracy_metrics(
-    counts: Mapping[tuple[str, bool], int] | None, model: str, sha256: str
+    counts: Mapping[tuple[str, bool], int] | None,
+    model: str,
+    sha256: str,
+    classes: Collection[str],
 ) -> list[Metric]:
     """Return gauges of the served model and of people's answers by class.
 
     counts: {(label, right): answers}; None while the database does not answer.
+    classes: of the served model. Other answers are one label, so that what strangers type cannot
+        become any number of time series.
     """
     info = GaugeMetricFamily(
         "tailorbird_model_info", "The model being served.", labels=("name", "sha256")
@@ -163,7 +171,8 @@ def accuracy_metrics(
     up.add_metric((), 0 if counts is None else 1)
     answers = GaugeMetricFamily(
         "tailorbird_corrections",
-        "Photos that people answered about, by true class and whether the model was right.",
+        "Photos that people answered about, by true class and whether the model was right; "
+        "_new_ for what is no class of the model, _none_of_these_ for none of them.",
         labels=("label", "right"),
     )
     accuracy = GaugeMetricFamily(
@@ -172,7 +181,11 @@ def accuracy_metrics(
         labels=("label",),
     )
     totals: dict[str, list[int]] = {}
-    for (label, right), count in sorted((counts or {}).items()):
+    grouped: dict[tuple[str, bool], int] = defaultdict(int)
+    for (label, right), count in (counts or {}).items():
+        other = "_none_of_these_" if label == NONE_OF_THESE else "_new_"
+        grouped[label if label in classes else other, right] += count
+    for (label, right), count in sorted(grouped.items()):
         answers.add_metric((label, "yes" if right else "no"), count)
         for key in (label, "_all_"):
             total = totals.setdefault(key, [0, 0])

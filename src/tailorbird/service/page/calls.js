@@ -22,7 +22,7 @@ import { t } from "./texts.js";
  * @typedef {{name: string, sha256: string, classes: string[], display: {label: string, name:
  *   string}[], scores: Record<string, any>, created:
  *   string, heatmaps: boolean, corrections: boolean,
- *   keep_photos: boolean, accepts: string[], limits: {body_bytes: number, pixels: number, photos:
+ *   new_classes: boolean, keep_photos: boolean, accepts: string[], limits: {body_bytes: number, pixels: number, photos:
  *   number}}} Model
  */
 
@@ -47,13 +47,16 @@ export const getOpenApi = () => json("openapi.json");
 
 /**
  * Stores the correct class of a photo.
- * @param {string} receipt @param {string} answer one of the classes
+ * @param {string} receipt @param {string | null} answer a class, or what the person typed; null:
+ *   none of these
  * @param {Blob | null} photo the bytes that were predicted, if the server keeps photos
- * @returns {Promise<{id: number, right: boolean, stored_photo: boolean}>}
+ * @returns {Promise<{id: number, right: boolean, answer: string | null, new_class: boolean,
+ *   stored_photo: boolean, note: string | null}>}
  */
 export function correct(receipt, answer, photo) {
+  const said = answer === null ? { none_of_these: true } : { answer };
   if (!photo) {
-    const body = JSON.stringify({ receipt, answer });
+    const body = JSON.stringify({ receipt, ...said });
     return json("v1/corrections", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
@@ -62,7 +65,7 @@ export function correct(receipt, answer, photo) {
   }
   const body = new FormData();
   body.append("receipt", receipt);
-  body.append("answer", answer);
+  for (const [name, value] of Object.entries(said)) body.append(name, String(value));
   body.append("photo", photo, "photo");
   return json("v1/corrections", { method: "POST", body });
 }

@@ -24,8 +24,11 @@ export function corrections({ name, result, photo, model, askAgain }) {
     "aria-label": t("answer.group", { name }),
   });
   const named = naming(model);
-  /** @type {string | null} the answer that is stored */
+  const shownName = (answer) => (answer === null ? t("answer.none_of_these") : named(answer));
+  /** @type {{answer: string | null, new_class: boolean} | null} what is stored */
   let stored = null;
+
+  const isClass = (answer) => model.display.some(({ label }) => label === answer);
 
   const show = (focus, ...children) => {
     const held = box.contains(document.activeElement);
@@ -58,30 +61,35 @@ export function corrections({ name, result, photo, model, askAgain }) {
 
   function pick() {
     const classes = model.display.map(({ label }) => label);
-    const list = chooser(classes, store, stored === null ? question : thanks, named);
+    const list = chooser(classes, store, stored === null ? question : thanks, named, {
+      onNone: () => store(null),
+      onNew: model.new_classes ? store : undefined,
+    });
     show(list, list);
     list.focusInside();
   }
 
   async function store(answer) {
-    const storing = t("answer.storing", { label: named(answer) });
+    const storing = t("answer.storing", { label: shownName(answer) });
     const busy = el("p", { class: "ask", tabindex: "-1" }, storing);
     show(busy, busy);
     try {
-      await correct(
+      const said = await correct(
         /** @type {string} */ (result.receipt),
         answer,
         model.keep_photos ? photo : null,
       );
-      stored = answer;
+      stored = { answer: said.answer === undefined ? answer : said.answer, new_class: said.new_class };
       thanks();
-      announce(t("answer.spoken", { name, label: named(answer) }));
+      announce(t("answer.spoken", { name, label: shownName(stored.answer) }));
     } catch (error) {
       failed(answer, error);
     }
   }
 
   function thanks() {
+    const { answer = null, new_class = false } = stored ?? {};
+    const label = el("strong", {}, shownName(answer));
     const again = el(
       "button",
       { type: "button", class: "plain", onclick: pick },
@@ -96,7 +104,7 @@ export function corrections({ name, result, photo, model, askAgain }) {
         el(
           "span",
           {},
-          ...parts("answer.thanks", { label: el("strong", {}, named(stored ?? "")) }),
+          ...parts(new_class ? "answer.thanks_new" : "answer.thanks", { label }),
         ),
       ),
       again,
@@ -107,11 +115,12 @@ export function corrections({ name, result, photo, model, askAgain }) {
     if (!(error instanceof ApiError)) throw error;
     // The server no longer accepts the receipt (or the model changed): only a new prediction can
     // be corrected.
-    const stale = error.status === 409 || error.status === 422;
+    const typed = error.code === "invalid" && answer !== null && !isClass(answer);
+    const stale = !typed && (error.status === 409 || error.status === 422);
     const retry = el(
       "button",
-      { type: "button", onclick: stale ? askAgain : () => store(answer) },
-      t(stale ? "answer.again" : "card.retry"),
+      { type: "button", onclick: typed ? pick : stale ? askAgain : () => store(answer) },
+      t(typed ? "answer.choose" : stale ? "answer.again" : "card.retry"),
     );
     const back = el(
       "button",
@@ -119,7 +128,11 @@ export function corrections({ name, result, photo, model, askAgain }) {
       t("answer.back"),
     );
     const message =
-      error.code === "network" ? t("answer.offline") : advice(error.code);
+      error.code === "network"
+        ? t("answer.offline")
+        : typed
+          ? t("answer.unusable")
+          : advice(error.code);
     show(
       retry,
       el(

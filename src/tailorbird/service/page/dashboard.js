@@ -18,7 +18,7 @@ import { showFacts } from "./facts.js";
  * @typedef {{day: string, total: number, right: number}} DayCount
  * @typedef {{predicted: string, answer: string, count: number}} Mistake
  * @typedef {{total: number, right: number, accuracy: number | null, interval: [number, number] |
- *   null, per_class: ClassCount[], by_day: DayCount[], mistaken: Mistake[],
+ *   null, none_of_these?: number, per_class: ClassCount[], by_day: DayCount[], mistaken: Mistake[],
  *   candidate: import("./candidate.js").Trial | null}} Stats
  */
 
@@ -98,7 +98,7 @@ function figures(stats) {
       "div",
       { class: "pair" },
       accuracyPanel(stats),
-      mistakesPanel(stats.mistaken, stats.total - stats.right),
+      mistakesPanel(stats),
     ),
     ...(stats.by_day.length
       ? [panel(t("dashboard.over_time"), t("dashboard.by_day"), chart(stats.by_day))]
@@ -161,10 +161,14 @@ function range(share, [low, high]) {
   );
 }
 
-/** @param {Mistake[]} mistakes @param {number} wrong */
-function mistakesPanel(mistakes, wrong) {
+/** @param {Stats} stats */
+function mistakesPanel({ total, right, mistaken: mistakes, none_of_these: none = 0 }) {
+  const wrong = total - right - none;
+  const unlisted = none
+    ? t("dashboard.none_of_these", { answers: counted("answer", none) })
+    : "";
   if (!mistakes.length)
-    return panel(t("dashboard.mistaken"), t("dashboard.none_mistaken"));
+    return panel(t("dashboard.mistaken"), unlisted || t("dashboard.none_mistaken"));
   const most = mistakes[0].count;
   return panel(
     t("dashboard.mistaken"),
@@ -191,6 +195,7 @@ function mistakesPanel(mistakes, wrong) {
           ),
         ),
     ),
+    unlisted ? el("p", { class: "quiet" }, unlisted) : null,
   );
 }
 

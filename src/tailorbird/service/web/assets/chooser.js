@@ -20,15 +20,23 @@ export function matching(classes, text, named) {
   return sought ? found.sort((a, b) => starts(b) - starts(a)) : found;
 }
 
+/** Returns whether a text is a class's label or name. */
+function written(text, ...names) {
+  return names.some((name) => name.toLowerCase() === text.toLowerCase());
+}
+
 /**
  * Creates the list, following the ARIA combobox pattern with its list always open.
  * @param {string[]} classes @param {(label: string) => void} onChoose @param {() => void} onCancel
  * @param {(label: string) => string} [named] the name for people of a class
+ * @param {{onNone?: () => void, onNew?: (text: string) => void}} [more]
+ *   onNone: offers "None of these"; onNew: offers what was typed as a new category
  * @returns {HTMLElement & {focusInside: () => void}}
  */
-export function chooser(classes, onChoose, onCancel, named = (label) => label) {
+export function chooser(classes, onChoose, onCancel, named = (label) => label, more = {}) {
   const [field, list, note] = [freshId("choose"), freshId("choose"), freshId("choose")];
-  let names = [];
+  /** @type {{text: string, choose: () => void}[]} */
+  let offers = [];
   let active = -1;
   const options = el("ul", {
     id: list,
@@ -53,7 +61,7 @@ export function chooser(classes, onChoose, onCancel, named = (label) => label) {
     onkeydown: (event) => {
       const moves = { ArrowDown: 1, ArrowUp: -1, PageDown: 5, PageUp: -5 };
       if (event.key in moves) point(active + moves[event.key]);
-      else if (event.key === "Enter" && !event.isComposing) active >= 0 && onChoose(names[active]);
+      else if (event.key === "Enter" && !event.isComposing) offers[active]?.choose();
       else if (event.key === "Escape") onCancel();
       else return;
       event.preventDefault();
@@ -62,34 +70,37 @@ export function chooser(classes, onChoose, onCancel, named = (label) => label) {
 
   function fill() {
     const all = matching(classes, input.value, named);
-    names = all.slice(0, SHOWN);
+    const typed = input.value.trim();
+    offers = all.slice(0, SHOWN).map((label) => ({ text: named(label), choose: () => onChoose(label) }));
+    if (more.onNew && typed && !all.some((label) => written(typed, label, named(label))))
+      offers.push({ text: t("chooser.new", { text: typed }), choose: () => more.onNew?.(typed) });
     options.replaceChildren(
-      ...names.map((name, index) =>
+      ...offers.map(({ text, choose }, index) =>
         el(
           "li",
           {
             role: "option",
             id: `${list}-${index}`,
             "aria-selected": "false",
-            onclick: () => onChoose(name),
+            onclick: choose,
           },
-          named(name),
+          text,
         ),
       ),
     );
     found.textContent = !all.length
-      ? t("chooser.none", { classes: counted("class", classes.length), text: input.value.trim() })
+      ? t("chooser.none", { classes: counted("class", classes.length), text: typed })
       : all.length > SHOWN
         ? t("chooser.some", { shown: number(SHOWN), classes: counted("class", all.length) })
         : "";
     active = -1;
-    if (input.value.trim()) point(0);
+    if (typed) point(0);
     else input.removeAttribute("aria-activedescendant");
   }
 
   function point(index) {
     options.children[active]?.setAttribute("aria-selected", "false");
-    active = Math.max(-1, Math.min(names.length - 1, Math.max(0, index)));
+    active = Math.max(-1, Math.min(offers.length - 1, Math.max(0, index)));
     const option = options.children[active];
     if (!option) return input.removeAttribute("aria-activedescendant");
     option.setAttribute("aria-selected", "true");
@@ -108,7 +119,14 @@ export function chooser(classes, onChoose, onCancel, named = (label) => label) {
     input,
     options,
     found,
-    el("button", { type: "button", onclick: onCancel }, t("answer.back")),
+    el(
+      "div",
+      { class: "actions" },
+      more.onNone
+        ? el("button", { type: "button", onclick: more.onNone }, t("answer.none_of_these"))
+        : null,
+      el("button", { type: "button", onclick: onCancel }, t("answer.back")),
+    ),
   );
   return Object.assign(box, { focusInside: () => input.focus({ preventScroll: true }) });
 }
