@@ -12,6 +12,7 @@ import pytest
 from support.answers import add, photo
 from support.cli import run
 from tailorbird.corrections import (
+    NONE_OF_THESE,
     Corrections,
     export,
     labelled,
@@ -184,3 +185,13 @@ def test_commands_refuse_a_missing_database(tmp_path: Path) -> None:
         said = run("corrections", arguments[0], tmp_path / "no.db", *arguments[1:], *more, code=2)
         assert "no.db does not exist" in said.stderr and said.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_none_of_these_is_left_out_and_listed_with_all(store: Corrections, tmp_path: Path) -> None:
+    add(store, photo(5), NONE_OF_THESE, "hat", "r0", photo=photo(5))
+    add(store, photo(6), "hat", "hat", "r1", photo=photo(6))
+    found = export(store, tmp_path / "train.csv")
+    assert (found.written, found.none_of_these, found.without_photo) == (1, 1, 0)
+    assert export(store, tmp_path / "all.json", everything=True).written == 2
+    rows = json.loads((tmp_path / "all.json").read_text())["corrections"]
+    assert [(row["label"], row["none_of_these"]) for row in rows] == [("", True), ("hat", False)]

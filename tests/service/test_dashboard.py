@@ -97,6 +97,17 @@ def with_stats(open_page: OpenPage, said: dict[str, Any], **options: Any) -> Pag
     return page
 
 
+def test_none_of_these_is_counted_apart(open_page: OpenPage) -> None:
+    page = with_stats(open_page, {**STATS, "none_of_these": 4})
+    expect(page.locator(".panel").nth(1)).to_contain_text("19 answers named another class")
+    expect(page.locator(".panel").nth(1)).to_contain_text(
+        "4 answers: the photo shows none of the classes"
+    )
+    only = {**STATS, "right": 116, "none_of_these": 4, "mistaken": []}
+    page = with_stats(open_page, only)
+    expect(page.locator(".panel").nth(1)).to_contain_text("4 answers: the photo shows none")
+
+
 def test_real_answers_are_counted(open_page: OpenPage, server: Server) -> None:
     answer_about(server, "box", 950, "box")
     answer_about(server, "disc", 951, "cross")

@@ -165,7 +165,11 @@ def test_a_thousand_classes_can_be_searched(open_page: OpenPage) -> None:
     expect(shown).to_contain_text("100 of 1,000 classes shown; type to narrow.")
     field.fill("SS 99")
     expect(shown.get_by_role("option")).to_have_text(
-        ["class 99", *(f"class {number}" for number in range(990, 1000))]
+        [
+            "class 99",
+            *(f"class {number}" for number in range(990, 1000)),
+            "“SS 99” as a new category",
+        ]
     )
     field.fill("no such thing")
     expect(shown).to_contain_text("None of 1,000 classes contains “no such thing”.")
@@ -308,6 +312,20 @@ def test_every_step_works_with_the_keyboard_alone(open_page: OpenPage) -> None:
     page.keyboard.press("Enter")
     expect(shown).to_contain_text("Thank you. Noted as cross.")
     expect(shown.get_by_role("button", name="Change")).to_be_focused()
+
+
+def test_a_service_without_new_classes_offers_none_of_these_only(open_page: OpenPage) -> None:
+    page = open_page()
+    change_response(page, "/v1/model", {"new_classes": False})
+    change_response(page, "/v1/predict", SURE)
+    page.reload()
+    choose(page, photo())
+    shown = answered(page)
+    shown.get_by_role("button", name="Something else").click()
+    shown.get_by_role("combobox").fill("old hat")
+    expect(shown).to_contain_text("None of 3 classes contains “old hat”.")
+    expect(shown.get_by_role("option")).to_have_count(0)
+    expect(shown.get_by_role("button", name="None of these")).to_be_visible()
 
 
 def test_a_new_category_and_none_of_these_by_keyboard_on_a_phone(
