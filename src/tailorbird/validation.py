@@ -208,6 +208,10 @@ def build(kind: Callable[..., T], values: Mapping[str, Any], what: str) -> T:
     dataclass itself refuses. what: name of the values in messages.
     """
     valid = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise SettingsError(
+            f"{what} is {values!r}; give settings by name, such as {{{valid[0]!r}: ...}}"
+        )
     unknown = [name for name in values if name not in valid]
     if unknown:
         raise SettingsError(

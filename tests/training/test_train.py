@@ -405,6 +405,7 @@ def test_settings_that_the_command_line_refuses_are_refused_in_python(
     shapes: Path, tmp_path: Path
 ) -> None:
     for options, words in (
+        ({"fixed": 3}, r"fixed is 3; give settings by name, such as .'inner': ...."),
         ({"fixed": {"lr": 1}}, r"fixed has no setting 'lr'; valid settings: inner, dropout"),
         ({"learning_rate": 1}, r"train has no setting 'learning_rate'; valid settings: backbone"),
         ({"corrections_photos": "photos"}, "corrections_photos is given without corrections"),

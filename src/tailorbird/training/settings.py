@@ -135,7 +135,7 @@ class TrainSettings:
             "give a backbone",
         )
         problems.need(
-            "inner" not in (self.fixed or {}),
+            not isinstance(self.fixed, Mapping) or "inner" not in self.fixed,
             f"inner would change nothing: the layers of {SCRATCH} are given; leave it out",
         )
         problems.need(
