@@ -261,7 +261,8 @@ def _print(result: SweepResult) -> None:
 
     shown = result.settings if output.STATE.verbose else result.settings[:SHOWN]
     rows = sorted(
-        [result.default, *shown], key=lambda score: (score.pruned, -score.merit(result.metric))
+        [*([result.default] if result.default.fits else []), *shown],
+        key=lambda score: (score.pruned, -score.merit(result.metric)),
     )
     output.out().print(table(rows, result.varied))
     if len(shown) < len(result.settings):

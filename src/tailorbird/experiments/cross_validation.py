@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -185,8 +185,8 @@ DEFAULT_RECIPE = -1
 
 def default_recipe(
     data: ExperimentData, partitions: Sequence[Partition], progress: Progress
-) -> tuple[FitScore, ...]:
-    """Return the scores of what plain `train` does, on each partition.
+) -> Iterator[FitScore]:
+    """Yield the scores of what plain `train` does, on each partition.
 
     It searches a few settings and averages the best heads. It chooses by the log-loss on the photos
     held out, as in `train` by that on validation: its scores are a little optimistic, like those of
@@ -195,7 +195,6 @@ def default_recipe(
     progress: receives the stage `recipe` and the partitions done.
     """
     progress.stage("recipe", len(partitions))
-    scores = []
     for number, part in enumerate(partitions):
         seed = int(np.random.SeedSequence(part.seed).generate_state(1)[0])
         try:
@@ -217,9 +216,8 @@ def default_recipe(
             )
         except TrainingError as error:
             score = FitScore(DEFAULT_RECIPE, number, math.nan, math.nan, 0, 0.0, str(error))
-        scores.append(score)
-        progress.advance(len(scores), len(partitions))
-    return tuple(scores)
+        yield score
+        progress.advance(number + 1, len(partitions))
 
 
 class _Stopped(Exception):

@@ -26,6 +26,8 @@ def sweep_lines(result: SweepResult) -> list[str]:
 
 def default_line(result: SweepResult) -> str:
     """Say whether plain `train` or the best setting is better on the folds."""
+    if not result.default.fits:
+        return "plain train was not scored: stopped before"
     if result.default.failed:
         return "plain train failed on these folds"
     test = result.default_comparison
@@ -53,6 +55,8 @@ def sweep_title(result: SweepResult) -> str:
         equal += sum(found is not None and not found.distinguishable for found in compared)
     tail = f"; {equal} alternative{'s' * (equal > 1)} may be as good" if equal else ""
     best = f"{result.chosen.name} ({_score(result, result.chosen.number)}){tail}"
+    if not result.default.fits:
+        return f"Chosen: {best}"
     plain = _shown(result, result.default)
     if result.recommended == "default":
         return f"Chosen: plain train ({plain}); best setting: {best}"

@@ -227,7 +227,7 @@ class SweepRun:
     ) -> SweepResult:
         """Rank, compare and choose. Raises TrainingError when every fit diverged.
 
-        default_fits: of plain `train`, on the same partitions.
+        default_fits: of plain `train`, on the same partitions or, after Ctrl-C, on some of them.
         """
         usable = {
             number for number, score in self._scores.items() if score.merit(self.metric) > -np.inf
@@ -248,7 +248,7 @@ class SweepRun:
         chosen = self._scores[self._best([number for number in whole if number in usable])]
         default = summarise_default(default_fits)
         test = self._against_default(default_fits, chosen.number)
-        plain = not default.failed and test.difference >= 0
+        plain = test.pairs > 0 and not default.failed and test.difference >= 0
         return SweepResult(
             source=self.data.source,
             backbone=self.data.backbone,

@@ -8,7 +8,7 @@ from typing import Any
 
 from tailorbird.experiments import optuna_search
 from tailorbird.experiments.alternatives import check_alternatives, most_views
-from tailorbird.experiments.cross_validation import Fitter, default_recipe, partitions
+from tailorbird.experiments.cross_validation import FitScore, Fitter, default_recipe, partitions
 from tailorbird.experiments.data import ExperimentData, given_or_read
 from tailorbird.experiments.sweep_results import SweepResult
 from tailorbird.experiments.sweep_run import OnFit, SweepRun, SweepSettings
@@ -33,14 +33,15 @@ def sweep(
     in the order given. Each is tried with the best found so far for the factors before it and the
     usual value for those after it. Of equally good ones, the smallest head is chosen.
 
-    What plain `train` does is scored on the same folds: it averages the best of a few heads, which
-    a fixed setting must beat. `command` of the result is the better of the two.
+    What plain `train` does is scored last, on the same folds: it averages the best of a few heads,
+    which a fixed setting must beat. `command` of the result is the better of the two.
 
     Every setting has the same folds and first weights, so differences are paired; see
     `paired_tests`. Copies of a picture are never on both sides. A fit
     stops early by its log-loss on the photos held out, as in `train`, so all scores are a little
     optimistic, that of the best of many a little more: the test split, scored once by `train`,
-    decides. Ctrl-C returns what is done with `interrupted` set, once there is at least one fit.
+    decides. Ctrl-C returns what is done with `interrupted` set, once there is at least one fit of a
+    setting.
 
     Args:
         photos: class folders, split/class folders, a CSV, or what `read_data` returned.
@@ -65,10 +66,10 @@ def sweep(
     parts = partitions(
         data.labels, data.groups, folds=settings.folds, seeds=settings.seeds, seed=settings.seed
     )
-    default_fits = default_recipe(data, parts, progress or NoProgress())
     run = SweepRun(
         data, checked, Fitter(data, parts, workers=settings.workers), settings.metric, on_fit
     )
+    default_fits: list[FitScore] = []
     interrupted = False
     try:
         if settings.optuna is not None:
@@ -77,8 +78,10 @@ def sweep(
             run.whole_grid()
         else:
             run.one_at_a_time()
+        for score in default_recipe(data, parts, progress or NoProgress()):
+            default_fits.append(score)  # one by one: what was done stays after Ctrl-C
     except KeyboardInterrupt:
         if not run.done:
             raise
         interrupted = True
-    return run.result(settings, default_fits, interrupted=interrupted)
+    return run.result(settings, tuple(default_fits), interrupted=interrupted)
