@@ -235,7 +235,7 @@ def test_the_commands_print_the_path_of_the_report(shapes: Path, tmp_path: Path)
         tmp_path / "m.report.md"
     ).read_text().startswith("---\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m.report.md"]
-    done = run("evaluate", tmp_path / "m.onnx", shapes, "--json")
+    done = run("evaluate", tmp_path / "m.onnx", shapes, "--all", "--json")
     assert json.loads(done.stdout)["report"] == str(tmp_path / "m.evaluation.html")
     page = self_contained_page(tmp_path / "m.evaluation.html")
     assert (

@@ -12,10 +12,10 @@ from tailorbird.quantization import quantise
 
 
 def damaging(*arguments: Any, **options: Any) -> onnx.ModelProto:
-    """Quantise, and forget the weights of the second convolution: all features are the same."""
+    """Quantise, and set all int8 weights of convolutions to 0: all features are the same."""
     graph = quantise(*arguments, **options)
-    weights = [t for t in graph.graph.initializer if t.data_type == t.INT8 and len(t.dims) == 4]
-    weights[1].CopyFrom(
-        numpy_helper.from_array(np.zeros(tuple(weights[1].dims), np.int8), weights[1].name)
-    )
+    for tensor in graph.graph.initializer:
+        if tensor.data_type == tensor.INT8 and len(tensor.dims) == 4:
+            zeros = np.zeros(tuple(tensor.dims), np.int8)
+            tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
     return graph

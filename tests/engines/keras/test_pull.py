@@ -378,7 +378,7 @@ def test_the_command(weights_file: Path) -> None:
     assert again.exit_code == 0 and f"train PHOTOS --backbone MobileNetV2-{SMALL}" in again.stdout
     listed = json.loads(runner.invoke(app, ["backbones", "--json"]).stdout)["backbones"]
     assert [row["name"] for row in listed] == ["lite", "pocket", f"MobileNetV2-{SMALL}"]
-    assert listed[1]["source"] == "keras:MobileNetV2" and "Apache-2.0" in listed[1]["licence"]
+    assert listed[2]["source"] == "keras:MobileNetV2" and "Apache-2.0" in listed[2]["licence"]
     for arguments, message in (
         (["keras:Xception", "--file", "model.onnx"], "--file and --revision are for hf:OWNER/REPO"),
         (["hf:a/b", "--weights", str(weights_file)], "--weights is for keras:NAME"),
