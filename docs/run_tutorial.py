@@ -107,13 +107,12 @@ class Run:
         self._names: dict[str, Any] = {"__name__": "tutorial"}
         tools = folder.parent / "tools"
         tools.mkdir()
-        # `python -m tailorbird` under the name by which people call it, whether or not it is on
-        # their PATH here.
-        shim = tools / "tailorbird"
-        shim.write_text(
-            f"#!/bin/sh\nexec '{sys.executable}' -m tailorbird \"$@\"\n", encoding="utf-8"
-        )
-        shim.chmod(0o755)
+        # The program of this environment under the name by which people call it, whether or not it
+        # is on their PATH here: printed commands then begin with that name.
+        program = Path(sys.executable).with_name("tailorbird")
+        if not program.is_file():
+            raise SystemExit(f"{program} does not exist; install tailorbird into this environment")
+        (tools / "tailorbird").symlink_to(program)
         self._environment = {
             "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
             "TAILORBIRD_CACHE": str(folder.parent / "cache"),
