@@ -413,5 +413,8 @@ def test_the_clothing_photos() -> None:
         "validation": 341,
         "test": 372,
     }
-    assert {finding.kind for finding in dataset.findings} == {"conflicting-label"}
+    # The pair of dresses is one photo and a crop of it.
+    found = {finding.kind: finding.paths for finding in dataset.findings}
+    assert len(dataset.findings) == 2 and found.keys() == {"conflicting-label", "near-duplicate"}
+    assert [path[:13] for path in found["near-duplicate"]] == ["train/dress/b", "train/dress/e"]
     assert scan(CLOTHING).as_dict() == dataset.as_dict()
