@@ -141,3 +141,8 @@ def _print(result: Retraining) -> None:
         output.line(f"Former models: {', '.join(map(str, result.kept))}")
     if result.reloaded:
         output.line("The service has loaded the model")
+    elif result.decision == "replaced":
+        output.line(
+            "A service that runs keeps the former model until it reloads (--reload ADDRESS) or "
+            "restarts"
+        )
