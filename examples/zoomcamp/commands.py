@@ -85,7 +85,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "--patience 3 --mixed-precision",
     ),
     "homework": (_cnn("plain", "{homework}") + " --no-augment", _cnn("homework")),
-    "pitfall-validation": ("tailorbird evaluate best.onnx {photos} --split validation",) * 2,
+    "pitfall-validation": ("tailorbird evaluate best.onnx {photos} --split validation --all",) * 2,
     "pitfall-resume": (_cnn("killed"),) * 2,
     "pitfall-preprocess": (
         "tailorbird import {notebook}/larger.keras --classes classes.txt --preprocess {wrong} "
