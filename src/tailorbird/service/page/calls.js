@@ -22,7 +22,8 @@ import { t } from "./texts.js";
  * @typedef {{name: string, sha256: string, classes: string[], display: {label: string, name:
  *   string}[], scores: Record<string, any>, created:
  *   string, heatmaps: boolean, corrections: boolean,
- *   new_classes: boolean, keep_photos: boolean, accepts: string[], limits: {body_bytes: number, pixels: number, photos:
+ *   new_classes: boolean, keep_photos: boolean, accepts: string[],
+ *   limits: {body_bytes: number, pixels: number, photos:
  *   number}}} Model
  */
 
