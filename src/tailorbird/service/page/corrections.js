@@ -79,7 +79,8 @@ export function corrections({ name, result, photo, model, askAgain }) {
         answer,
         model.keep_photos ? photo : null,
       );
-      stored = { answer: said.answer === undefined ? answer : said.answer, new_class: said.new_class };
+      const kept = said.answer === undefined ? answer : said.answer;
+      stored = { answer: kept, new_class: said.new_class };
       thanks();
       announce(t("answer.spoken", { name, label: shownName(stored.answer) }));
     } catch (error) {

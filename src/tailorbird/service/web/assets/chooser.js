@@ -71,7 +71,9 @@ export function chooser(classes, onChoose, onCancel, named = (label) => label, m
   function fill() {
     const all = matching(classes, input.value, named);
     const typed = input.value.trim();
-    offers = all.slice(0, SHOWN).map((label) => ({ text: named(label), choose: () => onChoose(label) }));
+    offers = all
+      .slice(0, SHOWN)
+      .map((label) => ({ text: named(label), choose: () => onChoose(label) }));
     if (more.onNew && typed && !all.some((label) => written(typed, label, named(label))))
       offers.push({ text: t("chooser.new", { text: typed }), choose: () => more.onNew?.(typed) });
     options.replaceChildren(
