@@ -77,6 +77,7 @@ def test_files_of_every_format_are_read(path: Path, tmp_path: Path) -> None:
     (row,) = classifier.probabilities(np.full((1, 16, 16, 3), 90, np.uint8))
     assert row.sum() == pytest.approx(1, abs=1e-5)
     assert classifier.info.self_test == ()
+    assert classifier.info.distributions == {}
     content = describe(path)
     assert content.scores["test"].n == 15
     assert "accuracy" in render(content, "markdown")
@@ -173,6 +174,16 @@ TEXTS: dict[str, str | Callable[[], str]] = {
         replaced(("scores", "test", "confusion_cells"), [[0, 3, 1]])
     ),
     "self-test of other classes": lambda: json.dumps(replaced(("self_test",), [0.5, 0.5])),
+    "distributions of other classes": lambda: json.dumps(
+        {**STORED, "distributions": {"predicted": {"counts": [1, 2]}}}
+    ),
+    "distributions with too many bins": lambda: json.dumps(
+        {**STORED, "distributions": {"confidence": {"counts": [1] * 101}}}
+    ),
+    "distributions without counts": lambda: json.dumps(
+        {**STORED, "distributions": {"confidence": {"edges": [0.5]}}}
+    ),
+    "distributions that are a list": lambda: json.dumps({**STORED, "distributions": []}),
     "a list": "[1, 2]",
     "not JSON": "{",
     "nothing": "",
@@ -233,6 +244,16 @@ def test_the_self_test_warns_of_other_answers_and_refuses_them_if_strict(
     assert copy.self_test == Classifier(trained).self_test
     with pytest.raises(ModelFileError, match="are NaN or infinite"):
         Classifier(with_other_answers(trained, tmp_path / "nan.onnx", by=np.nan))
+
+
+def test_the_distributions_are_those_of_the_validation_photos(trained: Path) -> None:
+    info = Classifier(trained).info
+    photos = info.scores["validation"]["n"]
+    assert set(info.distributions) >= {"confidence", "predicted"}
+    assert all(sum(bins.counts) == photos for bins in info.distributions.values())
+    predicted = np.array(info.scores["validation"]["confusion"]).sum(axis=0)
+    assert info.distributions["predicted"].counts == tuple(predicted)
+    assert info_from(altered(json.dumps({**STORED, "distributions": {"later": 1}})), "new")
 
 
 def test_a_file_without_a_self_test_is_opened(trained: Path, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ from tailorbird.importing.classes import read_classes
 from tailorbird.importing.photos import ImportedNetwork, ScoringData, read_scoring_data, spread
 from tailorbird.importing.result import ImportResult
 from tailorbird.importing.settings import ImportSettings
+from tailorbird.metrics import drift
 from tailorbird.metrics.calibration import softmax, temperature
+from tailorbird.metrics.drift import Bins
 from tailorbird.metrics.scores import Scores, score
 from tailorbird.metrics.thresholds import Threshold, choose_threshold
 from tailorbird.model.file import AGREEMENT, write
@@ -183,6 +185,7 @@ class _Scored:
     temperature: float = 1.0
     threshold: Threshold | None = None
     scores: Mapping[str, Scores] = field(default_factory=dict)
+    distributions: Mapping[str, Bins] = field(default_factory=dict)
 
 
 def _make(
@@ -339,7 +342,7 @@ def _score(
         scores = {
             name: score(labels[name], rows[name], run.classes, threshold.value) for name in rows
         }
-    return _Scored(scale, threshold, scores)
+    return _Scored(scale, threshold, scores, drift.distributions(rows["validation"]))
 
 
 def _wrong_order(scores: Scores) -> list[str]:
@@ -444,6 +447,7 @@ def _describe(
             **{name: distributions.version(name) for name in packages},
         },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        distributions=scored.distributions,
     )
 
 

@@ -19,6 +19,7 @@ from tailorbird.evaluation import trained_on
 from tailorbird.head import Head
 from tailorbird.inference import Runner, speeds
 from tailorbird.int8.figures import AccuracyLost, Figures, Precision, calibrated
+from tailorbird.metrics import drift
 from tailorbird.metrics.calibration import Probabilities, softmax, temperature
 from tailorbird.metrics.scores import Scores, score
 from tailorbird.metrics.thresholds import choose_threshold
@@ -294,6 +295,7 @@ def _described(info: ModelInfo, scored: _Scored, source: Path, photos: int) -> M
         data={**info.data, **reached},
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         self_test=(),
+        distributions=drift.distributions(next(iter(scored.int8_rows.values()))),
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from tailorbird import onnx_files
 from tailorbird.errors import InputError, ModelFileError
 from tailorbird.images import ResizeRule
+from tailorbird.metrics.drift import MEASURES, PREDICTED, Bins
 from tailorbird.metrics.scores import Scores
 from tailorbird.model.graph import TOP
 
@@ -32,6 +33,9 @@ FORMAT = 1
 
 MOST_CHARACTERS = 256_000_000
 MOST_DIGITS = 18
+
+MOST_BINS = 100
+"""The largest number of bins of a measure in `distributions`, except for classes."""
 
 DENSE_CLASSES = 100
 """With more classes, only the non-zero cells of confusion matrices are stored."""
@@ -54,6 +58,8 @@ class ModelInfo:
         versions: Packages by name.
         created: ISO 8601 time.
         self_test: The probabilities of `self_test.probe_image`, empty in files that lack them.
+        distributions: How the validation photos are distributed, by the measures of
+            `metrics.drift`; empty in files that lack them.
     """
 
     classes: tuple[str, ...]
@@ -68,12 +74,14 @@ class ModelInfo:
     versions: dict[str, str]
     created: str
     self_test: tuple[float, ...] = field(default=(), repr=False)
+    distributions: Mapping[str, Bins] = field(default_factory=dict, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the metadata as plain JSON values."""
         stored = {"format": FORMAT, **vars(self)}
         stored |= {"classes": list(self.classes), "resize": self.resize.as_dict()}
         stored["self_test"] = list(self.self_test)
+        stored["distributions"] = {key: bins.as_dict() for key, bins in self.distributions.items()}
         return stored
 
     def as_json(self) -> str:
@@ -120,6 +128,7 @@ def info_from(model: onnx.ModelProto, name: str) -> ModelInfo:
         resize=resize,
         scores={key: _scores(value, key, classes, name) for key, value in stored["scores"].items()},
         self_test=_self_test(stored.get("self_test"), classes, name),
+        distributions=_distributions(stored.get("distributions"), classes, name),
         **{key: stored[key] for key in _KEPT},
     )
 
@@ -316,6 +325,26 @@ def _self_test(stored: object, classes: tuple[str, ...], name: str) -> tuple[flo
             f"{name}: the metadata's 'self_test' must be {len(classes)} probabilities"
         )
     return tuple(map(float, stored))
+
+
+def _distributions(stored: object, classes: tuple[str, ...], name: str) -> dict[str, Bins]:
+    """Read the known measures; those that a newer tailorbird added are ignored."""
+    if stored is None:
+        return {}
+    try:
+        if not isinstance(stored, dict):
+            raise TypeError("they are not an object")
+        found = {key: Bins.from_dict(stored[key]) for key in MEASURES if key in stored}
+        for key, bins in found.items():
+            if key == PREDICTED and (bins.edges or len(bins.counts) != len(classes)):
+                raise ValueError(f"{key!r} must be {len(classes)} counts")
+            if key != PREDICTED and len(bins.counts) > MOST_BINS:
+                raise ValueError(f"{key!r} has more than {MOST_BINS} bins")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ModelFileError(
+            f"{name}: the metadata's 'distributions' are not valid: {str(error)[:200]}"
+        ) from None
+    return found
 
 
 def _check_graph(model: onnx.ModelProto, size: int, count: int, name: str) -> None:

@@ -23,6 +23,7 @@ from tailorbird.head import refit as refit_head
 from tailorbird.head import search
 from tailorbird.label_errors import judge_prepared
 from tailorbird.label_errors.confident import reported
+from tailorbird.metrics import drift
 from tailorbird.metrics.calibration import Probabilities, softmax, temperature
 from tailorbird.metrics.scores import Answers, Scores, score
 from tailorbird.metrics.thresholds import Threshold, choose_threshold
@@ -258,6 +259,7 @@ def _describe(
             **{name: distributions.version(name) for name in packages},
         },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        distributions=drift.distributions(tested.answers["validation"]),
     )
 
 
