@@ -8,7 +8,16 @@ from PIL import Image
 
 from support.data import picture
 from tailorbird.errors import SettingsError
-from tailorbird.images import Augmentation, ResizeRule, resize, view_random, warp
+from tailorbird.images import (
+    GREY,
+    Augmentation,
+    ResizeRule,
+    draw_view,
+    picture_for_views,
+    resize,
+    view_random,
+    warp,
+)
 
 RULE = ResizeRule(64)
 
@@ -60,14 +69,51 @@ def test_wide_ranges_show_the_border_where_the_picture_ends() -> None:
         assert warp(white, RULE, wide, view_random(b"x", number)).min() == 255
 
 
+def test_erasing_makes_a_rectangle_grey_with_its_probability() -> None:
+    white = Image.new("RGB", (64, 64), (255, 255, 255))
+    erasing = Augmentation(brightness=0.0, erase=0.5)
+    erased = 0
+    for number in range(60):
+        view = warp(white, RULE, erasing, view_random(b"x", number))
+        rows, columns = np.nonzero(view[..., 0] == GREY)
+        assert set(np.unique(view)) <= {GREY, 255}
+        if len(rows):
+            erased += 1
+            box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+            assert box == len(rows) and 0.015 <= box / 64**2 <= 0.36
+    assert 18 <= erased <= 42
+    plain = warp(white, RULE, Augmentation(brightness=0.0), view_random(b"x", 0))
+    assert (plain == 255).all()
+
+
+def test_a_view_is_the_picture_under_its_map() -> None:
+    """Each pixel of a smooth picture is found where the map says."""
+    rows, columns = np.mgrid[:96, :96].astype(np.float64)
+    smooth = np.stack([rows, columns, rows + columns], axis=2) + 20
+    image = Image.fromarray(smooth.astype(np.uint8))
+    augmentation = Augmentation(brightness=0.0, shift=0.0, zoom=0.3)
+    for number in range(8):
+        view = draw_view(RULE, augmentation, view_random(b"x", number))
+        picture = np.asarray(picture_for_views(image, RULE, augmentation), np.float64)
+        assert picture.shape == (view.side, view.side, 3)
+        pixels = warp(image, RULE, augmentation, view_random(b"x", number))
+        for y, x in ((20, 20), (32, 40), (44, 24)):
+            column, row = view.map @ (x + 0.5, y + 0.5, 1) - 0.5
+            expected = picture[round(row), round(column)]
+            assert np.abs(pixels[y, x] - expected).max() <= 2
+
+
 def test_invalid_ranges_are_refused_together() -> None:
     with pytest.raises(SettingsError) as raised:
-        Augmentation(zoom=1.0, rotation=float("nan"), shear=-1.0, shift=float("inf"), brightness=2)
+        Augmentation(
+            zoom=1.0, rotation=float("nan"), shear=-1.0, shift=float("inf"), brightness=2, erase=1.5
+        )
     for said in (
         "zoom is 1.0; it must be between 0 and 0.9",
         "rotation is nan",
         "shear is -1.0",
         "shift is inf",
         "brightness is 2",
+        "erase is 1.5",
     ):
         assert said in str(raised.value)

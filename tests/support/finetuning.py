@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from support.numpy_network import NumpyNetwork, Task, draw, weights_of
-from tailorbird.engines.protocol import Step, Training
+from tailorbird.engines.protocol import Mix, Step, Training, Views
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,13 @@ class Spoiling(NumpyNetwork):
         self.after = after
 
     def step(
-        self, inputs: npt.NDArray[np.generic], labels: npt.NDArray[np.int64], rate: float
+        self,
+        inputs: npt.NDArray[Any] | Views,
+        labels: npt.NDArray[np.int64],
+        rate: float,
+        mix: Mix | None = None,
     ) -> Step:
-        seen = super().step(inputs, labels, rate)
+        seen = super().step(inputs, labels, rate, mix)
         if self.steps > self.after:
             # The same confident output for every photo: worse than chance.
             self.values |= {

@@ -20,11 +20,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from tailorbird.dataset import Sample, scan
+from tailorbird.engines.finetune.defaults import NetworkDefaults
 from tailorbird.engines.finetune.loop import finetune
 from tailorbird.engines.finetune.results import FinetuneResult
 from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.finetune.task import FinetuneTask
-from tailorbird.engines.protocol import Arrays, Cut, Regularisation, Step, Training
+from tailorbird.engines.protocol import Arrays, Cut, Mix, Regularisation, Step, Training, Views
 from tailorbird.head import Dense, Head
 from tailorbird.head.network import cross_entropy
 from tailorbird.model.graph import BackboneGraph
@@ -39,7 +40,7 @@ SIZE = 32
 INPUTS = GRID * GRID * 3
 
 
-class NumpyNetwork:
+class NumpyNetwork(NetworkDefaults):
     """The network; `frozen_parts` and `steps` count calls.
 
     break_at: number of the step, from 1, at which the loss is NaN. relu: a function (x, 0) -> ReLU.
@@ -51,6 +52,7 @@ class NumpyNetwork:
     def __init__(
         self, *, break_at: int | None = None, relu: Callable[..., Any] = np.maximum
     ) -> None:
+        super().__init__()
         random = np.random.default_rng(7)
         self.values: dict[str, Floats] = {
             "tint": np.array([1.1, 0.9, 1.0], np.float32),
@@ -178,7 +180,14 @@ class NumpyNetwork:
         result: Floats = self._forward(inputs)[2] @ self.values["head"] + self.values["head bias"]
         return result
 
-    def step(self, inputs: npt.NDArray[Any], labels: npt.NDArray[np.int64], rate: float) -> Step:
+    def step(
+        self,
+        inputs: npt.NDArray[Any] | Views,
+        labels: npt.NDArray[np.int64],
+        rate: float,
+        mix: Mix | None = None,
+    ) -> Step:
+        assert not isinstance(inputs, Views) and mix is None
         self.steps += 1
         values, options = self.values, self.training.regularisation
         grid, before, features = self._forward(inputs)

@@ -116,11 +116,26 @@ _WeightDecay = Annotated[float | None, _tuning(text="Decoupled weight decay, as 
 _Ema = Annotated[float | None, _tuning(text="EMA decay per 10 steps; 0 disables.")]
 _Augment = Annotated[
     str | None,
-    _tuning(text="Changes to the augmentation, such as zoom=0.2,rotation=15,flip=no; or none."),
+    _tuning(text="Changes to the augmentation, such as zoom=0.2,flip=no,erase=0.25; or none."),
 ]
+_Mixup = Annotated[
+    float | None, _tuning(text="Mix photos in pairs, with shares from Beta(A, A), such as 0.2.")
+]
+_Cutmix = Annotated[
+    float | None,
+    _tuning(text="Replace rectangles of photos by other photos, of areas from Beta(A, A)."),
+]
+_Accumulate = Annotated[
+    int | None, _tuning(text="Parts of each batch, one after the other, to save memory.")
+]
+_Clip = Annotated[float | None, _tuning(text="Maximum global norm of the gradients.")]
 _NoAugment = Annotated[bool, _tuning("--no-augment", text="Train without augmentation.")]
 _MixedPrecision = Annotated[
-    bool, _tuning("--mixed-precision", text="Use 16-bit arithmetic, for GPUs.")
+    bool | None,
+    _tuning(
+        "--mixed-precision/--no-mixed-precision",
+        text="Use 16-bit arithmetic; by default where a GPU is made for it.",
+    ),
 ]
 _Devices = Annotated[
     int | None, _tuning(text="Number of GPUs of this machine that share each step.")
@@ -172,7 +187,11 @@ def train(
     ema: _Ema = None,
     augment: _Augment = None,
     no_augment: _NoAugment = False,
-    mixed_precision: _MixedPrecision = False,
+    mixup: _Mixup = None,
+    cutmix: _Cutmix = None,
+    accumulate: _Accumulate = None,
+    clip: _Clip = None,
+    mixed_precision: _MixedPrecision = None,
     devices: _Devices = None,
     suspects: _Suspects = False,
     report: ReportOption = None,
@@ -221,7 +240,11 @@ def train(
         "depth_decay": depth_decay,
         "weight_decay": weight_decay,
         "ema": ema,
-        "mixed_precision": mixed_precision or None,
+        "mixup": mixup,
+        "cutmix": cutmix,
+        "accumulate": accumulate,
+        "clip": clip,
+        "mixed_precision": mixed_precision,
         "devices": devices,
     }
     given = {name: value for name, value in options.items() if value is not None}

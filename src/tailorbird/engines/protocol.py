@@ -79,10 +79,13 @@ class Training:
         depth_decay: learning rate of the lowest trained layer as a fraction of the topmost one's.
         optimizer: adamw, adam, sgd (momentum 0.9) or rmsprop.
         regularisation: regularisation of the trained part.
-        mixed_precision: float16 arithmetic on a GPU, bfloat16 on a CPU.
+        mixed_precision: sixteen-bit arithmetic.
         devices: number of devices that share each batch.
         seed: seed of the dropout masks.
         class_weights: one weight per class (C,), or None.
+        accumulate: number of parts that each batch is worked on in, one after the other; the
+            gradients are added, so that a large batch fits in memory.
+        clip: gradients whose global norm is larger are scaled down to it; None: never.
     """
 
     size: int
@@ -95,14 +98,56 @@ class Training:
     devices: int = 1
     seed: int = 0
     class_weights: tuple[float, ...] | None = None
+    accumulate: int = 1
+    clip: float | None = None
 
 
 @dataclass(frozen=True)
 class Step:
-    """Mean loss of one batch, not finite when training diverged, and its correct answers."""
+    """Mean loss of one batch, not finite when training diverged, and its correct answers.
+
+    Both may be a framework's scalars on a device: float() or int() waits until the step is done.
+    """
 
     loss: float
     correct: int
+
+
+@dataclass(frozen=True)
+class Views:
+    """A batch of pictures with the augmented view that the network is to make of each.
+
+    Attributes:
+        pictures: uint8 (B, T, T, 3) RGB, resized to a square of T >= S pixels.
+        maps: float32 (B, 2, 3), affine maps from pixels of the view to those of the picture.
+        brightness: float32 (B,), factors.
+        erased: int64 (B, 4), rectangles (top, left, bottom, right) of the view that become grey;
+            empty ones have bottom = top.
+    """
+
+    pictures: npt.NDArray[np.uint8]
+    maps: npt.NDArray[np.float32]
+    brightness: npt.NDArray[np.float32]
+    erased: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How the photos of a batch are mixed with others of it, and their labels with them.
+
+    Attributes:
+        partners: int64 (B,), the other photo of each.
+        share: of the photo itself, 0 to 1.
+        box: (top, left, bottom, right) as fractions of the sides: the part that is replaced by the
+            partner's (CutMix, Yun et al. 2019); None: a weighted sum (mixup, Zhang et al. 2018).
+    """
+
+    partners: npt.NDArray[np.int64]
+    share: float
+    box: tuple[float, float, float, float] | None = None
 
 
 class TrainableNetwork(Protocol):
@@ -115,6 +160,22 @@ class TrainableNetwork(Protocol):
     """Name of the backbone, such as MobileNetV2."""
     framework: str
     """Framework, version and backend. A run that another framework began cannot be resumed."""
+    lag: int
+    """Number of steps whose results are read later, so that a device need not wait for them."""
+    takes_pixels: bool
+    """Whether inputs are images at any cut: the network runs the frozen part itself, on its
+    device."""
+    takes_views: bool
+    """Whether training inputs at the pixels are `Views`: the network augments them, on its
+    device."""
+    depth_decay: float
+    """Default of `Training.depth_decay` for the whole backbone."""
+    sixteen_bit: bool
+    """Whether sixteen-bit arithmetic is the default on its device."""
+    process: int
+    """Number of this process, from 0, of those that train together."""
+    processes: int
+    """Number of processes that train together, each on its part of every batch."""
 
     def cuts(self, size: int) -> Sequence[Cut]:
         """Return the cuts at an input size, from the pixels (first) to the features (last)."""
@@ -155,10 +216,20 @@ class TrainableNetwork(Protocol):
     def begin(self, training: Training) -> None:
         """Begin a stage: keep the weights, make a new optimiser. Raises SettingsError."""
 
-    def step(self, inputs: npt.NDArray[Any], labels: npt.NDArray[np.int64], rate: float) -> Step:
+    def step(
+        self,
+        inputs: npt.NDArray[Any] | Views,
+        labels: npt.NDArray[np.int64],
+        rate: float,
+        mix: Mix | None = None,
+    ) -> Step:
         """Make one optimiser step at this learning rate.
 
-        inputs: uint8 images for cut 0, else activations. labels: (B,) in 0..C-1.
+        Args:
+            inputs: uint8 images for cut 0, else activations; see `takes_pixels`, `takes_views`.
+            labels: (B,) in 0..C-1.
+            rate: learning rate of the head.
+            mix: how photos and labels are mixed; correct answers are counted by `labels`.
         """
 
     def logits(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -169,6 +240,24 @@ class TrainableNetwork(Protocol):
 
     def load_weights(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         """Load what `weights` returned in this stage or an earlier one, in any process."""
+
+    def average(self, share: float) -> None:
+        """Move the moving averages of the weights by this share towards the weights.
+
+        Averages of weights that are not floating-point, and all at share 1, become the weights.
+        """
+
+    def averages(self) -> Arrays:
+        """Return a copy of the moving averages, named as `weights`; empty before the first."""
+
+    def load_averages(self, averages: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Load what `averages` returned, or nothing to begin anew."""
+
+    def agree(self, value: float) -> float:
+        """Return the value of the first process, the same in all of them."""
+
+    def gather(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the rows (n, C) of all processes, (P, n, C); all have equally many."""
 
     def state(self) -> Arrays:
         """Return everything that resuming needs: weights, optimiser, random generators."""

@@ -3,7 +3,15 @@
 Everything outside this package imports these names from here.
 """
 
-from tailorbird.images.augmentation import Augmentation, view_random, warp
+from tailorbird.images.augmentation import (
+    GREY,
+    Augmentation,
+    View,
+    draw_view,
+    picture_for_views,
+    view_random,
+    warp,
+)
 from tailorbird.images.decoding import (
     MAX_PIXELS,
     MAX_SIDE,
@@ -33,6 +41,7 @@ __all__ = [
     "DECODING",
     "EXTENSIONS",
     "FORMATS",
+    "GREY",
     "HEAD",
     "MAX_PIXELS",
     "MAX_SIDE",
@@ -44,11 +53,14 @@ __all__ = [
     "Photo",
     "Pixels",
     "ResizeRule",
+    "View",
     "decode",
+    "draw_view",
     "from_array",
     "from_pil",
     "identify",
     "load",
+    "picture_for_views",
     "read_bytes",
     "resize",
     "starts_like_a_photo",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +32,6 @@ from tailorbird.training.network import (
 )
 from tailorbird.training.run import TrainingRun
 
-if TYPE_CHECKING:
-    pass
-
 TUNED = "tuned.backbone.onnx"
 
 
@@ -47,13 +43,13 @@ def tune(
     Raises what `finetune` raises.
     """
     assert data.embedder is not None and run.settings.finetune is not None
-    info = data.embedder.backbone.info
+    info, settings = data.embedder.backbone.info, run.settings.finetune
     task = FinetuneTask(
         network,
         data.parts,
         data.labels,
         found.best.head,
-        run.settings.finetune,
+        settings.for_network(network),
         size=info.size,
         folder=run.folder,
         seed=run.settings.seed,
@@ -83,7 +79,7 @@ def train_from_scratch(run: TrainingRun, data: PreparedData) -> TrainedNetwork:
         data.parts,
         data.labels,
         head,
-        replace(settings, sizes=(size,), unfreeze="all"),
+        replace(settings, sizes=(size,), unfreeze="all").for_network(network),
         size=size,
         folder=run.folder,
         seed=run.settings.seed,

@@ -11,7 +11,7 @@ import pytest
 
 from support.numpy_network import NumpyNetwork
 from tailorbird.engines.finetune import schedules
-from tailorbird.engines.finetune.ema import EMA
+from tailorbird.engines.finetune.ema import EMA, Averages
 from tailorbird.engines.finetune.plan import Stage, apportion, default_sizes, plan
 from tailorbird.engines.finetune.schedules import Plateau
 from tailorbird.engines.finetune.settings import FinetuneSettings
@@ -69,6 +69,10 @@ def test_settings_report_every_problem_at_once() -> None:
         "optimizer": "lion",
         "class_weight": "even",
         "ema": 1.0,
+        "mixup": -1.0,
+        "cutmix": float("nan"),
+        "accumulate": 0,
+        "clip": 0.0,
         "patience": 0,
         "mixed_precision": 1,
         "plain_first": 1,
@@ -265,25 +269,49 @@ def test_a_plateau_lowers_the_rate() -> None:
 def test_ema_is_that_of_the_formula() -> None:
     random, decay = np.random.default_rng(0), 0.8
     updates = [random.standard_normal(5).astype(np.float32) for _ in range(12)]
-    average = EMA(decay)
+    ema, averages = EMA(decay), Averages()
     for number, weights in enumerate(updates, start=1):
-        average.update({"w": weights, "n": np.array(number)})
+        averages.update({"w": weights, "n": np.array(number)}, ema.share())
         shares = decay ** np.arange(number - 1, -1, -1)
         expected = (shares[:, None] * np.array(updates[:number])).sum(axis=0) / shares.sum()
-        assert (
-            np.allclose(average.weights()["w"], expected, atol=1e-6)
-            and average.weights()["w"].dtype == np.float32
-        )
-        assert average.weights()["n"] == number, "what is no float is as it was last"
-        if number == 6:
-            other = EMA(decay)
-            other.restore(average.updates, average.weights())
-            average = other
+        assert np.allclose(averages.arrays["w"], expected, atol=1e-6)
+        assert averages.arrays["w"].dtype == np.float32
+        assert averages.arrays["n"] == number, "integers keep their last value"
+        if number == 6:  # as after a resume
+            ema, before = EMA(decay, ema.updates), averages.arrays
+            averages = Averages()
+            averages.load(before)
+
+
+def test_the_learning_rates_of_a_network_with_its_own_depth_decay() -> None:
+    class Transformer(Deep):
+        depth_decay = 0.1
+
+    (stage,) = plan(Transformer(), FinetuneSettings(sizes=(160,), unfreeze="all"), PHOTOS, size=224)
+    assert stage.depth_decay == 0.1
+    given = FinetuneSettings(sizes=(160,), unfreeze="all", depth_decay=0.3)
+    (stage,) = plan(Transformer(), given, PHOTOS, size=224)
+    assert stage.depth_decay == 0.3
+
+
+def test_nothing_is_cached_for_a_network_that_takes_pixels() -> None:
+    class OnItsDevice(Deep):
+        takes_pixels = True
+
+    for stage in plan(OnItsDevice(), FinetuneSettings(epochs=40), PHOTOS, size=224):
+        assert not (stage.keep or stage.keep_validation or stage.disk)
+        assert stage.views == stage.epochs, "a new view in each epoch, as nothing is repeated"
 
 
 def test_what_a_stage_tells_the_network() -> None:
     settings = FinetuneSettings(
-        optimizer="sgd", mixed_precision=True, devices=2, sizes=(160,), unfreeze="all"
+        optimizer="sgd",
+        mixed_precision=True,
+        devices=2,
+        sizes=(160,),
+        unfreeze="all",
+        accumulate=4,
+        clip=1.0,
     )
     (stage,) = plan(Deep(), settings, PHOTOS, size=224)
     told = stage.training(settings, 5, (1.0, 2.0))
@@ -296,4 +324,5 @@ def test_what_a_stage_tells_the_network() -> None:
         5,
     )
     assert told.depth_decay == 0.5 and told.class_weights == (1.0, 2.0)
+    assert told.accumulate == 4 and told.clip == 1.0
     assert replace(stage, layers=0).sentence().startswith("160 px, the head alone")

@@ -15,6 +15,7 @@ import pytest
 
 from support.finetuning import Listener, photos, task  # noqa: F401
 from support.numpy_network import SETTINGS, SIZE, NumpyNetwork, Task, draw, weights_of
+from tailorbird.dataset import picture_of
 from tailorbird.engines.finetune import plan as planning
 from tailorbird.engines.finetune import views
 from tailorbird.engines.finetune.activation_cache import (
@@ -25,8 +26,9 @@ from tailorbird.engines.finetune.activation_cache import (
     to_half,
 )
 from tailorbird.engines.finetune.views import Inputs, order, shape_of_batches
+from tailorbird.engines.protocol import Views
 from tailorbird.errors import StorageError, StorageFull, UnreadableImage
-from tailorbird.images import ResizeRule, load
+from tailorbird.images import ResizeRule, draw_view, load, picture_for_views, view_random
 
 ONE = replace(SETTINGS, sizes=(SIZE,))
 
@@ -40,7 +42,7 @@ def inputs(task: Task, folder: Path, *, number: int = 0, seed: int = 0, **option
 def epoch(found: Inputs, number: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return all rows of an epoch, and the photos' numbers."""
     batches = list(found.training(number, start))
-    return np.concatenate([rows for rows, _ in batches]), np.concatenate(
+    return np.concatenate([np.asarray(rows) for rows, _ in batches]), np.concatenate(
         [numbers for _, numbers in batches]
     )
 
@@ -110,6 +112,64 @@ def test_pixels_are_views_for_training_and_plain_for_validation(task: Task, tmp_
     assert np.array_equal(again, rows[30:]), "from a step on, in another process: the same"
     bare, numbers = epoch(inputs(task, tmp_path, unfreeze="all", augmentation=None), 3)
     assert np.array_equal(bare[0], load(task.parts["train"][numbers[0]].path, ResizeRule(SIZE)))
+
+
+class OnItsDevice(NumpyNetwork):
+    """Takes pixels at any cut, and pictures with the views to make of them."""
+
+    takes_pixels = takes_views = True
+
+
+def test_a_network_that_augments_receives_pictures_and_their_views(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = task.given(OnItsDevice(), ONE, tmp_path / "b")
+    found = views.Inputs(given, given.stages()[0], 0)
+    assert found.made == 0, "the network runs the frozen part itself"
+    rule, augmentation = ResizeRule(SIZE), given.settings.augmentation
+    assert augmentation is not None
+    batches = list(found.training(1))
+    assert len(batches) == 4
+    batch, numbers = batches[0]
+    assert isinstance(batch, Views) and len(batch) == 15
+    for place, number in enumerate(numbers):
+        sample = task.parts["train"][number]
+        random = view_random(bytes.fromhex(sample.digest), 2)
+        view = draw_view(rule, augmentation, random)
+        assert np.allclose(batch.maps[place], view.map, atol=1e-5)
+        assert batch.brightness[place] == np.float32(view.brightness)
+        picture = picture_for_views(picture_of(sample, rule.least_side), rule, augmentation)
+        assert np.array_equal(batch.pictures[place], np.asarray(picture))
+    monkeypatch.setattr(views, "picture_of", None)  # decoded photos are kept in memory
+    monkeypatch.setattr(views, "pixels_of", None)
+    (again, _), *_ = found.training(1)
+    assert isinstance(again, Views) and np.array_equal(again.pictures, batch.pictures)
+
+
+def test_several_processes_share_every_batch_and_the_validation_photos(
+    task: Task, tmp_path: Path
+) -> None:
+    settings = replace(ONE, unfreeze="all", devices=2, batch_size=20)
+    numbers: list[int] = []
+    given = task.given(NumpyNetwork(), settings, tmp_path / "w")
+    whole = views.Inputs(given, given.stages()[0], 0)
+    everything = [(np.asarray(rows), chosen) for rows, chosen in whole.training(0)]
+    plain = np.concatenate(list(whole.validation()))[:24]
+    halves = []
+    for process in (0, 1):
+        network = NumpyNetwork()
+        network.process, network.processes = process, 2
+        part = task.given(network, settings, tmp_path / str(process))
+        half = views.Inputs(part, part.stages()[0], 0)
+        halves.append(np.concatenate(list(half.validation()))[:12])
+        for (rows, chosen), (all_rows, all_chosen) in zip(
+            half.training(0), everything, strict=True
+        ):
+            assert np.array_equal(np.asarray(rows), all_rows[process::2])
+            assert np.array_equal(chosen, all_chosen[process::2])
+            numbers += chosen.tolist()
+    assert sorted(numbers) == list(range(60))
+    assert np.array_equal(np.stack(halves, axis=1).reshape(plain.shape), plain)
 
 
 def test_nothing_augmented_reaches_validation_in_a_run(task: Task, tmp_path: Path) -> None:

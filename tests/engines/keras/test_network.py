@@ -27,7 +27,7 @@ from tailorbird.engines.finite import non_finite
 from tailorbird.engines.keras import backend, devices, optimizers, scratch
 from tailorbird.engines.keras.backbone import origin
 from tailorbird.engines.keras.network import KerasNetwork
-from tailorbird.engines.protocol import Regularisation, Training
+from tailorbird.engines.protocol import Mix, Regularisation, Training
 from tailorbird.errors import BackboneError, SettingsError
 from tailorbird.model.graph import build
 
@@ -195,6 +195,48 @@ def test_core_two_devices_give_the_results_of_one(
     two.begin(Training(size=SIZE, cut=0, regularisation=PLAIN))
     assert two.step(images, LABELS, 1e-2).loss > 0
     assert len(two._backbone.model.weights[0].value.sharding.device_set) == 1
+
+
+def test_a_batch_in_parts_gives_the_result_of_the_whole(
+    proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
+) -> None:
+    count = len(images) - len(images) % 2
+    whole = network(proto, Training(size=SIZE, cut=0, regularisation=PLAIN, clip=0.1))
+    parts = network(proto, Training(size=SIZE, cut=0, regularisation=PLAIN, clip=0.1, accumulate=2))
+    for _ in range(3):
+        one = whole.step(images[:count], LABELS[:count], 1e-2)
+        two = parts.step(images[:count], LABELS[:count], 1e-2)
+        assert two.loss == pytest.approx(one.loss, rel=1e-3) and two.correct == one.correct
+    np.testing.assert_allclose(parts.logits(images), whole.logits(images), atol=5e-3)
+
+
+def test_clipped_gradients_move_the_weights_less(
+    proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
+) -> None:
+    moved = []
+    for clip in (None, 1e-3):
+        made = network(
+            proto, Training(size=SIZE, cut=0, regularisation=PLAIN, optimizer="sgd", clip=clip)
+        )
+        before = made.weights()
+        made.step(images, LABELS, 1.0)
+        after = made.weights()
+        total = sum(float(np.square(after[name] - before[name]).sum()) for name in before)
+        moved.append(total**0.5)
+    assert moved[0] > 2e-3 and moved[1] <= 1.01e-3
+
+
+def test_a_mixed_batch_has_the_mixed_loss(
+    proto: onnx.ModelProto, images: npt.NDArray[np.uint8]
+) -> None:
+    made = network(proto, Training(size=SIZE, cut=0, regularisation=PLAIN))
+    partners = np.roll(np.arange(len(images)), 1)
+    mix = Mix(partners, 0.75)
+    mixed = np.rint(images * 0.75 + images[partners] * 0.25).astype(np.uint8)
+    logits = made.logits(mixed)
+    own, other = (cross_entropy(logits, labels, 0.0, None) for labels in (LABELS, LABELS[partners]))
+    seen = made.step(images, LABELS, 1e-3, mix)
+    assert seen.loss == pytest.approx(0.75 * own + 0.25 * other, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", optimizers.NAMES)

@@ -30,7 +30,7 @@ from tailorbird.engines.finetune.run import STATE, Run
 from tailorbird.engines.finetune.schedules import Plateau
 from tailorbird.engines.finetune.task import FinetuneTask, Labels
 from tailorbird.engines.finetune.views import Inputs, Rows
-from tailorbird.engines.protocol import Arrays
+from tailorbird.engines.protocol import Arrays, Views
 from tailorbird.errors import SettingsError, StorageError, TrainingError
 from tailorbird.files import exclusive
 from tailorbird.progress import NoProgress, Progress
@@ -165,7 +165,7 @@ def _score_start(run: Run, interrupt: Interrupt) -> Best:
         keep=False,
         keep_validation=False,
     )
-    inputs = Inputs(task, pooled, 0)
+    inputs = Inputs(task, pooled, 0, pixels=False)
     width, given = task.head.layers[0].weight.shape[0], math.prod(inputs.shape)
     if given != width:
         raise SettingsError(
@@ -239,14 +239,18 @@ def _train_epoch(run: Run, interrupt: Interrupt) -> bool:
         for inputs, numbers in batches:
             _train_step(run, inputs, numbers)
             run.spend()
+            run.settle(network.lag)
             _report(run)
             interrupt.check()
             run.save_when_due()
             if _out_of_time(run):
                 break
+    run.settle(0)
+    run.spend()
     trained, complete = position.epoch_seconds, position.step == run.inputs.steps
     run.check_finite(network.state(), STATE)
-    current, averaged = network.weights(), run.ema.weights()
+    current, averaged = network.weights(), network.averages()
+    run.check_finite(averaged, "the averaged weights")
     network.load_weights(averaged or current)
     try:
         logits = _validate(run, run.inputs, network.logits, interrupt)
@@ -261,20 +265,15 @@ def _train_epoch(run: Run, interrupt: Interrupt) -> bool:
     return complete
 
 
-def _train_step(run: Run, inputs: Rows, numbers: Labels) -> None:
-    """Train on one batch. Raises TrainingError when loss or weights are not finite."""
+def _train_step(run: Run, inputs: Rows | Views, numbers: Labels) -> None:
+    """Train on one batch; `Run.settle` reads what came of it."""
     position, task = run.position, run.task
-    seen = task.network.step(inputs, task.labels["train"][numbers], _rate(run))
+    labels, mix = task.labels["train"][numbers], run.mix(len(numbers))
+    run.unsettled.append((position.step, task.network.step(inputs, labels, _rate(run), mix)))
     position.step += 1
-    if not math.isfinite(seen.loss):
-        raise run.diverged(f"the training loss became {seen.loss}")
-    position.loss += seen.loss * len(numbers)
-    position.correct += seen.correct
-    position.seen += len(numbers)
+    position.seen += run.inputs.batch
     if task.settings.ema and (position.epoch * run.inputs.steps + position.step) % run.period == 0:
-        weights = task.network.weights()
-        run.check_finite(weights, "the weights")
-        run.ema.update(weights)
+        task.network.average(run.ema.share())
 
 
 def _stage_progress(run: Run) -> float:
@@ -306,9 +305,11 @@ def _report(run: Run) -> None:
     later = sum(following.work for following in run.stages[position.stage + 1 :])
     left = seconds_per_work * ((1 - done) * stage.work + later)
     budget = run.task.settings.budget
+    if not run.settled:
+        return
     run.progress.metrics(
-        loss=position.loss / position.seen,
-        accuracy=position.correct / position.seen,
+        loss=position.loss / run.settled,
+        accuracy=position.correct / run.settled,
         images_per_second=position.seen / max(1e-9, position.epoch_seconds),
         seconds_left=left if budget is None else max(0.0, min(left, budget - position.seconds)),
     )
@@ -323,7 +324,10 @@ def _validate(
         for batch in batches:
             rows.append(np.asarray(logits(batch), np.float32))
             interrupt.check()
-    return np.concatenate(rows)[: run.task.photos["validation"]]
+    network, photos = run.task.network, run.task.photos["validation"]
+    mine = np.concatenate(rows)[: math.ceil(photos / network.processes)]
+    # Photos were dealt out to the processes in turn.
+    return network.gather(mine).swapaxes(0, 1).reshape(-1, mine.shape[1])[:photos]
 
 
 def _record(run: Run, logits: NDArray[np.float32], weights: Arrays, trained: float | None) -> None:

@@ -88,10 +88,12 @@ class Stage:
             depth_decay=self.depth_decay,
             optimizer=settings.optimizer,
             regularisation=settings.regularisation,
-            mixed_precision=settings.mixed_precision,
+            mixed_precision=bool(settings.mixed_precision),
             devices=settings.devices,
             seed=seed,
             class_weights=class_weights,
+            accumulate=settings.accumulate,
+            clip=settings.clip,
         )
 
     def sentence(self) -> str:
@@ -157,6 +159,7 @@ def plan(
 
     Raises SettingsError for sizes that the network cannot have.
     """
+    settings = settings.for_network(network)
     drafts = _drafts(network, settings, settings.sizes or _possible(network, default_sizes(size)))
     epochs = apportion(settings.epochs, [draft.share for draft in drafts])
     stages: list[Stage] = []
@@ -264,16 +267,16 @@ def _stage(
 ) -> Stage:
     cuts = network.cuts(draft.size)
     cut = cuts[draft.cut]
-    views = epochs
+    views, caches = epochs, draft.cut > 0 and not network.takes_pixels
     if not draft.augmented:
         views = 1
-    elif draft.cut > 0 and epochs >= 2 * settings.views:
+    elif caches and epochs >= 2 * settings.views:
         views = settings.views
     row = cut.values * VALUE_BYTES
     train, validation = row * photos["train"] * views, row * photos["validation"]
-    keep_validation = draft.cut > 0 and validation <= disk
+    keep_validation = caches and validation <= disk
     spare = disk - validation * keep_validation
-    keep = draft.cut > 0 and views < epochs and train <= spare
+    keep = caches and views < epochs and train <= spare
     depth = cut.layers / max(1, cuts[0].layers)
     # Measured with MobileNetV2: the upper half costs a fifth of the whole; at the pixels the
     # largest feature maps are added.
@@ -288,7 +291,7 @@ def _stage(
         learning_rate=rate,
         base_rate=settings.base_rate,
         # A layer has the same rate in every stage: the decay spans the whole backbone.
-        depth_decay=settings.depth_decay**depth,
+        depth_decay=(settings.depth_decay or 1.0) ** depth,
         augmented=draft.augmented,
         views=views,
         keep=keep,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tailorbird.engines.finetune import mixing
 from tailorbird.engines.finetune.checkpoints import ArraysFile, Checkpoints, Saved, differences
 from tailorbird.engines.finetune.ema import EMA, PERIOD
 from tailorbird.engines.finetune.plan import Stage
@@ -19,7 +21,7 @@ from tailorbird.engines.finetune.schedules import Plateau
 from tailorbird.engines.finetune.task import FinetuneTask
 from tailorbird.engines.finetune.views import Inputs
 from tailorbird.engines.finite import listed, non_finite
-from tailorbird.engines.protocol import Arrays
+from tailorbird.engines.protocol import Arrays, Mix, Step
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.progress import Progress
 
@@ -124,6 +126,7 @@ class Run:
         saved: whether there is a checkpoint of this run.
         inputs: inputs of the current stage.
         ema: EMA of the current stage.
+        unsettled: number in the epoch and result of steps whose results have not been read.
     """
 
     best: Kept
@@ -142,6 +145,7 @@ class Run:
         self.whole = False
         self.saved = False
         self.ema = EMA(0.0)
+        self.unsettled: deque[tuple[int, Step]] = deque()
         self._fingerprint = task.fingerprint(self.stages)
         self._checkpoints = Checkpoints(task.folder)
         self._saved_at = self._spent_at = time.perf_counter()
@@ -207,7 +211,8 @@ class Run:
         task.network.attach(task.head, task.settings.regularisation, task.features)
         self._begin()
         task.network.restore(_under("network/", saved.state))
-        self.ema.restore(position.updates, _under("ema/", saved.state))
+        task.network.load_averages(_under("ema/", saved.state))
+        self.ema.updates = position.updates
         self.whole = self.saved = True
 
     def enter(self, number: int, budget: float | None, start: Best | None = None) -> None:
@@ -235,9 +240,39 @@ class Run:
         task, number = self.task, self.position.stage
         seed = int(np.random.SeedSequence([task.seed, number]).generate_state(1)[0] >> 1)
         task.network.begin(self.stage.training(task.settings, seed, task.class_weights()))
+        task.network.load_averages({})
         self.close()
         self.inputs = Inputs(task, self.stage, number)
         self.ema = EMA(task.settings.ema ** (self.period / PERIOD) if task.settings.ema else 0.0)
+
+    @property
+    def settled(self) -> int:
+        """Return the number of photos seen in the epoch whose loss has been read."""
+        return self.position.seen - len(self.unsettled) * self.inputs.batch
+
+    def settle(self, lag: int) -> None:
+        """Read the results of all but the last `lag` steps.
+
+        Raises TrainingError for a loss that is not finite.
+        """
+        while len(self.unsettled) > lag:
+            step, seen = self.unsettled.popleft()
+            loss = float(seen.loss)
+            if not math.isfinite(loss):
+                raise self.diverged(f"the training loss became {loss}", step + 1)
+            self.position.loss += loss * self.inputs.batch
+            self.position.correct += int(seen.correct)
+
+    def mix(self, photos: int) -> Mix | None:
+        """Return how the next batch is mixed; it follows from seed, stage, epoch and step."""
+        task, position = self.task, self.position
+        at = [task.seed, position.stage, position.epoch, position.step]
+        return mixing.draw(
+            photos,
+            mixup=task.settings.mixup,
+            cutmix=task.settings.cutmix,
+            random=np.random.default_rng(at),
+        )
 
     def close(self) -> None:
         """Close the cache files of the current stage."""
@@ -251,8 +286,11 @@ class Run:
         file = self._checkpoints.write_best({**arrays, "logits": best.logits})
         return Kept(best, copied, file)
 
-    def diverged(self, what: str) -> TrainingError:
-        """Return the error that says what happened, where in the run, and what to do."""
+    def diverged(self, what: str, step: int | None = None) -> TrainingError:
+        """Return the error that says what happened, where in the run, and what to do.
+
+        step: number of the step in the epoch, from 1; by default the last.
+        """
         position, settings = self.position, self.task.settings
         rate = settings.learning_rate
         cure = f"try a learning rate of {rate / 5:.2g} instead of {rate:.2g}"
@@ -260,8 +298,8 @@ class Run:
             cure += ", or no mixed precision"
         return TrainingError(
             f"{what} in stage {position.stage + 1} of {len(self.stages)} ({self.stage.size} px), "
-            f"epoch {position.epoch + 1}, step {position.step}: {cure}; the last checkpoint stays "
-            f"in {self.task.folder}"
+            f"epoch {position.epoch + 1}, step {step or position.step}: {cure}; the last "
+            f"checkpoint stays in {self.task.folder}"
         )
 
     def check_finite(self, arrays: Mapping[str, NDArray[Any]], what: str) -> None:
@@ -272,9 +310,10 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint. Raises StorageError, TrainingError when the state is not finite."""
+        self.settle(0)
         self.position.updates = self.ema.updates
-        network = self.task.network.state()
-        self.check_finite(network, STATE)
+        network, averages = self.task.network.state(), self.task.network.averages()
+        self.check_finite({**network, **averages}, STATE)
         about = {
             "fingerprint": self._fingerprint,
             "position": asdict(self.position),
@@ -284,7 +323,7 @@ class Run:
             "leader": self.leader.best.as_dict(),
         }
         state = {f"network/{name}": value for name, value in network.items()}
-        state |= {f"ema/{name}": value for name, value in self.ema.weights().items()}
+        state |= {f"ema/{name}": value for name, value in averages.items()}
         self._checkpoints.save(about, state, {"best": self.best.file, "leader": self.leader.file})
         self.saved, self._saved_at = True, time.perf_counter()
 

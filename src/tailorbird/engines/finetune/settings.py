@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from tailorbird.engines.protocol import Regularisation
+from tailorbird.engines.protocol import Regularisation, TrainableNetwork
 from tailorbird.images import Augmentation
 from tailorbird.validation import Problems
 
@@ -36,9 +36,9 @@ class FinetuneSettings:
     """Initial learning rate of the head, > 0."""
     base_rate: float = 1.0 / 3.0
     """Learning rate of the topmost backbone layer as a fraction of the head's, 0 to 1."""
-    depth_decay: float = 0.5
+    depth_decay: float | None = None
     """Learning rate of the first backbone layer as a fraction of the topmost one's, > 0 to 1; it
-    changes geometrically between them."""
+    changes geometrically between them. None: 0.5, for transformers 0.75 per block."""
     schedule: Schedule = "cosine"
     warm_up: float = 0.05
     """Share of a stage in which the learning rate rises linearly from 0, 0 to below 1."""
@@ -48,9 +48,19 @@ class FinetuneSettings:
     """balanced: weight N / (classes present * photos of the class)."""
     ema: float = 0.9
     """EMA decay per 10 steps, 0 to below 1; 0 disables the moving average of the weights."""
+    mixup: float = 0.0
+    """Mix photos in pairs, with a share from Beta(mixup, mixup); 0 disables."""
+    cutmix: float = 0.0
+    """Replace a rectangle of each photo by another's, of an area from Beta(cutmix, cutmix); 0
+    disables. With both, each batch takes one of them."""
+    accumulate: int = 1
+    """Parts that each batch is worked on in, one after the other, for large batches."""
+    clip: float | None = None
+    """Maximum global norm of the gradients; None: unlimited."""
     patience: int | None = None
     """End a stage after this many epochs without a lower validation log-loss; None: never."""
-    mixed_precision: bool = False
+    mixed_precision: bool | None = None
+    """Sixteen-bit arithmetic; None: where the engine finds a GPU that is made for it."""
     devices: int = 1
     augmentation: Augmentation | None = field(default_factory=Augmentation)
     """Augmentation of the training photos; None disables it."""
@@ -84,7 +94,7 @@ class FinetuneSettings:
             "least 0",
         )
         problems.whole("epochs", self.epochs, 1, MOST_EPOCHS)
-        for name in ("batch_size", "views", "devices"):
+        for name in ("batch_size", "views", "devices", "accumulate"):
             problems.whole(name, getattr(self, name), 1)
         if self.patience is not None:
             problems.whole("patience", self.patience, 1)
@@ -93,26 +103,36 @@ class FinetuneSettings:
         for name in ("learning_rate", "checkpoint_seconds"):
             problems.number(name, getattr(self, name), 0, above=True)
         problems.number("base_rate", self.base_rate, 0, 1)
-        problems.number("depth_decay", self.depth_decay, 0, 1, above=True)
+        if self.depth_decay is not None:
+            problems.number("depth_decay", self.depth_decay, 0, 1, above=True)
+        if self.clip is not None:
+            problems.number("clip", self.clip, 0, above=True)
+        for name in ("mixup", "cutmix"):
+            problems.number(name, getattr(self, name), 0)
         problems.number("warm_up", self.warm_up, 0, 1, below=True)
         problems.number("ema", self.ema, 0, 1, below=True)
         problems.choice("schedule", self.schedule, SCHEDULES)
         problems.choice("optimizer", self.optimizer, OPTIMIZERS)
         problems.choice("class_weight", self.class_weight, ("balanced", None))
-        for name in ("plain_first", "mixed_precision"):
-            problems.need(
-                isinstance(getattr(self, name), bool),
-                f"{name} is {getattr(self, name)!r}; it must be True or False",
-            )
+        problems.need(
+            isinstance(self.plain_first, bool),
+            f"plain_first is {self.plain_first!r}; it must be True or False",
+        )
+        problems.need(
+            self.mixed_precision is None or isinstance(self.mixed_precision, bool),
+            f"mixed_precision is {self.mixed_precision!r}; it must be True, False or None",
+        )
         problems.need(
             self.augmentation is None or isinstance(self.augmentation, Augmentation),
             f"augmentation is {self.augmentation!r}; it must be an Augmentation or None",
         )
+        parts = [self.batch_size, self.devices, self.accumulate]
         problems.need(
-            not (_whole(self.batch_size, 1) and _whole(self.devices, 1))
-            or self.batch_size >= self.devices,
-            f"batch_size is {self.batch_size}, but {self.devices} devices need at least one photo "
-            "each",
+            not all(_whole(value, 1) for value in parts)
+            or self.batch_size >= self.devices * self.accumulate,
+            f"batch_size is {self.batch_size}, but {self.devices} devices"
+            + f" and {self.accumulate} parts" * (self.accumulate != 1)
+            + " need at least one photo each",
         )
 
     @staticmethod
@@ -125,6 +145,15 @@ class FinetuneSettings:
         )
         problems.number("l2", given.l2, 0)
         problems.number("weight_decay", given.weight_decay, 0)
+
+    def for_network(self, network: TrainableNetwork) -> FinetuneSettings:
+        """Return the settings with the network's own defaults in place of None."""
+        decay, mixed = self.depth_decay, self.mixed_precision
+        return replace(
+            self,
+            depth_decay=network.depth_decay if decay is None else decay,
+            mixed_precision=network.sixteen_bit if mixed is None else mixed,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings for a model file's metadata, tuples as lists."""

@@ -1,6 +1,8 @@
 """Batches of a stage: augmented views of training photos, plain validation photos.
 
-A row is a photo's pixels, uint8 (S, S, 3), at cut 0, else the frozen part's activations as float16.
+A row is a photo's pixels, uint8 (S, S, 3), at cut 0 or where the network takes pixels at any cut,
+else the frozen part's activations as float16. Where the network makes the views, on its device, the
+training rows are pictures, and the batch says which view to make of each.
 Everything follows from (seed, stage, epoch, step): the order of the photos and their views.
 Activations are rounded to float16 whether they are cached or not, and computed for one image at a
 time, so that a photo gives the same bits in any batch.
@@ -24,9 +26,16 @@ from tailorbird.engines.finetune.activation_cache import ActivationFile, clear, 
 from tailorbird.engines.finetune.plan import Stage
 from tailorbird.engines.finetune.task import FinetuneTask
 from tailorbird.engines.finite import listed, non_finite_weights
-from tailorbird.engines.protocol import TrainableNetwork
+from tailorbird.engines.protocol import TrainableNetwork, Views
 from tailorbird.errors import BackboneError, TrainingError
-from tailorbird.images import Pixels, ResizeRule, view_random, warp
+from tailorbird.images import (
+    Pixels,
+    ResizeRule,
+    draw_view,
+    picture_for_views,
+    view_random,
+    warp,
+)
 from tailorbird.inference import Runner
 
 Rows = npt.NDArray[Any]
@@ -35,20 +44,26 @@ Rows = npt.NDArray[Any]
 AHEAD_BATCHES = 2
 """Number of batches prepared ahead of the one in training, by all threads together."""
 
+MEMORY_BYTES = 4 * 2**30
+"""Maximum size of decoded photos in memory, where a device makes the views; more are decoded again
+in each epoch."""
+
 MOST_STAGES = 100
 
 
-def shape_of_batches(photos: int, wanted: int, devices: int = 1) -> tuple[int, int]:
+def shape_of_batches(photos: int, wanted: int, parts: int = 1) -> tuple[int, int]:
     """Return (batches per epoch, photos per batch); all batches have the same size.
 
     Frameworks compile a step for each batch size. If the batch size does not divide the number of
     photos, the last few in the epoch's order are not used in that epoch; a smaller batch size that
     leaves fewer over is preferred.
+
+    parts: number that the batch size must be a multiple of.
     """
-    devices = min(devices, photos)
+    parts = min(parts, photos)
 
     def whole(size: int) -> int:
-        return max(devices, size - size % devices)
+        return max(parts, size - size % parts)
 
     full = whole(min(wanted, photos))
     even = whole(photos // math.ceil(photos / wanted))
@@ -69,15 +84,21 @@ def view_number(stage: Stage, *, seed: int, number: int, epoch: int) -> int:
 class Inputs:
     """Inputs of one stage, for training and validation."""
 
-    def __init__(self, task: FinetuneTask, stage: Stage, number: int) -> None:
+    def __init__(
+        self, task: FinetuneTask, stage: Stage, number: int, *, pixels: bool | None = None
+    ) -> None:
         """Open the inputs and delete the cached activations of other stages.
 
-        number: number of the stage, from 0.
+        Args:
+            task: photos, settings and network.
+            stage: the stage.
+            number: number of the stage, from 0.
+            pixels: whether rows are pixels at any cut; by default as the network takes them.
         """
-        settings = task.settings
+        settings, network = task.settings, task.network
         self.stage = stage
         self.steps, self.batch = shape_of_batches(
-            len(task.parts["train"]), settings.batch_size, settings.devices
+            len(task.parts["train"]), settings.batch_size, settings.devices * settings.accumulate
         )
         self._number = number
         self._parts = task.parts
@@ -86,12 +107,25 @@ class Inputs:
         self._rule = ResizeRule(stage.size)
         self._prefix = f"stage-{number + 1}-{stage.size}-{stage.cut}-"
         self._folder = task.folder
+        self._process, self._processes = network.process, network.processes
+        self._share = self.batch // self._processes
         self._file: ActivationFile | None = None
         self._validation: ActivationFile | None = None
-        self._frozen = FrozenPart(task.network, stage) if stage.cut else None
-        pixels = (stage.size, stage.size, 3)
-        self.shape: tuple[int, ...] = self._frozen.shape if self._frozen else pixels
+        pixels = network.takes_pixels if pixels is None else pixels
+        self._frozen = FrozenPart(network, stage) if stage.cut and not pixels else None
+        self._views = network.takes_views and self._frozen is None
+        self._memory: dict[tuple[str, bool], Pixels] | None = {} if self._fits_memory() else None
+        square = (stage.size, stage.size, 3)
+        self.shape: tuple[int, ...] = self._frozen.shape if self._frozen else square
         clear(task.folder, self._prefix)
+
+    def _fits_memory(self) -> bool:
+        """Return whether decoded photos are kept: for fast devices, which wait for decoding."""
+        if not self._views:
+            return False
+        wide = self._rule.size * (1 + (self._augmentation.zoom if self._augmentation else 0))
+        photos = sum(map(len, self._parts.values())) // self._processes
+        return photos * math.ceil(wide) ** 2 * 3 <= MEMORY_BYTES // self._processes
 
     @property
     def made(self) -> int:
@@ -100,33 +134,43 @@ class Inputs:
 
     def training(
         self, epoch: int, start: int = 0
-    ) -> Generator[tuple[Rows, npt.NDArray[np.int64]], None, None]:
+    ) -> Generator[tuple[Rows | Views, npt.NDArray[np.int64]], None, None]:
         """Yield the batches of an epoch from step `start` on, with the photos' numbers int64 (B,).
 
-        Raises ImageError, StorageError, TrainingError.
+        Of several processes, each yields its own part of every batch. Raises ImageError,
+        StorageError, TrainingError.
         """
         samples = self._parts["train"]
         chosen = order(len(samples), seed=self._seed, stage=self._number, epoch=epoch)
-        chosen = chosen[start * self.batch : self.steps * self.batch]
+        chosen = chosen[start * self.batch : self.steps * self.batch].reshape(-1, self.batch)
+        chosen = chosen[:, self._process :: self._processes]
         view = 0
         if self._augmentation is not None:
             view = view_number(self.stage, seed=self._seed, number=self._number, epoch=epoch)
-        if self.stage.keep:
-            self._file = self._opened(self._file, f"view-{view}", len(samples))
-        with closing(
-            self._rows(samples, chosen, view, self._file if self.stage.keep else None)
-        ) as rows:
-            for numbers in chosen.reshape(-1, self.batch):
-                yield self._stacked(rows, self.batch), numbers
+        file = None
+        if self.stage.keep and self._frozen is not None:
+            file = self._file = self._opened(self._file, f"view-{view}", len(samples))
+        with closing(self._rows(samples, chosen.ravel(), view, file)) as rows:
+            for numbers in chosen:
+                if self._views and self._augmentation is not None:
+                    yield self._drawn([samples[n] for n in numbers], rows, view), numbers
+                else:
+                    yield self._stacked(rows, self._share, self._share), numbers
 
     def validation(self) -> Generator[Rows, None, None]:
-        """Yield the validation photos, unaugmented; the last batch repeats its last row."""
+        """Yield the validation photos, unaugmented; the last batch repeats its last row.
+
+        Of several processes, process p yields photos p, p + P, ..., as many batches as the others.
+        """
         samples = self._parts["validation"]
-        if self.stage.keep_validation:
+        if self.stage.keep_validation and self._frozen is not None:
             self._validation = self._opened(self._validation, "validation", len(samples))
-        with closing(self._rows(samples, range(len(samples)), 0, self._validation)) as rows:
-            for first in range(0, len(samples), self.batch):
-                yield self._stacked(rows, min(self.batch, len(samples) - first))
+        most = math.ceil(len(samples) / self._processes)
+        chosen = np.arange(self._process, most * self._processes, self._processes)
+        chosen = np.minimum(chosen, len(samples) - 1)
+        with closing(self._rows(samples, chosen, 0, self._validation)) as rows:
+            for first in range(0, most, self.batch):
+                yield self._stacked(rows, min(self.batch, most - first), self.batch)
 
     def close(self) -> None:
         """Close the cache files; they stay on disk."""
@@ -135,24 +179,39 @@ class Inputs:
                 file.close()
 
     def _opened(self, now: ActivationFile | None, name: str, rows: int) -> ActivationFile:
-        path = self._folder / f"{self._prefix}{name}.f16"
+        process = f"-{self._process}" if self._processes > 1 else ""
+        path = self._folder / f"{self._prefix}{name}{process}.f16"
         if now is not None and now.path == path:
             return now
         if now is not None:
             now.close()
         return ActivationFile(path, rows, math.prod(self.shape))
 
-    def _stacked(self, rows: Iterator[Rows], count: int) -> Rows:
-        batch = np.empty((self.batch, *self.shape), np.float16 if self._frozen else np.uint8)
+    def _stacked(self, rows: Iterator[Rows], count: int, size: int) -> Rows:
+        """Return `count` rows as a batch of `size`, which repeats the last one."""
+        batch = np.empty((size, *self.shape), np.float16 if self._frozen else np.uint8)
         for place, row in enumerate(itertools.islice(rows, count)):
             batch[place] = row.reshape(self.shape)
         batch[count:] = batch[count - 1]
         return batch
 
+    def _drawn(self, samples: Sequence[Sample], rows: Iterator[Rows], view: int) -> Views:
+        """Return pictures and the views to make of them."""
+        assert self._augmentation is not None
+        drawn = [
+            draw_view(self._rule, self._augmentation, _random(sample, view)) for sample in samples
+        ]
+        return Views(
+            np.stack(list(itertools.islice(rows, len(samples)))),
+            np.stack([one.map for one in drawn]).astype(np.float32),
+            np.array([one.brightness for one in drawn], np.float32),
+            np.array([one.erased or (0, 0, 0, 0) for one in drawn], np.int64),
+        )
+
     def _rows(
         self,
         samples: Sequence[Sample],
-        chosen: Sequence[int] | Rows,
+        chosen: Rows,
         view: int,
         file: ActivationFile | None,
     ) -> Generator[Rows, None, None]:
@@ -170,20 +229,33 @@ class Inputs:
                 file.put(number, row)
             return row
 
-        ahead = math.ceil(AHEAD_BATCHES * self.batch / parallel.cores())
+        ahead = math.ceil(AHEAD_BATCHES * self._share / parallel.cores())
         yield from parallel.ordered(one, (int(number) for number in chosen), ahead=ahead)
 
     def _pixels(self, sample: Sample, view: int) -> Pixels:
-        """Return uint8 (S, S, 3), unaugmented for view 0.
+        """Return uint8 (S, S, 3), unaugmented for view 0; or the picture that views are made of.
 
         Raises ImageError when the file has changed since it was scanned.
         """
-        if view == 0 or self._augmentation is None:
+        plain = view == 0 or self._augmentation is None
+        if self._memory is None:
+            return self._decoded(sample, view, plain=plain)
+        key = (sample.digest, plain)
+        if key not in self._memory:
+            self._memory[key] = self._decoded(sample, view, plain=plain)
+        return self._memory[key]
+
+    def _decoded(self, sample: Sample, view: int, *, plain: bool) -> Pixels:
+        if plain or self._augmentation is None:
             return pixels_of(sample, self._rule)
-        random = view_random(bytes.fromhex(sample.digest), view)
-        return warp(
-            picture_of(sample, self._rule.least_side), self._rule, self._augmentation, random
-        )
+        picture = picture_of(sample, self._rule.least_side)
+        if self._views:
+            return np.asarray(picture_for_views(picture, self._rule, self._augmentation))
+        return warp(picture, self._rule, self._augmentation, _random(sample, view))
+
+
+def _random(sample: Sample, view: int) -> np.random.Generator:
+    return view_random(bytes.fromhex(sample.digest), view)
 
 
 class FrozenPart:

@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import onnx_files
+from tailorbird.engines.finetune.defaults import NetworkDefaults
+from tailorbird.engines.finetune.mixing import mixed, soft_labels
 from tailorbird.engines.heads import head_of, initial_weights
 from tailorbird.engines.keras import backend, devices, head_layers, optimizers
 from tailorbird.engines.keras.backbone import KerasBackbone, input_size, origin, read, write
 from tailorbird.engines.keras.head_layers import HeadLayers
-from tailorbird.engines.protocol import Arrays, Cut, Regularisation, Step, Training
+from tailorbird.engines.protocol import Arrays, Cut, Mix, Regularisation, Step, Training, Views
 from tailorbird.errors import SettingsError
 from tailorbird.head import Head
 from tailorbird.model.graph import BackboneGraph
@@ -50,7 +52,7 @@ class _Stage:
     dtype: str
 
 
-class KerasNetwork:
+class KerasNetwork(NetworkDefaults):
     """A backbone with a head in Keras; see `protocol.TrainableNetwork`."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
@@ -58,6 +60,7 @@ class KerasNetwork:
 
         Raises BackboneError when the file did not come from this engine; MissingExtra.
         """
+        super().__init__()
         self._proto = proto
         self._backbone = KerasBackbone.from_proto(proto, input_size(proto))
         keras = backend.load()
@@ -137,25 +140,43 @@ class KerasNetwork:
         dtype = "uint8" if training.cut == 0 else "float32"
         self._stage = _Stage(training, model, inner, optimizer, distribution, dtype)
 
-    def step(self, inputs: npt.NDArray[Any], labels: npt.NDArray[np.int64], rate: float) -> Step:
+    def step(
+        self,
+        inputs: npt.NDArray[Any] | Views,
+        labels: npt.NDArray[np.int64],
+        rate: float,
+        mix: Mix | None = None,
+    ) -> Step:
         """Make one optimiser step at this learning rate; arguments as in the protocol."""
         stage = self._begun()
-        count, shared = len(labels), stage.training.devices
+        count, shared = len(labels), stage.training.devices * stage.training.accumulate
         if count % shared:
             raise SettingsError(
-                f"a batch of {count} photos cannot be shared by {shared} devices; the batch size "
-                f"must be a multiple of {shared}"
+                f"a batch of {count} photos cannot be shared by {shared} devices or parts; the "
+                f"batch size must be a multiple of {shared}"
             )
-        targets = np.zeros((count, stage.model.output_shape[-1]), np.float32)
-        targets[np.arange(count), labels] = 1
-        weights = stage.training.class_weights
-        shares = None if weights is None else np.asarray(weights, np.float32)[labels]
+        assert not isinstance(inputs, Views), "this network takes pixels or activations"
+        share = 1.0
+        if mix is not None:
+            inputs, share = mixed(inputs, mix)
+        targets = soft_labels(labels, stage.model.output_shape[-1], mix, share)
+        shares = None
+        if stage.training.class_weights is not None:
+            weights = np.asarray(stage.training.class_weights, np.float32)
+            shares = weights[labels] if mix is None else targets @ weights
+        losses, correct, parts = 0.0, 0, stage.training.accumulate
         with devices.over(stage.distribution):
             stage.inner.learning_rate.assign(rate)
-            seen = stage.model.train_on_batch(
-                np.asarray(inputs, stage.dtype), targets, sample_weight=shares, return_dict=True
-            )
-        return Step(loss=float(seen["loss"]), correct=round(float(seen["accuracy"]) * count))
+            for part in np.arange(count).reshape(parts, -1):
+                seen = stage.model.train_on_batch(
+                    np.asarray(inputs[part], stage.dtype),
+                    targets[part],
+                    sample_weight=None if shares is None else shares[part],
+                    return_dict=True,
+                )
+                losses += float(seen["loss"]) / parts
+                correct += round(float(seen["accuracy"]) * len(part))
+        return Step(loss=losses, correct=correct)
 
     def logits(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return logits float32 (B, C) in inference mode; inputs as for `step`."""
@@ -302,6 +323,8 @@ def _optimizer(
         training.optimizer,
         [rates.get(id(variable), 1.0) for variable in variables],
         [decay if len(variable.shape) > 1 else 0.0 for variable in variables],
+        clip=training.clip,
+        accumulate=training.accumulate,
     )
     # Gradients of a float16 loss underflow; bfloat16 has the range of float32.
     optimizer = keras.optimizers.LossScaleOptimizer(inner) if policy == "mixed_float16" else inner

@@ -14,14 +14,26 @@ NAMES = ("adamw", "adam", "sgd", "rmsprop")
 SGD_MOMENTUM = 0.9
 
 
-def make(name: str, factors: Sequence[float], decays: Sequence[float]) -> Any:
+def make(
+    name: str,
+    factors: Sequence[float],
+    decays: Sequence[float],
+    *,
+    clip: float | None = None,
+    accumulate: int = 1,
+) -> Any:
     """Return an optimiser whose rate for variable i is learning_rate * factors[i].
 
     Before each update, variable i is multiplied by 1 - learning_rate * factors[i] * decays[i]
     (decoupled weight decay, Loshchilov and Hutter 2019). The factors are constants of the compiled
     step; `learning_rate` can be assigned between steps without compiling again.
 
-    factors, decays: one per trainable variable, in the order of `model.trainable_variables`.
+    Args:
+        name: one of NAMES.
+        factors, decays: one per trainable variable, in the order of `model.trainable_variables`.
+        clip: maximum global norm of the gradients.
+        accumulate: number of calls whose mean gradient makes one update.
+
     Raises SettingsError for an unknown name.
     """
     keras = backend.load()
@@ -48,4 +60,6 @@ def make(name: str, factors: Sequence[float], decays: Sequence[float]) -> Any:
                 self.assign_sub(variable, keras.ops.multiply(variable, rate * decays[index]))
             super().update_step(gradient, variable, rate)
 
-    return Rated(learning_rate=1e-3, name=name, **options)
+    if accumulate > 1:
+        options["gradient_accumulation_steps"] = accumulate
+    return Rated(learning_rate=1e-3, name=name, global_clipnorm=clip, **options)
