@@ -46,6 +46,7 @@ LONGEST = (
 
 MARKED_FILES = {
     "keras": ("engines/keras/*.py", "engines/finetune/test_training.py", "importing/*.py"),
+    "torch": ("engines/torch/*.py",),
     "process": (
         "deploy/*.py",
         "project/test_docs.py",

@@ -380,6 +380,7 @@ class Engine(Protocol):
         *,
         size: int | None = None,
         weights: Path | None = None,
+        arguments: Mapping[str, object] | None = None,
         folder: Path | None = None,
         progress: Progress | None = None,
     ) -> Path:
@@ -389,6 +390,8 @@ class Engine(Protocol):
             reference: `ENGINE:NAME`.
             size: side of the input in pixels; by default the one the weights were trained at.
             weights: a weights file to load instead of downloading.
+            arguments: further arguments of the framework's function that builds the network;
+                refused by an engine whose networks take none.
             folder: where to write; by default the catalogue.
             progress: receives notes.
         """

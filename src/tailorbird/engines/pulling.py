@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tailorbird.backbone import hub
@@ -17,6 +18,7 @@ def pull_backbone(
     file: str | None = None,
     revision: str | None = None,
     weights: str | Path | None = None,
+    arguments: Mapping[str, object] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Install a backbone in the cache folder, and return its file.
@@ -27,6 +29,7 @@ def pull_backbone(
         file: ONNX file of the hub's repository to use.
         revision: branch, tag or commit of the repository.
         weights: weights file to load into an engine's network, instead of downloading them.
+        arguments: further arguments of the function that builds an engine's network.
         progress: receives notes on each step.
 
     Raises:
@@ -40,14 +43,18 @@ def pull_backbone(
     with Problems() as problems:
         problems.need(
             engine is None or not (file or revision),
-            f"--file and --revision are for hf:OWNER/REPO; {reference} takes --size and --weights",
+            f"--file and --revision are for hf:OWNER/REPO; {reference} takes --size, --weights and "
+            "--model-args",
         )
         schemes = ", ".join(f"{name}:NAME" for name in ENGINES)
         problems.need(
-            engine is not None or weights is None,
-            f"--weights is for {schemes}; {reference} takes --size, --file and --revision",
+            engine is not None or (weights is None and not arguments),
+            f"--weights and --model-args are for {schemes}; {reference} takes --size, --file and "
+            "--revision",
         )
     if engine is not None:
         path = None if weights is None else Path(weights)
-        return engine.pull(reference, size=size, weights=path, progress=progress)
+        return engine.pull(
+            reference, size=size, weights=path, arguments=arguments, progress=progress
+        )
     return hub.pull(reference, size=size, file=file, revision=revision, progress=progress)

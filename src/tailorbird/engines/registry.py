@@ -19,7 +19,10 @@ from tailorbird.head import Head
 if TYPE_CHECKING:
     import onnx
 
-ENGINES = {"keras": "tailorbird.engines.keras.engine"}
+ENGINES = {
+    "keras": "tailorbird.engines.keras.engine",
+    "timm": "tailorbird.engines.torch.engine",
+}
 """Modules by engine name; each has an `ENGINE`."""
 
 SCRATCH = "cnn"

@@ -17,6 +17,7 @@ from tailorbird.engines.protocol import (
     SourceClassifier,
     TrainableNetwork,
 )
+from tailorbird.errors import SettingsError
 from tailorbird.head import Head
 from tailorbird.progress import Progress
 
@@ -55,10 +56,16 @@ class KerasEngine:
         *,
         size: int | None = None,
         weights: Path | None = None,
+        arguments: Mapping[str, object] | None = None,
         folder: Path | None = None,
         progress: Progress | None = None,
     ) -> Path:
         """Write a Keras application as a backbone file."""
+        if arguments:
+            raise SettingsError(
+                f"{reference} takes no model arguments, as its published weights fit only the "
+                "network as it is; leave --model-args out"
+            )
         from tailorbird.engines.keras.pull import pull
 
         return pull(reference, size=size, weights=weights, folder=folder, progress=progress)

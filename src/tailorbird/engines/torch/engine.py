@@ -1,0 +1,110 @@
+"""PyTorch with timm as an engine; importing this module imports neither."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.engines.protocol import (
+    Engine,
+    PublishedClassifier,
+    SourceClassifier,
+    TrainableNetwork,
+)
+from tailorbird.errors import SettingsError
+from tailorbird.head import Head
+from tailorbird.progress import Progress
+
+if TYPE_CHECKING:
+    import onnx
+
+_NOT_YET = "fine-tuning and exporting are not available for networks of timm in this version"
+
+
+class TimmEngine:
+    """Networks of timm in PyTorch; see `protocol.Engine`."""
+
+    name = "timm"
+    example = "timm:mobilenetv3_large_100"
+    model_suffix = ".safetensors"
+    preprocess_names: Mapping[str, str] = {}
+
+    def open_network(self, backbone: onnx.ModelProto) -> TrainableNetwork:
+        """Return the PyTorch network that a backbone file was made from."""
+        raise SettingsError(_NOT_YET)
+
+    def scratch_network(
+        self, *, size: int, classes: int, seed: int
+    ) -> tuple[TrainableNetwork, Head]:
+        """Refuse: the small network from random weights is one of Keras."""
+        raise SettingsError(
+            "the small network `cnn` is built with Keras; leave --engine out, or use --engine keras"
+        )
+
+    def pull(
+        self,
+        reference: str,
+        *,
+        size: int | None = None,
+        weights: Path | None = None,
+        arguments: Mapping[str, object] | None = None,
+        folder: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Write a network of timm as a backbone file."""
+        from tailorbird.engines.torch.pull import pull
+
+        return pull(
+            reference,
+            size=size,
+            weights=weights,
+            arguments=arguments,
+            folder=folder,
+            progress=progress,
+        )
+
+    def recognises(self, path: Path) -> bool:
+        """Return whether a file's name says that it holds weights as safetensors."""
+        return path.suffix.lower() == ".safetensors"
+
+    def read_classifier(self, path: Path, size: int | None) -> SourceClassifier:
+        """Read a weights file of timm as a classifier."""
+        raise SettingsError(_NOT_YET)
+
+    def published_classifier(
+        self,
+        reference: str,
+        *,
+        size: int | None = None,
+        weights: Path | None = None,
+        progress: Progress | None = None,
+    ) -> PublishedClassifier:
+        """Return a network of timm with its published classes."""
+        raise SettingsError(_NOT_YET)
+
+    def published_classes(self) -> Sequence[str]:
+        """Return the names of ImageNet's 1000 classes."""
+        raise SettingsError(_NOT_YET)
+
+    def save_model(
+        self, model: onnx.ModelProto, head: Head, *, size: int, temperature: float, path: Path
+    ) -> None:
+        """Write a model file as weights that timm loads."""
+        raise SettingsError(_NOT_YET)
+
+    def run_saved(self, path: Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Open a file that `save_model` wrote and return the probabilities of images."""
+        raise SettingsError(_NOT_YET)
+
+    def runtime(self) -> str:
+        """Return the versions of PyTorch and timm."""
+        from tailorbird.engines.torch import backend
+
+        return backend.versions()
+
+
+ENGINE: Engine = TimmEngine()

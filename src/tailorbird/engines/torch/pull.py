@@ -1,0 +1,176 @@
+"""Pull networks of timm as backbone files.
+
+References are `timm:NAME`, NAME as in timm.list_models(), with or without the tag of its weights. A
+backbone that was pulled is an ONNX file: using it again needs neither PyTorch nor a connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tailorbird import onnx_files
+from tailorbird.backbone.catalogue import SUFFIX, installed_version
+from tailorbird.backbone.catalogue import folder as catalogue_folder
+from tailorbird.engines.torch import backend, description, networks
+from tailorbird.engines.torch.exporting import CONVERTER, export, verify
+from tailorbird.engines.torch.networks import SCHEME, Architecture, Arguments
+from tailorbird.engines.torch.weights_files import read_weights
+from tailorbird.errors import BackboneError, HubError, TailorbirdError
+from tailorbird.files import sha256_file, write_bytes
+from tailorbird.inference import first_line
+from tailorbird.progress import NoProgress, Progress
+from tailorbird.rendering.probes import probe_images
+
+PUBLISHED = "as timm downloads them"
+
+
+def pull(
+    reference: str,
+    *,
+    size: int | None = None,
+    weights: Path | None = None,
+    arguments: Arguments | None = None,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a network of timm as a backbone file and return its path.
+
+    Args:
+        reference: `timm:NAME`.
+        size: side of the square input in pixels; by default the one its weights were trained at.
+        weights: a weights file to load instead of downloading: safetensors, or a .pth file that
+            holds tensors only; with or without classes on top.
+        arguments: further arguments of timm.create_model, such as {"pad_type": "same"}.
+        folder: where to write; by default the catalogue. An equal file there is used again.
+        progress: receives notes.
+
+    Raises:
+        SettingsError: invalid reference, size or arguments.
+        MissingExtra: PyTorch or timm is not installed.
+        HubError: the download failed.
+        BackboneError: the weights file is of another network, the network cannot be converted, or
+            the result disagrees with PyTorch.
+        StorageError: the disk is full.
+    """
+    note = (progress or NoProgress()).note
+    folder, name = folder or catalogue_folder(), networks.name_of(reference)
+    if size is not None:
+        networks.check_size(size)
+    if weights is not None and not weights.is_file():
+        read_weights(weights)  # raises
+    digest = sha256_file(weights) if weights is not None else None
+    request = _request(name, size, arguments, digest)
+    kept = _kept(folder, request)
+    if kept is not None:
+        note(f"{kept.name} is already there")
+        return kept
+    architecture = networks.find(name, arguments)
+    model = load(architecture, size, weights, note)
+    side = size or architecture.size
+    stem = name + (f"-{side}" if side != architecture.size else "")
+    about = {
+        "name": stem,
+        "adapted_by": f"tailorbird {installed_version()}, {backend.versions()}",
+        "pulled_as": request,
+        **origin(architecture, weights),
+    }
+    note(f"converting {name} for images of {side} x {side} pixels")
+    proto = export(model, architecture, side, about)
+    gap = verify(proto, model, architecture, probe_images(side))
+    target = folder / f"{stem}{SUFFIX}"
+    write_bytes(target, proto.SerializeToString())
+    note(
+        f"{target.name} is ready; it agrees with PyTorch to {gap:.1g} of the largest feature; "
+        f"licence: {about['licence']}"
+    )
+    return target
+
+
+def load(
+    architecture: Architecture,
+    size: int | None,
+    weights: Path | None,
+    note: Any,
+    *,
+    with_classes: bool = False,
+) -> Any:
+    """Return timm's model with weights from a file, or else with the published ones.
+
+    The classifier of the weights is kept on top only where it is asked for.
+
+    Raises as `pull`.
+    """
+    if weights is None:
+        note(f"loading the published weights of {architecture.name}; timm downloads them once")
+        with translated(architecture.name):
+            model = networks.build(architecture, size, classes=architecture.classes, published=True)
+    else:
+        note(f"loading {weights.name}")
+        tensors = read_weights(weights)
+        classes = classes_in(tensors, architecture)
+        if with_classes and not classes:
+            raise BackboneError(f"{weights} holds no classifier; it gives features only")
+        model = networks.build(architecture, size, classes=classes, weights=tensors)
+    if not with_classes:
+        model.reset_classifier(0)
+    return model.eval()
+
+
+def classes_in(tensors: Any, architecture: Architecture) -> int:
+    """Return the number of classes of the classifier in a weights file; 0 if there is none."""
+    for name in architecture.classifier:
+        if f"{name}.weight" in tensors:
+            return int(tensors[f"{name}.weight"].shape[0])
+    return 0
+
+
+def origin(architecture: Architecture, file: Path | None) -> dict[str, str]:
+    """Return what is known of the weights; of those in a file, only the file."""
+    source = {"source": f"{SCHEME}{architecture.name}"}
+    licence = architecture.licence or "not stated"
+    data = architecture.name.partition(".")[2] or "not stated"
+    if file is None:
+        return {**source, "licence": licence, "trained_on": data, "weights": PUBLISHED}
+    published = "where they are the weights that timm publishes"
+    return {
+        **source,
+        "weights": f"the file {file.name}",
+        "weights_sha256": sha256_file(file),
+        "licence": f"not stated ({licence} {published})",
+        "trained_on": "not stated",
+    }
+
+
+def _request(name: str, size: int | None, arguments: Arguments | None, digest: str | None) -> str:
+    """Return everything that a pulled file depends on, as text."""
+    named = [f"{key}={value}" for key, value in sorted((arguments or {}).items())]
+    parts = [f"size={size}" if size else "", *named, f"weights={digest}" if digest else ""]
+    return " ".join([f"{SCHEME}{name}", *filter(None, parts)])
+
+
+def _kept(folder: Path, request: str) -> Path | None:
+    """Return the file that an equal request wrote before, without PyTorch."""
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            facts = onnx_files.metadata(onnx_files.read_audited(path, BackboneError))
+        except BackboneError:
+            continue  # damaged: it is written again
+        if facts.get("pulled_as") == request and facts.get("converter") == str(CONVERTER):
+            return path if description.ENTRY in facts else None
+    return None
+
+
+@contextlib.contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Translate what a failed download raises into HubError or StorageError."""
+    try:
+        yield
+    except TailorbirdError:
+        raise
+    except Exception as problem:
+        raise HubError(
+            f"the weights of {name} could not be loaded: {first_line(problem)}"
+        ) from problem
