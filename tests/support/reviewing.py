@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ import uvicorn
 from support.cli import POCKET
 from support.data import draw_dataset
 from tailorbird.review import Review
-from tailorbird.service.review.app import ReviewService, ReviewSettings
+from tailorbird.service.review.app import ReviewService
+from tailorbird.service.web.local import LocalPage, LocalSettings
 from tailorbird.service.web.server import listen
 
 FLIPPED = {
@@ -104,9 +105,16 @@ class Page:
 @contextmanager
 def shown(review: Review) -> Iterator[Page]:
     """Serve a review from a thread of this process."""
-    bound = listen(ReviewSettings())
+    with served(lambda settings, port: ReviewService(review, settings, port)) as page:
+        yield page
+
+
+@contextmanager
+def served(page_at: Callable[[LocalSettings, int], LocalPage]) -> Iterator[Page]:
+    """Serve a local page from a thread of this process."""
+    bound = listen(LocalSettings())
     port = bound.getsockname()[1]
-    service = ReviewService(review, ReviewSettings(), port)
+    service = page_at(LocalSettings(), port)
     server = uvicorn.Server(
         uvicorn.Config(service, lifespan="off", log_config=None, timeout_graceful_shutdown=2)
     )

@@ -43,7 +43,7 @@ class Site:
 
     title: name of the site. language: of `LANGUAGES`. logo: content and media type.
     styles: CSS after that of base.css. links: whether pages name the model and link to the
-        dashboard and the API.
+        dashboard and the API. command: the command that runs a local page.
     """
 
     title: str = "tailorbird"
@@ -51,6 +51,7 @@ class Site:
     logo: tuple[bytes, str] | None = None
     styles: str = ""
     links: bool = True
+    command: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import { announce } from "./announce.js";
 import { byId } from "./dom.js";
 import { chooseClass, enlarge } from "./dialogs.js";
-import { notice } from "./status.js";
+import { notice } from "./local.js";
 import { count, decisionWords } from "./words.js";
 
 /**

@@ -4,6 +4,7 @@
  */
 
 import { el, icon } from "./dom.js";
+import { commandLine } from "./local.js";
 import { count } from "./words.js";
 
 /**
@@ -22,7 +23,6 @@ export function endView(store, shown, { onContinue, onShowAll, onAgain }) {
       : left
         ? "No findings left here"
         : "All done";
-  const copied = el("span", { role: "status" });
   return el(
     "div",
     { class: "done" },
@@ -53,26 +53,11 @@ export function endView(store, shown, { onContinue, onShowAll, onAgain }) {
         el("button", { type: "button", onclick: onAgain }, "Review them again"),
     ),
     el("p", {}, "The manifest is ready. Train on it:"),
-    el(
-      "div",
-      { class: "command" },
-      el("code", {}, store.command),
-      el("button", { type: "button", onclick: () => copy(store.command, copied) }, "Copy"),
-      copied,
-    ),
+    commandLine(store.command),
     el(
       "p",
       { class: "quiet" },
       "When you are done, close this page and press Ctrl-C in the terminal; you can resume later.",
     ),
   );
-}
-
-async function copy(command, copied) {
-  try {
-    await navigator.clipboard.writeText(command);
-    copied.textContent = "Copied";
-  } catch {
-    copied.textContent = "This browser does not let pages copy; select the line instead";
-  }
 }

@@ -7,9 +7,10 @@ import { makeActs } from "./acts.js";
 import { endView } from "./end.js";
 import { fetchAhead, groupView, suspectView } from "./item.js";
 import { help, listenToKeys } from "./keys.js";
-import { drawArrows, fillFilters, notice, showStatus, underFilters } from "./status.js";
+import { notice } from "./local.js";
+import { drawArrows, fillFilters, showStatus, underFilters } from "./status.js";
 import { Store } from "./store.js";
-import { count, kindName } from "./words.js";
+import { count, KEYS, kindName } from "./words.js";
 
 const store = new Store({ onChange: () => updateStatus(), onTrouble: trouble });
 /** Indices of the findings under the filters. @type {number[]} */
@@ -192,7 +193,7 @@ const ALWAYS = {
     store.progress.can_undo || store.saving ? undo() : announce("There is nothing to undo"),
   arrowleft: () => go(place - 1),
   arrowright: () => go(place + 1),
-  "?": help,
+  "?": () => help(KEYS),
 };
 
 listenToKeys((key) => ALWAYS[key] ?? ofKey(key));
@@ -233,7 +234,7 @@ async function start() {
   byId("previous").addEventListener("click", () => go(place - 1));
   byId("next").addEventListener("click", () => go(place + 1));
   byId("undo").addEventListener("click", undo);
-  byId("help").addEventListener("click", help);
+  byId("help").addEventListener("click", () => help(KEYS));
   window.addEventListener("beforeunload", (event) => {
     if (store.saving) event.preventDefault();
   });

@@ -3,6 +3,7 @@
  */
 
 import { byId, el, icon, svg } from "./dom.js";
+import { fact } from "./local.js";
 import { count, KIND_ORDER, kindNames } from "./words.js";
 
 /**
@@ -42,17 +43,6 @@ export function showStatus(store, shown, place) {
     ),
     fact("Manifest", el("code", {}, store.manifest)),
     fact("Photos", el("code", {}, store.source), ": never moved, changed or deleted"),
-  );
-}
-
-const fact = (name, ...value) => el("div", {}, el("dt", {}, name), el("dd", {}, ...value));
-
-/** @param {string} [message] none removes it @param {Node[]} more */
-export function notice(message, ...more) {
-  byId("notice").replaceChildren(
-    ...(message
-      ? [el("div", { class: "trouble" }, icon("alert"), el("p", {}, message), ...more)]
-      : []),
   );
 }
 

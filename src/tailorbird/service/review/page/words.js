@@ -40,3 +40,18 @@ export function decisionWords(photo) {
   if (photo.decision === "exclude") return "Excluded";
   return photo.decision === "relabel" ? `Relabelled ${photo.now}` : "";
 }
+
+/** The keys and what they do. @type {[string[], string][]} */
+export const KEYS = [
+  [["K"], "Keep the label"],
+  [["⏎", "R"], "Accept the suggested label or answer. Not sure: ⏎ the first class, R the second"],
+  [["X"], "Exclude the photo from training"],
+  [["1", "9"], "One photo: relabel it as that class. Several: select that photo"],
+  [["L"], "Choose another class by name"],
+  [["O"], "Several photos: keep only the selected one"],
+  [["A"], "Several photos: keep all"],
+  [["Z"], "Undo"],
+  [["←", "→"], "Previous finding, next finding"],
+  [["F"], "Show the photo as large as the window"],
+  [["?"], "Show this list"],
+];

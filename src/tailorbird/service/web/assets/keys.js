@@ -2,12 +2,15 @@
 
 import { showKeys } from "./dialogs.js";
 
-const KEYS_OFF = "tailorbird-review-keys-off";
+const KEYS_OFF = "tailorbird-review-keys-off"; // shared by the local pages, under its first name
 const keysOff = () => localStorage.getItem(KEYS_OFF) === "1";
 
-/** Shows the list of keys, and whether single keys are on. */
-export function help() {
-  showKeys(!keysOff(), (enabled) => localStorage.setItem(KEYS_OFF, enabled ? "0" : "1"));
+/**
+ * Shows the list of keys, and whether single keys are on.
+ * @param {[string[], string][]} keys keys and what they do
+ */
+export function help(keys) {
+  showKeys(keys, !keysOff(), (enabled) => localStorage.setItem(KEYS_OFF, enabled ? "0" : "1"));
 }
 
 /**

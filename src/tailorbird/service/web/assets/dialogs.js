@@ -1,13 +1,13 @@
 /**
- * Dialogs of the review: the keys, the list of classes, a photo as large as the window. Each is
- * removed when it closes.
+ * Dialogs of the local pages: the keys, the list of classes, a photo as large as the window.
+ * Each is removed when it closes.
  */
 
 import { chooser } from "./chooser.js";
 import { el, freshId } from "./dom.js";
 
 /** @param {HTMLElement} dialog */
-function show(dialog) {
+export function show(dialog) {
   const before = document.activeElement;
   dialog.addEventListener("close", () => {
     dialog.remove();
@@ -17,33 +17,21 @@ function show(dialog) {
   dialog.showModal();
 }
 
-const KEYS = [
-  [["K"], "Keep the label"],
-  [["⏎", "R"], "Accept the suggested label or answer. Not sure: ⏎ the first class, R the second"],
-  [["X"], "Exclude the photo from training"],
-  [["1", "9"], "One photo: relabel it as that class. Several: select that photo"],
-  [["L"], "Choose another class by name"],
-  [["O"], "Several photos: keep only the selected one"],
-  [["A"], "Several photos: keep all"],
-  [["Z"], "Undo"],
-  [["←", "→"], "Previous finding, next finding"],
-  [["F"], "Show the photo as large as the window"],
-  [["?"], "Show this list"],
-];
-
 /**
+ * @param {[string[], string][]} keys keys and what they do; a first and a last key of a range
+ *   begin their text with "One"
  * @param {boolean} enabled whether single keys work
  * @param {(enabled: boolean) => void} onToggle
  */
-export function showKeys(enabled, onToggle) {
+export function showKeys(keys, enabled, onToggle) {
   const title = freshId("keys");
   const switched = el("input", { type: "checkbox", onchange: () => onToggle(switched.checked) });
   switched.checked = enabled;
-  const rows = KEYS.flatMap(([keys, what]) => [
+  const rows = keys.flatMap(([names, what]) => [
     el(
       "dt",
       {},
-      ...keys.flatMap((key, index) => [
+      ...names.flatMap((key, index) => [
         index > 0 && (what.startsWith("One") ? " to " : " "),
         el("kbd", {}, key),
       ]),
@@ -65,8 +53,11 @@ export function showKeys(enabled, onToggle) {
   show(dialog);
 }
 
-/** @param {string[]} classes @param {(name: string) => void} onChoose */
-export function chooseClass(classes, onChoose) {
+/**
+ * @param {string[]} classes @param {(name: string) => void} onChoose
+ * @param {{onNew?: (text: string) => void}} [more] onNew: offers what was typed as a new class
+ */
+export function chooseClass(classes, onChoose, more = {}) {
   const list = chooser(
     classes,
     (name) => {
@@ -74,6 +65,15 @@ export function chooseClass(classes, onChoose) {
       onChoose(name);
     },
     () => dialog.close(),
+    undefined,
+    more.onNew
+      ? {
+          onNew: (text) => {
+            dialog.close();
+            more.onNew?.(text);
+          },
+        }
+      : {},
   );
   const dialog = el("dialog", { "aria-label": "Classes" }, list);
   show(dialog);
