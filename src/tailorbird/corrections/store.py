@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from tailorbird.corrections.trials import Trial, TrialCounts
+    from tailorbird.corrections.uploads import Place
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _MOST_TEXT: Final = 4000  # characters; class names are much shorter
@@ -337,6 +338,23 @@ class Corrections:
 
         with self.reading() as connection:
             return trials.count(connection, model, candidate)
+
+    def add_uploads(self, counts: Mapping[Place, int]) -> None:
+        """Add counts of a service's photos in bins; creates the table."""
+        from tailorbird.corrections import uploads
+
+        with self._writing() as connection:
+            uploads.add(connection, counts)
+
+    def uploads(self, model: str) -> dict[Place, int]:
+        """Return the counts of a model's photos in bins, oldest day first.
+
+        model: its SHA-256.
+        """
+        from tailorbird.corrections import uploads
+
+        with self.reading() as connection:
+            return uploads.read(connection, model)
 
     def rows(self, since: datetime.datetime | None = None) -> Iterator[Row]:
         """Yield every answer, oldest first, in bounded memory, including those stored meanwhile.

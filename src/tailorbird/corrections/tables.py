@@ -96,12 +96,20 @@ def version(connection: Connection, location: Location) -> int | None:
 
 def create(connection: Connection, location: Location) -> None:
     """Create the tables in the current transaction, unless another process has."""
-    if connection.dialect.name == "postgresql":
-        # CREATE TABLE IF NOT EXISTS can fail when two sessions run it at the same time.
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=_LOCK))
+    lock_schema(connection)
     if version(connection, location) is None:
         metadata.create_all(connection)
         remember(connection, "schema", str(VERSION))
+
+
+def lock_schema(connection: Connection) -> None:
+    """Let one process at a time create tables, until its transaction ends.
+
+    In PostgreSQL, CREATE TABLE IF NOT EXISTS can fail when two sessions run it at the same time; in
+    SQLite, every transaction that writes has the file for itself.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=_LOCK))
 
 
 def remember(connection: Connection, name: str, value: str) -> str:

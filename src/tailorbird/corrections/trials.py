@@ -31,7 +31,7 @@ from sqlalchemy import (
     select,
 )
 
-from tailorbird.corrections.tables import corrections, newest
+from tailorbird.corrections.tables import corrections, lock_schema, newest
 
 MOST: Final = 100_000
 """Rows that are kept, the newest."""
@@ -82,7 +82,9 @@ class TrialCounts:
 
 def add(connection: Connection, rows: Sequence[Trial]) -> None:
     """Store rows, and delete the oldest beyond MOST."""
-    _trials.create(connection, checkfirst=True)
+    if not inspect(connection).has_table(_trials.name):
+        lock_schema(connection)
+        _trials.create(connection, checkfirst=True)
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     connection.execute(insert(_trials), [{**vars(row), "created": now} for row in rows])
     last = connection.execute(select(func.max(_trials.c.id))).scalar_one()

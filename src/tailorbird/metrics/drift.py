@@ -18,6 +18,7 @@ Lorden, Annals of Mathematical Statistics 42, 1971).
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -86,7 +87,7 @@ class Bins:
 
     def bin_of(self, value: float) -> int:
         """Return the number of the bin that holds a value."""
-        return int(np.searchsorted(self.edges, round(value, _ROUNDED), side="right"))
+        return bisect_right(self.edges, round(value, _ROUNDED))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the object of a model file's metadata."""

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -19,12 +20,13 @@ from tailorbird.errors import SettingsError, StorageError
 from tailorbird.service import accent, corrections, inference_protocol, predict
 from tailorbird.service.batching import Batcher
 from tailorbird.service.candidate import Candidate
+from tailorbird.service.drift import Tally, uploads_report
 from tailorbird.service.openapi import document
 from tailorbird.service.page_settings import PageSettings
-from tailorbird.service.served import Slot
+from tailorbird.service.served import Served, Slot
 from tailorbird.service.settings import ServeSettings
 from tailorbird.service.state import State, state_of
-from tailorbird.service.telemetry import Telemetry, accuracy_metrics
+from tailorbird.service.telemetry import Telemetry, accuracy_metrics, uploads_metrics
 from tailorbird.service.web.logs import log
 from tailorbird.service.web.middleware import Guard, route_path
 from tailorbird.service.web.pages import Pages, Site
@@ -66,7 +68,17 @@ class Service:
                 busy=lambda: batcher.under_way >= batcher.threads,
                 meter=telemetry.candidate,
             )
-        self.state = State(settings, telemetry, slot, batcher, store, secret, supervisor, candidate)
+        self.state = State(
+            settings,
+            telemetry,
+            slot,
+            batcher,
+            store,
+            secret,
+            supervisor,
+            candidate,
+            Tally(store) if store else None,
+        )
         self.tailorbird = self.state
         self._counts = _Counts()
         self._router = Router(self._routes(), lifespan=self._lifespan, redirect_slashes=False)
@@ -119,6 +131,8 @@ class Service:
             self.state.candidate.close()
         self.state.batcher.close()
         self.state.storing.shutdown(wait=True, cancel_futures=True)
+        if self.state.tally:
+            await asyncio.to_thread(self.state.tally.close)
         if self.state.corrections:
             self.state.corrections.close()
         log("stopped")
@@ -155,31 +169,41 @@ class Service:
     async def _metrics(self, request: Request) -> Response:
         """Return the metrics in bounded time, even if the database does not answer."""
         state = self.state
-        counts = await self._counts.current(state)
         served = state.slot.current
+        counts, uploads = await self._counts.current(state, served)
         extra = accuracy_metrics(counts, served.name, served.sha256, served.classifier.classes)
+        extra += uploads_metrics(uploads)
         kind = "text/plain; version=0.0.4; charset=utf-8"
         return Response(state.telemetry.text(extra), media_type=kind)
 
 
+_Counted: TypeAlias = tuple[dict[tuple[str, bool], int] | None, dict[str, Any] | None]
+"""Counts of corrections, and the report on uploads; None while the database does not answer."""
+
+
 class _Counts:
-    """The last counts of corrections."""
+    """The last counts of corrections and uploads."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, bool], int] | None = {}
+        self._counts: _Counted = ({}, None)
         self._counted = float("-inf")
+        self._model = ""
 
-    async def current(self, state: State) -> dict[tuple[str, bool], int] | None:
-        """Return counts at most COUNT_EVERY old; None while the database does not answer."""
-        if state.corrections is None or time.monotonic() - self._counted < COUNT_EVERY:
+    async def current(self, state: State, served: Served) -> _Counted:
+        """Return counts at most COUNT_EVERY old."""
+        store, fresh = state.corrections, time.monotonic() - self._counted < COUNT_EVERY
+        if store is None or (fresh and served.sha256 == self._model):
             return self._counts
-        self._counted = time.monotonic()
-        loop = asyncio.get_running_loop()
+        self._counted, self._model = time.monotonic(), served.sha256
+
+        def count() -> _Counted:
+            return store.counts(), uploads_report(store, served)
+
         try:
-            counting = loop.run_in_executor(state.storing, state.corrections.counts)
+            counting = asyncio.get_running_loop().run_in_executor(state.storing, count)
             self._counts = await asyncio.wait_for(counting, COUNT_SECONDS)
         except (StorageError, TimeoutError):
-            self._counts = None
+            self._counts = (None, None)
         return self._counts
 
 

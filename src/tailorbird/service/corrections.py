@@ -17,6 +17,7 @@ from tailorbird.dataset.labels import folded_label, unknown_label
 from tailorbird.errors import InputError, StorageError, StorageFull
 from tailorbird.metrics.paired import better, mcnemar, paired_interval
 from tailorbird.service import receipts
+from tailorbird.service.drift import uploads_report
 from tailorbird.service.state import State, state_of
 from tailorbird.service.uploads import parse_form
 from tailorbird.service.web.exchange import (
@@ -134,7 +135,14 @@ async def stats(request: Request) -> JSONResponse:
     state = state_of(request)
     store = _store(state)
     await request.body()  # otherwise the end of the body would be taken for a disconnect
-    counts = (await in_time(request, stored(state, store.stats))).as_dict()
+    served = state.slot.current
+
+    def count() -> dict[str, Any]:
+        if state.tally is not None:
+            state.tally.flush()
+        return {**store.stats().as_dict(), "uploads": uploads_report(store, served)}
+
+    counts = await in_time(request, stored(state, count))
     return JSONResponse({**counts, "candidate": await _candidate(request, state)})
 
 

@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 
 from tailorbird.images import Pixels
 from tailorbird.service.batching import Answer
+from tailorbird.service.drift import outcome_of
 from tailorbird.service.served import Served
 from tailorbird.service.state import State, state_of
 from tailorbird.service.tensors import BadTensor, parse_tensor
@@ -96,8 +97,10 @@ async def infer(request: Request) -> Response:
             for image in images
         )
         answers = await in_time(request, asyncio.gather(*runs))
-    for _ in answers:
-        state.telemetry.photo("answered")
+    for image, answer in zip(images, answers, strict=True):
+        state.telemetry.photo(outcome_of(served, answer))
+        if state.tally is not None:
+            state.tally.count(served, hash(image.tobytes()), answer)
     return _response(asked, wanted, served, answers)
 
 

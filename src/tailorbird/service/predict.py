@@ -17,6 +17,7 @@ from tailorbird.model.metadata import FORMAT
 from tailorbird.service import receipts
 from tailorbird.service.batching import Answer
 from tailorbird.service.decoding import Decoder
+from tailorbird.service.drift import outcome_of
 from tailorbird.service.served import Served
 from tailorbird.service.state import State, state_of
 from tailorbird.service.uploads import Upload, photos_of
@@ -84,16 +85,18 @@ def _result(
     order = np.argsort(-answer.probabilities, kind="stable")[: max(top, RECEIPT_CLASSES)]
     ranked = tuple((info.classes[i], float(answer.probabilities[i])) for i in order)
     label, probability = ranked[0]
-    unsure = probability < info.threshold
-    state.telemetry.photo("unsure" if unsure else "answered", label)
+    outcome = outcome_of(served, answer)
+    state.telemetry.photo(outcome, label)
     result: dict[str, Any] = {
         "label": label,
         "probability": probability,
-        "unsure": unsure,
+        "unsure": outcome != "answered",
         "threshold": info.threshold,
         "top": [{"label": name, "probability": p} for name, p in ranked[:top]],
         "receipt": None,
     }
+    if state.tally is not None:
+        state.tally.count(served, digest, answer)
     if state.corrections is not None:
         number = receipts.new_id()
         result["receipt"] = receipts.issue(

@@ -13,6 +13,7 @@ from tailorbird.corrections import Corrections
 from tailorbird.errors import ModelFileError
 from tailorbird.service.batching import Batcher
 from tailorbird.service.candidate import Candidate
+from tailorbird.service.drift import Tally
 from tailorbird.service.served import Slot
 from tailorbird.service.settings import ServeSettings
 from tailorbird.service.telemetry import Telemetry
@@ -34,6 +35,7 @@ class State:
     secret: bytes
     supervisor: int | None = None
     candidate: Candidate | None = None
+    tally: Tally | None = None
     ready: bool = True
     storing: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="store")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -194,3 +195,41 @@ def accuracy_metrics(
     for label, (right_count, total_count) in totals.items():
         accuracy.add_metric((label,), right_count / total_count)
     return [info, up, answers, accuracy]
+
+
+def uploads_metrics(report: Mapping[str, Any] | None) -> list[Metric]:
+    """Return gauges of what the corrections database has counted of the served model's uploads.
+
+    report: of `uploads_report`; None gives no gauge, without a database or while it does not
+        answer.
+    """
+    if report is None:
+        return []
+    counted = GaugeMetricFamily(
+        "tailorbird_uploads",
+        "Different photos of the last 90 days by outcome: answered, unsure, unfamiliar.",
+        labels=("outcome",),
+    )
+    rest = report["photos"] - report["unsure"] - report["unfamiliar"]
+    counted.add_metric(("answered",), rest)
+    for outcome in ("unsure", "unfamiliar"):
+        counted.add_metric((outcome,), report[outcome])
+    gauges = {
+        "changed": "1 where uploads differ from the validation photos by more than chance.",
+        "distance": "Share of the uploads that are in another bin than expected, 0 to 1.",
+        "compared": "Uploads compared; since the change where there is one.",
+        "since_seconds": "Start of the day of the change, since 1970; absent without a change.",
+    }
+    families = {
+        name: GaugeMetricFamily(f"tailorbird_drift_{name}", text, labels=("measure",))
+        for name, text in gauges.items()
+    }
+    for change in report["drift"]:
+        key = (change["measure"],)
+        families["changed"].add_metric(key, change["changed"])
+        families["distance"].add_metric(key, change["distance"])
+        families["compared"].add_metric(key, change["photos"])
+        if change["changed"]:
+            day = datetime.datetime.fromisoformat(change["since"]).replace(tzinfo=datetime.UTC)
+            families["since_seconds"].add_metric(key, day.timestamp())
+    return [counted, *families.values()]
