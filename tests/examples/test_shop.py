@@ -208,7 +208,6 @@ def test_a_photo_that_is_too_large_is_refused_before_it_is_read(shop: Server) ->
 def test_no_token_and_no_name_of_the_model_reaches_the_browser(
     open_page: OpenPage, shop: Server
 ) -> None:
-    page = open_page(at=shop)
     seen: dict[str, str] = {}
 
     def passed_on(route: Route) -> None:
@@ -216,8 +215,7 @@ def test_no_token_and_no_name_of_the_model_reaches_the_browser(
         seen[route.request.url.removeprefix(shop.address)] = answer.text() + str(answer.headers)
         route.fulfill(response=answer)
 
-    page.route("**/*", passed_on)
-    page.reload()
+    page = open_page(at=shop, before=lambda page: page.route("**/*", passed_on))
     page.set_input_files("#photo", [photo()])
     expect(page.locator("#hint")).to_contain_text("We think")
     sell(page)

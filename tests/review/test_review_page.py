@@ -46,7 +46,7 @@ def tab(browser: Browser) -> Iterator[OpenReview]:
 
     def open_one(page: Page, **options: Any) -> Tab:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(30_000)
         windows.append((context, Watch(context, page.address)))
         opened: Tab = context.new_page()
         opened.goto(page.address + page.path)

@@ -91,10 +91,10 @@ def answer_about(server: Server, label: str, seed: int, answer: str) -> None:
 
 
 def with_stats(open_page: OpenPage, said: dict[str, Any], **options: Any) -> Page:
-    page = open_page("/dashboard", **options)
-    page.route("**/v1/corrections/stats", lambda route: route.fulfill(json=said))
-    page.reload()
-    return page
+    def answer(page: Page) -> None:
+        page.route("**/v1/corrections/stats", lambda route: route.fulfill(json=said))
+
+    return open_page("/dashboard", before=answer, **options)
 
 
 def test_none_of_these_is_counted_apart(open_page: OpenPage) -> None:
@@ -196,11 +196,13 @@ def test_without_answers_it_says_how_they_come(open_page: OpenPage) -> None:
 
 
 def test_it_refreshes_itself_and_keeps_old_figures_when_that_fails(open_page: OpenPage) -> None:
-    page = open_page("/dashboard")
-    page.clock.install()
     said = dict(STATS)
-    page.route("**/v1/corrections/stats", lambda route: route.fulfill(json=said))
-    page.reload()
+
+    def before(page: Page) -> None:
+        page.clock.install()
+        page.route("**/v1/corrections/stats", lambda route: route.fulfill(json=said))
+
+    page = open_page("/dashboard", before=before)
     expect(page.locator(".accuracy")).to_contain_text("97 of 120")
     said |= {"total": 121, "right": 98}
     page.clock.run_for(29_000)
@@ -216,17 +218,16 @@ def test_it_refreshes_itself_and_keeps_old_figures_when_that_fails(open_page: Op
 
 
 def test_corrections_that_are_off_are_explained(open_page: OpenPage) -> None:
-    page = open_page("/dashboard")
-    refuse(page, "/v1/corrections/stats", 404, "not-found", "corrections are off")
-    page.reload()
+    def off(page: Page) -> None:
+        refuse(page, "/v1/corrections/stats", 404, "not-found", "corrections are off")
+
+    page = open_page("/dashboard", before=off)
     expect(page.get_by_role("alert")).to_contain_text(
         "Once whoever runs this server turns corrections on"
     )
 
 
 def test_the_dashboard_asks_for_the_token(open_page: OpenPage) -> None:
-    page = open_page("/dashboard")
-
     def guarded(route: Route) -> None:
         if route.request.headers.get("authorization") == "Bearer open sesame":
             route.fulfill(json=STATS)
@@ -238,8 +239,9 @@ def test_the_dashboard_asks_for_the_token(open_page: OpenPage) -> None:
                 },
             )
 
-    page.route("**/v1/corrections/stats", guarded)
-    page.reload()
+    page = open_page(
+        "/dashboard", before=lambda page: page.route("**/v1/corrections/stats", guarded)
+    )
     page.get_by_label("Token", exact=True).fill("open sesame")
     page.get_by_role("button", name="Continue").click()
     expect(page.locator(".big")).to_have_text("73% to 87%")
@@ -368,7 +370,6 @@ def test_example_answers_fit_their_schemas(server: Server) -> None:
 
 
 def test_schemas_that_contain_themselves_end(open_page: OpenPage) -> None:
-    page = open_page("/docs")
     node = {
         "type": "object",
         "properties": {
@@ -387,8 +388,12 @@ def test_schemas_that_contain_themselves_end(open_page: OpenPage) -> None:
         "paths": {"/x": {"post": operation}},
         "components": {"schemas": {"Node": node}},
     }
-    page.route("**/openapi.json", lambda route: route.fulfill(json=document))
-    page.reload()
+    page = open_page(
+        "/docs",
+        before=lambda page: page.route(
+            "**/openapi.json", lambda route: route.fulfill(json=document)
+        ),
+    )
     expect(page.locator("#post-x .name").first).to_have_text("<i>child</i>")
     expect(page.locator("#post-x summary code")).to_have_text("fine")
 

@@ -104,16 +104,15 @@ def test_an_unsure_result_is_stated_in_words_with_the_top_three(
 
 
 def test_file_and_class_names_are_shown_as_text_not_markup(open_page: OpenPage) -> None:
-    page = open_page()
     name, label = "<img src=x onerror=alert(1)>.jpg", "<b onclick='alert(2)'>hat</b>"
+    described = {"name": "<i>shop</i>", **classes(label, "box")}
+    page = open_page(before=lambda page: change_response(page, "/v1/model", described))
     page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
     change_response(
         page,
         "/v1/predict",
         {**UNSURE, "label": label, "top": [{"label": label, "probability": 0.4}]},
     )
-    change_response(page, "/v1/model", {"name": "<i>shop</i>", **classes(label, "box")})
-    page.reload()
     expect(page.locator("#facts")).to_contain_text("<i>shop</i>")
     choose(page, photo(name))
     shown = answered(page, name)
@@ -153,9 +152,8 @@ def test_an_answer_is_stored_and_can_be_changed(open_page: OpenPage, server: Ser
 
 
 def test_a_thousand_classes_can_be_searched(open_page: OpenPage) -> None:
-    page = open_page()
-    change_response(page, "/v1/model", classes(*(f"class {number}" for number in range(1000))))
-    page.reload()
+    many = classes(*(f"class {number}" for number in range(1000)))
+    page = open_page(before=lambda page: change_response(page, "/v1/model", many))
     change_response(page, "/v1/predict", SURE)
     choose(page, photo())
     shown = answered(page)
@@ -188,10 +186,8 @@ def test_a_thousand_classes_can_be_searched(open_page: OpenPage) -> None:
 
 
 def test_without_corrections_no_answer_is_requested(open_page: OpenPage) -> None:
-    page = open_page()
-    change_response(page, "/v1/model", {"corrections": False})
+    page = open_page(before=lambda page: change_response(page, "/v1/model", {"corrections": False}))
     change_response(page, "/v1/predict", {**UNSURE, "receipt": None})
-    page.reload()
     choose(page, photo())
     shown = answered(page)
     expect(shown.locator(".bars li")).to_have_count(3)
@@ -315,10 +311,8 @@ def test_every_step_works_with_the_keyboard_alone(open_page: OpenPage) -> None:
 
 
 def test_a_service_without_new_classes_offers_none_of_these_only(open_page: OpenPage) -> None:
-    page = open_page()
-    change_response(page, "/v1/model", {"new_classes": False})
+    page = open_page(before=lambda page: change_response(page, "/v1/model", {"new_classes": False}))
     change_response(page, "/v1/predict", SURE)
-    page.reload()
     choose(page, photo())
     shown = answered(page)
     shown.get_by_role("button", name="Something else").click()

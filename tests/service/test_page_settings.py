@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from support.browser import (  # noqa: F401 (fixtures)
     OpenPage,
@@ -276,15 +276,17 @@ def test_sellers_see_no_names_of_models_no_links_and_no_token(
 def test_the_dashboard_speaks_the_language_and_names_classes(
     open_page: OpenPage, shop: Server
 ) -> None:
-    page = open_page("/dashboard", at=shop)
     stats = {
         "total": 1200, "right": 900, "accuracy": 0.75, "interval": [0.72, 0.78],
         "per_class": [{"label": "cross", "total": 1200, "right": 900}],
         "by_day": [{"day": "2026-05-01", "total": 1200, "right": 900}],
         "mistaken": [{"predicted": "cross", "answer": "disc", "count": 300}],
     }  # fmt: skip
-    page.route("**/v1/corrections/stats", lambda route: route.fulfill(json=stats))
-    page.reload()
+
+    def answer(page: Page) -> None:
+        page.route("**/v1/corrections/stats", lambda route: route.fulfill(json=stats))
+
+    page = open_page("/dashboard", at=shop, before=answer)
     expect(page.locator(".accuracy")).to_contain_text("richtig bei 900 von 1.200 Antworten")
     expect(page.locator(".mistakes li")).to_have_text(
         ["vorgeschlagen Kreuze & Sterne, war Scheiben300×"]

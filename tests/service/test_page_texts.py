@@ -161,7 +161,6 @@ def mark(page: Page) -> None:
         )
 
     page.route("**/static/site.js", answer)
-    page.reload()
 
 
 DATA = {"box", "disc", "cross", "jpg", "cut", "shapes", "hat", "shirt", "November", "Nov"}
@@ -188,8 +187,7 @@ def unmarked(page: Page, *areas: str) -> list[str]:
 
 
 def test_what_scripts_show_comes_from_the_texts(open_page: OpenPage) -> None:
-    page = open_page()
-    mark(page)
+    page = open_page(before=mark)
     change_response(page, "/v1/predict", SURE)
     choose(page, a_photo("box.jpg"), CUT_FILE)
     shown = answered(page, "box.jpg")
@@ -235,11 +233,13 @@ STATS = {
 
 @pytest.mark.parametrize("total", [12, 0])
 def test_what_the_dashboard_shows_comes_from_the_texts(open_page: OpenPage, total: int) -> None:
-    page = open_page("/dashboard")
-    page.route(
-        "**/v1/corrections/stats", lambda route: route.fulfill(json=STATS | {"total": total})
-    )
-    mark(page)
+    def before(page: Page) -> None:
+        mark(page)
+        page.route(
+            "**/v1/corrections/stats", lambda route: route.fulfill(json=STATS | {"total": total})
+        )
+
+    page = open_page("/dashboard", before=before)
     expect(page.locator("#figures section").first).to_be_visible()
     expect(page.locator("#facts")).to_contain_text("3")
     assert unmarked(page, "#figures", "#updated", "#facts", "#notice") == []

@@ -27,7 +27,7 @@ from playwright.sync_api import (
 
 from support.serving import Server, serving
 
-expect.set_options(timeout=15_000)  # a busy machine is slow, not wrong
+expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 USUAL_PLACES = (
@@ -145,14 +145,22 @@ OpenPage = Callable[..., Page]
 @pytest.fixture
 def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
     """Opens a page in a fresh window; afterwards no window may have written an error or talked
-    to anybody but its server."""
+    to anybody but its server. `before` gets the empty window: a route set up there answers the
+    page's own first requests, which one set up later may or may not meet."""
     opened_windows: list[tuple[BrowserContext, Watch]] = []
 
-    def open_one(path: str = "/", *, at: Server = server, **options: Any) -> Page:
+    def open_one(
+        path: str = "/",
+        *,
+        at: Server = server,
+        before: Callable[[Page], object] = lambda _: None,
+        **options: Any,
+    ) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(30_000)
         opened_windows.append((context, Watch(context, at.address)))
         page = context.new_page()
+        before(page)
         page.goto(at.address + path)
         return page
 
