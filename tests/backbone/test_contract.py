@@ -160,6 +160,9 @@ def test_finding_backbones(save: Save, own_cache: Path) -> None:
     (own_cache / "backbones" / "broken.backbone.onnx").write_bytes(b"nothing")
     assert [info.name for info in at_hand()] == ["lite", "pocket", "tiny"]
     assert find("tiny") == own_cache / "backbones" / "tiny.backbone.onnx"
+    assert find("timm:tiny") == find("keras:tiny") == find("tiny")
+    with pytest.raises(BackboneError, match="to install it: tailorbird backbones pull timm:other"):
+        find("timm:other")
     with pytest.raises(
         BackboneError,
         match=r"there is no backbone named 'resnet'; available: lite, pocket, broken, tiny; "

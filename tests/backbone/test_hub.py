@@ -22,7 +22,7 @@ from tailorbird import onnx_files
 from tailorbird.backbone.contract import Backbone
 from tailorbird.backbone.hub_errors import translate
 from tailorbird.backbone.reference import Reference, choose, parse
-from tailorbird.errors import BackboneError, HubError, MissingExtra, SettingsError
+from tailorbird.errors import BackboneError, HubError, SettingsError
 
 Pulls = Callable[..., list[dict[str, Any]]]
 
@@ -376,8 +376,6 @@ def test_contradicting_references_and_other_schemes() -> None:
         parse("hf:a/b@v1", revision="v2")
     with pytest.raises(SettingsError, match="did you mean hf:a/b"):
         parse("a/b")
-    with pytest.raises(MissingExtra, match="this version of tailorbird cannot pull from timm"):
-        parse("timm:resnet50")
     with pytest.raises(SettingsError, match="is not a valid backbone reference"):
         parse("keras:ResNet50")
 

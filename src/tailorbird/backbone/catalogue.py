@@ -20,6 +20,9 @@ DEFAULT = "lite"
 
 SUFFIX = ".backbone.onnx"
 
+SCHEMES = ("timm", "keras")
+"""Schemes of references whose NAME is also the name of the pulled backbone."""
+
 log = logging.getLogger(__name__)
 
 
@@ -56,15 +59,22 @@ def at_hand() -> list[BackboneInfo]:
 
 
 def find(name: str | Path) -> Path:
-    """Return the file of a backbone given by name or path.
+    """Return the file of a backbone given by name or path, or as it was pulled: `timm:NAME`.
 
     Raises:
         BackboneError: No backbone has this name; the message lists those available.
     """
     text = str(name)
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme.lower() in SCHEMES:
+        if not (folder() / f"{rest}{SUFFIX}").exists():
+            raise BackboneError(
+                f"{text} is not installed; to install it: tailorbird backbones pull {text}"
+            )
+        text = rest
     if text in SHIPPED:
         return shipped(text)
-    path = Path(name)
+    path = Path(text)
     if path.suffix == ".onnx" or path.is_file():
         return path
     pulled = folder() / f"{text}{SUFFIX}"

@@ -78,7 +78,6 @@ def pull(
         BackboneError: The network is not supported.
         HubError: The download failed.
         StorageError: The disk is full.
-        MissingExtra: The reference starts with `timm:`.
     """
     wanted, progress = parse(reference, file=file, revision=revision), progress or NoProgress()
     folder = folder or catalogue_folder()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from tailorbird.errors import BackboneError, HubError, MissingExtra, SettingsError
+from tailorbird.errors import BackboneError, HubError, SettingsError
 
 # A repository has a vision_model.onnx only if its model.onnx also takes text, so that comes first.
 PREFERRED = ("onnx/vision_model.onnx", "vision_model.onnx", "onnx/model.onnx", "model.onnx")
@@ -58,13 +58,7 @@ def parse(reference: str, *, file: str | None = None, revision: str | None = Non
 
     Raises:
         SettingsError: The text has another form.
-        MissingExtra: The reference starts with `timm:`.
     """
-    if reference.startswith("timm:"):
-        raise MissingExtra(
-            f"{reference}: this version of tailorbird cannot pull from timm; pull a network that "
-            "is published as ONNX, hf:OWNER/REPO, or one of Keras, keras:NAME"
-        )
     found = _REFERENCE.fullmatch(reference.strip())
     if found is None:
         bare = re.fullmatch(r"[\w.-]+/[\w.-]+", reference)

@@ -79,8 +79,8 @@ def pull(
         str,
         typer.Argument(
             metavar="REFERENCE",
-            help="hf:OWNER/REPO, such as hf:onnx-community/dinov2-small, or keras:NAME, such as "
-            "keras:Xception.",
+            help="hf:OWNER/REPO, such as hf:onnx-community/dinov2-small; timm:NAME, such as "
+            "timm:mobilenetv3_large_100; or keras:NAME, such as keras:Xception.",
         ),
     ],
     size: Annotated[
@@ -93,13 +93,25 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="For hf: branch, tag or commit.")] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="For keras: weights file (.weights.h5, .h5) to load, not download."),
+        typer.Option(
+            help="Weights file to load instead of downloading: .safetensors or .pth for timm, "
+            ".weights.h5 or .h5 for keras."
+        ),
+    ] = None,
+    model_args: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=VALUE,...",
+            help="For timm: arguments of create_model, such as pad_type=same,bn_eps=0.001; mean "
+            "and std replace timm's normalisation of pixels from 0 to 1.",
+        ),
     ] = None,
     with_classes: Annotated[
         bool,
         typer.Option(
             "--with-classes",
-            help="For keras: export the full ImageNet classifier as a model file, not a backbone.",
+            help="For timm and keras: export the full classifier, with ImageNet's 1000 classes, as "
+            "a model file, not a backbone.",
         ),
     ] = False,
     classes: Annotated[
@@ -119,12 +131,15 @@ def pull(
 ) -> None:
     """Download a backbone for `train --backbone NAME`.
 
-    The source is the Hugging Face hub or Keras Applications; the file is kept in the cache folder.
+    The source is the Hugging Face hub, timm (needs the extra `torch`) or Keras Applications (the
+    extra `keras`); the file is kept in the cache folder, and using it needs no framework.
     """
     from tailorbird.backbone import Backbone
+    from tailorbird.cli import parsing
     from tailorbird.engines.pulling import pull_backbone
     from tailorbird.errors import SettingsError
 
+    arguments = parsing.model_arguments(model_args)
     if with_classes:
         _import_classifier(reference, target or Path("imagenet.onnx"), classes, weights, size, json)
         return
@@ -132,7 +147,13 @@ def pull(
         raise SettingsError("--classes and --output require --with-classes; leave them out")
     with output.ProgressBar() as progress:
         path = pull_backbone(
-            reference, size=size, file=file, revision=revision, weights=weights, progress=progress
+            reference,
+            size=size,
+            file=file,
+            revision=revision,
+            weights=weights,
+            arguments=arguments,
+            progress=progress,
         )
     info = Backbone(path).info
     if json:

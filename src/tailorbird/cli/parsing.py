@@ -100,6 +100,32 @@ def unfreeze(text: str | None) -> str | int | None:
     return int(text)
 
 
+def model_arguments(text: str | None) -> dict[str, object] | None:
+    """Return `pad_type=same,bn_eps=0.001,skip=yes` as names with text, numbers, True or False."""
+    if text is None:
+        return None
+    found: dict[str, object] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name.isidentifier() and equals and value):
+            raise SettingsError(
+                f"--model-args has {part.strip()!r}; give NAME=VALUE, separated by commas, such as "
+                "pad_type=same,bn_eps=0.001"
+            )
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> object:
+    """Return a number, True or False for text that is one; else the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "yes": True, "false": False, "no": False}.get(text.lower(), text)
+
+
 def augmentation(text: str) -> Augmentation | None:
     """Return the augmentation changed by `zoom=0.2,rotation=15,flip=no`; None for `none`."""
     from tailorbird.images import Augmentation

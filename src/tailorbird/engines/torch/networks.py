@@ -38,6 +38,10 @@ class Architecture:
             that is cut out of the middle.
         classes: outputs of the published classifier; 0 if it has none.
         classifier: names of its last layers in the weights.
+        published: where timm downloads the weights from: a repository OWNER/REPO of the hub, or a
+            URL; empty if there are none.
+        tag: the tag of the published weights, such as `ra_in1k`, which says what they were trained
+            on.
         licence: of the published weights, as stated by timm; empty if not.
     """
 
@@ -51,6 +55,8 @@ class Architecture:
     crop: float = 0.875
     classes: int = 1000
     classifier: tuple[str, ...] = ()
+    published: str = ""
+    tag: str = ""
     licence: str = ""
 
     @property
@@ -109,6 +115,8 @@ def find(name: str, arguments: Arguments | None = None) -> Architecture:
         crop=float(stated.get("crop_pct") or 1.0),
         classes=int(stated.get("num_classes") or 0),
         classifier=(classifier,) if isinstance(classifier, str) else tuple(classifier),
+        published=str(stated.get("hf_hub_id") or stated.get("url") or ""),
+        tag=str(stated.get("tag") or ""),
         licence=str(stated.get("license") or ""),
     )
 

@@ -14,17 +14,17 @@ from typing import Any
 from tailorbird import onnx_files
 from tailorbird.backbone.catalogue import SUFFIX, installed_version
 from tailorbird.backbone.catalogue import folder as catalogue_folder
+from tailorbird.backbone.hub_errors import translate
+from tailorbird.backbone.reference import Reference
 from tailorbird.engines.torch import backend, description, networks
 from tailorbird.engines.torch.exporting import CONVERTER, export, verify
 from tailorbird.engines.torch.networks import SCHEME, Architecture, Arguments
 from tailorbird.engines.torch.weights_files import read_weights
-from tailorbird.errors import BackboneError, HubError, TailorbirdError
+from tailorbird.errors import BackboneError, HubError, StorageError, TailorbirdError
 from tailorbird.files import sha256_file, write_bytes
 from tailorbird.inference import first_line
 from tailorbird.progress import NoProgress, Progress
 from tailorbird.rendering.probes import probe_images
-
-PUBLISHED = "as timm downloads them"
 
 
 def pull(
@@ -104,8 +104,14 @@ def load(
     Raises as `pull`.
     """
     if weights is None:
-        note(f"loading the published weights of {architecture.name}; timm downloads them once")
-        with translated(architecture.name):
+        if not architecture.published:
+            raise HubError(
+                f"timm publishes no weights of {architecture.name}; "
+                f"choose a tag, such as {_tagged(architecture)}, or give a file with --weights"
+            )
+        note(f"loading the weights of {architecture.published}; timm downloads them the first time")
+        with translated(architecture):
+            _look_up(architecture.published)
             model = networks.build(architecture, size, classes=architecture.classes, published=True)
     else:
         note(f"loading {weights.name}")
@@ -131,9 +137,13 @@ def origin(architecture: Architecture, file: Path | None) -> dict[str, str]:
     """Return what is known of the weights; of those in a file, only the file."""
     source = {"source": f"{SCHEME}{architecture.name}"}
     licence = architecture.licence or "not stated"
-    data = architecture.name.partition(".")[2] or "not stated"
     if file is None:
-        return {**source, "licence": licence, "trained_on": data, "weights": PUBLISHED}
+        return {
+            **source,
+            "licence": licence,
+            "trained_on": architecture.tag or "not stated",
+            "weights": f"{architecture.published}, as timm downloads them",
+        }
     published = "where they are the weights that timm publishes"
     return {
         **source,
@@ -163,14 +173,58 @@ def _kept(folder: Path, request: str) -> Path | None:
     return None
 
 
+def _look_up(place: str) -> None:
+    """Ask the hub for a repository that the download cache does not hold.
+
+    Without a connection this fails at once; timm would repeat each of two downloads for 23 seconds.
+    """
+    import huggingface_hub
+
+    repository, _, revision = place.partition("@")
+    names = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
+    if "://" in place or any(
+        isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str) for name in names
+    ):
+        return
+    huggingface_hub.HfApi().model_info(repository, revision=revision or None)
+
+
+def _tagged(architecture: Architecture) -> str:
+    """Return names of networks with published weights that are of the same kind, or any."""
+    _, timm = backend.load()
+    stem = architecture.plain_name.partition("_")[0]
+    found = timm.list_pretrained(f"{architecture.plain_name}.*") or timm.list_pretrained(f"{stem}*")
+    return ", ".join(found[:3] or ["mobilenetv3_large_100.ra_in1k"])
+
+
 @contextlib.contextmanager
-def translated(name: str) -> Iterator[None]:
+def translated(architecture: Architecture) -> Iterator[None]:
     """Translate what a failed download raises into HubError or StorageError."""
     try:
         yield
     except TailorbirdError:
         raise
     except Exception as problem:
-        raise HubError(
-            f"the weights of {name} could not be loaded: {first_line(problem)}"
-        ) from problem
+        raise _download_error(problem, architecture) from problem
+
+
+def _download_error(problem: Exception, architecture: Architecture) -> TailorbirdError:
+    """Return the error to raise for what timm raised while it downloaded weights."""
+    place = architecture.published
+    by_hand = (
+        f"; or download the weights of {place} on another machine, and give the file with "
+        "--weights FILE"
+    )
+    owner, _, repo = place.partition("/")
+    if "://" not in place:
+        found = translate(problem, Reference(owner, repo), catalogue_folder())
+        return HubError(f"{found}{by_hand}") if isinstance(found, HubError) else found
+    if isinstance(problem, OSError) and problem.errno and problem.filename:
+        return StorageError(
+            f"the weights of {architecture.name} could not be stored in {problem.filename}: "
+            f"{problem.strerror}; free some space, or set TORCH_HOME to another disk"
+        )
+    return HubError(
+        f"{place} could not be downloaded ({first_line(problem)}): check the connection and run "
+        f"again{by_hand}"
+    )
