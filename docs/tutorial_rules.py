@@ -53,7 +53,7 @@ MAY_DIFFER = (
     (r"^Head, # of the # averaged: ", "Head: "),  # the best head alone or an average
     (r"^(Learning rate #)e?-?#?:", r"\1:"),
     (
-        r"not sure: CLASS\?|not sure, perhaps CLASS|CLASS(?= #)",
+        r"not sure: CLASS\?|(?:not sure|none of the classes, it seems), perhaps CLASS|CLASS(?= #)",
         "CLASS",
     ),  # an answer may fall below the threshold
     (r"\((#); (?:right|wrong, it is CLASS)\)", r"(\1; MARK)"),

@@ -14,6 +14,7 @@ from tailorbird import images, parallel
 from tailorbird.errors import ImageError, NotExplained, SettingsError
 from tailorbird.model import Classifier, Failure, Prediction, Source
 from tailorbird.model.classifier import read_file
+from tailorbird.model.prediction import UNFAMILIAR
 from tailorbird.rendering import fonts
 from tailorbird.rendering.overlays import ALPHA, overlay, thumbnail
 
@@ -158,7 +159,8 @@ def _explained(
                 f"ones with heat maps; they are {likeliest}"
             )
     ranked = ranked[:top]
-    panels = [(photo, "photo", "the model is not sure" if answer.unsure else "")]
+    doubt = UNFAMILIAR if answer.unfamiliar else "the model is not sure" if answer.unsure else ""
+    panels = [(photo, "photo", doubt)]
     for (name, probability), grid in ranked:
         note = "" if float(grid.max(initial=0.0)) > 0 else "no positive evidence"
         panels.append((overlay(photo, grid, alpha=alpha), f"{name}  {probability:.1%}", note))

@@ -157,7 +157,10 @@ def test_predict_continues_after_bad_files_and_exits_3(trained: Path, tmp_path: 
         and "6 of 18 photos could not be used" in done.stderr
     )
     good = found["disc-000.jpg"]
-    assert set(good) == {"path", "label", "probability", "unsure", "top"} and len(good["top"]) == 3
+    assert set(good) == {
+        "path", "label", "probability", "unsure", "unfamiliar", "unfamiliarity", "top",
+    }  # fmt: skip
+    assert len(good["top"]) == 3
 
 
 def test_predict_as_text_and_csv(trained: Path, tmp_path: Path) -> None:
@@ -178,6 +181,7 @@ def test_predict_as_text_and_csv(trained: Path, tmp_path: Path) -> None:
         "label2",
         "probability2",
         "error",
+        "unfamiliar",
     }
     assert all(0 <= float(row["probability"]) <= 1 for row in rows)
     relative = subprocess.run(

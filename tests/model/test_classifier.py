@@ -76,7 +76,9 @@ def test_fields_and_order_of_a_prediction(write_model: Write) -> None:
         and found.heatmaps.shape == (3, 4, 4)
         and (found.heatmaps >= 0).all()
     )
-    assert set(found.as_dict()) == {"path", "label", "probability", "unsure", "top"}
+    assert set(found.as_dict()) == {
+        "path", "label", "probability", "unsure", "unfamiliar", "unfamiliarity", "top",
+    }  # fmt: skip
     assert not Classifier(write_model("sure.onnx", threshold=0.0)).predict(picture("box", 1)).unsure
     with pytest.raises(SettingsError, match="top is 0; it must be at least 1"):
         classifier.predict(picture("box", 1), top=0)

@@ -31,6 +31,7 @@ def demo(
     """
     from tailorbird import demo, training
     from tailorbird.model import Classifier
+    from tailorbird.model.prediction import UNFAMILIAR
 
     start = time.perf_counter()
     photos, model = folder / "wardrobe", folder / "wardrobe.onnx"
@@ -51,7 +52,10 @@ def demo(
     classifier = Classifier(model)
     for sample in shown:
         prediction = classifier.predict(sample.path)
-        answer = f"not sure, perhaps {prediction.label}" if prediction.unsure else prediction.label
+        answer = prediction.label
+        if prediction.unsure:
+            doubt = UNFAMILIAR if prediction.unfamiliar else "not sure"
+            answer = f"{doubt}, perhaps {answer}"
         mark = "right" if prediction.label == sample.label else f"wrong, it is {sample.label}"
         output.line(f"  {sample.name}: {answer} ({prediction.probability:.0%}; {mark})")
 

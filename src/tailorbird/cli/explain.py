@@ -144,6 +144,6 @@ def _write(result: Explanation, picture: Path, *, json: bool) -> None:
     if json:
         print_json_line(result, picture=output.printable(str(picture)))
         return
-    unsure = "not sure: " if result.prediction.unsure else ""
-    answer = f"{unsure}{result.prediction.label} {result.prediction.probability:.1%}"
+    found = result.prediction
+    answer = f"{found.verdict}{found.label} {found.probability:.1%}"
     print("\t".join(map(output.printable, (result.path or "-", answer, str(picture)))), flush=True)

@@ -81,12 +81,18 @@ def print_json_line(result: Prediction | Failure | Explanation, **more: Any) -> 
 
 
 def _print_text(result: Prediction | Failure) -> None:
+    from tailorbird.model.prediction import UNFAMILIAR
+
     fields = result.as_dict()
     if "error" in fields:
         return  # it is on standard error
-    others = ", ".join(f"{one['label']} {one['probability']:.1%}" for one in fields["top"][1:])
-    label = f"not sure: {fields['label']}?" if fields["unsure"] else fields["label"]
-    cells = (fields["path"] or "-", label, f"{fields['probability']:.1%}", others)
+    ranked = [f"{one['label']} {one['probability']:.1%}" for one in fields["top"]]
+    if fields["unfamiliar"]:
+        answer, others = (UNFAMILIAR, "-"), ranked
+    else:
+        label = f"not sure: {fields['label']}?" if fields["unsure"] else fields["label"]
+        answer, others = (label, f"{fields['probability']:.1%}"), ranked[1:]
+    cells = (fields["path"] or "-", *answer, ", ".join(others))
     print("\t".join(map(output.printable, cells)), flush=True)
 
 
@@ -99,19 +105,20 @@ def _csv_printer(top: int) -> Callable[[Prediction | Failure], None]:
         sys.stdout.flush()
 
     ranks = [name for rank in range(2, top + 1) for name in (f"label{rank}", f"probability{rank}")]
-    write(["path", "label", "probability", "unsure", *ranks, "error"])
+    write(["path", "label", "probability", "unsure", *ranks, "error", "unfamiliar"])
 
     def row(result: Prediction | Failure) -> None:
         fields = result.as_dict()
         cells: list[Any] = [fields["path"] or "-"]
         if "error" in fields:
-            cells += [""] * (3 + len(ranks)) + [fields["error"]]
+            cells += [""] * (3 + len(ranks)) + [fields["error"], ""]
         else:
             cells += [fields["label"], f"{fields['probability']:.6f}"]
             cells.append(str(fields["unsure"]).lower())
             for one in fields["top"][1:]:
                 cells += [one["label"], f"{one['probability']:.6f}"]
             cells += [""] * (5 + len(ranks) - len(cells))
+            cells.append(str(fields["unfamiliar"]).lower())
         write(cells)
 
     return row

@@ -63,6 +63,13 @@ _Refit = Annotated[
 _Precision = Annotated[
     float, typer.Option(help="Target precision above the confidence threshold, 0.5 to 1.")
 ]
+_Refuse = Annotated[
+    float,
+    typer.Option(
+        help="Share of photos of the classes that may be refused as none of them, 0 to 0.5; 0: "
+        "never say so."
+    ),
+]
 _Seed = Annotated[int, typer.Option(help="Seed of the split, the search and the fits.")]
 _Manifest = Annotated[
     Path | None, typer.Option(help="Write the split to a CSV, to train on it again.")
@@ -171,6 +178,7 @@ def train(
     schedule: _Schedule = None,
     refit: _Refit = False,
     precision: _Precision = 0.95,
+    refuse: _Refuse = 0.02,
     seed: _Seed = 0,
     manifest: _Manifest = None,
     corrections: _Corrections = None,
@@ -223,6 +231,7 @@ def train(
         "schedule": schedule,
         "refit": refit,
         "precision": precision,
+        "refuse": refuse,
         "seed": seed,
         "data": data,
         "manifest": manifest,

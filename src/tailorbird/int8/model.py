@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,14 +21,17 @@ from tailorbird.inference import Runner, speeds
 from tailorbird.int8.figures import AccuracyLost, Figures, Precision, calibrated
 from tailorbird.metrics import drift
 from tailorbird.metrics.calibration import Probabilities, softmax, temperature
+from tailorbird.metrics.refusals import choose_refusal
 from tailorbird.metrics.scores import Scores, score
 from tailorbird.metrics.thresholds import choose_threshold
 from tailorbird.model import Classifier, ModelInfo
 from tailorbird.model.file import write
 from tailorbird.model.graph import BackboneGraph, build, take_apart
+from tailorbird.model.unfamiliarity import Unfamiliarity
 from tailorbird.preparation import PreparedData, Steps, prepare_data
 from tailorbird.progress import NoProgress, Progress
-from tailorbird.training.network import logits_of, verification_rows
+from tailorbird.training.network import Seen, run_network, verification_rows
+from tailorbird.training.unfamiliarity import REFUSE
 from tailorbird.validation import Problems
 
 PRECISION = 0.95
@@ -140,19 +143,22 @@ def quantise_model(
     if output is None and target.exists():
         raise SettingsError(f"{target} exists already; name the file to write: -o NAME.onnx")
     classifier = Classifier(source)
-    backbone_graph, head = take_apart(onnx_files.read_audited(source, ModelFileError), str(source))
+    backbone_graph, head, unfamiliarity = take_apart(
+        onnx_files.read_audited(source, ModelFileError), str(source)
+    )
     found = _photos(classifier, photos, data, progress)
     rule = classifier.info.resize
     measured = found.others or next(iter(found.scored.values()))
     graph, calibrated_on = calibrated(backbone_graph.proto, measured, rule, str(source), progress)
     int8_graph = replace(backbone_graph, proto=graph)
-    scored = _score(classifier.info, (backbone_graph, int8_graph), head, found, progress)
+    network = _Network((backbone_graph, int8_graph), head, unfamiliarity)
+    scored = _score(classifier.info, network, found, progress)
     info = _described(classifier.info, scored, source, calibrated_on)
-    content = build(int8_graph, head, info.temperature)
+    content = build(int8_graph, head, info.temperature, unfamiliarity)
     result = QuantisedModel(
         None,
         source,
-        _figures(scored, found, (backbone_graph, int8_graph), head, info, source),
+        _figures(scored, found, network, info, source),
         scored.int8,
         scored.float32,
         info.temperature,
@@ -169,7 +175,8 @@ def quantise_model(
     images = stacked_pixels([samples[i] for i in verification_rows(len(samples))], rule)
     features = Runner(graph, str(target), ModelFileError).run(images, ["features"])[0]
     expected = softmax(head.logits(features) / info.temperature)
-    write(target, content, info, images=images, expected=expected)
+    strange = unfamiliarity.scores(int8_graph.to_compare(features)) if unfamiliarity else None
+    write(target, content, info, images=images, expected=expected, unfamiliarity=strange)
     return replace(result, path=target)
 
 
@@ -226,12 +233,22 @@ def _split(dataset: Dataset, *, seed: int) -> Dataset:
 
 
 @dataclass(frozen=True)
+class _Network:
+    """The float32 and the int8 backbone, and what both share."""
+
+    graphs: tuple[BackboneGraph, BackboneGraph]
+    head: Head
+    unfamiliarity: Unfamiliarity | None
+
+
+@dataclass(frozen=True)
 class _Scored:
     """Probabilities and scores of both models by split, and the new calibration."""
 
     temperature: float
     threshold: float
     reached: bool | None
+    unfamiliarity: dict[str, Any]
     labels: Mapping[str, npt.NDArray[np.int64]]
     float32_rows: Mapping[str, Probabilities]
     int8_rows: Mapping[str, Probabilities]
@@ -239,23 +256,18 @@ class _Scored:
     int8: Mapping[str, Scores]
 
 
-def _score(
-    info: ModelInfo,
-    graphs: tuple[BackboneGraph, BackboneGraph],
-    head: Head,
-    found: _Photos,
-    progress: Progress,
-) -> _Scored:
+def _score(info: ModelInfo, network: _Network, found: _Photos, progress: Progress) -> _Scored:
     """Calibrate int8 on validation and score both on the same photos."""
     progress.stage("score")
     labels = {name: found.known.numbers(samples) for name, samples in found.scored.items()}
-    logits = [
+    seen = [
         {
-            name: logits_of(graph, head, samples, info.resize)
+            name: run_network(graph, network.head, samples, info.resize)
             for name, samples in found.scored.items()
         }
-        for graph in graphs
+        for graph in network.graphs
     ]
+    logits = [{name: one.logits for name, one in by_split.items()} for by_split in seen]
     before = {name: softmax(rows / info.temperature) for name, rows in logits[0].items()}
     scale, threshold, reached = info.temperature, info.threshold, None
     if "validation" in labels:
@@ -269,6 +281,7 @@ def _score(
         scale,
         threshold,
         reached,
+        _refusal(info, network, seen[1].get("validation")),
         labels,
         before,
         after,
@@ -280,6 +293,19 @@ def _score(
     )
 
 
+def _refusal(info: ModelInfo, network: _Network, validation: Seen | None) -> dict[str, Any]:
+    """Return what the metadata say of the int8 model's unfamiliarity; None: no validation photos.
+
+    The prototypes stay; the threshold is chosen anew for features that differ a little.
+    """
+    if network.unfamiliarity is None or validation is None:
+        return info.unfamiliarity
+    share = info.unfamiliarity.get("wanted")
+    wanted = share if isinstance(share, float) and 0 < share < 1 else REFUSE
+    scores = network.unfamiliarity.scores(validation.compared)
+    return {**info.unfamiliarity, **choose_refusal(scores, wanted).as_dict()}
+
+
 def _described(info: ModelInfo, scored: _Scored, source: Path, photos: int) -> ModelInfo:
     """Return the metadata of the int8 model."""
     reached = {} if scored.reached is None else {"threshold_reached": scored.reached}
@@ -287,6 +313,7 @@ def _described(info: ModelInfo, scored: _Scored, source: Path, photos: int) -> M
         info,
         threshold=scored.threshold,
         temperature=scored.temperature,
+        unfamiliarity=scored.unfamiliarity,
         scores={name: found.as_dict() for name, found in scored.int8.items()},
         settings={
             **info.settings,
@@ -302,8 +329,7 @@ def _described(info: ModelInfo, scored: _Scored, source: Path, photos: int) -> M
 def _figures(
     scored: _Scored,
     found: _Photos,
-    graphs: Sequence[BackboneGraph],
-    head: Head,
+    network: _Network,
     info: ModelInfo,
     source: Path,
 ) -> Figures:
@@ -313,7 +339,10 @@ def _figures(
         np.concatenate([rows.argmax(axis=1) for rows in answers.values()])
         for answers in (scored.float32_rows, scored.int8_rows)
     )
-    models = [build(graph, head, info.temperature) for graph in graphs]
+    models = [
+        build(graph, network.head, info.temperature, network.unfamiliarity)
+        for graph in network.graphs
+    ]
     runners = [Runner(model, str(source), ModelFileError) for model in models]
     images = stacked_pixels(found.scored["test"][:8], info.resize)
     slow, fast = speeds(runners, images, ["probabilities"])

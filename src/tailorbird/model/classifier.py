@@ -7,10 +7,10 @@ maps float32 (N, T, h, w).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, TypeAlias, overload
+from typing import IO, Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,18 @@ Source: TypeAlias = str | Path | bytes | IO[bytes] | Image.Image | npt.NDArray[n
 """A photo: path, bytes, binary file object, PIL image, or uint8 (H, W, 3) RGB."""
 
 log = logging.getLogger(__name__)
+
+
+class Outputs(NamedTuple):
+    """What a model gives for N photos.
+
+    probabilities: float32 (N, C). heatmaps: float32 (N, T, h, w), None unless asked for.
+    unfamiliarity: float32 (N,), None in files that do not have it.
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    heatmaps: npt.NDArray[np.float32] | None
+    unfamiliarity: npt.NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -111,21 +123,44 @@ class Classifier:
         reason = self.info.settings.get("no_heatmaps")
         return reason or f"its backbone {self.info.backbone.get('name')} has no feature map"
 
+    @property
+    def knows_unfamiliar(self) -> bool:
+        """Whether the model tells photos unlike those of its classes."""
+        return self.info.unfamiliar_above is not None
+
+    def unfamiliar(self, unfamiliarity: float | None) -> bool:
+        """Whether a photo of this unfamiliarity seems to be none of the classes."""
+        limit = self.info.unfamiliar_above
+        return limit is not None and unfamiliarity is not None and unfamiliarity > limit
+
     def run(
         self, images: npt.NDArray[np.uint8], *, heatmaps: bool = False
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
         """Return probabilities and, if asked for, heat maps of one batch, in the calling thread."""
-        outputs = self._runner.run_batch(images, self._outputs(heatmaps))
-        return outputs[0], outputs[1] if heatmaps else None
+        found = self.outputs(images, heatmaps=heatmaps)
+        return found.probabilities, found.heatmaps
+
+    def outputs(self, images: npt.NDArray[np.uint8], *, heatmaps: bool = False) -> Outputs:
+        """Return what the model gives for one batch, in the calling thread."""
+        return self._named(self._runner.run_batch(images, self._outputs(heatmaps)), heatmaps)
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the probabilities of any number of images, computed on all cores."""
         rows: npt.NDArray[np.float32] = self._runner.run(images, ["probabilities"])[0]
         return rows
 
-    @staticmethod
-    def _outputs(heatmaps: bool) -> list[str]:
-        return ["probabilities", "heatmaps"] if heatmaps else ["probabilities"]
+    def _outputs(self, heatmaps: bool) -> list[str]:
+        """Return the names of the outputs to compute, in the order that `_named` expects."""
+        wanted = {
+            "probabilities": True,
+            "heatmaps": heatmaps,
+            "unfamiliarity": self.knows_unfamiliar,
+        }
+        return [name for name, needed in wanted.items() if needed]
+
+    def _named(self, outputs: Sequence[Any], heatmaps: bool) -> Outputs:
+        maps = outputs[1] if heatmaps else None
+        return Outputs(outputs[0], maps, outputs[-1] if self.knows_unfamiliar else None)
 
     # A str is both a Source and an iterable of str; it is taken as a path.
     @overload
@@ -221,17 +256,13 @@ class Classifier:
 
         for photo, row in self._runner.map(photos, load, self._outputs(heatmaps), workers=workers):
             if row is not None:
-                yield self._prediction(photo, row[0], row[1] if heatmaps else None, top)
+                yield self._prediction(photo, self._named(row, heatmaps), top)
             elif photo.error is not None:
                 yield Failure(photo.path, photo.error)
 
-    def _prediction(
-        self,
-        photo: _Loaded,
-        probabilities: npt.NDArray[np.float32],
-        heatmaps: npt.NDArray[np.float32] | None,
-        top: int,
-    ) -> Prediction:
+    def _prediction(self, photo: _Loaded, row: Outputs, top: int) -> Prediction:
+        """Return the answer for a photo from its row of each output."""
+        probabilities = row.probabilities
         if not np.isfinite(probabilities).all():
             raise ModelFileError(
                 f"{self.path} gives probabilities of {photo.path or 'a photo'} that are NaN or "
@@ -240,14 +271,18 @@ class Classifier:
         order = np.argsort(-probabilities, kind="stable")[:top]
         ranked = tuple((self.classes[i], float(probabilities[i])) for i in order)
         label, probability = ranked[0]
+        unfamiliarity = None if row.unfamiliarity is None else float(row.unfamiliarity)
+        unfamiliar = self.unfamiliar(unfamiliarity)
         return Prediction(
             path=photo.path,
             label=label,
             probability=probability,
-            unsure=probability < self.info.threshold,
+            unsure=unfamiliar or probability < self.info.threshold,
             top=ranked,
-            heatmaps=heatmaps,
+            heatmaps=row.heatmaps,
             thumbnail=photo.thumbnail,
+            unfamiliarity=unfamiliarity,
+            unfamiliar=unfamiliar,
         )
 
 

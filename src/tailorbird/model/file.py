@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 AGREEMENT = 1e-3
 """The largest difference of a probability between the finished file and the pipeline."""
 
+UNFAMILIARITY_AGREEMENT = 2e-2
+"""The largest difference of the unfamiliarity, whose threshold is about 1."""
+
 
 def write(
     path: str | Path,
@@ -31,6 +34,7 @@ def write(
     *,
     images: npt.NDArray[np.uint8],
     expected: npt.NDArray[np.floating[Any]],
+    unfamiliarity: npt.NDArray[np.float32] | None = None,
     extra: Mapping[str, str] | None = None,
 ) -> None:
     """Write a model file, after running the finished file on real photos.
@@ -41,6 +45,7 @@ def write(
         info: The metadata; the probabilities of the self-test are added.
         images: uint8 (M, S, S, 3), validation photos.
         expected: The pipeline's probabilities of these photos, (M, C).
+        unfamiliarity: The pipeline's unfamiliarity of these photos, (M,); None: the graph has none.
         extra: Metadata entries to write beside the one of `info`.
 
     Raises:
@@ -53,7 +58,7 @@ def write(
     model.CopyFrom(graph)
     with atomic_path(path) as temporary:
         _save(model, info, extra, temporary)
-        runner = verify(temporary, images, expected)
+        runner = verify(temporary, images, expected, unfamiliarity)
         # Only the metadata changes now: the graph's probabilities of the probe image are added.
         probe = runner.run_batch(probe_image(info.resize.size), ["probabilities"])[0][0]
         rounded = tuple(round(float(probability), 6) for probability in probe)
@@ -68,7 +73,10 @@ def _save(
 
 
 def verify(
-    path: Path, images: npt.NDArray[np.uint8], expected: npt.NDArray[np.floating[Any]]
+    path: Path,
+    images: npt.NDArray[np.uint8],
+    expected: npt.NDArray[np.floating[Any]],
+    unfamiliarity: npt.NDArray[np.float32] | None = None,
 ) -> Runner:
     """Open a model file as a user would, run it and compare it with the pipeline.
 
@@ -76,6 +84,7 @@ def verify(
         path: The model file.
         images: uint8 (M, S, S, 3).
         expected: The pipeline's probabilities of these images, (M, C).
+        unfamiliarity: The pipeline's unfamiliarity of these images, (M,); None: not compared.
 
     Returns:
         The opened graph.
@@ -98,4 +107,11 @@ def verify(
             f"the finished model's probabilities differ from the pipeline's by up to {worst:.2g}, "
             f"{AGREEMENT:g} is allowed; it was not written"
         )
+    if unfamiliarity is not None:
+        worst = float(np.abs(results["unfamiliarity"] - unfamiliarity).max())
+        if worst >= UNFAMILIARITY_AGREEMENT:
+            raise TrainingError(
+                f"the finished model's unfamiliarity differs from the pipeline's by up to "
+                f"{worst:.2g}, {UNFAMILIARITY_AGREEMENT:g} is allowed; it was not written"
+            )
     return runner

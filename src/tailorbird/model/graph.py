@@ -5,6 +5,8 @@
     output  heatmaps       float32  (N, T, h, w)   Grad-CAM of the T = min(3, C) most probable
                                                    classes, most probable first; 0 or more; only if
                                                    the backbone graph has a feature map
+    output  unfamiliarity  float32  (N)            how unlike the training photos, large for
+                                                   unfamiliar ones; see `unfamiliarity.py`
 
 Grad-CAM (Selvaraju et al., ICCV 2017) weighs the feature map A by the gradient of a class's logit
 and keeps what is positive: relu(sum_k alpha_k A_k), alpha_k = mean over the h w positions of
@@ -26,14 +28,16 @@ Hence the gradient is a few small products in the graph itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from tailorbird import onnx_files
 from tailorbird.backbone import Backbone
 from tailorbird.errors import ModelFileError, TrainingError
 from tailorbird.head import Dense, Head
+from tailorbird.model.unfamiliarity import MOST_FEATURES, Unfamiliarity
 from tailorbird.onnx_files import NodeBuilder
 
 if TYPE_CHECKING:
@@ -89,14 +93,40 @@ class BackboneGraph:
             return cls(backbone.proto, width, None, "none")
         return cls(backbone.proto, width, (width, *grid), "mean")
 
+    @property
+    def compared(self) -> int:
+        """Number of features that unfamiliarity compares: of flattened maps, their means."""
+        if self.pooling == "flatten" and self.feature_map is not None:
+            return self.feature_map[0]
+        return self.width
 
-def build(backbone: Backbone | BackboneGraph, head: Head, temperature: float) -> onnx.ModelProto:
+    def to_compare(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return what unfamiliarity compares, float32 (N, compared), of features (N, width)."""
+        if self.compared == self.width:
+            return features
+        shape = (len(features), -1, self.compared)  # Keras' order: row, column, channel
+        means: npt.NDArray[np.float32] = features.reshape(shape).mean(axis=1, dtype=np.float32)
+        return means
+
+    @property
+    def can_compare(self) -> bool:
+        """Whether a model can tell unfamiliar photos: not by too many features."""
+        return self.compared <= MOST_FEATURES
+
+
+def build(
+    backbone: Backbone | BackboneGraph,
+    head: Head,
+    temperature: float,
+    unfamiliarity: Unfamiliarity | None = None,
+) -> onnx.ModelProto:
     """Join a backbone and a head into the model's graph, without metadata.
 
     Args:
         backbone: The backbone or its graph.
         head: Dense layers trained on its features.
         temperature: The logits are divided by it before the softmax.
+        unfamiliarity: The score of unfamiliar photos; None: the model has none.
 
     Returns:
         A graph that passes the ONNX checker.
@@ -140,6 +170,14 @@ def build(backbone: Backbone | BackboneGraph, head: Head, temperature: float) ->
         model.graph.output.append(
             helper.make_tensor_value_info("heatmaps", TensorProto.FLOAT, shape)
         )
+    if unfamiliarity is not None:
+        compared = "features"
+        if backbone_graph.compared != backbone_graph.width:
+            compared = add.node("Flatten", add.node("GlobalAveragePool", "feature_map"), axis=1)
+        unfamiliarity.nodes(add, compared)
+        model.graph.output.append(
+            helper.make_tensor_value_info("unfamiliarity", TensorProto.FLOAT, ["N"])
+        )
     model.graph.node.extend(add.nodes)
     model.graph.initializer.extend(add.constants)
     del model.metadata_props[:]
@@ -148,8 +186,10 @@ def build(backbone: Backbone | BackboneGraph, head: Head, temperature: float) ->
     return model
 
 
-def take_apart(model: onnx.ModelProto, name: str) -> tuple[BackboneGraph, Head]:
-    """Return the backbone graph and the head that `build` joined to a model's graph.
+def take_apart(
+    model: onnx.ModelProto, name: str
+) -> tuple[BackboneGraph, Head, Unfamiliarity | None]:
+    """Return the backbone graph, head and unfamiliarity that `build` joined to a model's graph.
 
     Args:
         model: An audited model file whose metadata agree with its graph (`info_from`).
@@ -191,28 +231,33 @@ def take_apart(model: onnx.ModelProto, name: str) -> tuple[BackboneGraph, Head]:
         for output, shape in wanted.items()
     )
     onnx_files.remove_unused(proto)
-    return BackboneGraph(proto, width, feature_map, pooling), head
+    graph = BackboneGraph(proto, width, feature_map, pooling)
+    return graph, head, Unfamiliarity.within(_own_constants(model), graph.compared, name)
 
 
 def head_in(proto: onnx.ModelProto, name: str) -> Head:
     """Return the head inside a model file's graph. Raises ModelFileError when it has none."""
-    from onnx import numpy_helper
-
-    tensors = {
-        tensor.name: tensor for tensor in proto.graph.initializer if tensor.name.startswith(PREFIX)
-    }
+    tensors = _own_constants(proto)
     layers: list[Dense] = []
-    while {f"{PREFIX}weight{len(layers)}", f"{PREFIX}bias{len(layers)}"} <= set(tensors):
-        weight, bias = (
-            numpy_helper.to_array(tensors[f"{PREFIX}{kind}{len(layers)}"])
-            for kind in ("weight", "bias")
-        )
+    while {f"weight{len(layers)}", f"bias{len(layers)}"} <= set(tensors):
+        weight, bias = (tensors[f"{kind}{len(layers)}"] for kind in ("weight", "bias"))
         layers.append(Dense(np.asarray(weight, np.float32), np.asarray(bias, np.float32)))
     if not layers:
         raise ModelFileError(
             f"{name} holds no head of dense layers; models made by `tailorbird train` do"
         )
     return Head(tuple(layers))
+
+
+def _own_constants(proto: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
+    """Return the constants that `build` added to a backbone, by their names without the prefix."""
+    from onnx import numpy_helper
+
+    return {
+        tensor.name.removeprefix(PREFIX): numpy_helper.to_array(tensor)
+        for tensor in proto.graph.initializer
+        if tensor.name.startswith(PREFIX)
+    }
 
 
 def _grad_cam(

@@ -60,6 +60,8 @@ class ModelInfo:
         self_test: The probabilities of `self_test.probe_image`, empty in files that lack them.
         distributions: How the validation photos are distributed, by the measures of
             `metrics.drift`; empty in files that lack them.
+        unfamiliarity: Above its `threshold` a photo is none of the classes; see
+            `metrics.refusals.Refusal`. Empty in files without that output.
     """
 
     classes: tuple[str, ...]
@@ -75,6 +77,12 @@ class ModelInfo:
     created: str
     self_test: tuple[float, ...] = field(default=(), repr=False)
     distributions: Mapping[str, Bins] = field(default_factory=dict, repr=False)
+    unfamiliarity: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def unfamiliar_above(self) -> float | None:
+        """The unfamiliarity above which a photo is none of the classes; None: it has no such."""
+        return self.unfamiliarity.get("threshold")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the metadata as plain JSON values."""
@@ -123,12 +131,14 @@ def info_from(model: onnx.ModelProto, name: str) -> ModelInfo:
     _check_graph(model, resize.size, len(classes), name)
     for part, fields in _OPTIONAL.items():
         _check_optional(stored[part], part, fields, name)
+    unfamiliarity = _unfamiliarity(stored.get("unfamiliarity"), model, name)
     return ModelInfo(
         classes=classes,
         resize=resize,
         scores={key: _scores(value, key, classes, name) for key, value in stored["scores"].items()},
         self_test=_self_test(stored.get("self_test"), classes, name),
         distributions=_distributions(stored.get("distributions"), classes, name),
+        unfamiliarity=unfamiliarity,
         **{key: stored[key] for key in _KEPT},
     )
 
@@ -345,6 +355,25 @@ def _distributions(stored: object, classes: tuple[str, ...], name: str) -> dict[
             f"{name}: the metadata's 'distributions' are not valid: {str(error)[:200]}"
         ) from None
     return found
+
+
+def _unfamiliarity(stored: object, model: onnx.ModelProto, name: str) -> dict[str, Any]:
+    """Check what the metadata say of the output `unfamiliarity`; files may have neither."""
+    if not stored:
+        return {}
+    shapes = {value.name: len(_dimensions(value)) for value in model.graph.output}
+    threshold = stored.get("threshold") if isinstance(stored, dict) else None
+    if not isinstance(stored, dict) or not _is_number(-1e6, 1e6)(threshold):
+        raise ModelFileError(
+            f"{name}: the metadata's 'unfamiliarity' has the threshold {str(threshold)[:40]}; it "
+            "must be a number"
+        )
+    if shapes.get("unfamiliarity") != 1:
+        raise ModelFileError(
+            f"{name}: the metadata state a threshold of unfamiliarity, the graph gives "
+            f"{onnx_files.describe(model.graph.output)}; they must agree: the file was altered"
+        )
+    return stored
 
 
 def _check_graph(model: onnx.ModelProto, size: int, count: int, name: str) -> None:

@@ -24,7 +24,7 @@ _LONGEST = 60
 def prediction_html(
     top: Sequence[tuple[str, float]],
     *,
-    unsure: bool,
+    verdict: str,
     source: str | None,
     photo: Image.Image | None,
     heatmaps: npt.NDArray[np.float32] | None,
@@ -33,7 +33,7 @@ def prediction_html(
 
     Args:
         top: labels with probabilities, the most probable first.
-        unsure: the answer is below the confidence threshold.
+        verdict: what to read before the first label, such as `not sure: `.
         source: name of the photo.
         photo: the picture to show; None shows none.
         heatmaps: (T, h, w), one map for each of the first T labels.
@@ -46,7 +46,6 @@ def prediction_html(
         ):
             pictures.append(_picture(overlay(photo, grid), f"{_short(label)} {probability:.0%}"))
     rows = "".join(_bar(label, probability) for label, probability in top)
-    verdict = "not sure: " if unsure else ""
     name = f'<div style="opacity:.65;font-size:85%">{_name(source)}</div>' if source else ""
     return (
         '<div style="display:flex;flex-wrap:wrap;gap:12px;align-items:flex-start;max-width:900px">'

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,11 @@ from tailorbird.errors import ModelFileError
 from tailorbird.head import Fit, Head, SearchResult
 from tailorbird.images import ResizeRule
 from tailorbird.inference import Runner
-from tailorbird.model.graph import BackboneGraph, build
+from tailorbird.model.graph import BackboneGraph
 from tailorbird.preparation import evenly_spread
+from tailorbird.progress import Progress
 from tailorbird.training.calibration import Judged
+from tailorbird.training.unfamiliarity import MOST_RUN, Fitted, fit_unfamiliarity
 
 if TYPE_CHECKING:
     from tailorbird.engines.finetune.results import FinetuneResult
@@ -49,6 +51,7 @@ class TrainedNetwork:
         search: all heads that were tried; None from scratch.
         tuned: the fine-tuning run; None for a frozen backbone.
         crossfitted: photos of train and validation to choose the threshold on; None: validation's.
+        unfamiliarity: of photos unlike those of train; None: the model has no such score.
     """
 
     backbone_graph: BackboneGraph
@@ -64,6 +67,7 @@ class TrainedNetwork:
     search: SearchResult | None = None
     tuned: FinetuneResult | None = None
     crossfitted: Judged | None = None
+    unfamiliarity: Fitted | None = None
 
 
 def verification_rows(count: int) -> npt.NDArray[np.int64]:
@@ -86,14 +90,54 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def logits_of(
-    backbone_graph: BackboneGraph, head: Head, samples: Sequence[Sample], rule: ResizeRule
-) -> Logits:
-    """Return the logits of photos, float32 (N, C), computed as the model file will.
+class Seen(NamedTuple):
+    """What a network makes of N photos.
 
-    Each row is correct up to a constant, on which no probability depends.
+    logits: float32 (N, C). compared: features that unfamiliarity compares, float32 (N, K); width 0
+    where the network has too many.
     """
-    runner = Runner(build(backbone_graph, head, 1.0), "the trained network", ModelFileError)
-    rows = runner.rows(samples, lambda sample: pixels_of(sample, rule), "probabilities")
-    logits: Logits = np.log(np.maximum(np.stack(list(rows)), np.finfo(np.float32).tiny))
-    return logits
+
+    logits: npt.NDArray[np.float32]
+    compared: npt.NDArray[np.float32]
+
+
+def run_network(
+    backbone_graph: BackboneGraph,
+    head: Head,
+    samples: Sequence[Sample],
+    rule: ResizeRule,
+    progress: Progress | None = None,
+) -> Seen:
+    """Run a network on photos, computed as the model file will; progress counts them."""
+    runner = Runner(backbone_graph.proto, "the trained network", ModelFileError)
+    logits, compared = [], []
+    for row in runner.rows(samples, lambda sample: pixels_of(sample, rule), "features"):
+        logits.append(head.logits(row[None]))
+        wanted = backbone_graph.to_compare(row[None])
+        compared.append(wanted if backbone_graph.can_compare else wanted[:, :0])
+        if progress is not None:
+            progress.advance(len(logits), len(samples))
+    return Seen(np.concatenate(logits), np.concatenate(compared))
+
+
+def unfamiliarity_of(
+    backbone_graph: BackboneGraph,
+    head: Head,
+    train: Sequence[Sample],
+    held: Mapping[str, Seen],
+    rule: ResizeRule,
+    *,
+    refuse: float,
+    seed: int,
+) -> Fitted | None:
+    """Fit the unfamiliarity of a network whose features of train are not known.
+
+    None where nothing may be refused, or the network has too many features to compare.
+    """
+    if not (refuse and backbone_graph.can_compare):
+        return None
+    some = [train[i] for i in evenly_spread(len(train), MOST_RUN)]
+    known = run_network(backbone_graph, head, some, rule).compared
+    compared = {name: seen.compared for name, seen in held.items()}
+    classes = len(head.layers[-1].bias)
+    return fit_unfamiliarity(known, compared, classes=classes, refuse=refuse, seed=seed)

@@ -39,6 +39,7 @@ from tailorbird.training.result import TrainResult, content_of, digests
 from tailorbird.training.run import Opened, TrainingRun
 from tailorbird.training.settings import TrainSettings, settings_for
 from tailorbird.training.tuning import delete_run, train_from_scratch, tune
+from tailorbird.training.unfamiliarity import fit_unfamiliarity
 
 
 def train(
@@ -168,8 +169,19 @@ def _find_head(run: TrainingRun, data: PreparedData) -> TrainedNetwork:
     if not settings.trains_network:
         with run.timer.measure("crossfit"):
             crossfitted = crossfit(data, found, train, held, seed=settings.seed)
+    graph = BackboneGraph.of(backbone)
+    unfamiliarity = None
+    if graph.can_compare and not settings.trains_network:
+        with run.timer.measure("unfamiliarity"):
+            unfamiliarity = fit_unfamiliarity(
+                train[0],
+                {"validation": held, "test": tested},
+                classes=len(data.classes),
+                refuse=settings.refuse,
+                seed=settings.seed,
+            )
     return TrainedNetwork(
-        backbone_graph=BackboneGraph.of(backbone),
+        backbone_graph=graph,
         head=final,
         about=backbone.info.as_dict(),
         rule=backbone.info.rule,
@@ -181,6 +193,7 @@ def _find_head(run: TrainingRun, data: PreparedData) -> TrainedNetwork:
         fit=best,
         search=found,
         crossfitted=crossfitted,
+        unfamiliarity=unfamiliarity,
     )
 
 
@@ -254,6 +267,7 @@ def _describe(
             "promise": tested.threshold.as_dict(),
             **({"corrections": data.joined.as_dict()} if data.joined else {}),
         },
+        unfamiliarity=network.unfamiliarity.as_dict() if network.unfamiliarity else {},
         versions={
             "python": platform.python_version(),
             **{name: distributions.version(name) for name in packages},
@@ -268,11 +282,25 @@ def _write(run: TrainingRun, data: PreparedData, network: TrainedNetwork, info: 
     validation = data.parts["validation"]
     with run.timer.measure("write"):
         run.progress.stage("write")
-        graph = build(network.backbone_graph, network.head, info.temperature)
+        fitted = network.unfamiliarity
+        graph = build(
+            network.backbone_graph,
+            network.head,
+            info.temperature,
+            fitted.score if fitted else None,
+        )
         rows = verification_rows(len(validation))
         images = stacked_pixels([validation[index] for index in rows], network.rule)
         expected = softmax(network.expected / info.temperature)
-        write(run.output, graph, info, images=images, expected=expected, extra=network.extra)
+        write(
+            run.output,
+            graph,
+            info,
+            images=images,
+            expected=expected,
+            unfamiliarity=fitted.scores["validation"][rows] if fitted else None,
+            extra=network.extra,
+        )
         if network.tuned is not None:
             delete_run(run)
 

@@ -17,6 +17,7 @@ from tailorbird.engines.registry import SCRATCH
 from tailorbird.head import HeadSettings
 from tailorbird.preparation import MOST_VIEWS
 from tailorbird.report import FORMATS, Format, report_path
+from tailorbird.training.unfamiliarity import REFUSE
 from tailorbird.validation import Problems, build, merge
 
 _HEAD: Final = frozenset(f.name for f in fields(HeadSettings)) - {"views"}
@@ -41,6 +42,8 @@ class TrainSettings:
         refit: once everything is chosen and calibrated, train the final head on train and
             validation together; the validation scores are of the head before that.
         precision: target precision on validation above the confidence threshold, 0.5 to 1.
+        refuse: share of photos of the classes that may be refused as none of them, 0 to 0.5; 0:
+            the model tells no unfamiliar photos.
         seed: of the split, the search and the fits, 0 to 2**32 - 1.
         data: how the folder or CSV is read: names of splits, near-duplicates, groups, links.
         manifest: file to write the split to, as a CSV that can be trained on again.
@@ -64,6 +67,7 @@ class TrainSettings:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     refit: bool = False
     precision: float = 0.95
+    refuse: float = REFUSE
     seed: int = 0
     data: DataSettings = field(default_factory=DataSettings)
     manifest: str | Path | None = None
@@ -81,6 +85,7 @@ class TrainSettings:
         with Problems() as problems:
             problems.whole("views", self.views, 1, MOST_VIEWS)
             problems.number("precision", self.precision, 0.5, 1)
+            problems.number("refuse", self.refuse, 0, 0.5)
             problems.seed(self.seed)
             problems.attempt(partial(build, HeadSettings, self.fixed or {}, "fixed"))
             problems.choice("report_format", self.report_format, FORMATS)

@@ -26,8 +26,9 @@ from tailorbird.preparation import PreparedData
 from tailorbird.training.network import (
     Logits,
     TrainedNetwork,
-    logits_of,
+    run_network,
     search_settings,
+    unfamiliarity_of,
     verification_rows,
 )
 from tailorbird.training.run import TrainingRun
@@ -112,17 +113,30 @@ def _fine_tuned(run: TrainingRun, data: PreparedData, task: FinetuneTask) -> Tra
     if run.settings.mirror:
         info = mirrored_info(info)
         backbone_graph, expected = _mirrored(backbone_graph, head, images, expected)
+    seen = {
+        name: run_network(backbone_graph, head, data.parts[name], info.rule)
+        for name in ("validation", "test")
+    }
     return TrainedNetwork(
         backbone_graph=backbone_graph,
         head=head,
         about=info.as_dict(),
         rule=info.rule,
-        validation=logits_of(backbone_graph, head, validation, info.rule),
-        test=logits_of(backbone_graph, head, data.parts["test"], info.rule),
+        validation=seen["validation"].logits,
+        test=seen["test"].logits,
         expected=expected,
         settings={"finetune": {"settings": task.settings.as_dict(), **tuned.as_dict()}},
         extra=carried(backbone_graph.proto),
         tuned=tuned,
+        unfamiliarity=unfamiliarity_of(
+            backbone_graph,
+            head,
+            data.parts["train"],
+            seen,
+            info.rule,
+            refuse=run.settings.refuse,
+            seed=run.settings.seed,
+        ),
     )
 
 

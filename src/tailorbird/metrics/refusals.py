@@ -1,0 +1,86 @@
+"""Choose the unfamiliarity above which a model says that a photo is none of its classes.
+
+Split conformal prediction (V. Vovk, A. Gammerman and G. Shafer, Algorithmic learning in a random
+world, 2005; for outliers S. Bates, E. Candes, L. Lei, Y. Romano and M. Sesia, Annals of Statistics
+51, 2023): a new photo like N others is among the k highest of all N + 1 scores with probability
+k / (N + 1), so that a threshold at the right one of the N scores refuses at most the wanted share.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A threshold of unfamiliarity and what it was chosen on, shares 0 to 1.
+
+    threshold: above it, a photo is unfamiliar. wanted: share of photos of the classes that may be
+    refused. expected: share of new ones that will be, on average over sets of validation photos.
+    refused: share of the validation photos. photos: number of validation photos.
+    """
+
+    threshold: float
+    wanted: float
+    expected: float
+    refused: float
+    photos: int
+
+    @property
+    def reached(self) -> bool:
+        """Whether the photos are enough to refuse as few as wanted."""
+        return self.expected <= self.wanted
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the object of a model's metadata."""
+        return {**vars(self), "reached": self.reached}
+
+    def sentence(self) -> str:
+        """Say what the threshold costs, or that there are too few photos."""
+        what = "It says 'none of the classes' to photos unlike all it was trained on"
+        if self.reached:
+            return f"{what}, and to {_percent(self.expected)} of the photos of the classes."
+        return (
+            f"{what}. {self.photos:,} validation photos are too few to refuse only "
+            f"{_percent(self.wanted)} of the photos of the classes, and about "
+            f"{_percent(self.expected)} may be; {fewest_photos(self.wanted):,} are enough."
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g}%"
+
+
+def fewest_photos(wanted: float) -> int:
+    """Return the number of validation photos that can tell such a share: 49 for 0.02."""
+    return math.ceil(1 / wanted - 1 - 1e-9)
+
+
+def choose_refusal(scores: npt.NDArray[np.floating[Any]], wanted: float) -> Refusal:
+    """Return the lowest threshold that refuses at most a share of new photos of the classes.
+
+    With too few photos it is their highest score, and `Refusal.reached` is false.
+
+    Args:
+        scores: (N,), unfamiliarity of photos of the classes that it was not fitted on, N >= 1.
+        wanted: share to refuse, above 0 and below 1.
+    """
+    ranked = np.sort(scores.astype(np.float64))
+    count = len(ranked)
+    above = max(0, math.floor(wanted * (count + 1) + 1e-9) - 1)
+    # Halfway to the first refused score, so that no rounding decides about a validation photo.
+    last = float(ranked[count - 1 - above])
+    following = float(ranked[count - above]) if above else last + 0.01 * (last - ranked[count // 2])
+    threshold = (last + following) / 2
+    return Refusal(
+        threshold=threshold,
+        wanted=wanted,
+        expected=(above + 1) / (count + 1),
+        refused=float((ranked > threshold).mean()),
+        photos=count,
+    )
