@@ -169,6 +169,7 @@ def _scored(
     labels: list[int] = []
     rows: list[list[float]] = []
     mistakes: list[Mistake] = []
+    refused: list[bool] = []
     trained_on_these = skipped = 0
     learned = trained_on(classifier)
     progress.stage("evaluate", len(known))
@@ -180,6 +181,7 @@ def _scored(
             scored.append((entry.path, name))
             labels.append(number[entry.label])
             rows.append([by_label[label] for label in classifier.classes])
+            refused.append(result.unfamiliar)
             if result.label != entry.label:
                 mistakes.append(Mistake(name, entry.label, result.label, result.probability))
         elif result is None:
@@ -191,7 +193,13 @@ def _scored(
         return None, skipped
     truth, probabilities = np.array(labels), np.array(rows)
     evaluation = Evaluation(
-        scores=score(truth, probabilities, classifier.classes, classifier.info.threshold),
+        scores=score(
+            truth,
+            probabilities,
+            classifier.classes,
+            classifier.info.threshold,
+            np.array(refused) if classifier.knows_unfamiliar else None,
+        ),
         split=None,
         trained_on=trained_on_these,
         mistakes=tuple(sorted(mistakes, key=lambda m: -m.probability)),

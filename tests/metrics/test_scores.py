@@ -39,7 +39,18 @@ def test_scores_on_a_case_counted_by_hand() -> None:
         "a class without photos is not averaged in"
     )
     assert found.log_loss == pytest.approx(-np.mean(np.log([0.9, 0.6, 0.2, 0.8, 0.05, 0.7])))
-    assert found.coverage == 0.5 and found.sure_accuracy == 1.0
+    assert found.coverage == 0.5 and found.sure_accuracy == 1.0 and found.refused is None
+    assert found.answered() == (
+        "answered 50 of 100 photos, 100 of 100 answers were right (100.0%), and said 'not sure' to "
+        "the others"
+    )
+    strange = np.array([True, False, False, False, False, False])
+    other = score(labels, probabilities, CLASSES, 0.65, strange)
+    assert other.refused == pytest.approx(1 / 6) and other.coverage == pytest.approx(2 / 6)
+    assert other.accuracy == found.accuracy
+    assert "said 'none of the classes' to 16.7%, and 'not sure' to the others" in str(
+        other.answered()
+    )
     assert set(found.as_dict()) >= {
         "n",
         "accuracy",
@@ -81,8 +92,9 @@ def test_counts_agree_with_scikit_learn() -> None:
 
 def test_scores_read_back_are_the_same() -> None:
     labels, logits = random_scores(40)
-    found = score(labels, softmax(logits), CLASSES, 0.5)
-    assert Scores.from_dict(found.as_dict()) == found
+    for refused in (None, np.arange(40) < 3):
+        found = score(labels, softmax(logits), CLASSES, 0.5, refused)
+        assert Scores.from_dict(found.as_dict()) == found
 
 
 @pytest.mark.parametrize(
@@ -96,6 +108,7 @@ def test_scores_read_back_are_the_same() -> None:
         "per_class",
         "confusion",
         "sure_accuracy",
+        "refused",
         "interval",
     ],
 )

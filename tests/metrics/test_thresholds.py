@@ -138,3 +138,15 @@ def test_the_binomial_tail_and_its_bound() -> None:
     assert lower_bound(0, 9, 0.1) == lower_bound(0, 0, 0.1) == 0.0
     # SciPy: beta.ppf(0.1, 300, 21)
     assert lower_bound(300, 320, 0.1) == pytest.approx(0.9164210181590473)
+
+
+def test_refused_photos_get_no_answer() -> None:
+    labels, probabilities = certain(90, 10)
+    wrong = labels == 1
+    plain = choose_threshold(labels, probabilities, 0.95)
+    found = choose_threshold(labels, probabilities, 0.95, refused=wrong)
+    assert not plain.reached and plain.coverage == 1
+    assert found.reached and found.precision == 1 and found.photos == 100
+    assert found.coverage == pytest.approx(0.9)
+    nothing = choose_threshold(labels, probabilities, 0.95, refused=np.ones(100, bool))
+    assert not nothing.reached and nothing.coverage == 0

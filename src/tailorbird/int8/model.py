@@ -30,7 +30,7 @@ from tailorbird.model.graph import BackboneGraph, build, take_apart
 from tailorbird.model.unfamiliarity import Unfamiliarity
 from tailorbird.preparation import PreparedData, Steps, prepare_data
 from tailorbird.progress import NoProgress, Progress
-from tailorbird.training.network import Seen, run_network, verification_rows
+from tailorbird.training.network import run_network, verification_rows
 from tailorbird.training.unfamiliarity import REFUSE
 from tailorbird.validation import Problems
 
@@ -248,7 +248,8 @@ class _Scored:
     temperature: float
     threshold: float
     reached: bool | None
-    unfamiliarity: dict[str, Any]
+    refusal: dict[str, Any]
+    unfamiliarity: Mapping[str, npt.NDArray[np.float32]]
     labels: Mapping[str, npt.NDArray[np.int64]]
     float32_rows: Mapping[str, Probabilities]
     int8_rows: Mapping[str, Probabilities]
@@ -256,64 +257,93 @@ class _Scored:
     int8: Mapping[str, Scores]
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """One model's view of the photos, by split.
+
+    unfamiliarity: empty where the model has none. refusal: for the metadata.
+    """
+
+    logits: Mapping[str, npt.NDArray[np.float32]]
+    unfamiliarity: Mapping[str, npt.NDArray[np.float32]]
+    refusal: dict[str, Any]
+
+    def refused(self, name: str) -> npt.NDArray[np.bool_] | None:
+        """Return which photos of a split are refused, bool (N,)."""
+        limit = self.refusal.get("threshold")
+        scores = self.unfamiliarity.get(name)
+        return None if limit is None or scores is None else scores > limit
+
+
+def _judge(info: ModelInfo, network: _Network, which: int, found: _Photos) -> _Judged:
+    """Run one of the two models on the photos; int8 chooses its threshold to refuse anew.
+
+    The prototypes stay, but the features of int8 differ a little.
+    """
+    seen = {
+        name: run_network(network.graphs[which], network.head, samples, info.resize)
+        for name, samples in found.scored.items()
+    }
+    logits = {name: one.logits for name, one in seen.items()}
+    if network.unfamiliarity is None:
+        return _Judged(logits, {}, info.unfamiliarity)
+    scores = {name: network.unfamiliarity.scores(one.compared) for name, one in seen.items()}
+    refusal = info.unfamiliarity
+    if which and "validation" in scores:
+        share = refusal.get("wanted")
+        wanted = share if isinstance(share, float) and 0 < share < 1 else REFUSE
+        refusal = {**refusal, **choose_refusal(scores["validation"], wanted).as_dict()}
+    return _Judged(logits, scores, refusal)
+
+
 def _score(info: ModelInfo, network: _Network, found: _Photos, progress: Progress) -> _Scored:
     """Calibrate int8 on validation and score both on the same photos."""
     progress.stage("score")
     labels = {name: found.known.numbers(samples) for name, samples in found.scored.items()}
-    seen = [
-        {
-            name: run_network(graph, network.head, samples, info.resize)
-            for name, samples in found.scored.items()
-        }
-        for graph in network.graphs
-    ]
-    logits = [{name: one.logits for name, one in by_split.items()} for by_split in seen]
-    before = {name: softmax(rows / info.temperature) for name, rows in logits[0].items()}
+    float32, int8 = (_judge(info, network, which, found) for which in (0, 1))
+    before = {name: softmax(rows / info.temperature) for name, rows in float32.logits.items()}
     scale, threshold, reached = info.temperature, info.threshold, None
     if "validation" in labels:
-        scale = temperature(logits[1]["validation"], labels["validation"])
-    after = {name: softmax(rows / scale) for name, rows in logits[1].items()}
+        scale = temperature(int8.logits["validation"], labels["validation"])
+    after = {name: softmax(rows / scale) for name, rows in int8.logits.items()}
     if "validation" in labels:
         precision = info.settings.get("precision") or PRECISION
-        chosen = choose_threshold(labels["validation"], after["validation"], precision)
+        chosen = choose_threshold(
+            labels["validation"],
+            after["validation"],
+            precision,
+            refused=int8.refused("validation"),
+        )
         threshold, reached = chosen.value, chosen.reached
     return _Scored(
         scale,
         threshold,
         reached,
-        _refusal(info, network, seen[1].get("validation")),
+        int8.refusal,
+        int8.unfamiliarity,
         labels,
         before,
         after,
         {
-            name: score(labels[name], rows, info.classes, info.threshold)
+            name: score(labels[name], rows, info.classes, info.threshold, float32.refused(name))
             for name, rows in before.items()
         },
-        {name: score(labels[name], rows, info.classes, threshold) for name, rows in after.items()},
+        {
+            name: score(labels[name], rows, info.classes, threshold, int8.refused(name))
+            for name, rows in after.items()
+        },
     )
-
-
-def _refusal(info: ModelInfo, network: _Network, validation: Seen | None) -> dict[str, Any]:
-    """Return what the metadata say of the int8 model's unfamiliarity; None: no validation photos.
-
-    The prototypes stay; the threshold is chosen anew for features that differ a little.
-    """
-    if network.unfamiliarity is None or validation is None:
-        return info.unfamiliarity
-    share = info.unfamiliarity.get("wanted")
-    wanted = share if isinstance(share, float) and 0 < share < 1 else REFUSE
-    scores = network.unfamiliarity.scores(validation.compared)
-    return {**info.unfamiliarity, **choose_refusal(scores, wanted).as_dict()}
 
 
 def _described(info: ModelInfo, scored: _Scored, source: Path, photos: int) -> ModelInfo:
     """Return the metadata of the int8 model."""
     reached = {} if scored.reached is None else {"threshold_reached": scored.reached}
+    first = next(iter(scored.int8_rows))
     return replace(
         info,
         threshold=scored.threshold,
         temperature=scored.temperature,
-        unfamiliarity=scored.unfamiliarity,
+        unfamiliarity=scored.refusal,
         scores={name: found.as_dict() for name, found in scored.int8.items()},
         settings={
             **info.settings,
@@ -322,7 +352,7 @@ def _described(info: ModelInfo, scored: _Scored, source: Path, photos: int) -> M
         data={**info.data, **reached},
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         self_test=(),
-        distributions=drift.distributions(next(iter(scored.int8_rows.values()))),
+        distributions=drift.distributions(scored.int8_rows[first], scored.unfamiliarity.get(first)),
     )
 
 

@@ -125,9 +125,10 @@ class Scores:
     interval: 95% Wilson interval of the accuracy. macro: means over the classes that have photos.
     confusion: counts, rows are true classes, columns predicted ones. majority_baseline: accuracy of
     always answering the most frequent class. threshold: below this probability the model is unsure;
-    coverage: share of photos at or above it; sure_accuracy: accuracy on those, None where there
-    are none. A score is None (macro, per_class and confusion: empty) where an older model file does
-    not hold it.
+    refused: share of photos that the model takes for none of its classes, None where it cannot
+    tell; coverage: share of photos at or above the threshold and not refused; sure_accuracy:
+    accuracy on those, None where there are none. A score is None (macro, per_class and confusion:
+    empty) where an older model file does not hold it.
     """
 
     n: int
@@ -141,6 +142,7 @@ class Scores:
     threshold: float | None = None
     coverage: float | None = None
     sure_accuracy: float | None = None
+    refused: float | None = None
     top3: float | None = _measure(
         top3_accuracy,
         "top-3 accuracy",
@@ -198,6 +200,9 @@ class Scores:
         if self.sure_accuracy is None:
             return f"answered none of the photos: it was not sure ({self.threshold:.3g}) of any"
         rest = "" if self.coverage == 1 else ", and said 'not sure' to the others"
+        if self.refused and self.coverage < 1:
+            rest = f", said 'none of the classes' to {self.refused:.1%}"
+            rest += ", and 'not sure' to the others" * (self.coverage + self.refused < 1 - 1e-9)
         return (
             f"answered {of_100(self.coverage)} photos, {of_100(self.sure_accuracy)} answers were "
             f"right ({self.sure_accuracy:.1%}){rest}"
@@ -235,6 +240,7 @@ class Scores:
         if scores.n < 1:
             raise ValueError(f"not valid scores: n is {scores.n}, must be at least 1")
         shares = [scores.accuracy, *scores.interval, scores.coverage, scores.sure_accuracy]
+        shares.append(scores.refused)
         shares += [getattr(scores, name) for name, one in MEASURES.items() if one.form == "share"]
         if not all(0 <= share <= 1 for share in shares if share is not None):
             raise ValueError("not valid scores: a share is not from 0 to 1")
@@ -262,7 +268,7 @@ MEASURES: Mapping[str, Measure] = {
 }
 """Every score that is one number, by its name in `Scores` and JSON."""
 
-_OPTIONAL = ("majority_baseline", "threshold", "coverage", "sure_accuracy", *MEASURES)
+_OPTIONAL = ("majority_baseline", "threshold", "coverage", "sure_accuracy", "refused", *MEASURES)
 
 
 def _read(stored: Mapping[str, Any]) -> Scores:
@@ -319,9 +325,15 @@ def class_scores(
 
 
 def score(
-    labels: Labels, probabilities: Probabilities, classes: Sequence[str], threshold: float
+    labels: Labels,
+    probabilities: Probabilities,
+    classes: Sequence[str],
+    threshold: float,
+    refused: npt.NDArray[np.bool_] | None = None,
 ) -> Scores:
-    """Score N photos.
+    """Score N photos. The accuracy counts refused ones by their most probable class.
+
+    refused: bool (N,), photos that the model takes for none of its classes; None: it cannot tell.
 
     Raises:
         DatasetError: N is 0.
@@ -338,6 +350,8 @@ def score(
     support = confusion.sum(axis=1)
     table = class_scores(confusion)
     sure = probabilities.max(axis=1) >= threshold
+    if refused is not None:
+        sure &= ~refused
     return Scores(
         n=n,
         accuracy=hits / n,
@@ -357,5 +371,6 @@ def score(
         threshold=threshold,
         coverage=float(sure.mean()),
         sure_accuracy=float(right[sure].mean()) if sure.any() else None,
+        refused=None if refused is None else float(refused.mean()),
         **{name: one.compute(labels, probabilities) for name, one in MEASURES.items()},
     )

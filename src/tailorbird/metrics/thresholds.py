@@ -134,6 +134,7 @@ class _Table:
 
 
 def _count(labels: Labels, probabilities: Probabilities) -> _Table:
+    """Return the table of N photos; N may be 0."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     order = np.argsort(confidence, kind="stable")
     first = np.searchsorted(confidence[order], GRID, side="left")
@@ -154,6 +155,7 @@ def choose_threshold(
     *,
     confidence: float = CONFIDENCE,
     crossfitted: bool = False,
+    refused: npt.NDArray[np.bool_] | None = None,
 ) -> Threshold:
     """Return the lowest threshold at which a precision can be promised.
 
@@ -172,7 +174,11 @@ def choose_threshold(
         wanted: precision to promise, 0.5 to 1.
         confidence: of the promise, above 0 and below 1.
         crossfitted: recorded in the result.
+        refused: bool (N,), photos that get no answer whatever their probability; None: none.
     """
+    photos = len(labels)
+    if refused is not None:
+        labels, probabilities = labels[~refused], probabilities[~refused]
     table, level = _count(labels, probabilities), 1 - confidence
     at = _start(table, wanted)
     passed = _passes(table, at, wanted, level)
@@ -188,14 +194,14 @@ def choose_threshold(
     return Threshold(
         value=value,
         precision=hits / max(1, answers),
-        coverage=answers / max(1, len(labels)),
+        coverage=answers / max(1, photos),
         wanted=wanted,
         reached=passed,
         expected=float(table.expected[at] / max(1, answers)),
-        photos=len(labels),
+        photos=photos,
         confidence=confidence,
         bound=lower_bound(hits, answers, level),
-        needed=None if passed else _needed(table, len(labels), wanted, confidence),
+        needed=None if passed else _needed(table, photos, wanted, confidence),
         crossfitted=crossfitted,
     )
 

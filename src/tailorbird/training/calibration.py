@@ -27,12 +27,14 @@ class Judged:
     """Labels, int64 (N,), and calibrated probabilities, float64 (N, C), of photos.
 
     The heads that gave them did not see the photos. crossfitted: they are those of train and
-    validation, instead of validation alone.
+    validation, instead of validation alone. refused: bool (N,), photos that are taken for none of
+    the classes; None: it is not known of them.
     """
 
     labels: Labels
     probabilities: npt.NDArray[np.float64]
     crossfitted: bool = False
+    refused: npt.NDArray[np.bool_] | None = None
 
 
 def crossfit(

@@ -221,15 +221,20 @@ def _test(run: TrainingRun, data: PreparedData, network: TrainedNetwork) -> _Tes
             "validation": softmax(network.validation / scale),
             "test": softmax(network.test / scale),
         }
-        judged = network.crossfitted or Judged(labels["validation"], answers["validation"])
+        fitted = network.unfamiliarity
+        refused = {name: fitted.refused(name) if fitted else None for name in answers}
+        judged = network.crossfitted or Judged(
+            labels["validation"], answers["validation"], refused=refused["validation"]
+        )
         threshold = choose_threshold(
             judged.labels,
             judged.probabilities,
             run.settings.precision,
             crossfitted=judged.crossfitted,
+            refused=judged.refused,
         )
         scores = {
-            name: score(labels[name], rows, data.classes, threshold.value)
+            name: score(labels[name], rows, data.classes, threshold.value, refused[name])
             for name, rows in answers.items()
         }
     return _Tested(scale, threshold, judged, answers, scores)
@@ -273,7 +278,10 @@ def _describe(
             **{name: distributions.version(name) for name in packages},
         },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        distributions=drift.distributions(tested.answers["validation"]),
+        distributions=drift.distributions(
+            tested.answers["validation"],
+            network.unfamiliarity.scores["validation"] if network.unfamiliarity else None,
+        ),
     )
 
 
