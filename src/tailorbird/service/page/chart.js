@@ -13,9 +13,10 @@ const DAY = 86_400_000; // milliseconds
 
 /**
  * @param {import("./dashboard.js").DayCount[]} days
+ * @param {"chart" | "uploads_chart"} [words] the group of texts that says what is counted
  * @returns {HTMLElement}
  */
-export function chart(days) {
+export function chart(days, words = "chart") {
   const every = withGaps(days);
   const box = el("div", { class: "chart" });
   let width = 0;
@@ -23,7 +24,7 @@ export function chart(days) {
     const now = Math.floor(entry.contentRect.width);
     if (now === width || now < 80) return;
     width = now;
-    box.replaceChildren(drawn(every, width));
+    box.replaceChildren(drawn(every, width, words));
   }).observe(box);
   return el(
     "div",
@@ -32,12 +33,12 @@ export function chart(days) {
       "p",
       { class: "key" },
       el("span", { class: "swatch good" }),
-      t("chart.right"),
+      t(`${words}.right`),
       el("span", { class: "swatch wrong" }),
-      t("chart.other"),
+      t(`${words}.other`),
     ),
     box,
-    table(days),
+    table(days, words),
   );
 }
 
@@ -66,7 +67,7 @@ export function ticks(most) {
   return Array.from({ length: Math.ceil(most / step) + 1 }, (_, index) => index * step);
 }
 
-function drawn(every, width) {
+function drawn(every, width, words) {
   const room = width - EDGE.left - EDGE.right;
   const days = every.slice(-Math.max(1, Math.floor(room / NARROWEST)));
   const lines = ticks(Math.max(1, ...days.map(({ total }) => total)));
@@ -74,7 +75,7 @@ function drawn(every, width) {
   const y = (n) => HEIGHT - EDGE.bottom - (n / top) * (HEIGHT - EDGE.top - EDGE.bottom);
   const slot = room / days.length;
   const bar = Math.min(44, slot * 0.72);
-  const label = t("chart.label", { first: days[0].day, last: days[days.length - 1].day });
+  const label = t(`${words}.label`, { first: days[0].day, last: days[days.length - 1].day });
   const picture = svg("svg", {
     viewBox: `0 0 ${width} ${HEIGHT}`,
     width,
@@ -104,7 +105,7 @@ function drawn(every, width) {
       svg(
         "g",
         {},
-        svg("title", {}, t("chart.day_title", { day, right, total })),
+        svg("title", {}, t(`${words}.day_title`, { day, right, total })),
         rect("good", 0, right),
         rect("wrong", right, total),
       ),
@@ -128,7 +129,7 @@ function short(day) {
   return dated(new Date(`${day}T00:00:00Z`), options);
 }
 
-function table(days) {
+function table(days, words) {
   const row = ({ day, total, right }) =>
     el(
       "tr",
@@ -138,8 +139,8 @@ function table(days) {
       el("td", {}, String(total)),
       el("td", {}, percent(total ? right / total : 0)),
     );
-  const heads = ["day", "right_head", "answers", "share"].map((key) =>
-    el("th", { scope: "col" }, t(`chart.${key}`)),
+  const heads = ["day", "right_head", "all", "share"].map((key) =>
+    el("th", { scope: "col" }, t(`${words}.${key}`)),
   );
   return el(
     "details",
@@ -147,7 +148,7 @@ function table(days) {
     el("summary", {}, t("chart.as_table")),
     el(
       "div",
-      { class: "scroll", tabindex: "0", role: "region", "aria-label": t("dashboard.by_day") },
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": t(`${words}.by_day`) },
       el(
         "table",
         {},

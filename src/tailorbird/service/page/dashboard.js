@@ -11,6 +11,7 @@ import { counted, dated, number, parts, percent, t, tooFew } from "./texts.js";
 import { candidatePanel } from "./candidate.js";
 import { chart } from "./chart.js";
 import { showFacts } from "./facts.js";
+import { uploadsPanel } from "./uploads.js";
 
 /**
  * @typedef {{label: string, total: number, right: number}} ClassCount by the answer, the
@@ -19,6 +20,7 @@ import { showFacts } from "./facts.js";
  * @typedef {{predicted: string, answer: string, count: number}} Mistake
  * @typedef {{total: number, right: number, accuracy: number | null, interval: [number, number] |
  *   null, none_of_these?: number, per_class: ClassCount[], by_day: DayCount[], mistaken: Mistake[],
+ *   uploads?: import("./uploads.js").Uploads,
  *   candidate: import("./candidate.js").Trial | null}} Stats
  */
 
@@ -76,10 +78,15 @@ function trouble(error) {
 /** @param {Stats} stats */
 function draw(stats) {
   byId("figures").replaceChildren(
+    ...(stats.uploads?.changed ? sent(stats) : []),
     ...(stats.total ? figures(stats) : [empty()]),
+    ...(stats.uploads?.changed ? [] : sent(stats)),
     ...(stats.candidate ? [candidatePanel(stats.candidate)] : []),
   );
 }
+
+/** @param {Stats} stats */
+const sent = ({ uploads }) => (uploads?.photos ? [uploadsPanel(uploads, named)] : []);
 
 function empty() {
   return el(
@@ -101,7 +108,7 @@ function figures(stats) {
       mistakesPanel(stats),
     ),
     ...(stats.by_day.length
-      ? [panel(t("dashboard.over_time"), t("dashboard.by_day"), chart(stats.by_day))]
+      ? [panel(t("dashboard.over_time"), t("chart.by_day"), chart(stats.by_day))]
       : []),
     classesPanel(stats.per_class),
   ];
