@@ -40,11 +40,14 @@ def known(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     probabilities = np.array(
         [[dict(row.top)[label] for label in classifier.classes] for row in rows]
     )
+    unfamiliarity = np.array([row.unfamiliarity for row in rows])
     target = tmp_path_factory.mktemp("known") / "shop.onnx"
     return with_metadata(
         trained,
         target,
-        distributions={key: bins.as_dict() for key, bins in distributions(probabilities).items()},
+        distributions={
+            key: bins.as_dict() for key, bins in distributions(probabilities, unfamiliarity).items()
+        },
     )
 
 

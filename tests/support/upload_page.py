@@ -29,7 +29,7 @@ def card(page: Page, name: str) -> Locator:
 def answered(page: Page, name: str = "box.jpg") -> Locator:
     """Return the card of a photo once it shows a result."""
     found = card(page, name)
-    expect(found).to_have_attribute("data-state", re.compile("^(sure|unsure)$"))
+    expect(found).to_have_attribute("data-state", re.compile("^(sure|unsure|unfamiliar)$"))
     return found
 
 

@@ -49,10 +49,15 @@ class Meter(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """The result for one photo: float32 (C,) probabilities and, if requested, (T, h, w) maps."""
+    """The result for one photo.
+
+    probabilities: float32 (C,). heatmaps: float32 (T, h, w), None unless requested. unfamiliarity:
+    how unlike all training photos it is; None for models that do not know.
+    """
 
     probabilities: npt.NDArray[np.float32]
     heatmaps: npt.NDArray[np.float32] | None
+    unfamiliarity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -230,9 +235,14 @@ def _run(jobs: list[_Job]) -> tuple[list[Answer], float]:
     """Run the model once, in a runner's thread; maps are computed for all photos or for none."""
     start = time.monotonic()
     images = np.stack([job.pixels for job in jobs])
-    rows, maps = jobs[0].served.classifier.run(images, heatmaps=any(job.heatmaps for job in jobs))
+    wanted = any(job.heatmaps for job in jobs)
+    rows, maps, scores = jobs[0].served.classifier.outputs(images, heatmaps=wanted)
     answers = [
-        Answer(row, maps[i] if maps is not None and jobs[i].heatmaps else None)
+        Answer(
+            row,
+            maps[i] if maps is not None and jobs[i].heatmaps else None,
+            None if scores is None else float(scores[i]),
+        )
         for i, row in enumerate(rows)
     ]
     return answers, time.monotonic() - start

@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from tailorbird.corrections import Corrections
 from tailorbird.errors import StorageError
-from tailorbird.metrics.drift import CONFIDENCE, MEASURES, PREDICTED, Bins, Change, compare
+from tailorbird.metrics.drift import (
+    CONFIDENCE,
+    MEASURES,
+    PREDICTED,
+    UNFAMILIARITY,
+    Bins,
+    Change,
+    compare,
+)
 from tailorbird.service.batching import Answer
 from tailorbird.service.served import Served
 from tailorbird.service.web.logs import log
@@ -46,6 +54,8 @@ MOST_CLASSES: Final = 20
 
 def outcome_of(served: Served, answer: Answer) -> str:
     """Return which of the OUTCOMES an answer is."""
+    if served.classifier.unfamiliar(answer.unfamiliarity):
+        return "unfamiliar"
     sure = float(answer.probabilities.max()) >= served.classifier.info.threshold
     return "answered" if sure else "unsure"
 
@@ -74,6 +84,8 @@ class Tally:
         known = served.classifier.info.distributions
         if CONFIDENCE in known:
             bins[CONFIDENCE] = known[CONFIDENCE].bin_of(float(answer.probabilities[label]))
+        if UNFAMILIARITY in known and answer.unfamiliarity is not None:
+            bins[UNFAMILIARITY] = known[UNFAMILIARITY].bin_of(answer.unfamiliarity)
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         with self._lock:
             if self._is_known((served.sha256, photo)):
@@ -144,14 +156,15 @@ def uploads_report(store: Corrections, served: Served) -> dict[str, Any]:
         change = compare(bins, _by_day(counts, days, measure, len(bins.counts))) if bins else None
         if bins is not None and change is not None:
             changes.append(_described(measure, bins, change, days, info.classes))
-    totals = answers.sum(axis=0).tolist()
+    tells = served.classifier.knows_unfamiliar
+
+    def outcomes(row: list[int]) -> dict[str, int | None]:
+        return {"photos": sum(row), "unsure": row[1], "unfamiliar": row[2] if tells else None}
+
     return {
-        "photos": sum(totals),
-        "unsure": totals[1],
-        "unfamiliar": totals[2],
+        **outcomes(answers.sum(axis=0).tolist()),
         "by_day": [
-            {"day": day, "photos": sum(row), "unsure": row[1], "unfamiliar": row[2]}
-            for day, row in zip(days, answers.tolist(), strict=True)
+            {"day": day, **outcomes(row)} for day, row in zip(days, answers.tolist(), strict=True)
         ],
         "changed": any(change["changed"] for change in changes),
         "drift": changes,

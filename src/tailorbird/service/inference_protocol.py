@@ -1,8 +1,8 @@
 """The Open Inference Protocol V2 over HTTP, for clients that send tensors rather than photos.
 
 Input `images` UINT8 (N, S, S, 3), already of the model's size; outputs `probabilities` FP32 (N, C)
-and, where the model has them, `heatmaps` FP32 (N, T, h, w). Tensors travel as JSON or, with the
-binary data extension, as raw little-endian bytes after the JSON.
+and, where the model has them, `unfamiliarity` FP32 (N) and `heatmaps` FP32 (N, T, h, w). Tensors
+travel as JSON or, with the binary data extension, as raw little-endian bytes after the JSON.
 
 Source: https://github.com/kserve/open-inference-protocol and the binary tensor data extension of
 NVIDIA's Triton server.
@@ -67,6 +67,8 @@ async def model(request: Request) -> JSONResponse:
     served = _served(request)
     size, classes = served.rule.size, len(served.classifier.classes)
     outputs = [{"name": "probabilities", "datatype": "FP32", "shape": [-1, classes]}]
+    if served.classifier.knows_unfamiliar:
+        outputs.append({"name": "unfamiliarity", "datatype": "FP32", "shape": [-1]})
     if served.classifier.has_heatmaps:
         shape = [-1, min(3, classes), -1, -1]
         outputs.append({"name": "heatmaps", "datatype": "FP32", "shape": shape})
@@ -151,7 +153,9 @@ def _wanted(asked: dict[str, Any], served: Served) -> dict[str, bool]:
     """
     parameters = asked.get("parameters")
     default = bool(parameters.get("binary_data_output")) if isinstance(parameters, dict) else False
-    names = ["probabilities"] + ["heatmaps"] * served.classifier.has_heatmaps
+    known = served.classifier
+    names = ["probabilities", *["unfamiliarity"] * known.knows_unfamiliar]
+    names += ["heatmaps"] * known.has_heatmaps
     outputs = asked.get("outputs")
     if outputs is None or outputs == []:
         return dict.fromkeys(names, default)
@@ -176,12 +180,8 @@ def _response(
 ) -> Response:
     outputs, blobs = [], []
     for name, binary in wanted.items():
-        rows = [
-            answer.probabilities if name == "probabilities" else answer.heatmaps
-            for answer in answers
-        ]
-        values: npt.NDArray[np.float32] = np.stack([row for row in rows if row is not None])
-        values = values.astype("<f4")
+        rows = [getattr(answer, name) for answer in answers]
+        values: npt.NDArray[np.float32] = np.stack(rows).astype("<f4")
         output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(values.shape)}
         if binary:
             blobs.append(values.tobytes())

@@ -92,7 +92,9 @@ def _check_answers(classifier: Classifier) -> None:
     )
     noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     try:
-        rows, maps = classifier.run(np.stack([ramp, noise]), heatmaps=classifier.has_heatmaps)
+        rows, maps, scores = classifier.outputs(
+            np.stack([ramp, noise]), heatmaps=classifier.has_heatmaps
+        )
     except Exception as error:  # the runtime's exceptions share no base class
         raise ModelFileError(
             f"{classifier.path} fails on a test image: {str(error).splitlines()[0][:300]}"
@@ -102,6 +104,10 @@ def _check_answers(classifier: Classifier) -> None:
     if not finite or rows.min() < 0 or abs(rows.sum(axis=1) - 1).max() > 1e-3:
         raise ModelFileError(
             f"{classifier.path} answers a test image with values that are not probabilities"
+        )
+    if scores is not None and not (scores.shape == (2,) and np.isfinite(scores).all()):
+        raise ModelFileError(
+            f"{classifier.path} answers a test image with an unfamiliarity that is not a number"
         )
 
 

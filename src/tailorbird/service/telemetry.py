@@ -46,7 +46,7 @@ class Telemetry:
         )
         self._photos = Counter(
             "photos",
-            "Photos by outcome: answered, unsure, or the code of a refusal.",
+            "Photos by outcome: answered, unsure, unfamiliar, or the code of a refusal.",
             ("outcome",),
             **options,
         )
@@ -210,10 +210,10 @@ def uploads_metrics(report: Mapping[str, Any] | None) -> list[Metric]:
         "Different photos of the last 90 days by outcome: answered, unsure, unfamiliar.",
         labels=("outcome",),
     )
-    rest = report["photos"] - report["unsure"] - report["unfamiliar"]
-    counted.add_metric(("answered",), rest)
-    for outcome in ("unsure", "unfamiliar"):
-        counted.add_metric((outcome,), report[outcome])
+    others = {name: report[name] for name in ("unsure", "unfamiliar") if report[name] is not None}
+    counted.add_metric(("answered",), report["photos"] - sum(others.values()))
+    for outcome, photos in others.items():
+        counted.add_metric((outcome,), photos)
     gauges = {
         "changed": "1 where uploads differ from the validation photos by more than chance.",
         "distance": "Share of the uploads that are in another bin than expected, 0 to 1.",

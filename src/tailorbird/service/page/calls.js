@@ -16,8 +16,8 @@ import { t } from "./texts.js";
  * @typedef {{label: string, probability: number}} Ranked
  * @typedef {{label: string, width: number, height: number, values: number[][]}} Heatmap rows of
  *   values 0 to 1
- * @typedef {{label: string, probability: number, unsure: boolean, top: Ranked[], threshold: number,
- *   receipt: string | null, heatmaps?: Heatmap[]}} Result
+ * @typedef {{label: string, probability: number, unsure: boolean, unfamiliar?: boolean, top:
+ *   Ranked[], threshold: number, receipt: string | null, heatmaps?: Heatmap[]}} Result
  * @typedef {{model: {name: string, sha256: string}, results: Result[]}} Answer
  * @typedef {{name: string, sha256: string, classes: string[], display: {label: string, name:
  *   string}[], scores: Record<string, any>, created:

@@ -127,23 +127,26 @@ export class Card {
    * @param {import("./calls.js").Model} model
    */
   answered(result, photo, model) {
-    this.become(result.unsure ? "unsure" : "sure", "remove");
+    this.become(result.unfamiliar ? "unfamiliar" : result.unsure ? "unsure" : "sure", "remove");
     this.bar = null;
     const asks = model.corrections && result.receipt !== null;
     const maps = result.heatmaps ?? [];
     const subject = { name: this.name, result, photo, model, askAgain: this.onRetry };
     const named = naming(model);
     const share = percent(result.probability);
+    const words = result.unfamiliar
+      ? ["card.unfamiliar", "card.closest"]
+      : ["card.unsure", "card.perhaps"];
     const blank =
       maps.length && maps.every((map) => map.values.flat().every((value) => value === 0));
     this.body.replaceChildren(
       ...(result.unsure
         ? [
-            el("p", { class: "verdict" }, icon("question"), t("card.unsure")),
+            el("p", { class: "verdict" }, icon("question"), t(words[0])),
             el(
               "p",
               { class: "sureness" },
-              ...parts("card.perhaps", { label: el("strong", {}, named(result.label)), share }),
+              ...parts(words[1], { label: el("strong", {}, named(result.label)), share }),
             ),
           ]
         : [

@@ -36,12 +36,22 @@ export function corrections({ name, result, photo, model, askAgain }) {
     if (held && focus) focus.focus({ preventScroll: true });
   };
   const other = () => el("button", { type: "button", onclick: pick }, t("answer.other"));
+  const none = () =>
+    el(
+      "button",
+      { type: "button", class: "right", onclick: () => store(null) },
+      icon("check"),
+      t("answer.none_of_these"),
+    );
   const promise = () =>
     el("p", { class: "quiet" }, t(model.keep_photos ? "answer.kept" : "answer.not_kept"));
 
   function question() {
     const choices = result.unsure
-      ? result.top.map((each) => choice(each, named(each.label), () => store(each.label)))
+      ? [
+          ...(result.unfamiliar ? [none()] : []),
+          ...result.top.map((each) => choice(each, named(each.label), () => store(each.label))),
+        ]
       : [
           el(
             "button",

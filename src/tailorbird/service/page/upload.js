@@ -18,6 +18,12 @@ const MOST = 200; // photos added at once, so that the tab does not run out of m
 
 const CLASSES_NAMED = 12; // in the introduction
 
+const SPOKEN = {
+  sure: "card.spoken",
+  unsure: "card.spoken_unsure",
+  unfamiliar: "card.spoken_unfamiliar",
+};
+
 const queue = new Queue(AT_ONCE);
 /** @type {Set<Upload>} newest last */
 const uploads = new Set();
@@ -116,7 +122,7 @@ class Upload {
   show(result, photo, info) {
     this.card.answered(result, photo, info);
     announce(
-      t(result.unsure ? "card.spoken_unsure" : "card.spoken", {
+      t(SPOKEN[result.unfamiliar ? "unfamiliar" : result.unsure ? "unsure" : "sure"], {
         name: this.name,
         label: naming(info)(result.label),
         share: spoken(result.probability),
@@ -185,6 +191,7 @@ function tally() {
   const parts = [
     [many("sure"), "answered"],
     [many("unsure"), "unsure"],
+    [many("unfamiliar"), "unfamiliar"],
     [many("failed"), "failed"],
     [many("waiting", "preparing", "uploading", "looking", "busy"), "waiting"],
   ];
