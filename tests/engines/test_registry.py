@@ -65,11 +65,15 @@ def test_the_engine_of_files_and_references() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("model.onnx", b"xxxx", "is an ONNX file"),
+        ("model.onnx", b"xxxx", "is not an ONNX file, or it is truncated"),
         ("model.pt", b"PK\x05\x06" + bytes(18), "is a PyTorch file"),
         ("model.pkl", b"\x80\x04", "is a pickle, which can run any code"),
         ("model.tflite", b"xxxx", "is a TensorFlow Lite model"),
-        ("model.bin", b"hello", r"is not a model file of a known framework.*\.keras \(keras\)"),
+        (
+            "model.bin",
+            b"hello",
+            r"not a model file of a known framework.*\.keras, \.h5 \(keras\)",
+        ),
         ("model.bin", b"", "is empty"),
         ("model.bin", None, "does not exist"),
     ],

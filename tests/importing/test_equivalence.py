@@ -285,7 +285,7 @@ def test_nothing_is_written_when_onnx_and_keras_differ(
     monkeypatch.setattr(keras_models.KerasClassifier, "logits", other)
     with pytest.raises(
         TrainingError,
-        match=r"the network in ONNX and Keras itself differ by up to .*nothing was written",
+        match=r"the converted network and the source itself differ by up to .*nothing was written",
     ):
         import_model(path, tmp_path / "model.onnx", classes=NAMES, preprocess="tf")
     assert not (tmp_path / "model.onnx").exists()

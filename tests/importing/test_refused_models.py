@@ -300,8 +300,8 @@ def test_invalid_import_settings_are_refused(tmp_path: Path) -> None:
         ),
         (
             {"preprocess": "tflite"},
-            "preprocess is 'tflite'; it must be one of tf, caffe, torch, unit, none, or the keras "
-            "module",
+            "preprocess is 'tflite'; it must be one of tf, caffe, torch, unit, none, bgr, "
+            "imagenet, or the keras module",
         ),
         (
             {"preprocess": None},

@@ -45,8 +45,15 @@ class PixelInput:
     fixed: tuple[int | None, int | None]
 
 
-def load(path: Path) -> onnx.ModelProto:
+def load(
+    path: Path, *, advice: str = OTHER_FILE, least_opset: int = LEAST_OPSET
+) -> onnx.ModelProto:
     """Read a network with all weights inside, functions inlined, standard operators only.
+
+    Args:
+        path: The file; weights in other files of its folder are read as well.
+        advice: What to do instead, at the end of messages.
+        least_opset: The earliest operator set that is accepted.
 
     Raises:
         BackboneError: The file is not ONNX, weights are missing or outside the folder, it exceeds
@@ -63,9 +70,9 @@ def load(path: Path) -> onnx.ModelProto:
         except Exception as problem:  # the C++ inliner throws RuntimeError and ValueError alike
             raise BackboneError(
                 f"{path.name} defines functions that cannot be inlined: {first_line(problem)}; "
-                f"{OTHER_FILE}"
+                f"{advice}"
             ) from None
-    _check_operators(model, path.name)
+    _check_operators(model, path.name, advice, least_opset)
     if len(model.graph.node) == 0:
         raise BackboneError(f"{path.name} holds no graph; it is not a network")
     return model
@@ -218,7 +225,7 @@ def _location(tensor: onnx.TensorProto, name: str) -> str:
     return location
 
 
-def _check_operators(model: onnx.ModelProto, name: str) -> None:
+def _check_operators(model: onnx.ModelProto, name: str, advice: str, least_opset: int) -> None:
     """Refuse operators outside the ONNX standard and operator sets that are too old or too new."""
     import onnx
 
@@ -233,18 +240,17 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
         )
         raise BackboneError(
             f"{name} uses operators outside the ONNX standard ({listed}), which run in one runtime "
-            f"only; {OTHER_FILE}"
+            f"only; {advice}"
         )
     if any(node.op_type == "DynamicQuantizeLinear" for node in onnx_files.nodes(model.graph)):
         raise BackboneError(
             f"{name} is dynamically quantised: the quantisation step is taken over the whole "
-            f"batch, so a photo's features would depend on the photos beside it; {OTHER_FILE}"
+            f"batch, so a photo's features would depend on the photos beside it; {advice}"
         )
     opset = onnx_files.standard_opset(model)
-    if opset < LEAST_OPSET:
+    if opset < least_opset:
         raise BackboneError(
-            f"{name} is written in operator set {opset}; at least {LEAST_OPSET} is needed: "
-            f"{OTHER_FILE}"
+            f"{name} is written in operator set {opset}; at least {least_opset} is needed: {advice}"
         )
     if opset > onnx.defs.onnx_opset_version() or model.ir_version > onnx.IR_VERSION:
         raise BackboneError(

@@ -1,4 +1,7 @@
-"""`tailorbird import`: convert a Keras classifier. (A module cannot be named import.)"""
+"""`tailorbird import`: convert a classifier trained elsewhere.
+
+A module cannot be named import.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +23,31 @@ def import_model(
     model: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A .keras or .h5 file written by model.save of Keras 3 or 2."
+            metavar="FILE",
+            help="An .onnx file of any framework; a .keras or .h5 file written by model.save of "
+            "Keras 3 or 2; or .safetensors weights of a timm network, with --arch.",
         ),
     ],
     target: Annotated[Path, typer.Option("--output", "-o", help="Model file to write, .onnx.")],
     classes: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Class names in the order of the outputs: a file with one name per line (or "
-            "class_indices as JSON), or a list such as hat,shirt."
+            "class_indices as JSON), or a list such as hat,shirt. By default those stored in the "
+            "file."
         ),
-    ],
+    ] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(help="For .safetensors: name of the timm network, such as resnet50."),
+    ] = None,
     preprocess: Annotated[
         str | None,
         typer.Option(
-            help="Preprocessing used in training: the keras.applications module whose "
-            "preprocess_input was used, such as xception or mobilenet_v2; or tf, torch, caffe, "
-            "unit (x / 255) or none. By default the one stored in the model."
+            help="Preprocessing used in training: imagenet (also torch), unit (x / 255), tf "
+            "(x / 127.5 - 1), caffe, bgr or none; for Keras also the keras.applications module "
+            "whose preprocess_input was used, such as xception. By default the one stored in the "
+            "model."
         ),
     ] = None,
     validate: Annotated[
@@ -59,12 +70,13 @@ def import_model(
     data: Any = None,
     json: JsonOption = False,
 ) -> None:
-    """Convert a Keras classifier to a model file.
+    """Convert a classifier trained elsewhere to a model file.
 
-    The model file is compared with Keras, and calibrated and scored if photos are given. The import
-    needs the extra `keras`; using the model file does not. Heat maps are included if the model ends
-    in pooling or flattening and dense layers with ReLU. Lambda layers are refused: no code in the
-    file is ever run.
+    The model file is compared with the source, and calibrated and scored if photos are given. Files
+    of Keras need the extra `keras` and .safetensors the extra `torch`; ONNX files and the finished
+    model file need neither. Heat maps are included if the model ends in pooling or flattening and
+    dense layers with ReLU. No code in a file is ever run: Lambda layers, pickles and operators
+    outside the ONNX standard are refused.
     """
     from tailorbird import importing
 
@@ -72,7 +84,8 @@ def import_model(
         result = importing.import_model(
             model,
             target,
-            classes=classes,
+            classes=classes or (),
+            arch=arch,
             preprocess=preprocess,
             size=size,
             validate=validate,
@@ -100,7 +113,7 @@ def print_import(result: ImportResult) -> None:
     output.line(f"Preprocessing: {result.preprocess}: {result.preprocess_reason}")
     compared = "photos" if result.photos else "drawn pictures"
     output.line(
-        f"Largest difference of a probability from Keras: {result.agreement:.1g}, on "
+        f"Largest difference of a probability from the source: {result.agreement:.1g}, on "
         f"{result.compared} {compared}"
     )
     maps = "yes" if result.heatmaps else f"none: {result.info.settings['no_heatmaps']}"

@@ -17,12 +17,16 @@ PREPROCESS: dict[str, tuple[tuple[float, ...], tuple[float, ...], bool]] = {
     ),
     "unit": ((1 / 255,) * 3, (0.0,) * 3, False),
     "none": ((1.0,) * 3, (0.0,) * 3, False),
+    "bgr": ((1.0,) * 3, (0.0,) * 3, True),
 }
 """(scale, offset, whether RGB is reversed to BGR first); the result is pixels * scale + offset.
 
 tf, caffe and torch are the modes of keras.applications.imagenet_utils.preprocess_input; `unit`
-divides by 255, `none` leaves 0 to 255.
+divides by 255, `none` leaves 0 to 255, and so does `bgr` in the order of Azure Custom Vision.
 """
+
+ALIASES = {"imagenet": "torch"}
+"""Other names of preprocessings that users of every framework may give."""
 
 
 def prepare(images: npt.NDArray[np.generic], preprocess: str) -> npt.NDArray[np.float32]:

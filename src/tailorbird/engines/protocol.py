@@ -272,6 +272,7 @@ class KnownNetwork:
 
     Attributes:
         name: as the framework's users know it, such as `keras.applications.xception`.
+        does: what prepares pixels for it, in words.
         preprocess: the preprocessing that goes with it, a key of `preprocessing.PREPROCESS`.
         evidence: how it was recognised, such as "its part 'xception'".
     """
@@ -279,6 +280,7 @@ class KnownNetwork:
     name: str
     preprocess: str
     evidence: str
+    does: str
 
 
 class SourceClassifier(Protocol):
@@ -311,6 +313,10 @@ class SourceClassifier(Protocol):
     @property
     def why_no_heatmaps(self) -> str:
         """Return why there are no heat maps; empty where there are."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Return the names of the classes that the file states, in their order; empty if none."""
 
     def own_preprocessing(self) -> str | None:
         """Return the layer that prepares pixels inside the model, such as "x (Rescaling)"."""
@@ -346,7 +352,31 @@ class PublishedClassifier:
     origin: Mapping[str, str]
 
 
-class Engine(Protocol):
+class ClassifierReader(Protocol):
+    """What reads the model files of one format; making one imports no framework."""
+
+    name: str
+    """The format or framework, for messages."""
+    suffixes: Sequence[str]
+    """Endings of the files it reads, for messages."""
+    preprocess_names: Mapping[str, str]
+    """The framework's own names of preprocessings, each with its key of PREPROCESS."""
+
+    def recognises(self, path: Path) -> bool:
+        """Return whether a file, by its content or name, is a model of this framework."""
+
+    def read_classifier(
+        self, path: Path, size: int | None, arch: str | None = None
+    ) -> SourceClassifier:
+        """Read a model file of the framework as untrusted input.
+
+        size: side of the images in pixels, for a model that accepts any. arch: name of the network,
+            for files of weights alone. Raises ModelFileError for a file that is damaged, holds code
+            or is not a classifier of photos; SettingsError for a wrong size or network.
+        """
+
+
+class Engine(ClassifierReader, Protocol):
     """A framework adapter. Making one imports no framework; its methods do when they need it.
 
     Every backbone file that an engine writes has a metadata entry under the engine's name, from
@@ -360,8 +390,6 @@ class Engine(Protocol):
     """A reference to a backbone that this engine can pull, for messages."""
     model_suffix: str
     """Ending of the files that `save_model` writes."""
-    preprocess_names: Mapping[str, str]
-    """The framework's own names of preprocessings, each with its key of PREPROCESS."""
 
     def open_network(self, backbone: onnx.ModelProto) -> TrainableNetwork:
         """Return the network that a backbone file of this engine was made from, with its weights.
@@ -394,17 +422,6 @@ class Engine(Protocol):
                 refused by an engine whose networks take none.
             folder: where to write; by default the catalogue.
             progress: receives notes.
-        """
-
-    def recognises(self, path: Path) -> bool:
-        """Return whether a file, by its content or name, is a model of this framework."""
-
-    def read_classifier(self, path: Path, size: int | None) -> SourceClassifier:
-        """Read a model file of the framework as untrusted input.
-
-        size: side of the images in pixels, for a model that accepts any. Raises ModelFileError for
-            a file that is damaged, holds code or is not a classifier of photos; SettingsError for a
-            wrong size.
         """
 
     def published_classifier(

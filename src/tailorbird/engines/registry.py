@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird import onnx_files
-from tailorbird.engines.protocol import Engine, TrainableNetwork
+from tailorbird.engines.protocol import ClassifierReader, Engine, TrainableNetwork
 from tailorbird.errors import ModelFileError, SettingsError
 from tailorbird.head import Head
 
@@ -25,17 +25,24 @@ ENGINES = {
 }
 """Modules by engine name; each has an `ENGINE`."""
 
+_PYTORCH = (
+    "a PyTorch file, which holds no network or is a pickle, which can run any code; export the "
+    "model to ONNX (torch.onnx.export), or save the weights of a timm network as .safetensors and "
+    "name it with --arch"
+)
+
 SCRATCH = "cnn"
 """Name of the small network that an engine trains from random weights, given as a backbone."""
 
+_READERS = ("tailorbird.engines.onnx.reader",)
+"""Modules of readers that are no engines; each has a `READER`."""
+
 _OTHER_FILES = {
-    ".onnx": "an ONNX file: a tailorbird model needs no import, and a backbone is used with "
-    "`train --backbone`",
     ".pb": "a TensorFlow graph; import the Keras model it was made from, a .keras or .h5 file",
     ".tflite": "a TensorFlow Lite model, which cannot be converted back; import the .keras or .h5 "
     "file it was made from",
-    ".pt": "a PyTorch file; only Keras models can be imported",
-    ".pth": "a PyTorch file; only Keras models can be imported",
+    ".pt": _PYTORCH,
+    ".pth": _PYTORCH,
     ".pkl": "a pickle, which can run any code when it is opened and is never read; save the model "
     "in its framework's own format",
 }
@@ -71,12 +78,14 @@ def engine_for_reference(reference: str) -> Engine | None:
     return engine(scheme) if ":" in reference and scheme in ENGINES else None
 
 
-def engine_for_file(path: Path) -> Engine:
-    """Return the engine that can read a framework's model file. Raises ModelFileError."""
-    found = next((one for one in engines() if one.recognises(path)), None)
+def reader_for_file(path: Path) -> ClassifierReader:
+    """Return what can read a framework's model file. Raises ModelFileError."""
+    others = [importlib.import_module(module).READER for module in _READERS]
+    readers: list[ClassifierReader] = [*engines(), *others]
+    found = next((one for one in readers if one.recognises(path)), None)
     if found is not None:
         return found
-    endings = ", ".join(f"{one.model_suffix} ({one.name})" for one in engines())
+    endings = ", ".join(f"{', '.join(one.suffixes)} ({one.name})" for one in readers)
     if not path.exists():
         raise ModelFileError(f"{path} does not exist; give a model file such as {endings}")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tailorbird.dataset import listed_photos, stacked_pixels
 from tailorbird.dataset.labels import unknown_label
 from tailorbird.engines.protocol import SourceClassifier
-from tailorbird.engines.registry import ENGINES, carried, engine_for_file, engine_for_reference
+from tailorbird.engines.registry import ENGINES, carried, engine_for_reference, reader_for_file
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.files import sha256_file
 from tailorbird.head import Head
@@ -53,22 +53,24 @@ def import_model(
     progress: Progress | None = None,
     **options: Any,
 ) -> ImportResult:
-    """Convert a classifier that was trained in Keras into a model file.
+    """Convert a classifier that was trained elsewhere into a model file.
 
     Args:
-        source: a `.keras` or `.h5` file that `model.save` wrote, with Keras 3 or Keras 2.
+        source: a `.keras` or `.h5` file that `model.save` wrote, with Keras 3 or Keras 2; an ONNX
+            file of any framework; or `.safetensors` weights of a timm network, with `arch`.
         output: the model file to write, `.onnx`; an existing one is replaced only by a finished
             and verified one.
         settings: classes, preprocessing, photos to calibrate on and so on.
         progress: receives stages and steps.
-        options: fields of ImportSettings, in place of those in `settings`; `classes` must be given.
+        options: fields of ImportSettings, in place of those in `settings`; `classes` must be given
+            unless the file has them.
 
     Raises:
         SettingsError: an option that does not fit the model; an unknown preprocessing.
-        ModelFileError: the file is not a Keras classifier of photos, is damaged, or has code in it.
+        ModelFileError: the file is not a classifier of photos, is damaged, or has code in it.
         BackboneError: a layer that cannot be converted.
         DatasetError: no photo of the model's classes.
-        TrainingError: the finished file disagreed with Keras; nothing is written.
+        TrainingError: the finished file disagreed with the source; nothing is written.
         MissingExtra, StorageError.
     """
     output, source = Path(output), Path(source)
@@ -79,19 +81,21 @@ def import_model(
             problems,
             output,
             {
-                "Keras model": source,
+                "source model": source,
                 "classes": _path(values["classes"]),
                 "dataset": values["validate"],
             },
         )
     assert given is not None, "a SettingsError was raised otherwise"
-    names = read_classes(given.classes)
-    engine = engine_for_file(source)
-    mode = preprocessing.mode_of(given.preprocess, engine)
+    names = read_classes(given.classes) if given.classes else ()
+    reader = reader_for_file(source)
+    mode = preprocessing.mode_of(given.preprocess, reader)
     run = _Import(output, given, names, progress or NoProgress())
     with run.timer.measure("open"):
         run.progress.stage("open")
-        classifier = engine.read_classifier(source, given.size)
+        classifier = reader.read_classifier(source, given.size, given.arch)
+    if not names:
+        run = replace(run, classes=_stated(classifier, source))
     origin = {
         "name": classifier.name,
         "sha256": sha256_file(source),
@@ -141,6 +145,16 @@ def import_application(
         )
     origin = dict(published.origin)
     return _make(run, published.classifier, origin, published.preprocess, published.reason)
+
+
+def _stated(classifier: SourceClassifier, source: Path) -> tuple[str, ...]:
+    """Return the class names in the file itself. Raises SettingsError where there are none."""
+    if not classifier.class_names:
+        raise SettingsError(
+            f"{source} does not name its {classifier.classes} classes: give --classes, a file with "
+            "one name per line in the order of the outputs, or a list such as hat,shirt"
+        )
+    return read_classes(classifier.class_names, unique=True)
 
 
 def _path(classes: object) -> str | Path | None:
@@ -245,7 +259,7 @@ def _check_classes(classes: tuple[str, ...], classifier: SourceClassifier) -> No
     named = ", ".join(classes[:6]) + (", ..." if len(classes) > 6 else "")
     raise SettingsError(
         f"the model has {what} but {len(classes)} classes are named ({named}); name each output in "
-        "its order: for folders that Keras read, their names sorted (train_generator.class_indices)"
+        "its order: for folders that Keras or torchvision read, their names sorted"
     )
 
 
@@ -280,9 +294,10 @@ def _find_preprocessing(
     if chosen is None and photos is None:
         raise SettingsError(
             "how the pixels were prepared in training is not in the file: give --preprocess with "
-            "the module of keras.applications whose preprocess_input was used (such as xception), "
-            "unit for x / 255, tf for x / 127.5 - 1, or none; or give labelled photos "
-            "(--validate), and the one that scores best is used"
+            "imagenet (torchvision, most of timm), unit for x / 255, tf for x / 127.5 - 1, none, "
+            "or for Keras the module of keras.applications whose preprocess_input was used (such "
+            "as xception); or give labelled photos (--validate), and the one that scores best is "
+            "used"
         )
     comparison = None
     if photos is not None:
@@ -315,8 +330,8 @@ def _agreement(
     worst = float(np.abs(softmax(network.logits(images)) - softmax(expected)).max())
     if not worst < AGREEMENT:
         raise TrainingError(
-            f"the network in ONNX and Keras itself differ by up to {worst:.2g} in a probability, "
-            f"{AGREEMENT:g} is allowed; nothing was written"
+            f"the converted network and the source itself differ by up to {worst:.2g} in a "
+            f"probability, {AGREEMENT:g} is allowed; nothing was written"
         )
     return worst
 

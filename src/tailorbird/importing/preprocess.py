@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.engines.preprocessing import PREPROCESS
-from tailorbird.engines.protocol import Engine, SourceClassifier
+from tailorbird.engines.preprocessing import ALIASES, PREPROCESS
+from tailorbird.engines.protocol import ClassifierReader, SourceClassifier
 from tailorbird.errors import SettingsError
 from tailorbird.head.network import log_loss
 from tailorbird.importing.photos import ImportedNetwork
@@ -24,7 +24,7 @@ SAMPLED: Final = 200
 """Maximum number of photos on which preprocessings are tried."""
 
 CLEARLY: Final = 0.01
-"""P-value below which another preprocessing is significantly better; four are compared."""
+"""P-value below which another preprocessing is significantly better; five are compared."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +75,25 @@ class PreprocessComparison:
         }
 
 
-def mode_of(preprocess: str | None, engine: Engine) -> str | None:
-    """Return the key of PREPROCESS that a name of the engine's users stands for.
+def mode_of(preprocess: str | None, reader: ClassifierReader) -> str | None:
+    """Return the key of PREPROCESS that a name of the reader's users stands for.
 
     Raises SettingsError for an unknown name.
     """
     if preprocess is None or preprocess in PREPROCESS:
         return preprocess
-    if preprocess not in engine.preprocess_names:
+    known = ALIASES | dict(reader.preprocess_names)
+    if preprocess not in known:
+        own = ", ".join(reader.preprocess_names)
         raise SettingsError(
-            f"preprocess is {preprocess!r}; it must be one of {', '.join(PREPROCESS)}, or the "
-            f"{engine.name} module whose preprocess_input was used: "
-            f"{', '.join(engine.preprocess_names)}"
+            f"preprocess is {preprocess!r}; it must be one of {', '.join([*PREPROCESS, *ALIASES])}"
+            + (
+                f", or the {reader.name} module whose preprocess_input was used: {own}"
+                if own
+                else ""
+            )
         )
-    return engine.preprocess_names[preprocess]
+    return known[preprocess]
 
 
 def known_preprocessing(classifier: SourceClassifier, given: str | None) -> tuple[str, str] | None:
@@ -100,7 +105,7 @@ def known_preprocessing(classifier: SourceClassifier, given: str | None) -> tupl
         return "none", f"the model prepares its pixels itself, in {layer}"
     known = classifier.known_network()
     if known is not None:
-        reason = f"what {known.name}.preprocess_input does; recognised by {known.evidence}"
+        reason = f"{known.does}; recognised by {known.evidence}"
         return known.preprocess, reason
     return None
 

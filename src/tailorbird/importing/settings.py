@@ -16,10 +16,12 @@ class ImportSettings:
 
     Attributes:
         classes: names of the outputs, in their order; see `read_classes`. For a model with one
-            output two names, first the one for an output of 0.
-        preprocess: how pixels were prepared in training: tf, caffe, torch, unit or none, or the
-            module of keras.applications whose `preprocess_input` was used; by default as found in
-            the model, else the one that scores best.
+            output two names, first the one for an output of 0. Empty: those in the file, if it
+            states them.
+        arch: name of the timm network, for files that hold weights alone.
+        preprocess: how pixels were prepared in training: tf, caffe, torch (or imagenet), unit, bgr
+            or none, or the module of keras.applications whose `preprocess_input` was used; by
+            default as found in the model, else the one that scores best.
         size: of the images in pixels, for a model that takes any.
         validate: labelled photos as for `train`, to calibrate and score on; see
             `photos.read_scoring_data`.
@@ -29,6 +31,7 @@ class ImportSettings:
     """
 
     classes: str | Path | Sequence[str] = ()
+    arch: str | None = None
     preprocess: str | None = None
     size: int | None = None
     validate: str | Path | None = None

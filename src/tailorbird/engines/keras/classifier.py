@@ -82,6 +82,11 @@ class KerasClassifier:
         """Return why there are no heat maps; empty where there are."""
         return self.structure.why
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return nothing: Keras' files do not hold names of classes."""
+        return ()
+
     def own_preprocessing(self) -> str | None:
         """Return the layer that prepares the pixels inside the model, such as Rescaling."""
         here = self.graph.inputs[0]

@@ -34,6 +34,7 @@ class KerasEngine:
     name = "keras"
     example = "keras:MobileNetV2"
     model_suffix = ".keras"
+    suffixes: Sequence[str] = (".keras", ".h5")
     preprocess_names: Mapping[str, str] = PREPROCESS_NAMES
 
     def open_network(self, backbone: onnx.ModelProto) -> TrainableNetwork:
@@ -85,8 +86,12 @@ class KerasEngine:
         except (OSError, zipfile.BadZipFile):
             return False
 
-    def read_classifier(self, path: Path, size: int | None) -> SourceClassifier:
+    def read_classifier(
+        self, path: Path, size: int | None, arch: str | None = None
+    ) -> SourceClassifier:
         """Read a `.keras` or `.h5` file as a classifier."""
+        if arch is not None:
+            raise SettingsError(f"{path} holds its own network; leave --arch out")
         from tailorbird.engines.keras.classifier import open_classifier
 
         return open_classifier(path, size)

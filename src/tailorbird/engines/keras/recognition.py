@@ -60,4 +60,7 @@ def recognise(paths: Sequence[str]) -> KnownNetwork | None:
 
 
 def _known(module: str, evidence: str) -> KnownNetwork:
-    return KnownNetwork(f"keras.applications.{module}", PREPROCESS_NAMES[module], evidence)
+    name = f"keras.applications.{module}"
+    return KnownNetwork(
+        name, PREPROCESS_NAMES[module], evidence, f"what {name}.preprocess_input does"
+    )

@@ -31,6 +31,7 @@ class TimmEngine:
     name = "timm"
     example = "timm:mobilenetv3_large_100"
     model_suffix = ".safetensors"
+    suffixes: Sequence[str] = (".safetensors",)
     preprocess_names: Mapping[str, str] = {}
 
     def open_network(self, backbone: onnx.ModelProto) -> TrainableNetwork:
@@ -71,7 +72,9 @@ class TimmEngine:
         """Return whether a file's name says that it holds weights as safetensors."""
         return path.suffix.lower() == ".safetensors"
 
-    def read_classifier(self, path: Path, size: int | None) -> SourceClassifier:
+    def read_classifier(
+        self, path: Path, size: int | None, arch: str | None = None
+    ) -> SourceClassifier:
         """Read a weights file of timm as a classifier."""
         raise SettingsError(_NOT_YET)
 
