@@ -36,7 +36,9 @@ class TimmEngine:
 
     def open_network(self, backbone: onnx.ModelProto) -> TrainableNetwork:
         """Return the PyTorch network that a backbone file was made from."""
-        raise SettingsError(_NOT_YET)
+        from tailorbird.engines.torch.network import TorchNetwork
+
+        return TorchNetwork(backbone)
 
     def scratch_network(
         self, *, size: int, classes: int, seed: int

@@ -1,0 +1,82 @@
+"""The device that PyTorch trains on, and its arithmetic."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tailorbird import parallel
+from tailorbird.engines.torch import backend
+from tailorbird.errors import SettingsError
+
+LAG = 8
+"""Steps that a GPU may be behind before the results of the first of them are read."""
+
+
+def device() -> Any:
+    """Return the GPU of this process, else Apple's, else the CPU with all cores at hand."""
+    torch, _ = backend.load()
+    if torch.cuda.is_available():
+        found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(found)
+        # Convolutions in float32 may use TF32, as PyTorch itself allows; products may as well.
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True  # one input size and batch size per stage
+        return found
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    torch.set_num_threads(max(1, parallel.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return torch.device("cpu")
+
+
+def name(of: Any) -> str:
+    """Return a device in words."""
+    torch, _ = backend.load()
+    if of.type == "cuda":
+        return str(torch.cuda.get_device_name(of))
+    return "Apple GPU" if of.type == "mps" else "CPU"
+
+
+def check_count(count: int) -> None:
+    """Raise SettingsError for more devices than there are; on a CPU they are processes."""
+    torch, _ = backend.load()
+    if torch.cuda.is_available() and count > torch.cuda.device_count():
+        there = torch.cuda.device_count()
+        raise SettingsError(
+            f"devices is {count}, but PyTorch sees {there} GPU{'s' * (there > 1)} here; use at "
+            f"most {there}"
+        )
+    if not torch.cuda.is_available() and count > parallel.cores():
+        raise SettingsError(
+            f"devices is {count}, but there is no GPU and {parallel.cores()} processor cores; use "
+            f"at most {parallel.cores()}"
+        )
+
+
+def sixteen_bit(on: Any) -> bool:
+    """Return whether sixteen-bit arithmetic is the default: on GPUs with bfloat16."""
+    torch, _ = backend.load()
+    return on.type == "cuda" and bool(torch.cuda.get_device_capability(on) >= (8, 0))
+
+
+def precision(on: Any, *, mixed: bool) -> Any:
+    """Return the type of autocast, or None for float32; float16 needs a scaled loss."""
+    torch, _ = backend.load()
+    if not mixed:
+        return None
+    if on.type == "cpu":
+        return torch.bfloat16
+    return torch.bfloat16 if sixteen_bit(on) else torch.float16
+
+
+def seconds(run: Callable[[], object], *, repeats: int = 3) -> float:
+    """Return the shortest of some durations of `run`, after one that is not counted."""
+    run()
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - start)
+    return min(found)
