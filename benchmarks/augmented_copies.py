@@ -23,12 +23,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from tailorbird import images
 from tailorbird.dataset import scan
-from tailorbird.dataset.duplicates.altered_copies import (
-    AGREEING,
-    confirmed,
-    moves,
-    neighbours,
-)
+from tailorbird.dataset.duplicates.altered_copies import confirmed, moves, neighbours
 from tailorbird.dataset.duplicates.corner_store import CornerStore
 from tailorbird.dataset.duplicates.local_features import VECTOR, local_features, thumbnail
 
@@ -94,7 +89,7 @@ def found(
     found = moves(corners[chosen], own_corners)
     same = [
         near[k]
-        and found.agreeing[k] >= AGREEING
+        and found.likely[k]
         and confirmed(
             images.decode(originals[number]).image,
             copies[k],

@@ -276,9 +276,10 @@ class _Reading:
         else:
             small = side < _LEAST_FOR_FACTS
             enough = images.decode(data, at_least=_LEAST_SIDE) if small else photo
-            row = facts(enough)
+            grey = replace(enough, image=enough.image.convert("L"))  # once for both
+            row = facts(grey)
             self.facts[i] = row
-            self.corners.see(digest, enough.image)
+            self.corners.see(digest, grey.image)
             with self._lock:
                 self._new[0].append(digest)
                 self._new[1].append(row)

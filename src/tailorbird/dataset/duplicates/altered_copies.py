@@ -8,6 +8,7 @@ be the same, as for near duplicates. Thresholds do not depend on a backbone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from tailorbird.dataset.duplicates.similarity import SIDE, Greys, Likeness, blur
 
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
-NEIGHBOURS: Final = 4
+NEIGHBOURS: Final = 5
 """Nearest photos that each photo is compared with."""
 
 _SAMPLE: Final = 4096
@@ -31,14 +32,20 @@ _ALIKE: Final = 0.6  # least cosine of the descriptors of one corner in two pict
 _NEAR: Final = 0.035  # of the longer side; corners that agree on a move are this close
 _CLOSE: Final = 0.02
 AGREEING: Final = 7
-"""Least number of corners that agree on one move; different photos have at most 6 (measured)."""
+"""Least number of corners that agree on one move."""
 _SCALES: Final = (0.5, 2.0)
+_LEAST_OF_OVERLAP: Final = 0.17
+_LEAST_OF_MATCHED: Final = 0.29
+_MISS: Final = 0.0135
+"""Least share of agreeing corners among those in the overlap and among those that look alike, and
+their largest root mean square distance, in units of the longer side: of pairs of different photos
+with `AGREEING` corners, four in five do not reach them, of copies one in 300."""
 
-_STEPS: Final = 8
-_FIRST_STEPS: Final = 2
-_PROMISING: Final = 0.6
-"""Least correlation of fine structure after `_FIRST_STEPS`: copies of photos have at least 0.92 by
-then, nine in ten pairs of different photos less than 0.71."""
+_STEPS: Final = 4
+_PROMISING: Final = (0.1, 0.3, 0.6)
+"""Least correlation of fine structure before the first three steps; of photos and their copies one
+in 700 has less (0.35, 0.57 and 0.61 are reached), of other pairs half, three in four, nine in ten.
+"""
 _OVERLAP: Final = 0.5  # an enlarged frame around a copy turned by 30 degrees covers 0.53
 _STRUCTURE: Final = 0.94  # the same thing photographed twice reaches 0.93; copies start at 0.93
 _TILE: Final = 0.75
@@ -113,63 +120,101 @@ class Moves:
     """Moves of P pictures onto others.
 
     matrix: float64 (P, 2, 3), from centred coordinates in units of the longer side. agreeing:
-    corners that agree, int64 (P,).
+    corners that agree, int64 (P,). likely: whether these are so many of the corners that both
+    pictures have where they overlap, and agree so closely, that pixels should be compared, bool
+    (P,).
     """
 
     matrix: npt.NDArray[np.float64]
     agreeing: npt.NDArray[np.int64]
+    likely: npt.NDArray[np.bool_]
 
 
 def moves(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Moves:
     """Return the best move of each first picture onto the second, by corners of type `CORNERS`."""
-    plain, mirrored = _best_move(first, second, False), _best_move(first, second, True)
-    better = mirrored.agreeing > plain.agreeing
-    return Moves(
-        np.where(better[:, None, None], mirrored.matrix, plain.matrix),
-        np.where(better, mirrored.agreeing, plain.agreeing),
-    )
+    matrix = np.zeros((len(first), 2, 3))
+    agreeing = np.zeros(len(first), np.int64)
+    likely = np.zeros(len(first), bool)
+    a, b = (side["patch"].astype(np.float32) for side in (first, second))
+    for mirror in (False, True):
+        other, matched = _matches(a * MIRROR if mirror else a, b, first, second)
+        some = np.flatnonzero(matched.sum(1) >= AGREEING)
+        if len(some):
+            found = _best_move(first[some], second[some], other[some], matched[some], mirror)
+            better = found.agreeing > agreeing[some]
+            for all_pairs, own in (
+                (matrix, found.matrix),
+                (agreeing, found.agreeing),
+                (likely, found.likely),
+            ):
+                all_pairs[some[better]] = own[better]
+    return Moves(matrix, agreeing, likely)
 
 
-def _best_move(first: npt.NDArray[Any], second: npt.NDArray[Any], mirror: bool) -> Moves:
-    """Return the move that most pairs of corners agree on; each proposes one."""
-    a, b = (side["patch"].astype(np.float32) / QUANTUM for side in (first, second))
-    alike = (a * MIRROR if mirror else a) @ b.transpose(0, 2, 1)
+def _matches(
+    a: Greys, b: Greys, first: npt.NDArray[Any], second: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return the most similar corner in the second picture of each corner in the first, (P, M).
+
+    And whether they are alike and most similar to each other. `a`, `b`: descriptors (P, M, D).
+    """
+    alike = a @ b.transpose(0, 2, 1)
     alike[first["level"] < 0] = -1
     alike.transpose(0, 2, 1)[second["level"] < 0] = -1
-    other = alike.argmax(2)  # (P, M)
+    other = alike.argmax(2)
     likeness = np.take_along_axis(alike, other[..., None], 2)[..., 0]
-    back = np.take_along_axis(alike.argmax(1), other, 1)
-    matched = (likeness >= _ALIKE) & (back == np.arange(other.shape[1]))
-    place, target = (side["place"].astype(np.float32) / PLACES for side in (first, second))
-    flip = np.float32(-1 if mirror else 1)
-    place = place * np.array([flip, 1], np.float32)
-    target = np.take_along_axis(target, other[..., None], 1)
-    angle, angle2 = (
-        side["angle"].astype(np.float32) * np.float32(np.pi / ANGLES) for side in (first, second)
-    )
+    mutual = likeness == np.take_along_axis(alike.max(1), other, 1)
+    return other, mutual & (likeness >= _ALIKE * QUANTUM**2)
+
+
+def _best_move(
+    first: npt.NDArray[Any],
+    second: npt.NDArray[Any],
+    other: npt.NDArray[np.int64],
+    matched: npt.NDArray[np.bool_],
+    mirror: bool,
+) -> Moves:
+    """Return the move that most pairs of corners agree on; each proposes one."""
+    every = [_places(side) for side in (first, second)]
+    exist = [side["level"] >= 0 for side in (first, second)]
     if mirror:
-        angle = np.float32(np.pi) - angle
-    turn = np.take_along_axis(angle2, other, 1) - angle
+        every[0] = -every[0].conj()
+    # Only matched corners count: those of each picture come first, the rest are cut off.
+    kept = np.argsort(~matched, axis=1, kind="stable")[:, : int(matched.sum(1).max())]
+    matched = np.take_along_axis(matched, kept, 1)
+    other = np.take_along_axis(other, kept, 1)
+    p, q = np.take_along_axis(every[0], kept, 1), np.take_along_axis(every[1], other, 1)
+    angle, angle2 = (
+        np.take_along_axis(side["angle"], at, 1).astype(np.float32) * np.float32(np.pi / ANGLES)
+        for side, at in ((first, kept), (second, other))
+    )
+    turn = angle2 - (np.float32(np.pi) - angle if mirror else angle)
     # A corner found at a smaller size of the picture is larger by sqrt(2) per level.
-    levels = np.take_along_axis(second["level"].astype(np.float32), other, 1) - first["level"]
+    levels = np.take_along_axis(second["level"].astype(np.float32), other, 1)
+    levels -= np.take_along_axis(first["level"], kept, 1)
     scale = np.sqrt(np.float32(2)) ** levels
-    re, im = scale * np.cos(turn), scale * np.sin(turn)
     # Complex numbers: target = factor * place + shift.
-    p, q = (v[..., 0] + 1j * v[..., 1] for v in (place, target))
-    factor = (re + 1j * im).astype(np.complex64)
+    factor = (scale * np.exp(1j * turn)).astype(np.complex64)
     shift = q - factor * p
-    miss = np.abs(factor[:, :, None] * p[:, None] + shift[:, :, None] - q[:, None])
-    near = miss <= _NEAR * np.maximum(1, scale[:, :, None])
-    agree = near & matched[:, None] & matched[:, :, None]
+    miss = np.abs(factor[:, :, None] * p[:, None] + (shift[:, :, None] - q[:, None]))
+    agree = miss <= _NEAR * np.maximum(1, scale[:, :, None])
+    agree &= matched[:, None] & matched[:, :, None]
     best = agree.sum(2).argmax(1)
     inlier = np.take_along_axis(agree, best[:, None, None], 1)[:, 0]
     for most in (_NEAR, _CLOSE, _CLOSE):
         factor1, shift1 = _fitted(p, q, inlier)
-        miss1 = np.abs(factor1[:, None] * p + shift1[:, None] - q)
-        inlier = matched & (miss1 <= most * np.maximum(1, np.abs(factor1))[:, None])
+        inlier = matched & (_missed(factor1, shift1, p, q) <= most)
     factor1, shift1 = _fitted(p, q, inlier)
     size = np.abs(factor1)
-    fits = (size >= _SCALES[0]) & (size <= _SCALES[1])
+    agreeing = np.where((size >= _SCALES[0]) & (size <= _SCALES[1]), inlier.sum(1), 0)
+    missed = (_missed(factor1, shift1, p, q) ** 2 * inlier).sum(1)
+    likely = (
+        (agreeing >= AGREEING)
+        & (agreeing >= _LEAST_OF_MATCHED * matched.sum(1))
+        & (agreeing >= _LEAST_OF_OVERLAP * _common(factor1, shift1, every, exist))
+        & (missed <= _MISS**2 * agreeing)
+    )
+    flip = -1 if mirror else 1
     matrix = np.stack(
         [
             np.stack([factor1.real * flip, -factor1.imag, shift1.real], -1),
@@ -177,7 +222,49 @@ def _best_move(first: npt.NDArray[Any], second: npt.NDArray[Any], mirror: bool) 
         ],
         1,
     ).astype(np.float64)
-    return Moves(matrix, np.where(fits, inlier.sum(1), 0))
+    return Moves(matrix, agreeing, likely)
+
+
+def _places(corners: npt.NDArray[Any]) -> npt.NDArray[np.complex64]:
+    """Return the places of corners as complex numbers, (P, M)."""
+    place = corners["place"].astype(np.float32) / np.float32(PLACES)
+    return np.asarray(place[..., 0] + 1j * place[..., 1], np.complex64)
+
+
+def _missed(
+    factor: npt.NDArray[np.complex64],
+    shift: npt.NDArray[np.complex64],
+    p: npt.NDArray[np.complex64],
+    q: npt.NDArray[np.complex64],
+) -> Greys:
+    """Return how far moved corners are from their counterparts, in units of the larger picture."""
+    miss = np.abs(factor[:, None] * p + shift[:, None] - q)
+    return np.asarray(miss / np.maximum(1, np.abs(factor))[:, None], np.float32)
+
+
+def _common(
+    factor: npt.NDArray[np.complex64],
+    shift: npt.NDArray[np.complex64],
+    every: Sequence[npt.NDArray[np.complex64]],
+    exist: Sequence[npt.NDArray[np.bool_]],
+) -> npt.NDArray[np.int64]:
+    """Return how many corners one picture has where the corners of the other are, (P,).
+
+    Of both pictures, the one with fewer.
+    """
+    first, second = every
+    back = np.where(factor == 0, 1, factor)[:, None]
+    counts = []
+    for moved, own, other in (
+        (factor[:, None] * first + shift[:, None], exist[0], 1),
+        ((second - shift[:, None]) / back, exist[1], 0),
+    ):
+        inside = own.copy()
+        for coordinate in (np.real, np.imag):
+            outermost = (np.abs(coordinate(every[other])) * exist[other]).max(1, keepdims=True)
+            inside &= np.abs(coordinate(moved)) <= outermost
+        counts.append(inside.sum(1))
+    return np.asarray(np.minimum(*counts), np.int64)
 
 
 def _fitted(
@@ -235,13 +322,15 @@ def moved_likeness(
         @ np.linalg.inv(_to_pixels(first.size, size, _PAD))
     )
     grey, goal = padded.convert("L"), blur(_luma(target)[None])[0]
+    fine = goal - blur(blur(goal[None]))[0]
     for step in range(_STEPS):
         inside = _inside(size, move)
         if inside.mean() < _OVERLAP:
             return None
-        if step == _FIRST_STEPS and _agreement(grey, goal, move, inside) < _PROMISING:
+        guess = blur(_warped(grey, move)[None])[0]
+        if step < len(_PROMISING) and _agreement(guess, fine, inside) < _PROMISING[step]:
             return None
-        move = _improved(grey, goal, move, inside)
+        move = _improved(guess, goal, move, inside)
     inside = _inside(size, move)
     if inside.mean() < _OVERLAP:
         return None
@@ -280,23 +369,20 @@ def _inside(size: tuple[int, int], move: npt.NDArray[np.float64]) -> Greys:
     return np.asarray(within, np.float32)
 
 
-def _agreement(
-    grey: Image.Image, goal: Greys, move: npt.NDArray[np.float64], inside: Greys
-) -> float:
-    """Return the correlation of the fine structure of the moved picture and of the goal."""
-    moved = blur(_warped(grey, move)[None])[0]
-    x, y = ((one - blur(blur(one[None]))[0]) * inside for one in (moved, goal))
+def _agreement(moved: Greys, fine: Greys, inside: Greys) -> float:
+    """Return the correlation of the fine structure of the moved picture with that of the goal."""
+    x, y = (moved - blur(blur(moved[None]))[0]) * inside, fine * inside
     return float(np.vdot(x, y) / np.sqrt(np.vdot(x, x) * np.vdot(y, y) + 1e-6))
 
 
 def _improved(
-    grey: Image.Image, goal: Greys, move: npt.NDArray[np.float64], inside: Greys
+    moved: Greys, goal: Greys, move: npt.NDArray[np.float64], inside: Greys
 ) -> npt.NDArray[np.float64]:
     """Return the move after one step of Gauss-Newton; contrast and brightness are free.
 
-    Lucas and Kanade, 1981, with six parameters of an affine map.
+    Lucas and Kanade, 1981, with six parameters of an affine map. `moved`: the picture after the
+    present move, smoothed.
     """
-    moved = blur(_warped(grey, move)[None])[0]
     across, down = np.zeros_like(moved), np.zeros_like(moved)
     across[:, 1:-1] = (moved[:, 2:] - moved[:, :-2]) * np.float32(SIDE / 4)
     down[1:-1] = (moved[2:] - moved[:-2]) * np.float32(SIDE / 4)

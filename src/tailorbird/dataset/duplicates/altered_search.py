@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import images
-from tailorbird.dataset.duplicates.altered_copies import AGREEING, confirmed, moves, neighbours
+from tailorbird.dataset.duplicates.altered_copies import confirmed, moves, neighbours
 from tailorbird.dataset.duplicates.corner_store import CornerStore
 from tailorbird.dataset.duplicates.disjoint_sets import DisjointSets
 from tailorbird.dataset.duplicates.facts import open_verdicts, remember
@@ -27,7 +27,7 @@ from tailorbird.parallel import one_blas_thread
 
 Pair = tuple[int, int]
 
-_VERSION: Final = f"altered-1-{DECODING}"
+_VERSION: Final = f"altered-2-{DECODING}"
 """Part of every key; raised when the search finds other copies."""
 
 _LOADED: Final = 20_000
@@ -105,13 +105,11 @@ class AlteredSearch:
         for start in range(0, len(pairs), _BATCH):
             part = pairs[start : start + _BATCH]
             found = moves(*(rows[[row[pair[side]] for pair in part]] for side in (0, 1)))
-            for pair, agreeing, matrix in zip(
-                part, found.agreeing.tolist(), found.matrix, strict=True
-            ):
-                if agreeing >= AGREEING:
-                    likely.append((pair, agreeing, matrix))
-                else:
-                    verdicts[pair] = 0
+            verdicts.update(dict.fromkeys(part, 0))
+            likely += [
+                (part[i], int(found.agreeing[i]), found.matrix[i])
+                for i in np.flatnonzero(found.likely)
+            ]
 
         def confirm(one: tuple[Pair, int, npt.NDArray[np.float64]]) -> bool | None:
             pair, agreeing, matrix = one
@@ -125,6 +123,7 @@ class AlteredSearch:
         for (pair, *_), same in zip(likely, self._pool.map(confirm, likely), strict=True):
             if same is None:
                 self.complete = False
+                del verdicts[pair]
             else:
                 verdicts[pair] = int(same)
         return verdicts

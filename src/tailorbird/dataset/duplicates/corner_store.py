@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -11,16 +12,27 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tailorbird.dataset.duplicates.local_features import CORNERS, VECTOR, local_features, thumbnail
+from tailorbird.dataset.duplicates.local_features import (
+    CORNERS,
+    VECTOR,
+    canvas_shape,
+    local_features,
+    thumbnail,
+)
 from tailorbird.errors import StorageError
 from tailorbird.files import RowStore, cache_folder
 from tailorbird.images import DECODING
 
-_TOGETHER: Final = 8  # their greys and slopes stay in a core's cache
+_TOGETHER: Final = 16
+"""Photos computed at a time: few enough for a core's cache, many enough for NumPy's calls."""
+
 _CHUNK: Final = 4096
 
 Row = tuple[npt.NDArray[Any], npt.NDArray[np.int8]]
 """Corners of one photo, of type `CORNERS`, and their summary, int8 (V,)."""
+
+Waiting = tuple[bytes, npt.NDArray[np.uint8]]
+"""Digest and thumbnail of a photo."""
 
 
 class CornerStore:
@@ -30,7 +42,7 @@ class CornerStore:
         """Open the cache folder's, or keep everything in memory if `store` is false."""
         self._stores = _opened() if store else None
         self._memory: dict[bytes, Row] = {}
-        self._waiting: list[tuple[bytes, npt.NDArray[np.uint8]]] = []
+        self._waiting: dict[tuple[int, int], list[Waiting]] = defaultdict(list)
         self._lock = threading.Lock()
 
     def __contains__(self, digest: bytes) -> bool:
@@ -40,19 +52,21 @@ class CornerStore:
 
     def see(self, digest: bytes, image: Image.Image) -> None:
         """Take one decoded photo; compute in the calling thread when enough are waiting."""
-        item = (digest, thumbnail(image))
+        grey = thumbnail(image)
         with self._lock:
-            self._waiting.append(item)
-            if len(self._waiting) < _TOGETHER:
+            waiting = self._waiting[canvas_shape(grey)]
+            waiting.append((digest, grey))
+            if len(waiting) < _TOGETHER:
                 return
-            waiting, self._waiting = self._waiting, []
+            del self._waiting[canvas_shape(grey)]
         self._compute(waiting)
 
     def flush(self) -> None:
         """Compute and write what is waiting."""
         with self._lock:
-            waiting, self._waiting = self._waiting, []
-        self._compute(waiting)
+            waiting, self._waiting = self._waiting, defaultdict(list)
+        for together in waiting.values():
+            self._compute(together)
         self._write(0)
 
     def vectors(self, digests: Sequence[bytes]) -> npt.NDArray[np.int8]:
@@ -65,9 +79,7 @@ class CornerStore:
         result["level"] = -1
         return self._rows(digests, 0, result)
 
-    def _compute(self, waiting: list[tuple[bytes, npt.NDArray[np.uint8]]]) -> None:
-        if not waiting:
-            return
+    def _compute(self, waiting: list[Waiting]) -> None:
         corners, vectors = local_features([grey for _, grey in waiting])
         with self._lock:
             for i, (digest, _) in enumerate(waiting):

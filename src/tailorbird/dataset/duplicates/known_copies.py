@@ -22,7 +22,7 @@ from tailorbird.images import DECODING
 Pair = tuple[int, int]
 """Positions of two photos in a set."""
 
-_VERSION: Final = f"2-{DECODING}"
+_VERSION: Final = f"3-{DECODING}"
 """Part of every file's name; raised when a search would find other copies in the same photos."""
 
 

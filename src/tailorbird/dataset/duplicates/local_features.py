@@ -15,7 +15,9 @@ Shapes: B pictures, M = 64 corners, D = 36 numbers per descriptor, V numbers per
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -40,6 +42,7 @@ QUANTUM: Final = 127
 """Steps of `patch` in 1."""
 
 _KEPT: Final = 6
+_STEP: Final = 28  # pixels; sides of canvases are multiples of it
 NUMBERS: Final = _KEPT * _KEPT
 VECTOR: Final = 512
 
@@ -77,8 +80,26 @@ def _basis() -> npt.NDArray[np.float32]:
 
 
 _BASIS: Final = _basis()
+_BINOMIAL: Final = np.array([0, 1, 4, 6, 4, 1, 0], np.float32) / 16
+_SLOPE: Final = np.stack(
+    [
+        np.outer(_BINOMIAL, np.roll(_BINOMIAL, 1) - np.roll(_BINOMIAL, -1)).ravel(),
+        np.outer(np.roll(_BINOMIAL, 1) - np.roll(_BINOMIAL, -1), _BINOMIAL).ravel(),
+    ],
+    axis=1,
+)
+"""From 7 x 7 pixels to the slopes, across and down, of these pixels smoothed: float32 (49, 2)."""
+
+_NOT_STRONGER: Final = np.where(np.tri(3 * max(_QUOTAS), k=-1, dtype=bool), 0, np.inf).astype(
+    np.float32
+)
 MIRROR: Final = np.where(np.arange(NUMBERS) % _KEPT % 2, -1, 1).astype(np.float32)
 """Signs by which a descriptor changes when the picture is mirrored: odd frequencies across."""
+
+_EVEN: Final = MIRROR > 0
+_STEPS: Final = ((np.arange(_GRID) - (_GRID - 1) / 2) * _SPACING).astype(np.float32)
+_ALONG: Final = np.repeat(_STEPS, _GRID)
+_ACROSS: Final = np.tile(_STEPS, _GRID)
 
 _random = np.random.default_rng(0)
 _WAVES: Final = (_random.normal(size=(NUMBERS, VECTOR)) * _SHARPNESS).astype(np.float32)
@@ -92,68 +113,107 @@ def thumbnail(image: Image.Image) -> npt.NDArray[np.uint8]:
     return np.asarray(image.convert("L").resize(size, Image.Resampling.BOX, reducing_gap=3.0))
 
 
+def canvas_shape(thumbnail: npt.NDArray[np.uint8]) -> tuple[int, int]:
+    """Return height and width of the canvas for a thumbnail, multiples of `_STEP`."""
+    height, width = (-(-side // _STEP) * _STEP for side in thumbnail.shape)
+    return height, width
+
+
 def local_features(
     thumbnails: Sequence[npt.NDArray[np.uint8]],
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int8]]:
-    """Return the corners of B thumbnails, (B,) of type `CORNERS`, and their vectors, (B, V)."""
+    """Return the corners of B thumbnails, (B,) of type `CORNERS`, and their vectors, (B, V).
+
+    Those with the same `canvas_shape` are computed together, which is faster.
+    """
+    together: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, grey in enumerate(thumbnails):
+        together[canvas_shape(grey)].append(number)
     corners = np.zeros(len(thumbnails), CORNERS)
-    pictures = [Image.fromarray(grey).convert("F") for grey in thumbnails]
-    sizes = np.array([picture.size for picture in pictures], np.int64)
+    for numbers in together.values():
+        corners[numbers] = _described([thumbnails[number] for number in numbers])
+    return corners, _vectors(corners)
+
+
+def _described(thumbnails: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[Any]:
+    """Return the corners of thumbnails with the same `canvas_shape`."""
+    corners = np.zeros(len(thumbnails), CORNERS)
+    sizes = np.array([grey.shape[::-1] for grey in thumbnails], np.int64)
     start = 0
-    for level, (share, quota) in enumerate(zip(_SHARES, _QUOTAS, strict=True)):
-        greys, inside = _canvas(pictures, sizes, share)
+    for level, (greys, inside) in enumerate(_pyramid(thumbnails, sizes)):
+        quota = _QUOTAS[level]
         part = slice(start, start + quota)
         found, place, angle, patch = _corners(greys, inside, quota)
         centred = (place + 0.5) / inside[:, None] - 0.5
         centred *= sizes[:, None] / sizes.max(1)[:, None, None]
         corners["place"][:, part] = np.rint(centred * PLACES)
-        corners["angle"][:, part] = np.rint(angle / np.pi * ANGLES)
+        corners["angle"][:, part] = np.rint(angle * np.float32(ANGLES / np.pi))
         corners["level"][:, part] = np.where(found, level, -1)
         corners["patch"][:, part] = np.rint(patch * QUANTUM)
         start += quota
-    return corners, _vectors(corners)
+    return corners
 
 
-def _canvas(
-    pictures: Sequence[Image.Image], sizes: npt.NDArray[np.int64], share: float
-) -> tuple[Greys, npt.NDArray[np.int64]]:
-    """Return resized pictures at the top left of squares, edges repeated, and their sizes."""
-    side = max(2 * _EDGE + 2, round(LONG * share))
-    inside = np.clip(np.rint(sizes * share), 1, side).astype(np.int64)
-    greys = np.empty((len(pictures), side, side), np.float32)
-    for grey, picture, (width, height) in zip(greys, pictures, inside.tolist(), strict=True):
-        small = (
-            picture
-            if picture.size == (width, height)
-            else picture.resize((width, height), Image.Resampling.BILINEAR)
-        )
-        grey[:height, :width] = np.asarray(small)
-        grey[height:, :width] = grey[height - 1, :width]
-        grey[:, width:] = grey[:, width - 1 : width]
-    return greys, inside
+def _pyramid(
+    thumbnails: Sequence[npt.NDArray[np.uint8]], sizes: npt.NDArray[np.int64]
+) -> Iterator[tuple[Greys, npt.NDArray[np.int64]]]:
+    """Yield the levels: pictures at the top left of canvases, edges repeated, and their sizes."""
+    shape = canvas_shape(thumbnails[0])
+    pictures = [Image.fromarray(grey).convert("F") for grey in thumbnails]
+    for share in _SHARES:
+        inside = np.maximum(np.rint(sizes * share), 1).astype(np.int64)
+        greys = np.empty((len(pictures), *(math.ceil(side * share) for side in shape)), np.float32)
+        for grey, picture, size in zip(greys, pictures, inside.tolist(), strict=True):
+            width, height = size
+            small = picture if share == 1 else picture.resize(size, Image.Resampling.BILINEAR)
+            grey[:height, :width] = small
+            grey[height:, :width] = grey[height - 1, :width]
+            grey[:, width:] = grey[:, width - 1 : width]
+        yield greys, inside
 
 
 def _corners(
     greys: Greys, inside: npt.NDArray[np.int64], quota: int
 ) -> tuple[npt.NDArray[np.bool_], Greys, Greys, Greys]:
     """Return up to `quota` corners of each picture: found (B, Q), place (B, Q, 2), angle, patch."""
-    count, side = greys.shape[:2]
+    count, _, width = greys.shape
     smooth = blur(greys)
-    across, down = _slopes(smooth)
-    squares = blur(np.concatenate([across * across, down * down, across * down]))
-    xx, yy, xy = squares.reshape(3, count, side, side)
-    strength = (xx * yy - xy * xy) / (xx + yy + np.float32(1e-3))  # harmonic mean of eigenvalues
-    picture, at = _strongest(strength, inside, quota)
-    y, x = np.divmod(at, side)
+    strength = _strength(smooth)
+    at, found = _strongest(strength, inside, quota)
+    picture = np.arange(count)[:, None]
+    y, x = np.divmod(at, width)
     flat = strength.reshape(count, -1)
-    found = flat[picture, at] > 0
     dx = _peak(*(flat[picture, at + step] for step in (-1, 0, 1)))
-    dy = _peak(*(flat[picture, at + step] for step in (-side, 0, side)))
+    dy = _peak(*(flat[picture, at + step] for step in (-width, 0, width)))
     smoother = blur(smooth)
-    across, down = _slopes(blur(smoother))
-    angle = np.arctan2(down.reshape(count, -1)[picture, at], across.reshape(count, -1)[picture, at])
-    place = np.stack([x + dx, y + dy], -1)
+    near = smoother.reshape(count, -1)[picture[..., None], at[..., None] + _around(width)]
+    slopes = near @ _SLOPE  # of another smoothing, at the corners alone
+    angle = np.arctan2(slopes[..., 1], slopes[..., 0])
+    place = np.stack([x + dx, y + dy], -1).astype(np.float32)
     return found, place, angle, _patches(smoother, place, angle)
+
+
+def _around(width: int) -> npt.NDArray[np.int64]:
+    """Return the steps from a pixel to its 7 x 7 neighbours in rows of `width`, (49,)."""
+    c = np.arange(-3, 4)
+    return (c[:, None] * width + c).ravel()
+
+
+def _strength(smooth: Greys) -> Greys:
+    """Return the harmonic mean of the eigenvalues of the structure tensor, zero without corner."""
+    across, down = _slopes(smooth)
+    squares = np.empty((3, *smooth.shape), np.float32)
+    np.multiply(across, across, out=squares[0])
+    np.multiply(down, down, out=squares[1])
+    np.multiply(across, down, out=squares[2])
+    xx, yy, xy = blur(squares.reshape(-1, *smooth.shape[1:])).reshape(squares.shape)
+    total = xx + yy
+    total += np.float32(1e-3)
+    xx *= yy
+    xy *= xy
+    xx -= xy
+    xx /= total
+    return np.ascontiguousarray(xx)
 
 
 def _slopes(greys: Greys) -> tuple[Greys, Greys]:
@@ -164,40 +224,51 @@ def _slopes(greys: Greys) -> tuple[Greys, Greys]:
     return across, down
 
 
+def _maxima(
+    strength: Greys, inside: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return picture numbers, rising, and flat positions of local maxima inside the pictures."""
+    _, height, width = strength.shape
+    highest = np.maximum(strength[:, :-2], strength[:, 2:])
+    np.maximum(highest, strength[:, 1:-1], out=highest)
+    highest = np.maximum(np.maximum(highest[..., :-2], highest[..., 2:]), highest[..., 1:-1])
+    np.maximum(highest, _FLAT, out=highest)
+    found = strength[:, 1:-1, 1:-1] >= highest
+    x, y = (
+        (c >= _EDGE) & (c < inside[:, axis, None] - _EDGE)
+        for axis, c in enumerate((np.arange(1, width - 1), np.arange(1, height - 1)))
+    )
+    found &= y[:, :, None]
+    found &= x[:, None]
+    picture, at = np.divmod(np.flatnonzero(found), (height - 2) * (width - 2))
+    row, column = np.divmod(at, width - 2)
+    return picture, (row + 1) * width + column + 1
+
+
 def _strongest(
     strength: Greys, inside: npt.NDArray[np.int64], quota: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return picture numbers (B, 1) and flat positions (B, Q) of local maxima, well spread.
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return flat positions (B, Q) of local maxima, well spread, and whether they exist.
 
-    Adaptive non-maximal suppression: those farthest from a stronger one are chosen. Clears
-    everything else in `strength` that is not a local maximum inside the picture.
+    Adaptive non-maximal suppression: those farthest from a stronger one are chosen.
     """
-    count, side = strength.shape[:2]
-    centre = strength[:, 1:-1, 1:-1]
-    highest = centre > _FLAT
-    for dy in (0, 1, 2):
-        for dx in (0, 1, 2):
-            highest &= centre >= strength[:, dy : dy + side - 2, dx : dx + side - 2]
-    c = np.arange(1, side - 1)
-    within = (c >= _EDGE) & (c < inside[..., None] - _EDGE)  # (B, 2, n)
-    highest &= within[:, 1, :, None] & within[:, 0, None, :]
-    peaks = np.zeros_like(strength)
-    peaks[:, 1:-1, 1:-1] = np.where(highest, centre, 0)
-    flat = peaks.reshape(count, -1)
-    most = min(3 * quota, flat.shape[1] - 1)
-    picture = np.arange(count)[:, None]
-    at = np.argpartition(-flat, most, axis=1)[:, :most]
-    at = at[picture, np.argsort(-flat[picture, at], axis=1, kind="stable")]
-    y, x = np.divmod(at.astype(np.int32), side)
-    apart = (y[:, :, None] - y[:, None]) ** 2 + (x[:, :, None] - x[:, None]) ** 2
-    weaker = np.tri(most, k=-1, dtype=bool)
-    nearest = np.where(weaker, apart, 4 * side * side).min(2)
-    nearest[flat[picture, at] <= 0] = -1
-    chosen = at[picture, np.argsort(-nearest, axis=1, kind="stable")[:, :quota]]
-    missing = flat[picture, chosen] <= 0
-    chosen[missing] = side + 1
-    strength.reshape(count, -1)[:, side + 1] = 0
-    return picture, chosen
+    count, _, width = strength.shape
+    picture, at = _maxima(strength, inside)
+    order = np.lexsort((at, -strength.reshape(count, -1)[picture, at], picture))
+    rank = np.arange(len(order)) - np.searchsorted(picture, np.arange(count))[picture]
+    most = 3 * quota
+    kept = rank < most
+    picture, rank = picture[kept], rank[kept]
+    places = np.full((count, most), _EDGE * width + _EDGE)
+    places[picture, rank] = at[order[kept]]
+    y, x = np.divmod(places.astype(np.float32), np.float32(width))
+    apart = (y[:, :, None] - y[:, None]) ** 2
+    apart += (x[:, :, None] - x[:, None]) ** 2
+    apart += _NOT_STRONGER[:most, :most]
+    nearest = np.full((count, most), np.float32(-1))
+    nearest[picture, rank] = apart.min(2)[picture, rank]
+    chosen = np.argsort(-nearest, axis=1, kind="stable")[:, :quota]
+    return np.take_along_axis(places, chosen, 1), np.take_along_axis(nearest, chosen, 1) >= 0
 
 
 def _peak(before: Greys, here: Greys, after: Greys) -> Greys:
@@ -208,34 +279,53 @@ def _peak(before: Greys, here: Greys, after: Greys) -> Greys:
 
 def _patches(greys: Greys, place: Greys, angle: Greys) -> Greys:
     """Return descriptors of length 1, (B, Q, D): patches around places, turned by the angles."""
-    side = greys.shape[1]
-    steps = ((np.arange(_GRID) - (_GRID - 1) / 2) * _SPACING).astype(np.float32)
-    cos, sin = (f(angle.astype(np.float32))[..., None, None] for f in (np.cos, np.sin))
-    along, across = steps[:, None], steps[None, :]
-    top = np.float32(side - 1.001)
-    x = (place[..., 0, None, None] + along * cos - across * sin).astype(np.float32).clip(0, top)
-    y = (place[..., 1, None, None] + along * sin + across * cos).astype(np.float32).clip(0, top)
-    left, above = x.astype(np.int32), y.astype(np.int32)
+    count, height, width = greys.shape
+    cos, sin = (f(angle)[..., None] for f in (np.cos, np.sin))
+    x = _ALONG * cos - _ACROSS * sin
+    y = _ALONG * sin + _ACROSS * cos
+    x += place[..., :1]
+    y += place[..., 1:]
+    x.clip(0, np.float32(width - 1.001), out=x)
+    y.clip(0, np.float32(height - 1.001), out=y)
+    left, above = x.astype(np.intp), y.astype(np.intp)
     x -= left
     y -= above
-    first = above * side + left
-    first += (np.arange(len(greys), dtype=np.int32) * side * side)[:, None, None, None]
+    above *= width
+    above += left
+    above += (np.arange(count) * (height * width))[:, None, None]
     flat = greys.reshape(-1)
-    upper = flat[first] * (1 - x) + flat[first + 1] * x
-    first += side
-    lower = flat[first] * (1 - x) + flat[first + 1] * x
-    values = (upper * (1 - y) + lower * y).reshape(*angle.shape, _GRID * _GRID)
-    patch = values @ _BASIS
+    upper, lower = _between(flat, above, x), _between(flat[width:], above, x)
+    lower -= upper
+    lower *= y
+    lower += upper
+    patch = lower @ _BASIS
     length = np.linalg.norm(patch, axis=-1, keepdims=True)
     return np.asarray(patch / np.maximum(length, 1e-6), np.float32)
 
 
+def _between(flat: Greys, at: npt.NDArray[np.intp], share: Greys) -> Greys:
+    """Return values between those at `at` and those that follow."""
+    before = flat.take(at)
+    between = flat[1:].take(at)
+    between -= before
+    between *= share
+    between += before
+    return between
+
+
 def _vectors(corners: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
-    """Return the summaries of pictures' corners, int8 (B, V)."""
+    """Return the summaries of pictures' corners, int8 (B, V).
+
+    Mirroring changes the sign of a part b of the argument, and cos(a + b) + cos(a - b) is
+    2 cos(a) cos(b).
+    """
     result = np.empty((len(corners), VECTOR), np.int8)
     for row, (patch, level) in enumerate(zip(corners["patch"], corners["level"], strict=True)):
-        plain = patch[level >= 0].astype(np.float32) / QUANTUM
-        both = np.concatenate([plain, plain * MIRROR])
-        total = np.cos(both @ _WAVES + _PHASES).sum(0) / np.sqrt(max(len(both), 1))
+        plain = patch[level >= 0].astype(np.float32) * np.float32(1 / QUANTUM)
+        kept = plain[:, _EVEN] @ _WAVES[_EVEN] + _PHASES
+        turned = plain[:, ~_EVEN] @ _WAVES[~_EVEN]
+        np.cos(kept, out=kept)
+        np.cos(turned, out=turned)
+        total = np.einsum("ij,ij->j", kept, turned) * np.sqrt(2 / max(len(plain), 1))
         result[row] = np.clip(np.rint(total * 32), -127, 127)
     return result
