@@ -141,7 +141,8 @@ def pull(
 
     arguments = parsing.model_arguments(model_args)
     if with_classes:
-        _import_classifier(reference, target or Path("imagenet.onnx"), classes, weights, size, json)
+        options = {"classes": classes, "weights": weights, "size": size, "arguments": arguments}
+        _import_classifier(reference, target or Path("imagenet.onnx"), options, json=json)
         return
     if classes or target:
         raise SettingsError("--classes and --output require --with-classes; leave them out")
@@ -231,19 +232,12 @@ def _print_quantised(result: QuantisedBackbone) -> None:
 
 
 def _import_classifier(
-    reference: str,
-    target: Path,
-    classes: Path | None,
-    weights: Path | None,
-    size: int | None,
-    json: bool,
+    reference: str, target: Path, options: dict[str, Any], *, json: bool
 ) -> None:
     """Write a published classifier as a model file."""
     from tailorbird.cli.import_model import print_import
     from tailorbird.importing import import_application
 
     with output.ProgressBar() as progress:
-        result = import_application(
-            reference, target, classes=classes, weights=weights, size=size, progress=progress
-        )
+        result = import_application(reference, target, **options, progress=progress)
     output.print_json_or_text(result, print_import, json=json)

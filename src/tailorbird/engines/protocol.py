@@ -430,12 +430,13 @@ class Engine(ClassifierReader, Protocol):
         *,
         size: int | None = None,
         weights: Path | None = None,
+        arguments: Mapping[str, object] | None = None,
         progress: Progress | None = None,
     ) -> PublishedClassifier:
         """Return a published network with its classes on top; arguments as for `pull`."""
 
-    def published_classes(self) -> Sequence[str]:
-        """Return the class names of the published classifiers. Raises HubError."""
+    def published_classes(self, reference: str) -> Sequence[str]:
+        """Return the class names of a published classifier. Raises HubError, SettingsError."""
 
     def save_model(
         self, model: onnx.ModelProto, head: Head, *, size: int, temperature: float, path: Path

@@ -111,16 +111,17 @@ def import_application(
     classes: str | Path | None = None,
     weights: str | Path | None = None,
     size: int | None = None,
+    arguments: Mapping[str, object] | None = None,
     progress: Progress | None = None,
 ) -> ImportResult:
-    """Write a model file of a Keras application with its 1000 ImageNet classes.
+    """Write a model file of a published network with its ImageNet classes.
 
     Args:
-        reference: `keras:NAME`, NAME as in keras.applications.
+        reference: `timm:NAME` or `keras:NAME`.
         output: the model file to write, `.onnx`.
-        classes: see `read_classes`; by default the names that Keras downloads. Equal names get a
-            number.
-        weights: a weights file with the classifier on top, instead of those that Keras downloads.
+        classes: see `read_classes`; by default the published names. Equal names get a number.
+        weights: a weights file with the classifier on top, instead of downloading it.
+        arguments: further arguments of the function that builds an engine's network.
         size: of the images in pixels; by default the one the weights were trained at.
         progress: receives stages, steps and notes.
 
@@ -136,12 +137,12 @@ def import_application(
             f"{reference!r} is not a reference to a published classifier; valid: "
             f"{', '.join(f'{name}:NAME' for name in ENGINES)}"
         )
-    found = engine.published_classes() if classes is None else classes
+    found = engine.published_classes(reference) if classes is None else classes
     names = read_classes(found, unique=True)
     run = _Import(output, ImportSettings(classes=names), names, progress or NoProgress())
     with run.timer.measure("open"):
         published = engine.published_classifier(
-            reference, size=size, weights=file, progress=run.progress
+            reference, size=size, weights=file, arguments=arguments, progress=run.progress
         )
     origin = dict(published.origin)
     return _make(run, published.classifier, origin, published.preprocess, published.reason)

@@ -62,11 +62,7 @@ class KerasEngine:
         progress: Progress | None = None,
     ) -> Path:
         """Write a Keras application as a backbone file."""
-        if arguments:
-            raise SettingsError(
-                f"{reference} takes no model arguments, as its published weights fit only the "
-                "network as it is; leave --model-args out"
-            )
+        _refuse(reference, arguments)
         from tailorbird.engines.keras.pull import pull
 
         return pull(reference, size=size, weights=weights, folder=folder, progress=progress)
@@ -102,14 +98,16 @@ class KerasEngine:
         *,
         size: int | None = None,
         weights: Path | None = None,
+        arguments: Mapping[str, object] | None = None,
         progress: Progress | None = None,
     ) -> PublishedClassifier:
         """Return a Keras application with its 1000 ImageNet classes."""
+        _refuse(reference, arguments)
         from tailorbird.engines.keras.pull import published_classifier
 
         return published_classifier(reference, size, weights, progress)
 
-    def published_classes(self) -> Sequence[str]:
+    def published_classes(self, reference: str) -> Sequence[str]:
         """Return the names of ImageNet's 1000 classes as Keras has them."""
         from tailorbird.engines.keras.pull import imagenet_classes
 
@@ -134,6 +132,15 @@ class KerasEngine:
         from tailorbird.engines.keras import backend
 
         return str(backend.load().backend.backend())
+
+
+def _refuse(reference: str, arguments: Mapping[str, object] | None) -> None:
+    """Raise SettingsError if there are arguments."""
+    if arguments:
+        raise SettingsError(
+            f"{reference} takes no model arguments, as its published weights fit only the network "
+            "as it is; leave --model-args out"
+        )
 
 
 ENGINE: Engine = KerasEngine()

@@ -139,7 +139,7 @@ class OnnxClassifier:
         proto = assemble(
             model, self.opened.pixel, self._preparation(preprocess), chosen, half=self.half
         )
-        onnx_files.set_metadata(proto, dict(self.entry))
+        onnx_files.set_metadata(proto, dict(self.entry) if preprocess == "none" else {})
         width = structure.width
         if structure.ending == "unknown" and self.gives_probabilities:
             source_graphs.take_logarithm(proto, self.outputs)

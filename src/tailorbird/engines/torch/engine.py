@@ -78,7 +78,9 @@ class TimmEngine:
         self, path: Path, size: int | None, arch: str | None = None
     ) -> SourceClassifier:
         """Read a weights file of timm as a classifier."""
-        raise SettingsError(_NOT_YET)
+        from tailorbird.engines.torch.classifier import read_classifier
+
+        return read_classifier(path, size, arch)
 
     def published_classifier(
         self,
@@ -86,14 +88,19 @@ class TimmEngine:
         *,
         size: int | None = None,
         weights: Path | None = None,
+        arguments: Mapping[str, object] | None = None,
         progress: Progress | None = None,
     ) -> PublishedClassifier:
         """Return a network of timm with its published classes."""
-        raise SettingsError(_NOT_YET)
+        from tailorbird.engines.torch.classifier import published_classifier
 
-    def published_classes(self) -> Sequence[str]:
-        """Return the names of ImageNet's 1000 classes."""
-        raise SettingsError(_NOT_YET)
+        return published_classifier(reference, size, weights, arguments, progress)
+
+    def published_classes(self, reference: str) -> Sequence[str]:
+        """Return the names of ImageNet's classes in timm, as many as the network has."""
+        from tailorbird.engines.torch.classifier import published_classes
+
+        return published_classes(reference)
 
     def save_model(
         self, model: onnx.ModelProto, head: Head, *, size: int, temperature: float, path: Path

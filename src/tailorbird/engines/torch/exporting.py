@@ -182,7 +182,7 @@ def _images(size: int) -> Any:
 
 
 def convert(
-    module: Any, images: Any, names: list[str], name: str
+    module: Any, images: Any, names: list[str], name: str, *, source: str = "images"
 ) -> tuple[onnx.ModelProto, list[str]]:
     """Return a module as an ONNX graph with every weight under its own name.
 
@@ -191,6 +191,7 @@ def convert(
         images: example input, at least two images.
         names: of the outputs.
         name: of the network, for messages.
+        source: name of the input.
 
     Returns:
         The graph and the names of the network's weights that it does not use, without `net.`.
@@ -206,7 +207,7 @@ def convert(
                 dynamo=True,
                 optimize=False,
                 opset_version=OPSET,
-                input_names=["images"],
+                input_names=[source],
                 output_names=names,
                 dynamic_shapes=({0: torch.export.Dim("N")},),
                 verbose=False,
