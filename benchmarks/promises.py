@@ -43,7 +43,7 @@ from tailorbird.metrics.distributions import binomial_tail
 from tailorbird.metrics.scores import score
 from tailorbird.metrics.thresholds import choose_threshold
 from tailorbird.preparation import PreparedData, Steps, prepare_data
-from tailorbird.training.calibration import Judged, crossfit
+from tailorbird.training.calibration import Judged, crossfit, fold_photos
 
 DATA = ("clothing-dataset-small", "trashnet", "sign-digits")
 FRACTIONS = (0.15, 0.30)
@@ -80,7 +80,8 @@ def one_training(data: PreparedData, wanted: float, seed: int) -> dict[str, dict
     logits = found.best.head.logits(held)
     scale = temperature(logits, labels["validation"])
     validation = Judged(labels["validation"], softmax(logits / scale))
-    everything = crossfit(data, found, features["train"], held, seed=seed)
+    folds = fold_photos(data, seed=seed)
+    everything = crossfit(data, found, features["train"], held, folds, seed=seed)
     assert everything is not None, "validation is small"
     chosen: dict[str, float | None] = {"measured": measured(validation, wanted)}
     for name, judged in (("validation", validation), ("crossfitted", everything)):

@@ -10,8 +10,10 @@ Shapes: N photos, K features.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import threading
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -228,6 +230,27 @@ def embed(
             embedder.flush()
         raise
     embedder.flush()
+
+
+def picture_features(
+    pictures: Sequence[Image.Image], embedder: Embedder
+) -> npt.NDArray[np.float32]:
+    """Return the features of RGB pictures that are in no file, float32 (N, K), from the cache too.
+
+    Raises:
+        StorageError: The disk is full.
+    """
+    before = embedder.embedded
+    samples = []
+    for number, picture in enumerate(pictures):
+        digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes())
+        name = f"picture {number + 1}"
+        samples.append(Sample(Path(name), "none", None, digest.hexdigest(), name))
+        if embedder.wants(digest.digest()):
+            embedder.see(digest.digest(), picture)
+    embedder.flush()
+    embedder.embedded = before  # it counts photos
+    return embedder.matrix(samples)
 
 
 def expected_seconds(photos: int, backbone: Backbone, views: int) -> float:

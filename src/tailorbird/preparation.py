@@ -5,8 +5,8 @@ Shapes: N photos, V views, K features, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.corrections import Joined, Labelled, join
-from tailorbird.dataset import SPLITS, UNUSABLE, Dataset, DataSettings, Sample, clean, scan
+from tailorbird.dataset import (
+    NONE_OF_THESE,
+    SPLITS,
+    UNUSABLE,
+    Dataset,
+    DataSettings,
+    Sample,
+    clean,
+    is_none_of_these,
+    scan,
+)
 from tailorbird.dataset.labels import unknown_label
 from tailorbird.dataset.layout import Layout
 from tailorbird.dataset.scanner import scan_layout
@@ -66,7 +76,8 @@ class PreparedData:
 
     dataset: the photos that are used. scanned: all usable photos and findings of the source.
     classes: C labels, a label's position is its number. left_out: photos that are not used.
-    embedder: computes features; None where there is no backbone. joined: corrections used.
+    embedder: computes features; None where there is no backbone. joined: corrections used. none: by
+    split, photos of no class, which teach what to refuse.
     """
 
     dataset: Dataset
@@ -75,11 +86,19 @@ class PreparedData:
     left_out: tuple[LeftOut, ...]
     embedder: Embedder | None
     joined: Joined | None = None
+    none: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict)
 
     @cached_property
     def parts(self) -> dict[str, tuple[Sample, ...]]:
         """The photos of `train`, `validation` and `test`, each sorted by name."""
         return {name: self.dataset.of(name) for name in SPLITS}
+
+    @property
+    def with_none(self) -> Dataset:
+        """The photos that are used and those of no class, each in its split."""
+        none = [sample for part in self.none.values() for sample in part]
+        samples = tuple(sorted((*self.dataset.samples, *none), key=lambda sample: sample.name))
+        return replace(self.dataset, samples=samples, groups=(), pictures=())
 
     @cached_property
     def labels(self) -> dict[str, npt.NDArray[np.int64]]:
@@ -139,6 +158,7 @@ def prepare_data(
     with timer.measure("scan"):
         scanned = _scanned(photos, embedder, steps.data, progress)
     dataset, joined = scanned, None
+    none: dict[str, tuple[Sample, ...]] = {}
     left_out = [
         LeftOut(path, finding.message)
         for finding in scanned.findings
@@ -155,8 +175,11 @@ def prepare_data(
         if steps.splitter is not None:
             if steps.classes is None:
                 _check_classes(scanned)
-            dataset, dropped = clean(steps.splitter(dataset))
+            single = tuple(label for label in dataset.one_scene if not is_none_of_these(label))
+            dataset, dropped = clean(steps.splitter(replace(dataset, one_scene=single)))
             left_out += [LeftOut(sample.name, reason) for sample, reason in dropped]
+            none = {name: tuple(filter(_of_no_class, dataset.of(name))) for name in SPLITS}
+            dataset = _subset(dataset, [not _of_no_class(one) for one in dataset.samples])
             if steps.classes is None:
                 dataset, unlearned = _learnable(dataset, scanned)
                 left_out += unlearned
@@ -170,7 +193,7 @@ def prepare_data(
         dataset = joined.dataset
         left_out += [LeftOut(*entry) for entry in joined.left_out]
     classes = steps.classes or dataset.classes
-    return PreparedData(dataset, scanned, classes, tuple(left_out), embedder, joined)
+    return PreparedData(dataset, scanned, classes, tuple(left_out), embedder, joined, none)
 
 
 def evenly_spread(count: int, most: int) -> npt.NDArray[np.int64]:
@@ -201,11 +224,19 @@ def _scanned(
 
 def _check_classes(scanned: Dataset) -> None:
     """Raise DatasetError where there is a single label."""
-    if len(scanned.classes) < 2:
+    classes = [label for label in scanned.classes if not is_none_of_these(label)]
+    if len(classes) < 2:
+        label = (*classes, *scanned.classes)[0]
         raise DatasetError(
-            f"all usable photos have the single label {scanned.classes[0]!r}; at least two classes "
-            "are needed: put the photos of each class into a folder of its own"
+            f"all usable photos have the single label {label!r}"
+            + f", or are {NONE_OF_THESE!r}, which is no class" * (len(scanned.classes) > 1)
+            + "; at least two classes are needed: put the photos of each class into a folder of "
+            "its own"
         )
+
+
+def _of_no_class(sample: Sample) -> bool:
+    return is_none_of_these(sample.label)
 
 
 def _learnable(dataset: Dataset, scanned: Dataset) -> tuple[Dataset, list[LeftOut]]:
@@ -224,15 +255,19 @@ def _only(
 ) -> tuple[Dataset, list[LeftOut]]:
     """Keep the photos of these classes; `reason` says why, for the label of each other photo."""
     known = frozenset(classes)
-    kept = [i for i, sample in enumerate(dataset.samples) if sample.label in known]
     left_out = [
         LeftOut(sample.name, reason(sample.label))
         for sample in dataset.samples
         if sample.label not in known
     ]
-    result = replace(
+    return _subset(dataset, [sample.label in known for sample in dataset.samples]), left_out
+
+
+def _subset(dataset: Dataset, wanted: Sequence[bool]) -> Dataset:
+    """Keep some of the photos."""
+    kept = [i for i, is_wanted in enumerate(wanted) if is_wanted]
+    return replace(
         dataset,
         samples=tuple(dataset.samples[i] for i in kept),
         groups=tuple(dataset.groups[i] for i in kept),
     )
-    return result, left_out

@@ -14,6 +14,7 @@ from support.tiny_backbone import tiny
 from tailorbird import onnx_files, parallel
 from tailorbird.backbone import Backbone
 from tailorbird.errors import ModelFileError, TrainingError
+from tailorbird.head import Dense
 from tailorbird.model import Classifier
 from tailorbird.model.file import write
 from tailorbird.model.graph import BackboneGraph, build, take_apart
@@ -33,8 +34,8 @@ def strangers(count: int, seed: int, width: int = 32) -> np.ndarray:
 
 
 def fitted(seed: int = 0) -> Unfamiliarity:
-    found = find_prototypes(clusters(400, 1), classes=5, seed=seed)
-    return found.scaled(found.scores(clusters(200, 2)), 0.05)
+    found = Unfamiliarity(find_prototypes(clusters(400, 1), classes=5, seed=seed))
+    return found.scaled(found.signals(clusters(200, 2)), 0.05)
 
 
 def test_strangers_are_unfamiliar_and_photos_of_the_classes_are_not() -> None:
@@ -54,14 +55,14 @@ def test_the_length_of_the_features_does_not_count_and_zeros_are_no_error() -> N
 @pytest.mark.parametrize("count", [1, 2, 7, 40])
 def test_few_photos_have_few_prototypes(count: int) -> None:
     found = find_prototypes(clusters(count, 6), classes=5, seed=0)
-    assert found.prototypes.shape == (32, max(1, count // 4))
-    lengths = np.linalg.norm(found.prototypes.astype(np.float32), axis=0)
+    assert found.shape == (32, max(1, count // 4))
+    lengths = np.linalg.norm(found.astype(np.float32), axis=0)
     assert np.allclose(lengths, 1, atol=1e-3)
 
 
 def test_many_classes_have_two_prototypes_each() -> None:
     found = find_prototypes(clusters(4000, 8, width=8), classes=400, seed=0)
-    assert found.prototypes.shape == (8, 800)
+    assert found.shape == (8, 800)
 
 
 def test_the_prototypes_are_the_same_on_any_number_of_cores(
@@ -71,29 +72,32 @@ def test_the_prototypes_are_the_same_on_any_number_of_cores(
     one = find_prototypes(rows, classes=5, seed=3)
     monkeypatch.setattr(parallel, "cores", lambda: 7)
     other = find_prototypes(rows, classes=5, seed=3)
-    assert np.array_equal(one.prototypes, other.prototypes)
-    assert not np.array_equal(one.prototypes, find_prototypes(rows, classes=5, seed=4).prototypes)
+    assert np.array_equal(one, other)
+    assert not np.array_equal(one, find_prototypes(rows, classes=5, seed=4))
 
 
 def test_identical_photos_give_a_finite_score() -> None:
     rows = np.tile(clusters(1, 1), (50, 1))
-    found = find_prototypes(rows, classes=2, seed=0)
-    score = found.scaled(found.scores(rows), 0.02)
+    found = Unfamiliarity(find_prototypes(rows, classes=2, seed=0))
+    score = found.scaled(found.signals(rows), 0.02)
     assert np.isfinite(score.scores(strangers(3, 1))).all()
     assert (score.scores(strangers(3, 1)) > score.scores(rows).max()).all()
 
 
-def small_score(width: int = 6) -> Unfamiliarity:
-    rows = np.abs(strangers(40, 2, width))
-    found = find_prototypes(rows, classes=3, seed=0)
-    return found.scaled(found.scores(rows), 0.1)
+def small_score(*, taught: bool = False) -> Unfamiliarity:
+    rows = np.abs(strangers(40, 2, 6))
+    (layer,) = head((6, 5), seed=3).layers
+    small = Dense(layer.weight / np.float32(20), layer.bias) if taught else None
+    found = Unfamiliarity(find_prototypes(rows, classes=4, seed=0), small)
+    return found.scaled(found.signals(rows), 0.1)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "flatten"])
+@pytest.mark.parametrize("taught", [False, True])
 def test_the_graph_computes_the_same(
-    backbone: Backbone, pooling: Literal["mean", "flatten"]
+    backbone: Backbone, pooling: Literal["mean", "flatten"], taught: bool
 ) -> None:
-    graph, score = BackboneGraph.of(backbone), small_score()
+    graph, score = BackboneGraph.of(backbone), small_score(taught=taught)
     if pooling == "flatten":
         proto = onnx.ModelProto()
         proto.CopyFrom(backbone.proto)
@@ -127,23 +131,27 @@ def test_every_operator_set_runs_it(tmp_path: Path, opset: int) -> None:
     assert outputs_of(model, images(), "unfamiliarity")[0].shape == (6,)
 
 
-def test_taken_apart_it_is_the_same(backbone: Backbone) -> None:
-    score = small_score()
+@pytest.mark.parametrize("taught", [False, True])
+def test_taken_apart_it_is_the_same(backbone: Backbone, taught: bool) -> None:
+    score = small_score(taught=taught)
     model = build(backbone, head((6, 9, 4)), 1.7, score)
     graph, _, found = take_apart(model, "m.onnx")
     assert found is not None and np.array_equal(found.prototypes, score.prototypes)
-    assert found.typical == pytest.approx(score.typical, abs=1e-5)
-    assert found.limit == pytest.approx(score.limit, abs=1e-5)
+    assert np.allclose(found.scales, score.scales, atol=1e-5)
+    assert (found.taught is not None) is taught
+    rows = strangers(5, 1, 6)
+    assert np.allclose(found.scores(rows), score.scores(rows), atol=1e-4)
     names = {node.name for node in graph.proto.graph.initializer}
     assert not any(name.startswith("tailorbird/") for name in names)
     assert take_apart(build(backbone, head((6, 4)), 1.0), "m.onnx")[2] is None
 
 
-@pytest.mark.parametrize("changed", ["unfamiliarity_slope", "prototypes"])
+@pytest.mark.parametrize("changed", ["span0", "prototypes", "taught_weight"])
 def test_damaged_constants_are_refused(backbone: Backbone, changed: str) -> None:
-    model = build(backbone, head((6, 4)), 1.7, small_score())
+    model = build(backbone, head((6, 4)), 1.7, small_score(taught=True))
     wrong = {
-        "unfamiliarity_slope": np.float32(0),
+        "span0": np.float32(0),
+        "taught_weight": np.zeros((3, 5), np.float32),
         "prototypes": np.full((6, 2), np.nan, np.float16),
     }[changed]
     tensor = next(t for t in model.graph.initializer if t.name == f"tailorbird/{changed}")

@@ -16,6 +16,7 @@ from tailorbird.images import FORMATS
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 MOBILENET = SHARED / "weights" / "mobilenetv2_imagenet.backbone.onnx"
 CLOTHING = SHARED / "data" / "clothing-dataset-small"
+TRASHNET = SHARED / "data" / "trashnet"
 
 needs_shared = pytest.mark.skipif(
     not CLOTHING.is_dir(), reason="needs the photos of shared/data beside the checkout"

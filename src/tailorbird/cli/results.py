@@ -53,6 +53,8 @@ def print_result(result: TrainResult) -> None:
     if output.STATE.verbose:
         print_confusion(result.test)
     output.line(result.threshold.sentence())
+    if result.unfamiliarity is not None:
+        output.line(result.unfamiliarity.sentence())
     if result.corrections is not None:
         output.line(result.corrections.sentence())
     if result.left_out:

@@ -70,6 +70,14 @@ _Refuse = Annotated[
         "never say so."
     ),
 ]
+_None = Annotated[
+    Path | None,
+    typer.Option(
+        "--none",
+        help="Folder of photos that are none of the classes, which teaches what to refuse; a "
+        "folder `none of these` beside the class folders does the same.",
+    ),
+]
 _Seed = Annotated[int, typer.Option(help="Seed of the split, the search and the fits.")]
 _Manifest = Annotated[
     Path | None, typer.Option(help="Write the split to a CSV, to train on it again.")
@@ -179,6 +187,7 @@ def train(
     refit: _Refit = False,
     precision: _Precision = 0.95,
     refuse: _Refuse = 0.02,
+    none: _None = None,
     seed: _Seed = 0,
     manifest: _Manifest = None,
     corrections: _Corrections = None,
@@ -232,6 +241,7 @@ def train(
         "refit": refit,
         "precision": precision,
         "refuse": refuse,
+        "none": none,
         "seed": seed,
         "data": data,
         "manifest": manifest,

@@ -1,6 +1,11 @@
 """Read a folder or CSV: samples, classes, splits, and findings about what is wrong with them."""
 
-from tailorbird.dataset.labels import folded_label, similar_label
+from tailorbird.dataset.labels import (
+    NONE_OF_THESE,
+    folded_label,
+    is_none_of_these,
+    similar_label,
+)
 from tailorbird.dataset.outputs import listed_photos
 from tailorbird.dataset.reading import picture_of, pixels_of, stacked_pixels
 from tailorbird.dataset.samples import KINDS, SPLITS, UNUSABLE, Dataset, Finding, Sample, printable
@@ -11,6 +16,7 @@ from tailorbird.dataset.table import write_manifest
 
 __all__ = [
     "KINDS",
+    "NONE_OF_THESE",
     "SPLITS",
     "UNUSABLE",
     "DataSettings",
@@ -20,6 +26,7 @@ __all__ = [
     "Visitor",
     "clean",
     "folded_label",
+    "is_none_of_these",
     "listed_photos",
     "picture_of",
     "pixels_of",

@@ -7,6 +7,7 @@ To add one: a function from a Dataset to Findings, listed in `CHECKS`, and its k
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from tailorbird.dataset.labels import (
     colliding_labels,
+    is_none_of_these,
     label_difference,
     shown_label,
     similar_label,
@@ -34,7 +36,16 @@ IMBALANCE: Final = 10.0
 
 
 def class_findings(dataset: Dataset) -> list[Finding]:
-    """Return what every check in `CHECKS` finds."""
+    """Return what every check in `CHECKS` finds; photos of no class are no class."""
+    if any(is_none_of_these(label) for label in dataset.classes):
+        pairs = zip(dataset.samples, dataset.groups, strict=True)
+        kept = [pair for pair in pairs if not is_none_of_these(pair[0].label)]
+        dataset = replace(
+            dataset,
+            samples=tuple(sample for sample, _ in kept),
+            groups=tuple(group for _, group in kept),
+            pictures=(),
+        )
     return [finding for check in CHECKS for finding in check(dataset)]
 
 

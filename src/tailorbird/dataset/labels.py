@@ -11,6 +11,15 @@ LONGEST_TYPED = 100
 """Maximum number of characters of a label that a visitor types."""
 
 
+NONE_OF_THESE = "none of these"
+"""Label of photos that belong to no class: they teach what to refuse."""
+
+
+def is_none_of_these(label: str) -> bool:
+    """Whether a label says that its photos belong to no class: also `None_of-these`."""
+    return folded_label(label.replace("_", " ").replace("-", " ")) == NONE_OF_THESE
+
+
 def normal_label(text: str) -> str:
     """Return a label in Unicode's composed form (NFC), without spaces around it."""
     return unicodedata.normalize("NFC", text).strip()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from tailorbird.dataset.labels import normal_label, shown_label
+from tailorbird.dataset.labels import NONE_OF_THESE, normal_label, shown_label
 from tailorbird.dataset.samples import Finding, printable
 from tailorbird.dataset.settings import DataSettings
 from tailorbird.dataset.split_folders import arrange
@@ -149,6 +150,42 @@ def _document(name: str) -> bool:
     return suffix in _DOCUMENT_SUFFIXES or (
         name.startswith(_DOCUMENT_NAMES) and suffix not in EXTENSIONS
     )
+
+
+def with_none_of_these(layout: Layout, folder: str | Path) -> Layout:
+    """Add the photos of a folder to a layout, as photos of no class.
+
+    Where the layout has splits, they are dealt out by a hash of their names: a fifth to test and a
+    seventh of the rest to validation, where there are such; otherwise `split` divides them later.
+
+    Raises:
+        DatasetError: the folder cannot be listed or holds no photo.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise DatasetError(f"{_show(root)} is no folder; give one with photos of no class")
+    paths, findings = photo_paths(root, follow_links=layout.data.follow_links)
+    if not paths:
+        raise DatasetError(f"{_show(root)} holds no photos; give a folder with photos of no class")
+    present = {entry.split for entry in layout.entries}
+    added = []
+    for path in paths:
+        name = (Path(root.resolve().name) / path.relative_to(root)).as_posix()
+        added.append(Entry(path, name, NONE_OF_THESE, _dealt(name, present)))
+    entries = sorted([*layout.entries, *added], key=lambda entry: entry.name)
+    return replace(layout, entries=tuple(entries), findings=(*layout.findings, *findings))
+
+
+def _dealt(name: str, present: set[str | None]) -> str | None:
+    """Return the split of a photo of no class, one of those present."""
+    if None in present:
+        return None
+    place = zlib.crc32(os.fsencode(name)) % 35
+    if place < 7 and "test" in present:
+        return "test"
+    if place % 7 == 0 and "validation" in present:
+        return "validation"
+    return "train" if "train" in present else min(filter(None, present))
 
 
 def photo_paths(folder: Path, *, follow_links: bool = False) -> tuple[list[Path], list[Finding]]:

@@ -22,7 +22,8 @@ class Refusal:
 
     threshold: above it, a photo is unfamiliar. wanted: share of photos of the classes that may be
     refused. expected: share of new ones that will be, on average over sets of validation photos.
-    refused: share of the validation photos. photos: number of validation photos.
+    refused: share of the photos it was chosen on. photos: their number. crossfitted: they are those
+    of train and validation, those of train compared with the other ones; otherwise of validation.
     """
 
     threshold: float
@@ -30,6 +31,7 @@ class Refusal:
     expected: float
     refused: float
     photos: int
+    crossfitted: bool = False
 
     @property
     def reached(self) -> bool:
@@ -45,8 +47,9 @@ class Refusal:
         what = "It says 'none of the classes' to photos unlike all it was trained on"
         if self.reached:
             return f"{what}, and to {_percent(self.expected)} of the photos of the classes."
+        kind = "photos" if self.crossfitted else "validation photos"
         return (
-            f"{what}. {self.photos:,} validation photos are too few to refuse only "
+            f"{what}. {self.photos:,} {kind} are too few to refuse only "
             f"{_percent(self.wanted)} of the photos of the classes, and about "
             f"{_percent(self.expected)} may be; {fewest_photos(self.wanted):,} are enough."
         )
@@ -61,7 +64,9 @@ def fewest_photos(wanted: float) -> int:
     return math.ceil(1 / wanted - 1 - 1e-9)
 
 
-def choose_refusal(scores: npt.NDArray[np.floating[Any]], wanted: float) -> Refusal:
+def choose_refusal(
+    scores: npt.NDArray[np.floating[Any]], wanted: float, *, crossfitted: bool = False
+) -> Refusal:
     """Return the lowest threshold that refuses at most a share of new photos of the classes.
 
     With too few photos it is their highest score, and `Refusal.reached` is false.
@@ -69,6 +74,7 @@ def choose_refusal(scores: npt.NDArray[np.floating[Any]], wanted: float) -> Refu
     Args:
         scores: (N,), unfamiliarity of photos of the classes that it was not fitted on, N >= 1.
         wanted: share to refuse, above 0 and below 1.
+        crossfitted: recorded in the result.
     """
     ranked = np.sort(scores.astype(np.float64))
     count = len(ranked)
@@ -83,4 +89,5 @@ def choose_refusal(scores: npt.NDArray[np.floating[Any]], wanted: float) -> Refu
         expected=(above + 1) / (count + 1),
         refused=float((ranked > threshold).mean()),
         photos=count,
+        crossfitted=crossfitted,
     )

@@ -1,15 +1,18 @@
-"""How unlike all training photos a photo is, told by its features.
+"""How unlike the training photos a photo is, told by its features.
 
-    distance       1 - max_p cos(features, prototype_p)          0 to 2
-    unfamiliarity  (distance - typical) / (limit - typical)      0: as a usual photo of the classes,
-                                                                 above 1: unlike nearly all of them
+    distance       1 - max_p cos(features, prototype_p)       0 to 2
+    none           log-probability of "none of these"         where photos of no class taught it
+    unfamiliarity  max of (signal - typical) / (limit - typical) over these signals:
+                   0 as a usual photo of the classes, above 1 unlike nearly all of them
 
 The prototypes are centres of spherical k-means (I. S. Dhillon and D. S. Modha, Machine Learning 42,
 2001) over the features of the training photos: the nearest neighbour of Y. Sun, Y. Ming, X. Zhu and
 Y. Li (Out-of-distribution detection with deep nearest neighbors, ICML 2022) with few vectors
-instead of all. benchmarks/unfamiliarity.py compares it with other scores.
+instead of all. benchmarks/unfamiliarity.py compares it with other scores. "None of these" is a
+further class beside the others in a logistic regression of its own, so that the answers of the
+model's head do not change.
 
-Shapes: N photos, K features, P prototypes.
+Shapes: N photos, K features, P prototypes, C classes, S signals (1 or 2).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import numpy.typing as npt
 
 from tailorbird import parallel
 from tailorbird.errors import ModelFileError
+from tailorbird.head import Dense
 from tailorbird.onnx_files import NodeBuilder
 from tailorbird.parallel import one_blas_thread
 
@@ -30,7 +34,7 @@ PROTOTYPES: Final = 256
 """Number of prototypes; more than 128 classes have two each."""
 
 MOST_PROTOTYPES: Final = 1024
-ITERATIONS: Final = 6
+ITERATIONS: Final = 3
 
 PHOTOS_EACH: Final = 4
 """Least number of training photos for a prototype: a prototype of one photo is that photo."""
@@ -48,7 +52,7 @@ SMALLEST: Final = 1e-12
 """Features of a smaller norm count as this long, so that nothing is divided by 0."""
 
 NARROWEST: Final = 1e-4
-"""Least distance that becomes 1, so that rounding does not decide."""
+"""Least difference of a signal between 0 and 1, so that rounding does not decide."""
 
 Features = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float32]
@@ -59,59 +63,97 @@ class Unfamiliarity:
     """The score of a model file.
 
     prototypes: float16 (K, P), columns of length 1; half the bytes of float32, and no score changes
-    by more than a thousandth of the scale. typical: the distance that becomes 0. limit: the
-    distance that becomes 1.
+    by more than a thousandth of the scale. taught: logistic regression (K, C + 1) whose last class
+    is "none of these"; None where no photos taught it. scales: for each signal, the value that
+    becomes 0 and the value that becomes 1.
     """
 
     prototypes: npt.NDArray[np.float16]
-    typical: float = 0.0
-    limit: float = 1.0
+    taught: Dense | None = None
+    scales: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what gives no finite score."""
+        count = 1 if self.taught is None else 2
+        if not self.scales:
+            object.__setattr__(self, "scales", ((0.0, 1.0),) * count)
         if self.prototypes.ndim != 2 or not self.prototypes.shape[1]:
             raise ValueError(f"prototypes need shape (K, P), not {self.prototypes.shape}")
-        if not (np.isfinite(self.prototypes).all() and 0 < self.limit - self.typical < np.inf):
+        if self.taught is not None and len(self.taught.weight) != len(self.prototypes):
+            raise ValueError(f"the regression takes {len(self.taught.weight)} features")
+        values = [self.prototypes, *(vars(self.taught).values() if self.taught else ())]
+        if not all(np.isfinite(value).all() for value in values):
+            raise ValueError("its weights must be finite")
+        if len(self.scales) != count or not all(
+            0 < limit - typical < np.inf for typical, limit in self.scales
+        ):
             raise ValueError(
-                f"prototypes must be finite and the limit {self.limit} above the typical distance "
-                f"{self.typical}"
+                f"the scales are {self.scales}; a limit must be above its typical value"
             )
+
+    def signals(self, features: Features) -> Scores:
+        """Return the distance and, where taught, the log-probability of none, float32 (N, S)."""
+        nearest = (_directions(features) @ self.prototypes.astype(np.float32)).max(axis=1)
+        found = [1 - nearest]
+        if self.taught is not None:
+            logits = features @ self.taught.weight + self.taught.bias
+            top = logits.max(axis=1)
+            found.append(logits[:, -1] - top - np.log(np.exp(logits.T - top).sum(axis=0)))
+        return np.stack(found, axis=1).astype(np.float32)
+
+    def of_signals(self, signals: Scores) -> Scores:
+        """Return the unfamiliarity, float32 (N,), from signals (N, S)."""
+        typical, limit = np.array(self.scales).T
+        return np.asarray(((signals - typical) / (limit - typical)).max(axis=1), np.float32)
 
     def scores(self, features: Features) -> Scores:
         """Return the unfamiliarity of photos, float32 (N,), from features float32 (N, K)."""
-        nearest = (_directions(features) @ self.prototypes.astype(np.float32)).max(axis=1)
-        return np.asarray((1 - self.typical - nearest) / (self.limit - self.typical), np.float32)
+        return self.of_signals(self.signals(features))
+
+    def scaled(self, signals: Scores, share: float) -> Unfamiliarity:
+        """Return it with the scales of photos of the classes, signals (N, S).
+
+        0 is the median of each signal. At 1 each signal refuses an equal part of the share.
+        """
+        levels = [0.5, 1 - share / signals.shape[1]]
+        found = np.quantile(signals.astype(np.float64), levels, axis=0).T.tolist()
+        scales = tuple((low, max(high, low + NARROWEST)) for low, high in found)
+        return replace(self, scales=scales)
 
     def nodes(self, add: NodeBuilder, features: str) -> None:
         """Append the nodes that compute the output `unfamiliarity` from features (N, K).
 
         They are the same in every version of the operator set, unlike reductions.
         """
+        signals = [self._distance(add, features)]
+        if self.taught is not None:
+            signals.append(self._none(add, features, self.taught))
+        scaled = []
+        for number, (signal, (typical, limit)) in enumerate(zip(signals, self.scales, strict=True)):
+            start = add.constant(f"typical{number}", np.float32(typical))
+            span = add.constant(f"span{number}", np.float32(limit - typical))
+            scaled.append(add.node("Div", add.node("Sub", signal, start), span))
+        flat = add.constant("one_axis", np.array([-1], np.int64))
+        add.node("Reshape", add.node("Max", *scaled), flat, name="unfamiliarity")
+
+    def _distance(self, add: NodeBuilder, features: str) -> str:
         from onnx import TensorProto
 
-        width = len(self.prototypes)
-        squares = add.node("Mul", features, features)
-        ones = add.constant("ones", np.ones((width, 1), np.float32))
-        norm = add.node("Sqrt", add.node("MatMul", squares, ones))
+        ones = add.constant("ones", np.ones((len(self.prototypes), 1), np.float32))
+        norm = add.node("Sqrt", add.node("MatMul", add.node("Mul", features, features), ones))
         norm = add.node("Max", norm, add.constant("smallest", np.float32(SMALLEST)))
         stored = add.constant("prototypes", self.prototypes)
-        prototypes = add.node("Cast", stored, to=TensorProto.FLOAT)
-        add.node(
-            "TopK",
-            add.node("MatMul", features, prototypes),
-            add.constant("first", np.array([1], np.int64)),
-            outputs=2,
-            axis=1,
-            largest=1,
-            sorted=1,
-        )
+        products = add.node("MatMul", features, add.node("Cast", stored, to=TensorProto.FLOAT))
+        first = add.constant("first", np.array([1], np.int64))
+        add.node("TopK", products, first, outputs=2, axis=1, largest=1, sorted=1)
         nearest = add.node("Div", add.nodes[-1].output[0], norm)
-        span = self.limit - self.typical
-        slope = add.constant("unfamiliarity_slope", np.float32(-1 / span))
-        shift = add.constant("unfamiliarity_shift", np.float32((1 - self.typical) / span))
-        scaled = add.node("Add", add.node("Mul", nearest, slope), shift)
-        flat = add.constant("unfamiliarity_shape", np.array([-1], np.int64))
-        add.node("Reshape", scaled, flat, name="unfamiliarity")
+        return add.node("Sub", add.constant("one", np.float32(1)), nearest)
+
+    def _none(self, add: NodeBuilder, features: str, taught: Dense) -> str:
+        weight = add.constant("taught_weight", taught.weight)
+        logits = add.node("Gemm", features, weight, add.constant("taught_bias", taught.bias))
+        last = add.constant("last_class", np.array([len(taught.bias) - 1], np.int64))
+        return add.node("Gather", add.node("LogSoftmax", logits, axis=1), last, axis=1)
 
     @classmethod
     def within(
@@ -127,28 +169,27 @@ class Unfamiliarity:
         if "prototypes" not in constants:
             return None
         try:
-            slope = float(constants["unfamiliarity_slope"])
-            shift = float(constants["unfamiliarity_shift"])
             prototypes = np.asarray(constants["prototypes"], np.float16)
             if len(prototypes) != width:
                 raise ValueError(f"there are {width} features")
-            return cls(prototypes, 1 + shift / slope, 1 + (shift - 1) / slope)
-        except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:
+            taught = None
+            if "taught_weight" in constants:
+                weight, bias = constants["taught_weight"], constants["taught_bias"]
+                taught = Dense(np.asarray(weight, np.float32), np.asarray(bias, np.float32))
+            scales = []
+            for number in range(1 if taught is None else 2):
+                typical = float(constants[f"typical{number}"])
+                scales.append((typical, typical + float(constants[f"span{number}"])))
+            return cls(prototypes, taught, tuple(scales))
+        except (KeyError, ValueError, TypeError) as error:
             raise ModelFileError(
                 f"{name}: the constants of its unfamiliarity are not valid ({error}); the file is "
                 "damaged"
             ) from None
 
-    def scaled(self, scores: Scores, share: float) -> Unfamiliarity:
-        """Return the same with another scale: 0 is the median of scores, 1 the top `share`."""
-        typical, limit = np.quantile(scores.astype(np.float64), [0.5, 1 - share]).tolist()
-        span = self.limit - self.typical
-        start = self.typical + span * typical
-        return replace(self, typical=start, limit=start + max(span * (limit - typical), NARROWEST))
 
-
-def find_prototypes(features: Features, *, classes: int, seed: int) -> Unfamiliarity:
-    """Find the prototypes of training photos; the result has the same bits on any machine's cores.
+def find_prototypes(features: Features, *, classes: int, seed: int) -> npt.NDArray[np.float16]:
+    """Return prototypes of training photos, float16 (K, P), the same bits on any number of cores.
 
     Args:
         features: float32 (N, K), at least one photo.
@@ -162,7 +203,7 @@ def find_prototypes(features: Features, *, classes: int, seed: int) -> Unfamilia
     count = max(1, min(wanted, len(features) // PHOTOS_EACH))
     with one_blas_thread():
         centres = _spherical_means(_directions(features), count, generator)
-    return Unfamiliarity(np.ascontiguousarray(centres.T).astype(np.float16))
+    return np.ascontiguousarray(centres.T).astype(np.float16)
 
 
 def _directions(features: Features) -> Features:

@@ -21,6 +21,8 @@ head trained without it: it then answers more photos with the same promise
 
 FOLDS: Final = 3
 
+PARTS: Final = ("train", "validation")
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -42,7 +44,9 @@ def crossfit(
     found: SearchResult,
     features: npt.NDArray[np.float32],
     held: npt.NDArray[np.float32],
+    folds: npt.NDArray[np.int64] | None,
     *,
+    refused: npt.NDArray[np.bool_] | None = None,
     seed: int,
 ) -> Judged | None:
     """Return the photos of train and validation, judged; None where validation is large enough.
@@ -57,22 +61,13 @@ def crossfit(
         found: the heads that were chosen.
         features: float32 (V, N, K), of train.
         held: float32 (M, K), of validation.
-        seed: of the folds and fits.
+        folds: of `fold_photos`.
+        refused: bool (N + M,), photos that are taken for none of the classes.
+        seed: of the fits.
     """
-    if len(held) >= CROSSFIT_BELOW:
+    if folds is None:
         return None
-    parts = ("train", "validation")
-    groups = np.array(
-        [
-            group
-            for name in parts
-            for sample, group in zip(data.dataset.samples, data.dataset.groups, strict=True)
-            if sample.split == name
-        ],
-        np.int64,
-    )
-    labels = np.concatenate([data.labels[name] for name in parts])
-    folds = fold_numbers(labels, groups, np.random.default_rng((seed, 2)), FOLDS)
+    labels = np.concatenate([data.labels[name] for name in PARTS])
     logits = held_out_logits(
         found.members[0],
         features,
@@ -84,6 +79,32 @@ def crossfit(
         seed=seed,
     )
     own = {sample.path for sample in data.scanned.samples}
-    kept = np.array([sample.path in own for name in parts for sample in data.parts[name]])
+    kept = np.array([sample.path in own for name in PARTS for sample in data.parts[name]])
     logits, labels = logits[kept], labels[kept]
-    return Judged(labels, softmax(logits / temperature(logits, labels)), crossfitted=True)
+    return Judged(
+        labels,
+        softmax(logits / temperature(logits, labels)),
+        crossfitted=True,
+        refused=None if refused is None else refused[kept],
+    )
+
+
+def fold_photos(data: PreparedData, *, seed: int) -> npt.NDArray[np.int64] | None:
+    """Return the fold of each photo of train and validation, int64 (N + M,).
+
+    None where validation is large enough to choose thresholds on it alone. Photos of one group are
+    in one fold.
+    """
+    if len(data.parts["validation"]) >= CROSSFIT_BELOW:
+        return None
+    groups = np.array(
+        [
+            group
+            for name in PARTS
+            for sample, group in zip(data.dataset.samples, data.dataset.groups, strict=True)
+            if sample.split == name
+        ],
+        np.int64,
+    )
+    labels = np.concatenate([data.labels[name] for name in PARTS])
+    return fold_numbers(labels, groups, np.random.default_rng((seed, 2)), FOLDS)

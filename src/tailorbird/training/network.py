@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.dataset import Sample, pixels_of
+from tailorbird.dataset import NONE_OF_THESE, Sample, pixels_of
 from tailorbird.errors import ModelFileError
 from tailorbird.head import Fit, Head, SearchResult
-from tailorbird.images import ResizeRule
+from tailorbird.images import ResizeRule, resize
 from tailorbird.inference import Runner
 from tailorbird.model.graph import BackboneGraph
-from tailorbird.preparation import evenly_spread
+from tailorbird.preparation import PreparedData, evenly_spread
 from tailorbird.progress import Progress
+from tailorbird.rendering.strangers import draw_strangers
 from tailorbird.training.calibration import Judged
-from tailorbird.training.unfamiliarity import MOST_RUN, Fitted, fit_unfamiliarity
+from tailorbird.training.unfamiliarity import MOST_RUN, Fitted, Known, fit_unfamiliarity
 
 if TYPE_CHECKING:
     from tailorbird.engines.finetune.results import FinetuneResult
@@ -117,27 +118,54 @@ def run_network(
         compared.append(wanted if backbone_graph.can_compare else wanted[:, :0])
         if progress is not None:
             progress.advance(len(logits), len(samples))
+    if not samples:
+        width = backbone_graph.compared if backbone_graph.can_compare else 0
+        outputs = len(head.layers[-1].bias)
+        return Seen(np.zeros((0, outputs), np.float32), np.zeros((0, width), np.float32))
     return Seen(np.concatenate(logits), np.concatenate(compared))
 
 
 def unfamiliarity_of(
-    backbone_graph: BackboneGraph,
+    network: BackboneGraph,
     head: Head,
-    train: Sequence[Sample],
+    data: PreparedData,
     held: Mapping[str, Seen],
     rule: ResizeRule,
     *,
     refuse: float,
     seed: int,
 ) -> Fitted | None:
-    """Fit the unfamiliarity of a network whose features of train are not known.
+    """Fit the unfamiliarity of a network that was trained on the photos of train itself.
 
-    None where nothing may be refused, or the network has too many features to compare.
+    They are run through it once more. None where nothing may be refused, or the network has too
+    many features to compare.
     """
-    if not (refuse and backbone_graph.can_compare):
+    if not (refuse and network.can_compare):
         return None
-    some = [train[i] for i in evenly_spread(len(train), MOST_RUN)]
-    known = run_network(backbone_graph, head, some, rule).compared
+    rows = evenly_spread(len(data.parts["train"]), MOST_RUN)
+    some = [data.parts["train"][i] for i in rows]
+    taught, others = (run_network(network, head, some, rule).compared for some in none_photos(data))
+    strangers = {
+        kind: _compared(network, np.stack([resize(picture, rule) for picture in pictures]))
+        for kind, pictures in draw_strangers().items()
+    }
+    known = Known(
+        run_network(network, head, some, rule).compared,
+        data.labels["train"][rows],
+        len(data.classes),
+        taught,
+    )
     compared = {name: seen.compared for name, seen in held.items()}
-    classes = len(head.layers[-1].bias)
-    return fit_unfamiliarity(known, compared, classes=classes, refuse=refuse, seed=seed)
+    strangers[NONE_OF_THESE] = others
+    return fit_unfamiliarity(known, compared, strangers, refuse=refuse, seed=seed)
+
+
+def _compared(network: BackboneGraph, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    runner = Runner(network.proto, "the trained network", ModelFileError)
+    return network.to_compare(runner.run(images, ["features"])[0])
+
+
+def none_photos(data: PreparedData) -> tuple[list[Sample], list[Sample]]:
+    """Return the photos of no class that teach, and the others, which show what it has learned."""
+    others = [sample for name in ("validation", "test") for sample in data.none.get(name, ())]
+    return list(data.none.get("train", ())), others

@@ -11,14 +11,17 @@ from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from tailorbird.advice import Trained, after_training
 from tailorbird.backbone import open_backbone
 from tailorbird.corrections import read_labelled
-from tailorbird.dataset import split, stacked_pixels, write_manifest
-from tailorbird.dataset.layout import find
+from tailorbird.dataset import NONE_OF_THESE, split, stacked_pixels, write_manifest
+from tailorbird.dataset.layout import find, with_none_of_these
 from tailorbird.engines.registry import carried, open_network
 from tailorbird.errors import DatasetError
-from tailorbird.features import Embedder, expected_seconds
+from tailorbird.features import Embedder, expected_seconds, picture_features
 from tailorbird.head import refit as refit_head
 from tailorbird.head import search
 from tailorbird.label_errors import judge_prepared
@@ -32,14 +35,20 @@ from tailorbird.model.graph import BackboneGraph, build
 from tailorbird.model.metadata import ModelInfo
 from tailorbird.preparation import PreparedData, Steps, prepare_data
 from tailorbird.progress import NoProgress, Progress, StageTimer
+from tailorbird.rendering.strangers import draw_strangers
 from tailorbird.report import attempt, report_path
-from tailorbird.training.calibration import Judged, crossfit
-from tailorbird.training.network import TrainedNetwork, search_settings, verification_rows
+from tailorbird.training.calibration import Judged, crossfit, fold_photos
+from tailorbird.training.network import (
+    TrainedNetwork,
+    none_photos,
+    search_settings,
+    verification_rows,
+)
 from tailorbird.training.result import TrainResult, content_of, digests
 from tailorbird.training.run import Opened, TrainingRun
 from tailorbird.training.settings import TrainSettings, settings_for
 from tailorbird.training.tuning import delete_run, train_from_scratch, tune
-from tailorbird.training.unfamiliarity import fit_unfamiliarity
+from tailorbird.training.unfamiliarity import Fitted, Known, fit_unfamiliarity
 
 
 def train(
@@ -96,6 +105,8 @@ def _open(run: TrainingRun, photos: str | Path) -> Opened:
                 str(settings.corrections), Path(folder) if folder is not None else None
             )
         layout = find(photos, data=settings.data)
+        if settings.none is not None:
+            layout = with_none_of_these(layout, settings.none)
         files = len(layout.entries) + (len(corrections.photos) if corrections else 0)
         if not settings.from_scratch:
             backbone = open_backbone(settings.backbone, mirror=settings.mirror)
@@ -135,7 +146,7 @@ def _prepare(run: TrainingRun, opened: Opened) -> PreparedData:
                 * dropped
             )
     if settings.manifest is not None:
-        write_manifest(data.dataset, settings.manifest)
+        write_manifest(data.with_none, settings.manifest)
     return data
 
 
@@ -165,20 +176,17 @@ def _find_head(run: TrainingRun, data: PreparedData) -> TrainedNetwork:
         found = search(*known, fixed=settings.fixed, progress=run.progress, **options)
         best = found.best
         final = refit_head(found, *known, **options) if settings.refit else best.head
-    crossfitted = None
-    if not settings.trains_network:
-        with run.timer.measure("crossfit"):
-            crossfitted = crossfit(data, found, train, held, seed=settings.seed)
     graph = BackboneGraph.of(backbone)
-    unfamiliarity = None
-    if graph.can_compare and not settings.trains_network:
-        with run.timer.measure("unfamiliarity"):
-            unfamiliarity = fit_unfamiliarity(
-                train[0],
-                {"validation": held, "test": tested},
-                classes=len(data.classes),
-                refuse=settings.refuse,
-                seed=settings.seed,
+    folds = crossfitted = unfamiliarity = None
+    if not settings.trains_network:
+        folds = fold_photos(data, seed=settings.seed)
+        if graph.can_compare:
+            with run.timer.measure("unfamiliarity"):
+                unfamiliarity = _fit_unfamiliarity(run, data, train[0], (held, tested), folds)
+        refused = unfamiliarity.chosen_on_refused if unfamiliarity else None
+        with run.timer.measure("crossfit"):
+            crossfitted = crossfit(
+                data, found, train, held, folds, refused=refused, seed=settings.seed
             )
     return TrainedNetwork(
         backbone_graph=graph,
@@ -194,6 +202,37 @@ def _find_head(run: TrainingRun, data: PreparedData) -> TrainedNetwork:
         search=found,
         crossfitted=crossfitted,
         unfamiliarity=unfamiliarity,
+    )
+
+
+def _fit_unfamiliarity(
+    run: TrainingRun,
+    data: PreparedData,
+    train: npt.NDArray[np.float32],
+    held: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    folds: npt.NDArray[np.int64] | None,
+) -> Fitted | None:
+    """Fit on cached features (N, K) of train; held are those of validation and test."""
+    assert data.embedder is not None
+    taught, others = (data.features(some)[0] if some else train[:0] for some in none_photos(data))
+    strangers = {
+        kind: picture_features(pictures, data.embedder)
+        for kind, pictures in draw_strangers().items()
+    }
+    known = Known(
+        train,
+        data.labels["train"],
+        len(data.classes),
+        taught,
+        None if folds is None else folds[: len(train)],
+    )
+    parts = dict(zip(("validation", "test"), held, strict=True))
+    return fit_unfamiliarity(
+        known,
+        parts,
+        {**strangers, NONE_OF_THESE: others},
+        refuse=run.settings.refuse,
+        seed=run.settings.seed,
     )
 
 
@@ -330,6 +369,7 @@ def _result(
         validation=tested.scores["validation"],
         test=tested.scores["test"],
         threshold=tested.threshold,
+        unfamiliarity=network.unfamiliarity,
         fit=network.fit,
         search=network.search,
         left_out=data.left_out,

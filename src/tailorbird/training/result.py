@@ -20,6 +20,7 @@ from tailorbird.model import ModelInfo
 from tailorbird.preparation import LeftOut
 from tailorbird.rendering.notebook import scores_html
 from tailorbird.report import Content
+from tailorbird.training.unfamiliarity import Fitted
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class TrainResult:
         suspects: labels that are probably wrong, where that was asked for.
         tuned: the fine-tuning run, where there was one.
         advice: what to do next, at most two steps.
+        unfamiliarity: what the model takes for none of its classes; None: it cannot tell.
     """
 
     model: Path
@@ -61,6 +63,7 @@ class TrainResult:
     tuned: FinetuneResult | None = field(default=None)
     report_error: str | None = field(default=None)
     advice: tuple[Advice, ...] = field(default=())
+    unfamiliarity: Fitted | None = field(default=None)
 
     def _repr_html_(self) -> str:
         where = f"; report: {self.report}" if self.report else ""
@@ -73,6 +76,7 @@ class TrainResult:
             "report": str(self.report) if self.report else None,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "promise": self.threshold.as_dict(),
+            "unfamiliarity": self.info.unfamiliarity or None,
             "advice": [step.as_dict() for step in self.advice],
             "scores": {"validation": self.validation.as_dict(), "test": self.test.as_dict()},
             "settings": {

@@ -44,6 +44,8 @@ class TrainSettings:
         precision: target precision on validation above the confidence threshold, 0.5 to 1.
         refuse: share of photos of the classes that may be refused as none of them, 0 to 0.5; 0:
             the model tells no unfamiliar photos.
+        none: folder of photos that are of no class, which teach what to refuse, beside those of
+            the folder `none of these` among the class folders.
         seed: of the split, the search and the fits, 0 to 2**32 - 1.
         data: how the folder or CSV is read: names of splits, near-duplicates, groups, links.
         manifest: file to write the split to, as a CSV that can be trained on again.
@@ -68,6 +70,7 @@ class TrainSettings:
     refit: bool = False
     precision: float = 0.95
     refuse: float = REFUSE
+    none: str | Path | None = None
     seed: int = 0
     data: DataSettings = field(default_factory=DataSettings)
     manifest: str | Path | None = None
@@ -86,6 +89,11 @@ class TrainSettings:
             problems.whole("views", self.views, 1, MOST_VIEWS)
             problems.number("precision", self.precision, 0.5, 1)
             problems.number("refuse", self.refuse, 0, 0.5)
+            problems.need(
+                self.none is None or self.refuse != 0,
+                "none (--none) teaches what to refuse, but refuse is 0 (--refuse), which refuses "
+                "nothing; leave one of them out",
+            )
             problems.seed(self.seed)
             problems.attempt(partial(build, HeadSettings, self.fixed or {}, "fixed"))
             problems.choice("report_format", self.report_format, FORMATS)
@@ -231,6 +239,7 @@ def _check_files(photos: str | Path, output: Path, values: Mapping[str, Any]) ->
         **({} if str(backbone) == SCRATCH else files_read(backbone)),
         "corrections": locate(str(corrections)).path if corrections else None,
         "folder of kept photos": values["corrections_photos"],
+        "folder of no class": values["none"],
     }
     with Problems() as problems:
         problems.ending("model file", output, ".onnx")

@@ -131,7 +131,7 @@ def _fine_tuned(run: TrainingRun, data: PreparedData, task: FinetuneTask) -> Tra
         unfamiliarity=unfamiliarity_of(
             backbone_graph,
             head,
-            data.parts["train"],
+            data,
             seen,
             info.rule,
             refuse=run.settings.refuse,
