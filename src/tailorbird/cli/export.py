@@ -22,11 +22,13 @@ def export(
     data: Any,
     model: ModelArgument,
     to: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--to", help="Format: keras, for models with a Keras backbone, or int8 with --photos."
+            "--to",
+            help="Format: keras or timm, the framework of the model's backbone (the default); or "
+            "int8 with --photos.",
         ),
-    ] = "keras",
+    ] = None,
     photos: Annotated[
         Path | None,
         typer.Option(
@@ -39,17 +41,19 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="File to write; by default NAME.keras or NAME.int8.onnx for NAME.onnx.",
+            help="File to write; by default NAME.keras, NAME.timm/model.safetensors or "
+            "NAME.int8.onnx.",
         ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Export a model to Keras, checked to predict the same, or to int8, checked to be as accurate.
+    """Export a model to Keras or timm, checked to predict the same, or to int8, if as accurate.
 
-    The .keras file holds preprocessing, backbone, head and calibration. An int8 model file is
-    smaller and usually faster; it is calibrated anew, scored on its validation and test photos, and
-    keeps its heat maps. Exits 1 and writes nothing if int8 loses more than half a point of
-    accuracy.
+    The .keras file holds preprocessing, backbone, head and calibration. For timm.create_model there
+    are model.safetensors and config.json; the head must have been trained with --inner 0. An int8
+    model file is smaller and usually faster; it is calibrated anew, scored on its validation and
+    test photos, and keeps its heat maps. Exits 1 and writes nothing if int8 loses more than half a
+    point of accuracy.
     """
     if to == INT8:
         _export_int8(model, photos, target, data, json=json)
@@ -63,12 +67,9 @@ def export(
     if json:
         output.print_json({"model": str(model), **done.as_dict()})
         return
-    output.line(
-        f"{done.path}: input {done.size} x {done.size} pixels, uint8 or float RGB 0 to 255; output "
-        f"{len(done.classes)} probabilities; differs from {model} by at most {done.difference:.1e}"
-    )
+    output.line(f"{done.path}: {done.use}; differs from {model} by at most {done.difference:.1e}")
     output.say(f"classes, in order: {', '.join(done.classes)}")
-    output.say(f'open it: keras.saving.load_model("{done.path}")')
+    output.say(f"open it: {done.opening}")
 
 
 def _export_int8(

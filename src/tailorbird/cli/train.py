@@ -94,12 +94,12 @@ _Finetune = Annotated[
     bool,
     _tuning(
         "--finetune",
-        text="Also train the backbone, which must have been pulled as keras:NAME.",
+        text="Also train the backbone: lite, timm:NAME, or one that was pulled as keras:NAME.",
     ),
 ]
 _Engine = Annotated[
     str | None,
-    _tuning(text="Framework that trains: keras (needs the extra `keras`)."),
+    _tuning(text="Framework that trains: timm or keras (needs the extra `torch` or `keras`)."),
 ]
 _Size = Annotated[
     str | None,

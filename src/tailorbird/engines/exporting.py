@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tailorbird import onnx_files
 from tailorbird.engines import registry
+from tailorbird.engines.protocol import Engine
 from tailorbird.errors import ModelFileError, SettingsError, TrainingError
 from tailorbird.files import storage_error, write_bytes
 from tailorbird.inference import Runner
@@ -37,6 +38,8 @@ class ExportedModel:
         size: S, the side of the input in pixels.
         difference: the largest difference of a probability from the model file, on probe images.
         backend: the framework's backend, such as `tensorflow`.
+        use: what it takes and gives, for people.
+        opening: Python expression that opens it.
     """
 
     path: Path
@@ -44,6 +47,8 @@ class ExportedModel:
     size: int
     difference: float
     backend: str
+    use: str
+    opening: str
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields of `export --json`."""
@@ -100,7 +105,7 @@ def export_model(
             f"photo, which a model of {author} would not; train without it to export it"
         )
     engine = registry.engine(author)
-    path = _output(model_file, output, engine.model_suffix)
+    path = _output(model_file, output, engine)
     head, size = head_in(proto, str(model_file)), info.resize.size
     # Written beside the output, so that a full disk is found before the output is touched.
     with _temporary(path.absolute().parent) as folder:
@@ -117,14 +122,32 @@ def export_model(
                 f"the exported model's probabilities differ from those of {model_file} by up to "
                 f"{difference:.2g}; at most {AGREEMENT:g} is allowed, so it was not written"
             )
+        others = [file for file in sorted(folder.iterdir()) if file != written]
+        for file in others:
+            beside = path.with_name(file.name)
+            if beside.exists() and not path.exists():
+                raise SettingsError(
+                    f"{beside} exists already and would be replaced; name a file in another "
+                    f"folder, for example -o {path.stem}/{path.name}"
+                )
+            write_bytes(beside, file.read_bytes())
         write_bytes(path, written.read_bytes())
-    return ExportedModel(path, info.classes, size, difference, engine.runtime())
+    return ExportedModel(
+        path,
+        info.classes,
+        size,
+        difference,
+        engine.runtime(),
+        engine.model_use.format(size=size, classes=len(info.classes)),
+        engine.model_opening.format(path=path, folder=path.parent),
+    )
 
 
-def _output(model_file: Path, output: str | Path | None, suffix: str) -> Path:
+def _output(model_file: Path, output: str | Path | None, engine: Engine) -> Path:
     """Return the file to write. Raises SettingsError."""
+    suffix = engine.model_suffix
     if output is None:
-        path = model_file.with_suffix(suffix)
+        path = model_file.parent / engine.model_name.format(model_file.stem)
         if path.exists():  # perhaps the model that this model file was imported from
             raise SettingsError(f"{path} exists already; name the file to write: -o NAME{suffix}")
         return path

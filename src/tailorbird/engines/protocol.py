@@ -390,6 +390,12 @@ class Engine(ClassifierReader, Protocol):
     """A reference to a backbone that this engine can pull, for messages."""
     model_suffix: str
     """Ending of the files that `save_model` writes."""
+    model_name: str
+    """Default name of such a file, with {} in place of the model file's name without ending."""
+    model_use: str
+    """What such a file takes and gives, for people, with {size} and {classes}."""
+    model_opening: str
+    """Python expression that opens it, with {path} and {folder}."""
 
     def open_network(self, backbone: onnx.ModelProto) -> TrainableNetwork:
         """Return the network that a backbone file of this engine was made from, with its weights.
@@ -448,7 +454,8 @@ class Engine(ClassifierReader, Protocol):
             head: the head in it.
             size: S in pixels.
             temperature: logits are divided by it before the softmax.
-            path: the file to write; its name ends in `model_suffix`.
+            path: the file to write; its name ends in `model_suffix`. What belongs to it is written
+                beside it, into a folder that is empty before.
         """
 
     def run_saved(self, path: Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

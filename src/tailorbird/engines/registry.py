@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird import onnx_files
+from tailorbird.backbone import catalogue
 from tailorbird.engines.protocol import ClassifierReader, Engine, TrainableNetwork
-from tailorbird.errors import ModelFileError, SettingsError
+from tailorbird.errors import HubError, ModelFileError, SettingsError
 from tailorbird.head import Head
+from tailorbird.progress import Progress
 
 if TYPE_CHECKING:
     import onnx
@@ -126,6 +128,48 @@ def open_network(
             f"--backbone {example.partition(':')[2]}"
         )
     return engine(author).open_network(backbone)
+
+
+FLOAT = {"lite": "timm:tf_efficientnet_lite2"}
+"""The float32 networks that shipped int8 backbones were made from, which can be trained."""
+
+
+def trainable(backbone: str | Path, name: str | None, progress: Progress) -> str | Path:
+    """Return the backbone to fine-tune for one that a user named; it is pulled if necessary.
+
+    Args:
+        backbone: name, path, or a reference such as `timm:convnext_atto`. For a shipped int8
+            backbone, its float32 network is taken.
+        name: the engine that must be used, if any.
+        progress: receives a note.
+
+    Raises HubError when the weights cannot be downloaded; what `Engine.pull` raises.
+    """
+    reference = str(backbone)
+    wanted = FLOAT.get(reference)
+    if wanted is not None and name in (None, wanted.partition(":")[0]):
+        progress.note(f"{reference} is int8; fine-tuning takes its float32 network, {wanted}")
+        reference = wanted
+    return pulled(reference, progress) if engine_for_reference(reference) else backbone
+
+
+def pulled(reference: str, progress: Progress) -> Path:
+    """Return the backbone file of a reference such as `timm:convnext_atto`, pulled if necessary.
+
+    A file of this name in the catalogue is taken, whatever weights it was pulled with.
+    """
+    found = engine_for_reference(reference)
+    assert found is not None
+    kept = catalogue.folder() / f"{reference.partition(':')[2]}{catalogue.SUFFIX}"
+    if kept.exists():
+        return kept
+    try:
+        return found.pull(reference, progress=progress)
+    except HubError as error:
+        raise HubError(
+            f"{error} - where there is no connection, get the weights on another machine, run "
+            f"`tailorbird backbones pull {reference} --weights FILE`, and then this command again"
+        ) from None
 
 
 def scratch_network(

@@ -19,7 +19,13 @@ from tailorbird.backbone import open_backbone
 from tailorbird.corrections import read_labelled
 from tailorbird.dataset import NONE_OF_THESE, split, stacked_pixels, write_manifest
 from tailorbird.dataset.layout import find, with_none_of_these
-from tailorbird.engines.registry import carried, open_network
+from tailorbird.engines.registry import (
+    carried,
+    engine_for_reference,
+    open_network,
+    pulled,
+    trainable,
+)
 from tailorbird.errors import DatasetError
 from tailorbird.features import Embedder, expected_seconds, picture_features
 from tailorbird.head import refit as refit_head
@@ -109,7 +115,12 @@ def _open(run: TrainingRun, photos: str | Path) -> Opened:
             layout = with_none_of_these(layout, settings.none)
         files = len(layout.entries) + (len(corrections.photos) if corrections else 0)
         if not settings.from_scratch:
-            backbone = open_backbone(settings.backbone, mirror=settings.mirror)
+            name = settings.backbone
+            if settings.trains_network:
+                name = trainable(name, settings.engine, run.progress)
+            elif engine_for_reference(str(name)):
+                name = pulled(str(name), run.progress)
+            backbone = open_backbone(name, mirror=settings.mirror)
             embedder = Embedder(backbone)
             if settings.trains_network:  # last, because importing a framework takes seconds
                 (alone,) = backbone.parts  # TrainSettings refuses several

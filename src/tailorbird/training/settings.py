@@ -13,7 +13,7 @@ from tailorbird.corrections.database import locate
 from tailorbird.dataset import DataSettings, listed_photos
 from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
 from tailorbird.engines.protocol import Regularisation
-from tailorbird.engines.registry import SCRATCH
+from tailorbird.engines.registry import SCRATCH, engine_for_reference
 from tailorbird.head import HeadSettings
 from tailorbird.preparation import MOST_VIEWS
 from tailorbird.report import FORMATS, Format, report_path
@@ -33,9 +33,9 @@ class TrainSettings:
     """All settings of a training, apart from the photos and the model file.
 
     Attributes:
-        backbone: name of an installed backbone, path of an .onnx file, or `cnn`: a small network
-            that trains from random weights. Several, separated by commas, put their features side
-            by side in one model file.
+        backbone: name of an installed backbone, path of an .onnx file, a reference such as
+            `timm:convnext_atto`, or `cnn`: a small network that trains from random weights.
+            Several, separated by commas, put their features side by side in one model file.
         views: views of each training photo, 1 to 32; the first is the photo itself, the others are
             augmented.
         fixed: fields of HeadSettings that are not searched, such as {"inner": (100,)}.
@@ -234,9 +234,10 @@ def _check_files(photos: str | Path, output: Path, values: Mapping[str, Any]) ->
     """Raise one SettingsError unless every output can be written and is not an input."""
     report = report_path(output, values["report"], values["report_format"])
     backbone, corrections = values["backbone"], values["corrections"]
+    no_file = str(backbone) == SCRATCH or engine_for_reference(str(backbone)) is not None
     inputs = {
         "dataset": photos,
-        **({} if str(backbone) == SCRATCH else files_read(backbone)),
+        **({} if no_file else files_read(backbone)),
         "corrections": locate(str(corrections)).path if corrections else None,
         "folder of kept photos": values["corrections_photos"],
         "folder of no class": values["none"],

@@ -34,6 +34,11 @@ class KerasEngine:
     name = "keras"
     example = "keras:MobileNetV2"
     model_suffix = ".keras"
+    model_name = "{}.keras"
+    model_use = (
+        "input {size} x {size} pixels, uint8 or float RGB 0 to 255; output {classes} probabilities"
+    )
+    model_opening = 'keras.saving.load_model("{path}")'
     suffixes: Sequence[str] = (".keras", ".h5")
     preprocess_names: Mapping[str, str] = PREPROCESS_NAMES
 

@@ -31,6 +31,12 @@ class TimmEngine:
     name = "timm"
     example = "timm:mobilenetv3_large_100"
     model_suffix = ".safetensors"
+    model_name = "{}.timm/model.safetensors"
+    model_use = (
+        "input (N, 3, {size}, {size}), normalised as config.json says; output {classes} logits, "
+        "calibrated"
+    )
+    model_opening = 'timm.create_model("local-dir:{folder}", pretrained=True)'
     suffixes: Sequence[str] = (".safetensors",)
     preprocess_names: Mapping[str, str] = {}
 
@@ -105,12 +111,16 @@ class TimmEngine:
     def save_model(
         self, model: onnx.ModelProto, head: Head, *, size: int, temperature: float, path: Path
     ) -> None:
-        """Write a model file as weights that timm loads."""
-        raise SettingsError(_NOT_YET)
+        """Write a model file as weights and a configuration that timm loads."""
+        from tailorbird.engines.torch.export import save_model
+
+        save_model(model, head, size=size, temperature=temperature, path=path)
 
     def run_saved(self, path: Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Open a file that `save_model` wrote and return the probabilities of images."""
-        raise SettingsError(_NOT_YET)
+        from tailorbird.engines.torch.export import run_saved
+
+        return run_saved(path, images)
 
     def runtime(self) -> str:
         """Return the versions of PyTorch and timm."""
