@@ -108,12 +108,14 @@ def test_a_change_comes_first_with_its_day_amount_and_certainty(open_page: OpenP
     expect(panel.locator("strong")).to_have_text("Photos have changed since 2 May.")
     items = panel.locator("li")
     expect(items.nth(0)).to_have_text(
-        "The model is less sure than of its validation photos. Since 2 May: 24% of 340 photos lie "
-        "elsewhere. Without a change, chance gives such a difference on less than one day in "
-        "83,000."
+        "The model is less sure than of its validation photos. This concerns 24% of the 340 photos "
+        "since 2 May."
+    )
+    expect(panel.locator(".trouble")).to_contain_text(
+        "Without a change, chance gives such a difference on at most one day in 83,000."
     )
     expect(items.nth(1)).to_contain_text("Photos are less like the training photos")
-    expect(items.nth(2)).to_contain_text("<b>hat</b> from 5% to 40%, dress from 50% to 20%. Since")
+    expect(items.nth(2)).to_contain_text("<b>hat</b> from 5% to 40%, dress from 50% to 20%. This")
     expect(items.nth(2)).not_to_contain_text("shoes")
 
 

@@ -52,6 +52,7 @@ const same = ({ validation_photos: photos }) =>
 function changes(drift, named) {
   const changed = drift.filter((change) => change.changed);
   const first = changed.map(({ since }) => since).sort()[0];
+  const calm = Math.min(MOST_DAYS, Math.max(...changed.map((change) => change.calm_days)));
   return el(
     "div",
     { class: "trouble" },
@@ -61,6 +62,7 @@ function changes(drift, named) {
       {},
       el("p", {}, el("strong", {}, t("uploads.changed", { day: day(first) }))),
       el("ul", {}, ...changed.map((change) => el("li", {}, described(change, named)))),
+      el("p", {}, t("uploads.chance", { days: number(Math.round(calm)) })),
       el("p", {}, t("uploads.todo")),
     ),
   );
@@ -83,11 +85,10 @@ function described(change, named) {
     .join(", ");
   const what =
     measure === "predicted" ? t("uploads.classes", { classes }) : t(WORDS[measure][direction]);
-  return `${what} ${t("uploads.where", {
+  return `${what} ${t("uploads.concerns", {
     day: day(change.since),
     share: percent(change.distance),
     photos: counted("photo", change.photos),
-    days: number(Math.round(Math.min(change.calm_days, MOST_DAYS))),
   })}`;
 }
 
@@ -103,7 +104,7 @@ function figures(drift) {
       el("td", {}, percent(distance)),
       el("td", {}, enough === null ? "–" : number(enough)),
     );
-  const heads = ["compared", "since", "photos", "elsewhere", "enough"];
+  const heads = ["compared", "since", "photos", "differ", "enough"];
   return el(
     "details",
     {},
