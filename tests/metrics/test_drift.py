@@ -76,6 +76,12 @@ def test_evidence_is_a_martingale_that_starts_at_1() -> None:
     assert chance @ np.exp(drift._log_evidence(counts, prior)) == pytest.approx(1)
 
 
+def test_the_gamma_function_is_that_of_the_library() -> None:
+    values = np.array([1e-3, 0.05, 0.5, 1, 1.5, 2, 7.9, 30, 1e3, 1e7])
+    expected = [math.lgamma(value) for value in values]
+    assert drift._log_gamma(values) == pytest.approx(expected, rel=1e-10, abs=1e-9)
+
+
 def test_a_stream_that_does_not_change_gives_no_alarm() -> None:
     """40 services, looked at after each of 40 days: 1600 days, where 1.6 were permitted."""
     alarms = 0

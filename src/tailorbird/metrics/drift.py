@@ -32,7 +32,7 @@ PREDICTED: Final = "predicted"
 MEASURES: Final = (CONFIDENCE, UNFAMILIARITY, PREDICTED)
 """What is compared: the highest probability, how unfamiliar a photo is, the predicted class."""
 
-QUANTILES: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+QUANTILES: Final = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 """Of the validation photos; a bin ends at each. The tails have bins of their own, because photos of
 another kind are there."""
 
@@ -138,8 +138,8 @@ class Change:
         shift: Positive where values are higher than on validation, -1 to 1; 0 for classes.
         calm_days: While nothing changes, evidence as strong as this comes up in tests of at most
             one day in so many.
-        enough: The difference is more than chance with so many photos of these shares; None where
-            the validation photos are too few to show it with any number.
+        enough: The difference is more than chance with about so many photos of these shares; None
+            where the validation photos are too few to show it with any number.
         validation, seen: Shares of the photos by bin, (B,).
     """
 
@@ -237,7 +237,17 @@ def _log_likelihood(
 
 
 def _log_gamma(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.array([math.lgamma(value) for value in values.ravel()]).reshape(values.shape)
+    """Return the logarithm of the gamma function of positive values, to about ten digits.
+
+    Stirling's series (Abramowitz and Stegun, 6.1.41) where it is exact enough, 8 higher.
+    """
+    high = values + 8.0
+    series = (1 / 12 - (1 / 360 - (1 / 1260 - 1 / (1680 * high**2)) / high**2) / high**2) / high
+    lower = np.log(values[..., None] + np.arange(8)).sum(axis=-1)
+    result: npt.NDArray[np.float64] = (
+        (high - 0.5) * np.log(high) - high + 0.5 * math.log(2 * math.pi) + series - lower
+    )
+    return result
 
 
 def _shift(known: npt.NDArray[np.float64], seen: npt.NDArray[np.float64]) -> float:
@@ -249,16 +259,16 @@ def _shift(known: npt.NDArray[np.float64], seen: npt.NDArray[np.float64]) -> flo
 def _enough(
     shares: npt.NDArray[np.float64], prior: npt.NDArray[np.float64], alarm: float
 ) -> int | None:
-    """Return the fewest photos of these shares, (1, B), with which the evidence is `alarm`."""
+    """Return about the fewest photos of these shares, (1, B), with which the evidence is `alarm`.
 
-    def is_enough(photos: int) -> bool:
-        return bool(_log_evidence(shares * photos, prior)[0] >= alarm)
+    It is exact up to 128 photos and at most 2% too high from there on.
+    """
 
-    high = next((n for n in (1 << k for k in range(24)) if is_enough(n)), None)
+    def first(photos: npt.NDArray[np.int64]) -> int | None:
+        enough = _log_evidence(shares * photos[:, None], prior) >= alarm
+        return int(photos[enough.argmax()]) if enough.any() else None
+
+    high = first(1 << np.arange(24))
     if high is None:
         return None
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_enough(middle) else (middle, high)
-    return high
+    return first(np.unique(np.linspace(high // 2, high, 65).astype(np.int64)[1:]))
