@@ -144,8 +144,8 @@ def test_what_is_held_out_stays_unseen(scene: tuple[Dataset, Corrections]) -> No
     digests = [hashlib.sha256(data).hexdigest() for data in copies]
     assert result.used == 1 and len(result.left_out) == 4 and result.replaced == 0
     assert reasons[digests[0]] == f"identical to {test.name}, which is in test"
-    assert reasons[digests[1]] == f"nearly identical to {test.name}, which is in test"
-    assert reasons[digests[2]] == f"nearly identical to {validation.name}, which is in validation"
+    assert reasons[digests[1]] == f"a copy of {test.name}, which is in test"
+    assert reasons[digests[2]] == f"a copy of {validation.name}, which is in validation"
     assert reasons[contradicted.digest].startswith(
         "an identical photo is labelled " + contradicted.label
     )
