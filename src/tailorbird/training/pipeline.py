@@ -296,6 +296,7 @@ def _describe(
     """Return the metadata of the model file."""
     settings, parts = run.settings, data.parts
     learned_from = parts["train"] + (parts["validation"] if settings.refit else ())
+    learned_from += data.none.get("train", ())
     packages = ("tailorbird", "onnxruntime", "onnx", "numpy", "pillow")
     return ModelInfo(
         classes=data.classes,
