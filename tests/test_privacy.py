@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from support import timm_networks
 from support.data import encoded, picture
-from support.hub_server import Hub
+from support.hub_server import Hub, Repository
 from tailorbird import privacy
 
 WATCH = """
@@ -130,9 +131,8 @@ COMMANDS = {
 }
 """Commands that run to their end without a service or a deep-learning framework."""
 
-ELSEWHERE = {"serve", "health", "review", "label", "import", "export", "backbones pull",
-             "corrections", "corrections stats", "corrections export",
-             "corrections forget"}  # fmt: skip
+ELSEWHERE = {"serve", "health", "review", "import", "export", "backbones pull", "corrections",
+             "corrections stats", "corrections export", "corrections forget"}  # fmt: skip
 """Commands that other tests of this file run."""
 
 
@@ -185,12 +185,6 @@ def test_a_review_contacts_nobody_and_leaves_no_file(watched: Watched, shapes: P
     assert (watched.hosts(), watched.left()) == (set(), [])
 
 
-def test_labelling_contacts_nobody_and_leaves_no_file(watched: Watched, shapes: Path) -> None:
-    with watched.running("label", shapes, "-o", "labels.csv", "--no-browser", "--port", "0"):
-        pass
-    assert (watched.hosts(), watched.left()) == (set(), [])
-
-
 def test_pulling_a_backbone_contacts_the_hub_and_nobody_else(watched: Watched) -> None:
     with Hub({}) as hub:
         with pytest.raises(AssertionError, match="has no repository"):
@@ -216,6 +210,24 @@ def test_keras_contacts_nobody_and_leaves_no_file(watched: Watched, shapes: Path
         "unit",
     )
     assert (watched.hosts(), watched.left()) == (set(), [])
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_pytorch_contacts_nobody_but_the_hub_and_leaves_no_file(
+    watched: Watched, tmp_path: Path
+) -> None:
+    weights = timm_networks.save_weights(timm_networks.network(), tmp_path / "w.safetensors")
+    watched.run("backbones", "pull", "timm:test_efficientnet", "--weights", weights)
+    assert (watched.hosts(), watched.left()) == (set(), [])
+    safe = timm_networks.save_weights(
+        timm_networks.network("test_vit", classes=1000), tmp_path / "v.safetensors"
+    )
+    files = {"timm/test_vit.r160_in1k": Repository({"model.safetensors": safe.read_bytes()})}
+    with Hub(files) as hub:
+        watched.run("backbones", "pull", "timm:test_vit", HF_ENDPOINT=hub.url)
+        assert hub.requests
+    assert watched.hosts() == {"127.0.0.1"}
 
 
 def test_telemetry_can_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:

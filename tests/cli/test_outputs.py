@@ -126,6 +126,7 @@ CASES = [
     Case("backbones quantize my.onnx --photos labels.csv", "--output", ("labels-link.onnx",)),
     Case("import notebook.keras --classes classes.txt", "--output",
          ("notebook-link.onnx", "classes-link.onnx")),
+    Case("import other.onnx --classes classes.txt", "--output", ("other.onnx",)),
     Case("import notebook.keras --classes classes.txt --validate labels.csv", "--output",
          ("labels-link.onnx", "disc-000-link.onnx")),
     Case("import notebook.keras --classes classes.txt --validate photos", "--output",
@@ -136,7 +137,6 @@ CASES = [
     Case("backbones pull keras:MobileNetV2 --with-classes --classes classes.txt", "--output",
          ("classes-link.onnx",)),
     Case("review labels.csv", "--output", ("labels.csv", "disc-000-link.csv")),
-    Case("label photos", "--output", ("disc-000-link.csv", "shop-link.csv")),
 ]  # fmt: skip
 INPUTS = {
     "train --corrections-photos", "retrain --corrections-photos", "retrain --corrections-file",

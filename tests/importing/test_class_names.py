@@ -29,6 +29,9 @@ from tailorbird.model import Classifier
     ("name", "content", "expected"),
     [
         ("a.txt", "ant\n\n bee \ncow\n", ("ant", "bee", "cow")),
+        ("labels.txt", "0 card board\n1 glass\n", ("card board", "glass")),
+        ("labels.txt", "1: glass\n0: paper\n", ("paper", "glass")),
+        ("labels.txt", "0 days\n7 days\n", ("0 days", "7 days")),
         ("a.json", '{"bee": 1, "ant": 0}', ("ant", "bee")),
         ("a.json", '["x", "y"]', ("x", "y")),
         ("a.json", '{"0": ["n01", "tench"], "1": ["n02", "crane"]}', ("tench", "crane")),

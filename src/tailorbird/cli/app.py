@@ -18,7 +18,6 @@ from tailorbird.cli import (
     find_lr,
     health,
     import_model,
-    label,
     learning_curve,
     output,
     predict,
@@ -69,7 +68,6 @@ def _main(
 for _name, _function in (
     ("demo", demo.demo),
     ("scan", scan.scan),
-    ("label", label.label),
     ("review", review.review),
     ("find-lr", find_lr.find_lr),
     ("sweep", sweep.sweep),

@@ -19,7 +19,6 @@ from tailorbird.corrections.labelling import Labelled, labelled
 from tailorbird.corrections.photos import kept_photos
 from tailorbird.corrections.statistics import NONE_OF_THESE
 from tailorbird.corrections.store import Corrections, Row
-from tailorbird.dataset import NONE_OF_THESE as OF_NO_CLASS
 from tailorbird.errors import SettingsError
 from tailorbird.files import atomic_path, formula_safe
 from tailorbird.validation import Problems
@@ -39,8 +38,7 @@ COLUMNS: Final = (
     "id",
     "none_of_these",
 )
-"""The CSV's columns; `train` reads the first two. Where `none_of_these`, `label` is that of photos
-of no class, and empty in a log of all answers."""
+"""The CSV's columns; `train` reads the first two. `label` is empty where `none_of_these`."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,7 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
     """Write corrections to a .csv or .json file, atomically.
 
     By default there is one row per kept photo with the newest answer about it; `train` reads such
-    a CSV, and photos of none of the classes have the label of photos of no class. Paths are
-    relative to the file's folder.
+    a CSV, so photos of none of the classes are left out. Paths are relative to the file's folder.
 
     everything: one row per answer ever given, in order; the path is empty where no photo was kept.
 
@@ -98,7 +95,7 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
         files = kept_photos(store.photos) if store.photos is not None else {}
         rows = ((files.get(row.sha256), row) for row in store.rows())
     else:
-        rows = ((photo.path, photo.row) for photo in (*found.photos, *found.none))
+        rows = ((photo.path, photo.row) for photo in found.photos)
     written = 0
     with (
         atomic_path(output) as temporary,
@@ -106,7 +103,7 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
     ):
         file.write(_line(COLUMNS) if kind == ".csv" else '{"corrections": [')
         for path, row in rows:
-            values = _values(_relative(path, folder), row, everything)
+            values = _values(_relative(path, folder), row)
             if kind == ".csv":
                 file.write(_line([values[name] for name in COLUMNS]))
             else:
@@ -116,14 +113,14 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
         if kind == ".json":
             file.write("\n]}\n")
     return Export(
-        output, written, found.missing, found.conflicts, found.without_photo, len(found.none)
+        output, written, found.missing, found.conflicts, found.without_photo, found.none_of_these
     )
 
 
-def _values(path: str, row: Row, everything: bool) -> dict[str, Any]:
+def _values(path: str, row: Row) -> dict[str, Any]:
     found = row.as_dict()
     none = row.answer == NONE_OF_THESE
-    label = row.answer if not none else "" if everything else OF_NO_CLASS
+    label = "" if none else row.answer
     return {name: found.get(name) for name in COLUMNS} | {
         "path": path,
         "label": label,

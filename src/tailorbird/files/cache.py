@@ -17,7 +17,6 @@ _KINDS = {
     "corners": "corners-*",
     "summaries": "summaries-*",
     "copies": "copies",
-    "thumbnails": "thumbnails-*",
     "features": "features/*",
     "backbone": "backbones/*.onnx",
     "library": "libraries/*",

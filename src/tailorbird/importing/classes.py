@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +25,10 @@ def read_classes(source: str | Path | Sequence[str], *, unique: bool = False) ->
     """Return the names of the classes, in the order of the model's outputs.
 
     Args:
-        source: a sequence of names; a comma-separated list; or a file: one name per line, JSON (a
-            list, or `class_indices` of a Keras generator: name to number, or number to name), or a
-            CSV with a column name, class or label.
+        source: a sequence of names; a comma-separated list; or a file: one name per line, perhaps
+            behind its number from 0 (`0 cardboard`, as Teachable Machine writes), JSON (a list, or
+            `class_indices` of a Keras generator: name to number, or number to name), or a CSV with
+            a column name, class or label.
         unique: add a number to equal names (`crane` and `crane (2)`, as ImageNet needs) instead of
             refusing them.
 
@@ -97,7 +99,16 @@ def _from_text(source: str | Path) -> tuple[list[str], str]:
     if column is not None and (len(header) > 1 or path.suffix.lower() == ".csv"):
         rows = list(csv.reader(io.StringIO(text)))[1:]
         return [row[column] if len(row) > column else "" for row in rows if row], str(path)
-    return lines, str(path)
+    return _without_numbers(lines), str(path)
+
+
+def _without_numbers(lines: list[str]) -> list[str]:
+    """Return names in the order of the numbers before them, if each line has one, from 0 on."""
+    found = [re.fullmatch(r"(\d+)[\s:,;]+(.+)", line) for line in lines]
+    names = {int(match[1]): match[2] for match in found if match is not None}
+    if len(lines) < 2 or sorted(names) != list(range(len(lines))):
+        return lines
+    return [names[number] for number in range(len(lines))]
 
 
 def _from_json(text: str, path: Path) -> list[str]:

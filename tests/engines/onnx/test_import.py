@@ -137,12 +137,48 @@ def test_scores_that_only_look_like_probabilities_keep_their_values(tmp_path: Pa
 def test_a_batch_that_is_fixed_beyond_repair_is_refused_with_what_to_do(tmp_path: Path) -> None:
     write = files.Writer()
     pooled = write.node("Flatten", write.node("GlobalAveragePool", files.trunk(write)), axis=1)
-    token = write.weight("token", np.ones((1, 2), np.float32))  # of one image
-    joined = write.node("Concat", pooled, token, axis=1)
-    write.node("Gemm", joined, write.normal("w", files.WIDTH + 2, CLASSES), to="logits")
+    turned = write.node("Reshape", pooled, write.weight("s", np.array([files.WIDTH, 1])))
+    joined = write.node("Transpose", turned, perm=[1, 0])
+    write.node("Gemm", joined, write.normal("w", files.WIDTH, CLASSES), to="logits")
     model = write.model([1, 3, SIDE, SIDE], {"logits": [1, CLASSES]})
-    with pytest.raises(ModelFileError, match=r"fixed to batches of 1 inside .*dynamic=True"):
+    with pytest.raises(ModelFileError, match=r"fixed to batches of 1 inside; .*dynamic=True"):
         open_classifier(save(model, tmp_path / "model.onnx"))
+
+
+def test_a_token_joined_to_one_image_is_joined_to_each(tmp_path: Path) -> None:
+    """As a vision transformer's class token, in a file that takes one image at a time."""
+    write = files.Writer()
+    tokens = write.node("Reshape", files.trunk(write), write.weight("s", np.array([1, 6, 64])))
+    token = write.normal("token", 1, 6, 1)
+    joined = write.node("Concat", token, tokens, axis=2)
+    pooled = write.node("ReduceMean", joined, axes=[2], keepdims=0)
+    write.node("Gemm", pooled, write.normal("w", files.WIDTH, CLASSES), to="logits")
+    model = write.model([1, 3, SIDE, SIDE], {"logits": [1, CLASSES]})
+    model.graph.node[2].attribute.append(helper.make_attribute("allowzero", 1))
+    path = save(model, tmp_path / "model.onnx")
+    result = import_model(path, tmp_path / "out.onnx", classes=NAMES, preprocess="unit")
+    assert "takes 1 at a time" in result.notes[0] and "2 nodes" in result.notes[0]
+    images = probe_images(SIDE, 5)
+    gap = imported(tmp_path / "out.onnx", images) - answers(path, images, "unit")
+    assert np.abs(gap).max() < 1e-5
+
+
+def test_weights_beside_the_file_are_read(tmp_path: Path) -> None:
+    """As PyTorch exports: the weights in model.onnx.data."""
+    onnx.save(
+        files.torchvision(),
+        tmp_path / "model.onnx",
+        save_as_external_data=True,
+        location="model.onnx.data",
+        size_threshold=0,
+    )
+    result = import_model(
+        tmp_path / "model.onnx", tmp_path / "out.onnx", classes=NAMES, preprocess="unit"
+    )
+    assert result.agreement < 1e-5 and result.heatmaps
+    (tmp_path / "model.onnx.data").unlink()
+    with pytest.raises(ModelFileError, match=r"model\.onnx\.data, which is not beside it"):
+        import_model(tmp_path / "model.onnx", tmp_path / "b.onnx", classes=NAMES)
 
 
 def hostile(kind: str) -> onnx.ModelProto:

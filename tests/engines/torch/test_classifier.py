@@ -88,7 +88,7 @@ def test_weights_that_cannot_be_imported_say_what_to_do(tmp_path: Path) -> None:
     assert "does not name its 5 classes" in refused(SettingsError, arch=CNN, classes=(), size=SIDE)
     assert "holds no classifier of test_vit" in refused(ModelFileError, arch=VIT)
     other = save_weights(network("test_resnet"), tmp_path / "other.safetensors")
-    assert "not those of test_byobnet" in refused(ModelFileError, other, arch="test_byobnet")
+    assert "not those of resnet10t" in refused(ModelFileError, other, arch="resnet10t")
     bare = save_weights(network(CNN, classes=0), tmp_path / "bare.safetensors")
     assert "holds no classifier" in refused(ModelFileError, bare, arch=CNN)
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")

@@ -1,1 +1,1 @@
-"""Find identical photos and other copies of one picture."""
+"""Find identical and nearly identical photos."""

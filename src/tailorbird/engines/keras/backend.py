@@ -47,6 +47,10 @@ def load() -> Any:
             f"or set KERAS_BACKEND to {' or '.join(there)}"
         )
     os.environ["KERAS_BACKEND"] = wanted or there[0]
+    if os.environ["KERAS_BACKEND"] != "tensorflow":
+        # Keras imports TensorFlow for files of some kinds, if it is installed, and then TensorFlow
+        # writes two lines about oneDNN whatever its log level is. It computes nothing there.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     if "keras" not in sys.modules:
         for variable, value in _QUIET.items():
             os.environ.setdefault(variable, value)

@@ -23,7 +23,7 @@ from tailorbird.engines.onnx.analysis import Structure, Weights, analyse, walked
 from tailorbird.engines.onnx.reading import ADVICE, OpenedOnnx, free_batch, open_onnx
 from tailorbird.engines.preprocessing import PREPROCESS, prepare
 from tailorbird.engines.protocol import KnownNetwork
-from tailorbird.errors import BackboneError, ModelFileError
+from tailorbird.errors import ModelFileError
 from tailorbird.head import Head
 from tailorbird.inference import Runner
 from tailorbird.model.graph import BackboneGraph
@@ -390,23 +390,30 @@ def _any_batch(opened: OpenedOnnx) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         return opened.proto, ()
     proto = onnx.ModelProto()
     proto.CopyFrom(opened.proto)
-    changed = list(free_batch(proto, opened.batch))
+    changed = free_batch(proto, opened.pixel.name, opened.batch)
     free = replace(opened, proto=proto, batch=None)
     fixed = measure(opened, [opened.scores])[opened.scores]
+    refusal = (
+        f"{opened.path} is fixed to batches of {opened.batch} inside; export it again with a free "
+        "batch axis: dynamic=True in Ultralytics, dynamic_shapes or dynamic_axes in "
+        "torch.onnx.export"
+    )
     try:
-        alone, both = (
+        alone, more = (
             measure(replace(free, batch=count), [opened.scores])[opened.scores]
             for count in (opened.batch, opened.batch + 1)
         )
-    except ModelFileError as problem:
-        raise ModelFileError(
-            f"{opened.path} is fixed to batches of {opened.batch} inside ({problem}); export it "
-            "again with a free batch axis: dynamic=True in Ultralytics, dynamic_axes or "
-            "dynamic_shapes in torch.onnx.export"
-        ) from None
-    unit = max(float(np.abs(fixed).max()), 1e-6)
-    same = alone.shape == fixed.shape and float(np.abs(alone - fixed).max()) <= _AGREEMENT * unit
-    if not same or len(both) != opened.batch + 1:
-        raise BackboneError(f"{opened.path} is fixed to batches of {opened.batch}; {ADVICE}")
-    how = f", {len(changed)} reshapes changed" if changed else ""
-    return proto, (f"the file takes {opened.batch} image at a time; made free{how}",)
+    except ModelFileError:
+        raise ModelFileError(refusal) from None
+    allowed = _AGREEMENT * max(float(np.abs(fixed).max()), 1e-6)
+    rows = fixed.reshape(opened.batch, -1)
+    for found, count in ((alone, opened.batch), (more, opened.batch + 1)):
+        if found.size != rows.size // opened.batch * count:
+            raise ModelFileError(refusal)
+        # The noise of a longer batch begins with that of a shorter one.
+        same = found.reshape(count, -1)[: opened.batch]
+        if float(np.abs(same - rows).max()) > allowed:
+            raise ModelFileError(refusal)
+    how = f" ({changed} nodes of its graph changed)" if changed else ""
+    note = f"the file takes {opened.batch} at a time; the model file takes any number of images"
+    return proto, (note + how,)

@@ -89,7 +89,8 @@ def rebuild(proto: onnx.ModelProto, size: int) -> tuple[Any, Architecture]:
             f"the file lacks {len(lacking)} weights of {architecture.name}, such as {lacking[0]}; "
             "it is damaged, or was made with another version of timm"
         )
-    state.update(weights)
+    # Buffers that are computed when the network is built are initialisers too, but no weights.
+    state.update({key: value for key, value in weights.items() if key in state})
     return networks.build(architecture, size, weights=state), architecture
 
 

@@ -1,1 +1,0 @@
-"""The local page on which photos are labelled."""
