@@ -131,8 +131,9 @@ COMMANDS = {
 }
 """Commands that run to their end without a service or a deep-learning framework."""
 
-ELSEWHERE = {"serve", "health", "review", "import", "export", "backbones pull", "corrections",
-             "corrections stats", "corrections export", "corrections forget"}  # fmt: skip
+ELSEWHERE = {"serve", "health", "review", "label", "import", "export", "backbones pull",
+             "corrections", "corrections stats", "corrections export",
+             "corrections forget"}  # fmt: skip
 """Commands that other tests of this file run."""
 
 
@@ -181,6 +182,12 @@ def test_the_service_and_its_commands_contact_nobody_and_leave_no_file(
 
 def test_a_review_contacts_nobody_and_leaves_no_file(watched: Watched, shapes: Path) -> None:
     with watched.running("review", shapes, "-o", "reviewed.csv", "--no-browser", "--port", "0"):
+        pass
+    assert (watched.hosts(), watched.left()) == (set(), [])
+
+
+def test_labelling_contacts_nobody_and_leaves_no_file(watched: Watched, shapes: Path) -> None:
+    with watched.running("label", shapes, "-o", "labels.csv", "--no-browser", "--port", "0"):
         pass
     assert (watched.hosts(), watched.left()) == (set(), [])
 

@@ -14,15 +14,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import tailorbird
 from support.cli import lines, run
 from support.data import draw_dataset, encoded, picture
+from support.progress import RecordedProgress
 from support.serving import serving
 from tailorbird import retraining
 from tailorbird.comparison import Comparison, compare
-from tailorbird.corrections import open_store
+from tailorbird.corrections import NONE_OF_THESE, open_store
 from tailorbird.errors import ModelFileError, RunError, SettingsError, StorageError
 from tailorbird.files import exclusive, sha256_file
 from tailorbird.model import Classifier
@@ -60,6 +63,33 @@ def correct(folder: Path, count: int) -> None:
             )
 
 
+def patchwork(count: int, seed: int) -> list[bytes]:
+    """Draw pictures of coloured squares, which show none of the shapes."""
+    random = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(count):
+        small = Image.fromarray(random.integers(0, 256, (6, 6, 3), np.uint8))
+        drawn.append(encoded(small.resize((96, 80), Image.Resampling.NEAREST), "PNG"))
+    return drawn
+
+
+def answer_none(folder: Path, photos: list[bytes]) -> None:
+    """Store answers that photos show none of the classes, with the photos, in shop.db."""
+    with open_store(str(folder / "shop.db"), photos=folder / "shop.photos") as store:
+        for number, data in enumerate(photos):
+            store.add(
+                sha256=hashlib.sha256(data).hexdigest(),
+                predicted="box",
+                probability=0.6,
+                top=[("box", 0.6)],
+                answer=NONE_OF_THESE,
+                model="shop",
+                model_sha256="0" * 64,
+                receipt=f"n{number}",
+                photo=data,
+            )
+
+
 # --- what is decided ------------------------------------------------------------------------------
 
 
@@ -84,6 +114,34 @@ def test_a_model_that_is_not_worse_is_replaced_and_kept(
     again = retrain(model, shapes)
     assert again.decision == "unchanged" and again.kept == (kept,)
     assert {path.name for path in history_folder(model).iterdir()} == left
+
+
+def test_answers_of_none_of_these_alone_are_something_new_and_are_refused_afterwards(
+    model: Path, shapes: Path, tmp_path: Path
+) -> None:
+    answer_none(tmp_path, patchwork(20, seed=1))
+    result = retrain(model, shapes)
+    assert result.decision == "replaced", result.reason
+    assert result.as_dict()["corrections"]["none_of_these"] == 20
+    taught = Classifier(model)
+    assert taught.info.unfamiliarity["none_of_these"] == 20
+    refused = [prediction.unfamiliar for prediction in taught.predict(patchwork(20, 2))]
+    assert sum(refused) >= 18
+    assert retrain(model, shapes).decision == "unchanged"
+
+
+def test_what_taught_the_model_to_refuse_is_missed_and_can_be_given(
+    model: Path, shapes: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "none"
+    other.mkdir()
+    for number, data in enumerate(patchwork(16, seed=3)):
+        (other / f"{number}.png").write_bytes(data)
+    assert retrain(model, shapes, none=other).decision == "replaced"
+    assert Classifier(model).info.unfamiliarity["none_of_these"] >= 8
+    notes = RecordedProgress()
+    retrain(model, shapes, replace=False, progress=notes)
+    assert "there are none now; name their folder: --none FOLDER" in " ".join(notes.notes)
 
 
 def test_a_worse_model_replaces_nothing_and_stays_as_candidate(model: Path, shapes: Path) -> None:

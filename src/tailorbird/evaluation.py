@@ -13,18 +13,25 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from tailorbird import parallel
-from tailorbird.dataset import SPLITS, DataSettings, listed_photos, printable
+from tailorbird.dataset import (
+    SPLITS,
+    DataSettings,
+    is_none_of_these,
+    listed_photos,
+    printable,
+)
 from tailorbird.dataset.labels import unknown_label
-from tailorbird.dataset.layout import Entry, find
+from tailorbird.dataset.layout import Entry, find, with_none_of_these
 from tailorbird.dataset.scanner import scan_layout
 from tailorbird.errors import DatasetError, ImageError, SettingsError
 from tailorbird.images import read_bytes
+from tailorbird.metrics.refusals import Strangers
 from tailorbird.metrics.scores import Answers, Scores, score
 from tailorbird.model import Classifier, Failure, Prediction
 from tailorbird.progress import NoProgress, Progress
 from tailorbird.rendering.notebook import scores_html
 from tailorbird.report import Content, Format, attempt, report_path
-from tailorbird.validation import Problems
+from tailorbird.validation import Problems, build
 
 DIGEST_BYTES: Final = 6
 """Bytes that a model file keeps of the SHA-256 of each photo it has seen."""
@@ -58,6 +65,8 @@ class Evaluation:
         mistakes: wrong predictions, most confident first.
         left_out: photos that could not be scored, and why.
         answers: the predictions.
+        strangers: how photos that should be refused are noticed: those of `strangers` and those
+            labelled `none of these`; None without any.
         report: the file written. report_error: why a requested report could not be written.
     """
 
@@ -71,6 +80,7 @@ class Evaluation:
     report_error: str | None = None
     seen: int = 0
     copies: tuple[str, ...] = ()
+    strangers: Strangers | None = None
 
     def _repr_html_(self) -> str:
         where = f"report: {self.report}" if self.report else ""
@@ -88,20 +98,39 @@ class Evaluation:
             "copies": list(self.copies),
             "mistakes": [vars(mistake).copy() for mistake in self.mistakes],
             "left_out": [{"path": path, "reason": reason} for path, reason in self.left_out],
+            "strangers": self.strangers.as_dict() if self.strangers else None,
             "report": str(self.report) if self.report else None,
         }
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Options of `evaluate`.
+
+    Attributes:
+        split: the split to score; by default `test` if there is one, else all photos.
+        include_seen: also score photos that the model has seen.
+        strangers: folder of photos that are none of the classes, which should be refused.
+        data: how the folder or CSV is read.
+        report: True: beside the model (shop.evaluation.html for shop.onnx); False: none; or the
+            file to write. A report that cannot be written does not fail the evaluation.
+        report_format: html, markdown or json.
+    """
+
+    split: str | None = None
+    include_seen: bool = False
+    strangers: str | Path | None = None
+    data: DataSettings | None = None
+    report: str | Path | bool = False
+    report_format: Format = "html"
 
 
 def evaluate(
     model: str | Path | Classifier,
     photos: str | Path,
     *,
-    split: str | None = None,
-    include_seen: bool = False,
-    report: str | Path | bool = False,
-    report_format: Format = "html",
-    data: DataSettings | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Evaluation:
     """Score a model on a folder or CSV of labelled photos that it has not seen.
 
@@ -111,29 +140,24 @@ def evaluate(
     Args:
         model: the model file.
         photos: class folders, split/class folders, or a CSV.
-        split: the split to score; by default `test` if there is one, else all photos.
-        include_seen: also score photos that the model has seen.
-        data: how the folder or CSV is read.
-        report: True: beside the model (shop.evaluation.html for shop.onnx); False: none; or the
-            file to write. A report that cannot be written does not fail the evaluation.
-        report_format: html, markdown or json.
-        progress: receives the stage `evaluate` and its photos.
+        progress: receives the stages `evaluate` and `strangers` and their photos.
+        options: fields of EvaluationSettings.
 
     Raises:
         DatasetError: no photo is left, or the model has seen them all.
         SettingsError: a split that the source does not have; a report that would overwrite an
-            input.
+            input; strangers for a model that tells no unfamiliar photos.
         ModelFileError: the model file cannot be used.
     """
+    settings = build(EvaluationSettings, options, "evaluate")
     classifier = model if isinstance(model, Classifier) else Classifier(model)
-    wanted = report_path(classifier.path, report, report_format, "evaluation")
-    # A report that cannot be written is noticed at the end, so that the scores are not lost.
-    with Problems() as problems:
-        read = {"dataset": photos, "model": classifier.path}
-        problems.overlaps({"report": wanted}, inputs=read, photos=listed_photos(photos, data))
-    chosen, known, left_out = photos_to_score(photos, split, [classifier], data=data)
-    skip = frozenset() if include_seen else seen_by(classifier)
-    found, skipped = _scored(classifier, known, skip, left_out, progress or NoProgress())
+    wanted = report_path(classifier.path, settings.report, settings.report_format, "evaluation")
+    _check(classifier, photos, settings, wanted)
+    progress, data = progress or NoProgress(), settings.data
+    chosen, known, left_out = photos_to_score(photos, settings.split, [classifier], data=data)
+    skip = frozenset() if settings.include_seen else seen_by(classifier)
+    strange, left_out = _strangers(classifier, photos, settings, chosen, left_out)
+    found, skipped = _scored(classifier, known, skip, left_out, progress)
     if found is None:
         if skipped:
             raise DatasetError(all_seen(photos, skipped))
@@ -146,11 +170,31 @@ def evaluate(
     copies = copies_of_seen(
         photos, known, seen_by(classifier) if search else frozenset(), data=data
     )
-    found = replace(found, split=chosen, seen=skipped, copies=copies)
+    compared = _compared(classifier, found, strange, skip, progress)
+    found = replace(found, split=chosen, seen=skipped, copies=copies, strangers=compared)
     if wanted is None:
         return found
-    written, problem = attempt(_content(classifier, found, Path(photos)), wanted, report_format)
+    content = _content(classifier, found, Path(photos))
+    written, problem = attempt(content, wanted, settings.report_format)
     return replace(found, report=written, report_error=problem)
+
+
+def _check(
+    classifier: Classifier, photos: str | Path, settings: EvaluationSettings, report: Path | None
+) -> None:
+    """Raise SettingsError for settings that contradict the model or overwrite an input."""
+    # A report that cannot be written is noticed at the end, so that the scores are not lost.
+    with Problems() as problems:
+        problems.need(
+            settings.strangers is None or classifier.knows_unfamiliar,
+            f"strangers (--strangers) are given, but {classifier.path} does not tell unfamiliar "
+            "photos; train it again with this version and without --refuse 0",
+        )
+        problems.overlaps(
+            {"report": report},
+            inputs={"dataset": photos, "model": classifier.path, "strangers": settings.strangers},
+            photos=listed_photos(photos, settings.data),
+        )
 
 
 def _scored(
@@ -169,7 +213,7 @@ def _scored(
     labels: list[int] = []
     rows: list[list[float]] = []
     mistakes: list[Mistake] = []
-    refused: list[bool] = []
+    unfamiliarity: list[float] = []
     trained_on_these = skipped = 0
     learned = trained_on(classifier)
     progress.stage("evaluate", len(known))
@@ -181,7 +225,8 @@ def _scored(
             scored.append((entry.path, name))
             labels.append(number[entry.label])
             rows.append([by_label[label] for label in classifier.classes])
-            refused.append(result.unfamiliar)
+            if result.unfamiliarity is not None:
+                unfamiliarity.append(result.unfamiliarity)
             if result.label != entry.label:
                 mistakes.append(Mistake(name, entry.label, result.label, result.probability))
         elif result is None:
@@ -192,21 +237,70 @@ def _scored(
     if not labels:
         return None, skipped
     truth, probabilities = np.array(labels), np.array(rows)
+    limit = classifier.info.unfamiliar_above
+    strange = None if limit is None else np.array(unfamiliarity, np.float32)
     evaluation = Evaluation(
         scores=score(
             truth,
             probabilities,
             classifier.classes,
             classifier.info.threshold,
-            np.array(refused) if classifier.knows_unfamiliar else None,
+            None if strange is None or limit is None else strange > limit,
         ),
         split=None,
         trained_on=trained_on_these,
         mistakes=tuple(sorted(mistakes, key=lambda m: -m.probability)),
         left_out=tuple(left_out),
-        answers=Answers.of(scored, truth, probabilities),
+        answers=Answers.of(scored, truth, probabilities, strange),
     )
     return evaluation, skipped
+
+
+def _strangers(
+    classifier: Classifier,
+    photos: str | Path,
+    settings: EvaluationSettings,
+    split: str | None,
+    left_out: list[tuple[str, str]],
+) -> tuple[list[Entry], list[tuple[str, str]]]:
+    """Return the photos that should be refused, and `left_out` without them.
+
+    They are those of a folder, and those of the source and split that belong to no class. Raises
+    DatasetError.
+    """
+    if not classifier.knows_unfamiliar:
+        return [], left_out
+    layout = find(photos, data=settings.data)
+    found = [
+        entry
+        for entry in layout.entries
+        if is_none_of_these(entry.label) and split in (None, entry.split)
+    ]
+    names = {printable(entry.name) for entry in found}
+    if settings.strangers is not None:
+        empty = replace(layout, entries=(), findings=())
+        found += with_none_of_these(empty, settings.strangers).entries
+    return found, [entry for entry in left_out if entry[0] not in names]
+
+
+def _compared(
+    classifier: Classifier,
+    scored: Evaluation,
+    strangers: Sequence[Entry],
+    skip: frozenset[bytes],
+    progress: Progress,
+) -> Strangers | None:
+    """Compare the unfamiliarity of strangers with that of the scored photos."""
+    known, limit = scored.answers.unfamiliarity, classifier.info.unfamiliar_above
+    if not strangers or known is None or limit is None:
+        return None
+    progress.stage("strangers", len(strangers))
+    values = []
+    for done, (_, result, _) in enumerate(_answers(classifier, strangers, skip), start=1):
+        if isinstance(result, Prediction) and result.unfamiliarity is not None:
+            values.append(result.unfamiliarity)
+        progress.advance(done, len(strangers))
+    return Strangers.of(known, np.array(values), limit) if values else None
 
 
 def _content(classifier: Classifier, found: Evaluation, photos: Path) -> Content:
@@ -220,6 +314,7 @@ def _content(classifier: Classifier, found: Evaluation, photos: Path) -> Content
         answers=found.answers,
         left_out=found.left_out,
         trained_on=found.trained_on,
+        strangers=found.strangers,
     )
 
 

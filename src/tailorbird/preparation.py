@@ -191,6 +191,7 @@ def prepare_data(
                 if embedder is not None:
                     embedder.flush()
         dataset = joined.dataset
+        none["train"] = (*none.get("train", ()), *joined.none)
         left_out += [LeftOut(*entry) for entry in joined.left_out]
     classes = steps.classes or dataset.classes
     return PreparedData(dataset, scanned, classes, tuple(left_out), embedder, joined, none)

@@ -21,6 +21,7 @@ from tailorbird.files import atomic_path, exclusive, sha256_file, storage_error,
 from tailorbird.model import Classifier, ModelInfo
 from tailorbird.progress import NoProgress, Progress
 from tailorbird.training import TrainResult, TrainSettings, train
+from tailorbird.training.unfamiliarity import REFUSE
 from tailorbird.validation import Problems, merge
 
 Decision = Literal["replaced", "kept-candidate", "unchanged", "worse"]
@@ -43,6 +44,7 @@ class RetrainSettings:
         corrections: database of people's corrections, a path or URL, or `off`; None: shop.db beside
             shop.onnx where there is one.
         corrections_photos: folder of their photos, as in TrainSettings.
+        none: folder of photos of no class, as in TrainSettings.
         training: settings of the training; None: those of the model in place. Its seed must be
             that of the model in place, which keeps the splits.
         backbone: backbone to use instead of the one in `training` or of the model in place.
@@ -55,6 +57,7 @@ class RetrainSettings:
 
     corrections: str | Path | None = None
     corrections_photos: str | Path | None = None
+    none: str | Path | None = None
     training: TrainSettings | None = None
     backbone: str | Path | None = None
     tolerance: float = 0.01
@@ -188,6 +191,11 @@ def _retrain(
         progress=progress,
     )
     new = Classifier(candidate)
+    if _taught(former.info) and not _taught(new.info):
+        progress.note(
+            f"{place} learned what to refuse from {_taught(former.info):,} photos of no class, and "
+            "there are none now; name their folder: --none FOLDER"
+        )
     if _same(former.info, new.info):
         _discard(folder)
         # A retraining that was killed after it replaced the file has not reloaded the service.
@@ -262,6 +270,7 @@ def _training(info: ModelInfo, place: Path, settings: RetrainSettings) -> TrainS
         training,
         corrections=corrections,
         corrections_photos=settings.corrections_photos,
+        none=settings.none or training.none,
         data=settings.data or training.data,
     )
 
@@ -276,14 +285,22 @@ def _settings_of(info: ModelInfo, place: Path, backbone: str | Path | None) -> T
             "backbone to train a head on instead (--backbone), or give the settings of the "
             "training in Python: retrain(..., training=TrainSettings(...))"
         )
+    wanted = info.unfamiliarity.get("wanted")
     return TrainSettings(
         backbone=backbone if backbone is not None else _backbone_of(info.backbone),
         views=int(known.get("views_made", 1)),
         mirror=bool(known.get("mirror", False)),
         refit=bool(known.get("refit", False)),
         precision=float(known.get("precision", 0.95)),
+        refuse=wanted if isinstance(wanted, float) and 0 < wanted <= 0.5 else REFUSE,
         seed=info.seed,
     )
+
+
+def _taught(info: ModelInfo) -> int:
+    """Return the number of photos of no class from which a model learned what to refuse."""
+    photos = info.unfamiliarity.get("none_of_these")
+    return photos if type(photos) is int else 0
 
 
 def _backbone_of(about: Mapping[str, Any]) -> str:
@@ -299,8 +316,9 @@ def _same(former: ModelInfo, new: ModelInfo) -> bool:
 
     def made_from(info: ModelInfo) -> tuple[object, ...]:
         backbone = info.backbone.get("sha256"), info.backbone.get("name")
-        fingerprint = info.data.get("fingerprint")
-        return fingerprint, info.settings, info.seed, backbone, info.versions, info.classes
+        # The fingerprint is that of the photos of the classes; others teach what to refuse.
+        photos = info.data.get("fingerprint"), info.data.get("trained_on")
+        return *photos, info.settings, info.seed, backbone, info.versions, info.classes
 
     return made_from(former) == made_from(new)
 

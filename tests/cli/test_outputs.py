@@ -137,6 +137,7 @@ CASES = [
     Case("backbones pull keras:MobileNetV2 --with-classes --classes classes.txt", "--output",
          ("classes-link.onnx",)),
     Case("review labels.csv", "--output", ("labels.csv", "disc-000-link.csv")),
+    Case("label photos", "--output", ("disc-000-link.csv", "shop-link.csv")),
 ]  # fmt: skip
 INPUTS = {
     "train --corrections-photos", "retrain --corrections-photos", "retrain --corrections-file",

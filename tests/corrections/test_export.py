@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -187,11 +188,13 @@ def test_commands_refuse_a_missing_database(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_none_of_these_is_left_out_and_listed_with_all(store: Corrections, tmp_path: Path) -> None:
+def test_none_of_these_is_a_label_that_train_reads(store: Corrections, tmp_path: Path) -> None:
     add(store, photo(5), NONE_OF_THESE, "hat", "r0", photo=photo(5))
     add(store, photo(6), "hat", "hat", "r1", photo=photo(6))
     found = export(store, tmp_path / "train.csv")
-    assert (found.written, found.none_of_these, found.without_photo) == (1, 1, 0)
+    assert (found.written, found.none_of_these, found.without_photo) == (2, 1, 0)
+    written = csv.DictReader(io.StringIO((tmp_path / "train.csv").read_text()))
+    assert {row["label"] for row in written} == {"hat", "none of these"}
     assert export(store, tmp_path / "all.json", everything=True).written == 2
     rows = json.loads((tmp_path / "all.json").read_text())["corrections"]
     assert [(row["label"], row["none_of_these"]) for row in rows] == [("", True), ("hat", False)]

@@ -100,7 +100,7 @@ def test_only_copies_of_drawn_scenes_are_found(tmp_path: Path) -> None:
     near = kinds(dataset)["near-duplicate"]
     assert [len(finding.paths) for finding in near] == [12] * 8
     assert all(len({path[:4] for path in finding.paths}) == 1 for finding in near)
-    assert near[0].message == "12 nearly identical photos of a"
+    assert near[0].message == "12 copies of one picture of a"
     assert len(set(dataset.groups)) == 8
 
 
@@ -273,12 +273,12 @@ def test_kinds_of_findings(tmp_path: Path) -> None:
             (("train/a/exact1.jpg", "train/a/exact2.jpg"), "2 identical photos of a in train")
         ],
         "near-duplicate": [
-            (("train/a/near1.jpg", "train/a/near2.jpg"), "2 nearly identical photos of a in train")
+            (("train/a/near1.jpg", "train/a/near2.jpg"), "2 copies of one picture of a in train")
         ],
         "leak": [
             (
                 ("test/a/leak.jpg", "train/a/leak.jpg"),
-                "2 nearly identical photos in train and test",
+                "2 copies of one picture in train and test",
             ),
             (both, "2 identical photos in validation and test"),
         ],

@@ -204,8 +204,8 @@ def test_clean_leaves_out_leaks_conflicts_and_repeats() -> None:
     kept, left_out = clean(grouped(samples, groups))
     assert {item.name: reason for item, reason in left_out} == {
         "1 train, identical in test": "identical to 2 test, which is in test",
-        "3 train, near in validation": "nearly identical to 4 validation, which is in validation",
-        "5 validation, near in test": "nearly identical to 6 test, which is in test",
+        "3 train, near in validation": "a copy of 4 validation, which is in validation",
+        "5 validation, near in test": "a copy of 6 test, which is in test",
         "8 train, second": "identical to 7 train, first, which is kept",
         "9 train, also b": "an identical photo is labelled b, this one a",
         "9 train, also a": "an identical photo is labelled a, this one b",

@@ -87,7 +87,8 @@ def test_the_fewest_photos_that_can_promise_anything() -> None:
     assert not few.reached and few.needed == 27 and few.precision == 1.0
     assert few.sentence() == (
         "It cannot promise that 95 of 100 answers are right: 18 validation photos are too few to "
-        "tell; about 27 more validation photos would be enough. It says 'not sure' below 0.999."
+        "be sure (at best 100 of 100 were, for 100 of 100 photos); about 27 more would be enough. "
+        "It says 'not sure' below 0.999."
     )
 
 

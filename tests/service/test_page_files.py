@@ -12,7 +12,7 @@ from tailorbird.service.web.pages import Pages
 
 SERVICE = Path(__file__).resolve().parents[2] / "src" / "tailorbird" / "service"
 SHARED = SERVICE / "web" / "assets"
-FOLDERS = (SERVICE / "page", SERVICE / "review" / "page")
+FOLDERS = (SERVICE / "page", SERVICE / "review" / "page", SERVICE / "labelling" / "page")
 SERVED_AT = re.compile(r"(\./|dashboard|docs|openapi\.json|v1/corrections/stats)")
 
 

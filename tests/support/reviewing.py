@@ -131,7 +131,7 @@ def served(page_at: Callable[[LocalSettings, int], LocalPage]) -> Iterator[Page]
 
 @dataclass(frozen=True)
 class Running:
-    """`tailorbird review` as a process of its own."""
+    """`tailorbird review` or `tailorbird label` as a process of its own."""
 
     process: subprocess.Popen[str]
     page: Page
@@ -145,13 +145,15 @@ class Running:
 
 
 @contextmanager
-def reviewing(photos: Path, log: Path, *options: object, **environment: str) -> Iterator[Running]:
-    """Run `tailorbird review` until the block ends or the test ended it."""
+def reviewing(
+    photos: Path, log: Path, *options: object, does: str = "review", **environment: str
+) -> Iterator[Running]:
+    """Run `tailorbird review` or another local page until the block ends or the test ended it."""
     command = [
         sys.executable,
         "-m",
         "tailorbird",
-        "review",
+        does,
         str(photos),
         *POCKET,
         "--no-browser",

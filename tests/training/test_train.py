@@ -106,7 +106,7 @@ def test_given_splits_are_kept_and_a_leaked_photo_leaves_training(tmp_path: Path
     left_out = {entry.path: entry.reason for entry in result.left_out}
     assert left_out == {
         "train/box/copy ü.jpg": "identical to test/box/box-003.jpg, which is in test",
-        "train/box/bigger.jpg": "nearly identical to test/box/box-003.jpg, which is in test",
+        "train/box/bigger.jpg": "a copy of test/box/box-003.jpg, which is in test",
     }
     assert result.as_dict()["left_out"] == [entry.path for entry in result.left_out]
 

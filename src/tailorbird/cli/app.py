@@ -18,6 +18,7 @@ from tailorbird.cli import (
     find_lr,
     health,
     import_model,
+    label,
     learning_curve,
     output,
     predict,
@@ -68,6 +69,7 @@ def _main(
 for _name, _function in (
     ("demo", demo.demo),
     ("scan", scan.scan),
+    ("label", label.label),
     ("review", review.review),
     ("find-lr", find_lr.find_lr),
     ("sweep", sweep.sweep),

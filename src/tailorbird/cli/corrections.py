@@ -137,8 +137,8 @@ def export(
     if result.none_of_these and not everything:
         photos_of = f"photo{'s' * (result.none_of_these != 1)}"
         output.say(
-            f"{result.none_of_these:,} {photos_of} of none of the classes left out (--all lists "
-            "them)"
+            f"{result.none_of_these:,} {photos_of} of none of the classes, from which train learns "
+            "what to refuse"
         )
     if json:
         output.print_json(result.as_dict())

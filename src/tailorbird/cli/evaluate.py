@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -32,6 +33,13 @@ def evaluate(
     photos: PhotosArgument,
     split: SplitOption = None,
     every: AllOption = False,
+    strangers: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of photos that are none of the classes: how many are refused, and how "
+            "well they are told from the others."
+        ),
+    ] = None,
     report: ReportOption = None,
     no_report: NoReportOption = False,
     report_format: FormatOption = "html",
@@ -51,6 +59,7 @@ def evaluate(
             photos,
             split=split,
             include_seen=every,
+            strangers=strangers,
             data=data,
             report=output.requested_report(report, no_report),
             report_format=cast("Format", report_format),
@@ -76,6 +85,8 @@ def evaluate(
     else:
         print_scores(result.scores, title)
         print_confusion(result.scores)
+        if result.strangers is not None:
+            output.line(f"{result.strangers.sentence()}.")
         _print_mistakes(result)
     output.print_report_path(None if json else result.report, result.report_error)
     raise typer.Exit(3 if result.left_out else 0)

@@ -60,6 +60,14 @@ def retrain(
             help="Folder of their photos; by default shop.photos for shop.db.",
         ),
     ] = None,
+    none: Annotated[
+        Path | None,
+        typer.Option(
+            "--none",
+            help="Folder of photos that are none of the classes, as for train; photos that people "
+            "say are none of these are added.",
+        ),
+    ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Backbone; by default that of the model in place.")
     ] = None,
@@ -112,6 +120,7 @@ def retrain(
             photos,
             corrections=secret_from("corrections", corrections, corrections_file),
             corrections_photos=corrections_photos,
+            none=none,
             backbone=backbone,
             tolerance=tolerance,
             keep=keep,

@@ -19,6 +19,7 @@ from tailorbird.corrections.labelling import Labelled, labelled
 from tailorbird.corrections.photos import kept_photos
 from tailorbird.corrections.statistics import NONE_OF_THESE
 from tailorbird.corrections.store import Corrections, Row
+from tailorbird.dataset import NONE_OF_THESE as OF_NO_CLASS
 from tailorbird.errors import SettingsError
 from tailorbird.files import atomic_path, formula_safe
 from tailorbird.validation import Problems
@@ -38,7 +39,8 @@ COLUMNS: Final = (
     "id",
     "none_of_these",
 )
-"""The CSV's columns; `train` reads the first two. `label` is empty where `none_of_these`."""
+"""The CSV's columns; `train` reads the first two. Where `none_of_these`, `label` is that of photos
+of no class, and empty in a log of all answers."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
     """Write corrections to a .csv or .json file, atomically.
 
     By default there is one row per kept photo with the newest answer about it; `train` reads such
-    a CSV, so photos of none of the classes are left out. Paths are relative to the file's folder.
+    a CSV, and photos of none of the classes have the label of photos of no class. Paths are
+    relative to the file's folder.
 
     everything: one row per answer ever given, in order; the path is empty where no photo was kept.
 
@@ -95,7 +98,7 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
         files = kept_photos(store.photos) if store.photos is not None else {}
         rows = ((files.get(row.sha256), row) for row in store.rows())
     else:
-        rows = ((photo.path, photo.row) for photo in found.photos)
+        rows = ((photo.path, photo.row) for photo in (*found.photos, *found.none))
     written = 0
     with (
         atomic_path(output) as temporary,
@@ -103,7 +106,7 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
     ):
         file.write(_line(COLUMNS) if kind == ".csv" else '{"corrections": [')
         for path, row in rows:
-            values = _values(_relative(path, folder), row)
+            values = _values(_relative(path, folder), row, everything)
             if kind == ".csv":
                 file.write(_line([values[name] for name in COLUMNS]))
             else:
@@ -113,14 +116,14 @@ def export(store: Corrections, output: str | Path, *, everything: bool = False) 
         if kind == ".json":
             file.write("\n]}\n")
     return Export(
-        output, written, found.missing, found.conflicts, found.without_photo, found.none_of_these
+        output, written, found.missing, found.conflicts, found.without_photo, len(found.none)
     )
 
 
-def _values(path: str, row: Row) -> dict[str, Any]:
+def _values(path: str, row: Row, everything: bool) -> dict[str, Any]:
     found = row.as_dict()
     none = row.answer == NONE_OF_THESE
-    label = "" if none else row.answer
+    label = row.answer if not none else "" if everything else OF_NO_CLASS
     return {name: found.get(name) for name in COLUMNS} | {
         "path": path,
         "label": label,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tailorbird.corrections.labelling import Labelled, LabelledPhoto
+from tailorbird.dataset import NONE_OF_THESE as OF_NO_CLASS
 from tailorbird.dataset import Dataset, Finding, Sample, Visitor, clean
 from tailorbird.dataset.checks import SMALL
 from tailorbird.dataset.layout import Entry, Layout
@@ -26,7 +27,8 @@ class Joined:
     new_classes: labels that no training photo had before.
     too_few: (label, corrected photos) of new classes with fewer than SMALL photos; they are left
         out.
-    conflicts, without_photo, none_of_these: as in `Labelled`.
+    conflicts, without_photo: as in `Labelled`.
+    none: corrected photos of no class, which teach what to refuse; they are not in the dataset.
     """
 
     dataset: Dataset
@@ -37,7 +39,7 @@ class Joined:
     conflicts: int
     without_photo: int
     too_few: tuple[tuple[str, int], ...] = ()
-    none_of_these: int = 0
+    none: tuple[Sample, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the object for `train --json` and the model's metadata."""
@@ -49,7 +51,7 @@ class Joined:
             "conflicts": self.conflicts,
             "without_photo": self.without_photo,
             "too_few": dict(self.too_few),
-            "none_of_these": self.none_of_these,
+            "none_of_these": len(self.none),
         }
 
     def sentence(self) -> str:
@@ -66,10 +68,9 @@ class Joined:
         if self.too_few:
             names = ", ".join(f"{label} ({n:,})" for label, n in self.too_few)
             parts.append(f"new classes with fewer than {SMALL} photos left out: {names}")
-        if self.none_of_these:
-            parts.append(
-                f"{_photos(self.none_of_these)} that people say show none of the classes not used"
-            )
+        if self.none:
+            shown = f"{_photos(len(self.none))} that people say show none of the classes"
+            parts.append(f"{shown} teach{'es' * (len(self.none) == 1)} what to refuse")
         if self.conflicts:
             parts.append(f"{_photos(self.conflicts)} with different answers, the newest counts")
         if self.without_photo:
@@ -90,25 +91,33 @@ def join(
 ) -> Joined:
     """Add corrected photos to the training photos of a dataset that is split and clean.
 
-    These corrected photos are left out: those whose file is missing or unusable; those identical
-    or nearly identical to a photo in validation or test; those that are training photos with the
-    same label already; those of a class without training photos, unless there are at least SMALL
-    of them. A training photo that was corrected to another label is replaced, unless it is the
-    last one of its class.
+    Photos that people say show none of the classes become photos of no class, unless they are in
+    the dataset. These corrected photos are left out: those whose file is missing or unusable; those
+    identical or nearly identical to a photo in validation or test; those that are training photos
+    with the same label already; those of a class without training photos, unless there are at least
+    SMALL of them. A training photo that was corrected to another label is replaced, unless it is
+    the last one of its class.
 
     visitor: as in `scan`; sees the corrected photos.
     progress: receives the stage `corrections`.
     """
     left_out = [(name, "the file of this kept photo no longer exists") for name in answered.missing]
-    usable, refused = _scanned(dataset, answered.photos, visitor, progress)
+    photos = (*answered.photos, *answered.none)
+    usable, refused = _scanned(dataset, photos, visitor, progress)
     left_out += refused
     training = {sample.digest: sample for sample in dataset.of("train")}
     known = Counter(sample.label for sample in training.values())
 
     added: list[tuple[Sample, int]] = []
+    none: list[Sample] = []
     for sample, group in usable:
         same = training.get(sample.digest)
-        if same is not None and same.label == sample.label:
+        if same is not None and sample.label == OF_NO_CLASS:
+            reason = f"identical to {same.name} of the dataset, which is labelled {same.label}"
+            left_out.append((sample.name, f"said to be none of the classes, but {reason}"))
+        elif sample.label == OF_NO_CLASS:
+            none.append(sample)
+        elif same is not None and same.label == sample.label:
             left_out.append((sample.name, f"identical to {same.name}, which is used"))
         else:
             added.append((sample, group))
@@ -154,7 +163,7 @@ def join(
         answered.conflicts,
         answered.without_photo,
         too_few,
-        answered.none_of_these,
+        tuple(none),
     )
 
 

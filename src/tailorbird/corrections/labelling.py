@@ -8,6 +8,7 @@ from pathlib import Path
 from tailorbird.corrections.photos import kept_photos
 from tailorbird.corrections.statistics import NONE_OF_THESE
 from tailorbird.corrections.store import Corrections, Row, open_existing, row_from
+from tailorbird.dataset import NONE_OF_THESE as OF_NO_CLASS
 from tailorbird.errors import SettingsError
 
 
@@ -28,18 +29,19 @@ class Labelled:
     missing: names of kept photos whose file no longer exists.
     conflicts: photos about which answers to different predictions differ; the newest counts.
     without_photo: different photos that people answered about but that were not kept.
-    none_of_these: kept photos whose newest answer is that they show none of the classes.
+    none: kept photos whose newest answer is that they show none of the classes; their label is that
+        of photos of no class.
     """
 
     photos: tuple[LabelledPhoto, ...]
     missing: tuple[str, ...]
     conflicts: int
     without_photo: int
-    none_of_these: int = 0
+    none: tuple[LabelledPhoto, ...] = ()
 
 
 def labelled(store: Corrections) -> Labelled:
-    """Return the newest answer about each kept photo; those of no class are only counted.
+    """Return the newest answer about each kept photo.
 
     Raises SettingsError when the store has no folder of photos, StorageError.
     """
@@ -63,8 +65,8 @@ def labelled(store: Corrections) -> Labelled:
         .having(func.min(columns.answer) != func.max(columns.answer))
     )
     photos: list[LabelledPhoto] = []
+    none: list[LabelledPhoto] = []
     missing: list[str] = []
-    none_of_these = 0
     with store.reading() as connection:
         # The newest row about a photo is also the newest for its receipt.
         query = (
@@ -74,21 +76,22 @@ def labelled(store: Corrections) -> Labelled:
         )
         for values in connection.execute(query).mappings():
             row = row_from(values)
-            if row.answer == NONE_OF_THESE:
-                none_of_these += 1
-                continue
             path = found.get(row.sha256)
             shelf = f"{store.photos.name}/{row.sha256[:2]}"
             if path is None:
                 missing.append(f"{shelf}/{row.sha256}")
+                continue
+            name = f"{shelf}/{path.name}"
+            if row.answer == NONE_OF_THESE:
+                none.append(LabelledPhoto(path, OF_NO_CLASS, name, row))
             else:
-                photos.append(LabelledPhoto(path, row.answer, f"{shelf}/{path.name}", row))
+                photos.append(LabelledPhoto(path, row.answer, name, row))
         conflicts = connection.execute(
             select(func.count()).select_from(differing.subquery())
         ).scalar_one()
         different = connection.execute(select(func.count(columns.sha256.distinct()))).scalar_one()
-    without_photo = different - len(photos) - len(missing) - none_of_these
-    return Labelled(tuple(photos), tuple(missing), conflicts, without_photo, none_of_these)
+    without_photo = different - len(photos) - len(none) - len(missing)
+    return Labelled(tuple(photos), tuple(missing), conflicts, without_photo, tuple(none))
 
 
 def read_labelled(url: str, photos: Path | None = None) -> Labelled:

@@ -178,7 +178,7 @@ def with_none_of_these(layout: Layout, folder: str | Path) -> Layout:
 
 def _dealt(name: str, present: set[str | None]) -> str | None:
     """Return the split of a photo of no class, one of those present."""
-    if None in present:
+    if None in present or not present:
         return None
     place = zlib.crc32(os.fsencode(name)) % 35
     if place < 7 and "test" in present:

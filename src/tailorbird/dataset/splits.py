@@ -194,7 +194,7 @@ def _leak(dataset: Dataset, i: int, held: dict[str, dict[int, list[int]]]) -> st
             elif sample.group is not None and sample.group == other.group:
                 how = f"in the same group ({sample.group}) as"
             elif dataset.pictures[i] == dataset.pictures[j]:
-                how = "nearly identical to"
+                how = "a copy of"
             else:
                 how = "in a group of copies with"
             return f"{how} {other.name}, which is in {name}"

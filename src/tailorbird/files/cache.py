@@ -17,6 +17,7 @@ _KINDS = {
     "corners": "corners-*",
     "summaries": "summaries-*",
     "copies": "copies",
+    "thumbnails": "thumbnails-*",
     "features": "features/*",
     "backbone": "backbones/*.onnx",
     "library": "libraries/*",

@@ -59,6 +59,54 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2g}%"
 
 
+@dataclass(frozen=True)
+class Strangers:
+    """How photos that should be refused are told from photos of the classes.
+
+    photos: number of strangers. noticed: how many of them are above the threshold. auroc: the
+    probability that a stranger is more unfamiliar than a scored photo of the classes, 0 to 1.
+    noticed_at_5: share of strangers above the threshold that refuses 5% of the scored photos.
+    scored: number of photos of the classes that they are compared with.
+    """
+
+    photos: int
+    noticed: int
+    auroc: float
+    noticed_at_5: float
+    scored: int
+
+    @classmethod
+    def of(
+        cls,
+        known: npt.NDArray[np.floating[Any]],
+        strange: npt.NDArray[np.floating[Any]],
+        threshold: float,
+    ) -> Strangers:
+        """Compare the unfamiliarity of photos of the classes (N,) with that of strangers (M,)."""
+        ranked = np.sort(known)
+        below = np.searchsorted(ranked, strange, "left") + np.searchsorted(ranked, strange, "right")
+        return cls(
+            photos=len(strange),
+            noticed=int((strange > threshold).sum()),
+            auroc=float(below.mean() / (2 * len(known))),
+            noticed_at_5=float((strange > np.quantile(known, 0.95)).mean()),
+            scored=len(known),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the object of `evaluate --json`."""
+        return {**vars(self), "share": self.noticed / self.photos}
+
+    def sentence(self) -> str:
+        """Say how many strangers are noticed."""
+        share = self.noticed / self.photos
+        return (
+            f"Of {self.photos:,} strangers, {self.noticed:,} ({share:.1%}) are noticed as none of "
+            f"the classes; where 5% of the {self.scored:,} scored photos are refused, "
+            f"{self.noticed_at_5:.1%}; AUROC {self.auroc:.3f}"
+        )
+
+
 def fewest_photos(wanted: float) -> int:
     """Return the number of validation photos that can tell such a share: 49 for 0.02."""
     return math.ceil(1 / wanted - 1 - 1e-9)
@@ -82,7 +130,7 @@ def choose_refusal(
     # Halfway to the first refused score, so that no rounding decides about a validation photo.
     last = float(ranked[count - 1 - above])
     following = float(ranked[count - above]) if above else last + 0.01 * (last - ranked[count // 2])
-    threshold = (last + following) / 2
+    threshold = float((last + following) / 2)
     return Refusal(
         threshold=threshold,
         wanted=wanted,

@@ -34,13 +34,15 @@ class Answers:
     """A model's probabilities for N labelled photos, for figures that the scores do not contain.
 
     paths: the photos' files. names: the same as shown to people. labels: int64 (N,).
-    probabilities: float32 (N, C), half the memory of what scoring uses.
+    probabilities: float32 (N, C), half the memory of what scoring uses. unfamiliarity: float32
+    (N,); None where the model does not have it.
     """
 
     paths: tuple[Path, ...]
     names: tuple[str, ...]
     labels: Labels
     probabilities: npt.NDArray[np.float32]
+    unfamiliarity: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.paths) == len(self.names) == len(self.labels) == len(self.probabilities):
@@ -50,12 +52,17 @@ class Answers:
 
     @classmethod
     def of(
-        cls, photos: Iterable[tuple[Path, str]], labels: Labels, probabilities: Probabilities
+        cls,
+        photos: Iterable[tuple[Path, str]],
+        labels: Labels,
+        probabilities: Probabilities,
+        unfamiliarity: npt.NDArray[np.float32] | None = None,
     ) -> Answers:
         """Build from (path, name) of each photo and the arguments of `score`."""
         pairs = tuple(photos)
         paths, names = tuple(path for path, _ in pairs), tuple(name for _, name in pairs)
-        return cls(paths, names, labels, np.asarray(probabilities, np.float32))
+        rows = np.asarray(probabilities, np.float32)
+        return cls(paths, names, labels, rows, unfamiliarity)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -94,16 +94,17 @@ class Threshold:
         )
 
     def _reason(self) -> str:
-        measured = (
-            f"at best {of_100(self.precision)} were, for {of_100(self.coverage)} photos, on "
-            f"{self._where()}"
-        )
+        measured = f"at best {of_100(self.precision)} were, for {of_100(self.coverage)} photos"
         if self.needed is None:
-            return f"{measured}; more photos, a stronger backbone or a lower --precision may help"
+            return (
+                f"{measured}, on {self._where()}; more photos, a stronger backbone or a lower "
+                "--precision may help"
+            )
         kind = "photos" if self.crossfitted else "validation photos"
-        if round(self.coverage * self.photos) < fewest_answers(self.wanted, self.confidence):
-            measured = f"{self.photos:,} {kind} are too few to tell"
-        return f"{measured}; about {self.needed:,} more {kind} would be enough"
+        return (
+            f"{self.photos:,} {kind} are too few to be sure ({measured}); about "
+            f"{self.needed:,} more would be enough"
+        )
 
 
 def _target(share: float) -> str:

@@ -209,6 +209,17 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
+def _are_strangers(value: object) -> bool:
+    whole = _is_a(int)
+    return isinstance(value, list) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("kind"), str)
+        and whole(one.get("noticed"))
+        and whole(one.get("photos"))
+        for one in value
+    )
+
+
 _FIELDS: tuple[tuple[str, Callable[[object], bool], str], ...] = (
     ("classes", _are_classes, "a list of at least two different names"),
     ("threshold", _is_number(0, 1), "a number from 0 to 1"),
@@ -251,6 +262,15 @@ _OPTIONAL: Mapping[str, Mapping[str, tuple[Callable[[object], bool], str]]] = {
     },
 }
 """Fields within fields that may be missing or null."""
+
+
+_UNFAMILIARITY: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    **dict.fromkeys(("wanted", "expected", "refused"), (_is_number(0, 1), "a number from 0 to 1")),
+    **dict.fromkeys(("photos", "none_of_these"), (_is_number(0, 10**18), "a number from 0")),
+    **dict.fromkeys(("reached", "crossfitted"), (_is_a(bool), "true or false")),
+    "strangers": (_are_strangers, "a list of a kind, and how many of its photos are noticed, each"),
+}
+"""Fields of `unfamiliarity` that may be missing or null."""
 
 
 def _check_optional(
@@ -373,6 +393,7 @@ def _unfamiliarity(stored: object, model: onnx.ModelProto, name: str) -> dict[st
             f"{name}: the metadata state a threshold of unfamiliarity, the graph gives "
             f"{onnx_files.describe(model.graph.output)}; they must agree: the file was altered"
         )
+    _check_optional(stored, "unfamiliarity", _UNFAMILIARITY, name)
     return stored
 
 

@@ -11,6 +11,7 @@ from tailorbird.advice import Advice
 from tailorbird.dataset import Dataset
 from tailorbird.head import SearchResult
 from tailorbird.label_errors import Suspects
+from tailorbird.metrics.refusals import Strangers
 from tailorbird.metrics.scores import Answers, Scores
 from tailorbird.metrics.thresholds import Threshold
 from tailorbird.model import ModelInfo
@@ -24,7 +25,8 @@ class Content:
     alone). headline: the name in `scores` of the scores that the report is about. answers: the
     model's probabilities for the same photos. dataset: the training dataset. left_out: (path,
     reason). trained_on: number of scored photos the model was trained on. suspects: labels of the
-    dataset that are probably wrong. advice: what to do next.
+    dataset that are probably wrong. advice: what to do next. strangers: what photos that should be
+    refused were scored to.
     """
 
     kind: Literal["training", "evaluation", "model"]
@@ -40,3 +42,4 @@ class Content:
     trained_on: int = 0
     suspects: Suspects | None = None
     advice: tuple[Advice, ...] = ()
+    strangers: Strangers | None = None

@@ -23,6 +23,7 @@ from tailorbird.metrics.scores import Answers, Scores
 from tailorbird.model import ModelInfo
 from tailorbird.report.content import Content
 from tailorbird.report.tuning import tuning
+from tailorbird.report.unfamiliar import unfamiliar
 
 BINS: Final = 15
 """Bins of confidence, as in `metrics.calibration`."""
@@ -65,6 +66,7 @@ def numbers(content: Content) -> dict[str, Any]:
         "search": _search(content.search) if content.search else None,
         "tuning": tuning(info),
         "threshold": content.threshold.as_dict() if content.threshold else None,
+        "unfamiliar": unfamiliar(content),
         "calibration": calibration(answers) if answers else [],
         "coverage_curve": coverage_curve(answers) if answers else [],
         "confusions": [vars(pair) for pair in main.confused_pairs()[:CONFUSIONS]] if main else [],
@@ -268,7 +270,10 @@ def least_sure_hits(answers: Answers) -> list[int]:
 
 
 def _shown(answers: Answers, info: ModelInfo, chosen: Sequence[int]) -> list[dict[str, Any]]:
-    rows = answers.probabilities
+    rows, limit = answers.probabilities, info.unfamiliar_above
+    strange = np.zeros(len(answers), bool)
+    if answers.unfamiliarity is not None and limit is not None:
+        strange = answers.unfamiliarity > limit
     result = []
     for i in chosen:
         best, label = int(rows[i].argmax()), int(answers.labels[i])
@@ -280,7 +285,8 @@ def _shown(answers: Answers, info: ModelInfo, chosen: Sequence[int]) -> list[dic
                 "predicted": info.classes[best],
                 "probability": float(rows[i, best]),
                 "label_probability": float(rows[i, label]),
-                "unsure": float(rows[i, best]) < info.threshold,
+                "unsure": bool(strange[i]) or float(rows[i, best]) < info.threshold,
+                "unfamiliar": bool(strange[i]),
             }
         )
     return result
@@ -307,7 +313,11 @@ def limits(content: Content, main: Scores | None) -> list[str]:
     """Return sentences about the model's limits, derived from its figures."""
     info = content.info
     sentences = [
-        f"It answers with one of its {len(info.classes)} classes for every photo: a photo of "
+        f"It knows its {len(info.classes)} classes alone. It notices photos unlike all it was "
+        "trained on, but other things that look like photos of its classes get one of them, "
+        "perhaps with a high probability."
+        if info.unfamiliar_above is not None
+        else f"It answers with one of its {len(info.classes)} classes for every photo: a photo of "
         "anything else also gets one of them, perhaps with a high probability.",
         "The scores hold for photos like those it was tested on. Other cameras, backgrounds, "
         "seasons or customers can be harder; score it on your own photos (tailorbird evaluate).",

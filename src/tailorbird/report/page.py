@@ -11,7 +11,7 @@ from tailorbird.dataset import printable
 from tailorbird.metrics.scores import MEASURES
 from tailorbird.report.charts import charts, settings_in_short
 from tailorbird.report.content import Content
-from tailorbird.report.photos import answered, contact_sheet, suspects
+from tailorbird.report.photos import answered, contact_sheet, refused, suspects
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -28,7 +28,7 @@ def page(content: Content, numbers: dict[str, Any]) -> str:
     with ThreadPoolExecutor(1, thread_name_prefix="tailorbird-report") as pool:
         pictures = pool.submit(_pictures, content, numbers)
         drawn = charts(numbers)
-        mistakes, hits, sheet, doubted = pictures.result()
+        mistakes, hits, sheet, doubted, refused_photos = pictures.result()
     template = _environment().get_template("report.html")
     main = numbers["scores"].get(numbers["headline"])
     scored = content.scores.get(content.headline)
@@ -47,6 +47,8 @@ def page(content: Content, numbers: dict[str, Any]) -> str:
         suspects=list(zip(numbers["suspects"]["shown"], doubted, strict=True))
         if numbers["suspects"]
         else None,
+        refused=list(zip(_refused(numbers), refused_photos, strict=True)),
+        strangers=content.strangers.sentence() if content.strangers else "",
         matrix=confusion(main) if main and main["confusion"] else None,
         style=(files(__package__) / "report.css").read_text(encoding="utf-8"),
     )
@@ -55,12 +57,19 @@ def page(content: Content, numbers: dict[str, Any]) -> str:
 
 def _pictures(
     content: Content, numbers: dict[str, Any]
-) -> tuple[list[Any], list[Any], dict[str, Any], list[Any]]:
+) -> tuple[list[Any], list[Any], dict[str, Any], list[Any], list[Any]]:
     entries = [*numbers["mistakes"], *numbers["hits"]]
     shown = answered(content, entries)
     first = len(numbers["mistakes"])
     doubted = suspects(content, len(numbers["suspects"]["shown"])) if numbers["suspects"] else []
-    return shown[:first], shown[first:], contact_sheet(content), doubted
+    strange = refused(content, _refused(numbers))
+    return shown[:first], shown[first:], contact_sheet(content), doubted, strange
+
+
+def _refused(numbers: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the refused photos to show."""
+    found = numbers["unfamiliar"]
+    return found["cost"]["shown"] if found and found["cost"] else []
 
 
 def confusion(scores: dict[str, Any]) -> dict[str, Any]:

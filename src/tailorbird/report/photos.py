@@ -103,6 +103,14 @@ def suspects(content: Content, count: int) -> list[str | None]:
     )
 
 
+def refused(content: Content, entries: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    """Return scored photos as data URIs; None for one that cannot be read."""
+    answers = content.answers
+    if answers is None:
+        return []
+    return list(parallel.ordered(_sample, (answers.paths[one["photo"]] for one in entries)))
+
+
 def _by_class(content: Content) -> dict[str, list[tuple[str, Path]]]:
     found: dict[str, list[tuple[str, Path]]] = {label: [] for label in content.info.classes}
     if content.dataset is not None:

@@ -1,7 +1,7 @@
-"""Serve a model, or the local page of a review, over HTTP; needs the extra `serve`.
+"""Serve a model, or the local page of a review or a labelling; needs the extra `serve`.
 
-The modules of this folder serve models: pages, HTTP API, batching, corrections. `review/` is the
-local page of a review. `web/` is shared by both.
+The modules of this folder serve models: pages, HTTP API, batching, corrections. `review/` and
+`labelling/` are local pages. `web/` is shared by all.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tailorbird.service.page_settings import PageSettings, read_page
 from tailorbird.service.settings import ServeSettings, storage_for
 
 if TYPE_CHECKING:
+    from tailorbird.labelling import Labelling
     from tailorbird.review import Review
     from tailorbird.service.app import Service
 
@@ -26,6 +27,7 @@ __all__ = [
     "need_extra",
     "read_page",
     "serve",
+    "serve_labelling",
     "serve_review",
     "storage_for",
 ]
@@ -114,6 +116,29 @@ def serve_review(
     from tailorbird.service.review.app import run
 
     run(review, port=port, announce=announce, launch=launch)
+
+
+def serve_labelling(
+    labelling: Labelling,
+    *,
+    port: int = 0,
+    announce: Callable[[str], None] = print,
+    launch: Callable[[str], None] | None = None,
+) -> None:
+    """Start a labelling and serve its page on this machine alone until SIGTERM or Ctrl-C.
+
+    Answers are saved at once; the labelling is closed at the end.
+
+    port: 0 takes a free one.
+    announce: called with the page's address, which contains the key.
+    launch: called with an address that works only once, for a browser's command line.
+
+    Raises MissingExtra, SettingsError, StorageError (the port is in use).
+    """
+    need_extra()
+    from tailorbird.service.labelling.app import run
+
+    run(labelling, port=port, announce=announce, launch=launch)
 
 
 def need_extra() -> None:

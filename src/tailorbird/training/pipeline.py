@@ -296,6 +296,7 @@ def _describe(
     """Return the metadata of the model file."""
     settings, parts = run.settings, data.parts
     learned_from = parts["train"] + (parts["validation"] if settings.refit else ())
+    learned_from += data.none.get("train", ())
     packages = ("tailorbird", "onnxruntime", "onnx", "numpy", "pillow")
     return ModelInfo(
         classes=data.classes,
@@ -316,8 +317,8 @@ def _describe(
             "fingerprint": data.dataset.fingerprint,
             "splits": data.dataset.splits,
             "left_out": sum(not entry.is_folder for entry in data.left_out),
-            "trained_on": digests(learned_from),
-            "chosen_on": digests(parts["validation"]),
+            "trained_on": digests(learned_from + data.none.get("train", ())),
+            "chosen_on": digests(parts["validation"] + data.none.get("validation", ())),
             "threshold_reached": tested.threshold.reached,
             "promise": tested.threshold.as_dict(),
             **({"corrections": data.joined.as_dict()} if data.joined else {}),
@@ -369,7 +370,10 @@ def _result(
     """Return the result, once the model file is written."""
     answers = {
         name: Answers.of(
-            ((sample.path, sample.name) for sample in data.parts[name]), data.labels[name], rows
+            ((sample.path, sample.name) for sample in data.parts[name]),
+            data.labels[name],
+            rows,
+            network.unfamiliarity.scores[name] if network.unfamiliarity else None,
         )
         for name, rows in tested.answers.items()
     }

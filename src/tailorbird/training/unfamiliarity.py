@@ -82,10 +82,10 @@ class Fitted:
         return {
             **self.refusal.as_dict(),
             "none_of_these": self.none,
-            "strangers": {
-                kind: {"noticed": noticed, "photos": photos}
+            "strangers": [
+                {"kind": kind, "noticed": noticed, "photos": photos}
                 for kind, (noticed, photos) in self.noticed.items()
-            },
+            ],
         }
 
     def sentence(self) -> str:

@@ -1,1 +1,1 @@
-"""Find identical and nearly identical photos."""
+"""Find identical photos and other copies of one picture."""

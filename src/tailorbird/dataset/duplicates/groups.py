@@ -302,7 +302,7 @@ def group_findings(alike: Sequence[Sample]) -> list[Finding]:
     """
     paths = tuple(sample.name for sample in alike)
     identical = len({sample.digest for sample in alike}) == 1
-    how = f"{len(alike):,} {'identical' if identical else 'nearly identical'} photos"
+    how = f"{len(alike):,} {'identical photos' if identical else 'copies of one picture'}"
     labels = sorted({sample.label for sample in alike})
     splits = [name for name in SPLITS if any(sample.split == name for sample in alike)]
     found = []
