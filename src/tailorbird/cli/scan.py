@@ -41,7 +41,8 @@ def scan(
         bool,
         typer.Option(
             "--suspects",
-            help="Also find photos whose label is probably wrong; this embeds every photo.",
+            help="Also find photos whose label is probably wrong, and photos unlike all others; "
+            "this embeds every photo.",
         ),
     ] = False,
     backbone: Annotated[
@@ -68,8 +69,8 @@ def scan(
     """Describe a dataset and find problems in it.
 
     Finds unreadable files, duplicates, leaks between splits, conflicting labels and imbalance; with
-    --suspects also wrong labels, which --contact-sheet shows. Exits 0 if nothing was found, 3 if
-    something was.
+    --suspects also wrong labels, which --contact-sheet shows, and photos unlike all others. Exits 0
+    if nothing was found, 3 if something was.
     """
     from tailorbird.label_errors import inspect_dataset
 

@@ -34,13 +34,21 @@ KINDS: Final = (
     "one-scene",
     "almost-black",
     "augmented-copy",
+    "unfamiliar",
 )
 """Every kind a finding can have. Programs read these; none is renamed without a new major version.
 
 To add a kind: one name here and one function in `checks.CHECKS`.
 """
 
-DECIDABLE: Final = ("suspect-label", "conflicting-label", "leak", "duplicate", "near-duplicate")
+DECIDABLE: Final = (
+    "suspect-label",
+    "unfamiliar",
+    "conflicting-label",
+    "leak",
+    "duplicate",
+    "near-duplicate",
+)
 """Kinds of findings that a person can decide about, in the order in which they are shown."""
 
 UNUSABLE: Final = frozenset({"unreadable", "unsupported", "too-large", "outside-link"})

@@ -18,6 +18,7 @@ from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.features import Embedder
 from tailorbird.label_errors import confident
 from tailorbird.label_errors.crossfit import out_of_fold
+from tailorbird.label_errors.unlike import Unlike, unlike_others
 from tailorbird.preparation import PreparedData, Steps, prepare_data
 from tailorbird.progress import Progress
 from tailorbird.rendering.contact_sheets import MOST_TILES, Tile
@@ -79,6 +80,7 @@ class Suspects:
         reported: suspects to report, in the same order.
         agreement: share of judged photos whose label is the most probable class.
         unjudged: photos of classes that are too small to judge.
+        unlike: photos that look like none of the others, the most distant first.
         backbone: its name.
     """
 
@@ -88,6 +90,7 @@ class Suspects:
     agreement: float
     unjudged: tuple[Sample, ...]
     backbone: str
+    unlike: tuple[Unlike, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the object under `suspects` of `scan --suspects --json`."""
@@ -97,6 +100,7 @@ class Suspects:
             "agreement": self.agreement,
             "reported": [suspect.as_dict() for suspect in self.reported],
             "unjudged": [sample.name for sample in self.unjudged],
+            "unfamiliar": [photo.as_dict() for photo in self.unlike],
         }
 
 
@@ -203,14 +207,18 @@ def judge(
         for rank, i in enumerate(judged, start=1)
     }
     reported = tuple(suspect for i, suspect in ranked.items() if to_report[i])
-    kept = tuple(finding for finding in dataset.findings if finding.kind != "suspect-label")
+    unlike = unlike_others(dataset.samples, features, dataset.groups, seed=seed)
+    ours = ("suspect-label", "unfamiliar")
+    kept = [finding for finding in dataset.findings if finding.kind not in ours]
+    found_now = [*(one.finding() for one in reported), *(photo.finding() for photo in unlike)]
     return Suspects(
-        dataset=replace(dataset, findings=(*kept, *(suspect.finding() for suspect in reported))),
+        dataset=replace(dataset, findings=(*kept, *found_now)),
         ranked=tuple(ranked.values()),
         reported=reported,
         agreement=float((found.argmax(axis=1) == labels)[judged].mean()),
         unjudged=tuple(sample for sample in dataset.samples if sample.label in small),
         backbone=backbone,
+        unlike=unlike,
     )
 
 

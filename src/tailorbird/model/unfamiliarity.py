@@ -188,19 +188,22 @@ class Unfamiliarity:
             ) from None
 
 
-def find_prototypes(features: Features, *, classes: int, seed: int) -> npt.NDArray[np.float16]:
+def find_prototypes(
+    features: Features, *, classes: int, seed: int, photos_each: int = PHOTOS_EACH
+) -> npt.NDArray[np.float16]:
     """Return prototypes of training photos, float16 (K, P), the same bits on any number of cores.
 
     Args:
         features: float32 (N, K), at least one photo.
         classes: number of classes.
         seed: of the first prototypes.
+        photos_each: photos for a prototype, at least.
     """
     generator = np.random.default_rng((seed, 3))
     if len(features) > MOST_FITTED:
         features = features[np.sort(generator.choice(len(features), MOST_FITTED, replace=False))]
     wanted = min(max(PROTOTYPES, 2 * classes), MOST_PROTOTYPES)
-    count = max(1, min(wanted, len(features) // PHOTOS_EACH))
+    count = max(1, min(wanted, len(features) // photos_each))
     with one_blas_thread():
         centres = _spherical_means(_directions(features), count, generator)
     return np.ascontiguousarray(centres.T).astype(np.float16)

@@ -148,6 +148,7 @@ def _suspects(found: Suspects) -> dict[str, Any]:
         "judged": len(found.ranked),
         "reported": len(found.reported),
         "shown": [suspect.as_dict() for suspect in found.reported[:SUSPECTS]],
+        "unfamiliar": [photo.as_dict() for photo in found.unlike[:SUSPECTS]],
     }
 
 

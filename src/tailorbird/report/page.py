@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tailorbird.dataset import printable
 from tailorbird.metrics.scores import MEASURES
 from tailorbird.report.charts import charts, settings_in_short
 from tailorbird.report.content import Content
-from tailorbird.report.photos import answered, contact_sheet, refused, suspects
+from tailorbird.report.photos import Shown, answered, contact_sheet, refused, suspects, unlike
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -28,7 +28,7 @@ def page(content: Content, numbers: dict[str, Any]) -> str:
     with ThreadPoolExecutor(1, thread_name_prefix="tailorbird-report") as pool:
         pictures = pool.submit(_pictures, content, numbers)
         drawn = charts(numbers)
-        mistakes, hits, sheet, doubted, refused_photos = pictures.result()
+        shown = pictures.result()
     template = _environment().get_template("report.html")
     main = numbers["scores"].get(numbers["headline"])
     scored = content.scores.get(content.headline)
@@ -41,13 +41,16 @@ def page(content: Content, numbers: dict[str, Any]) -> str:
         headline=numbers["headline"],
         info=numbers["info"],
         charts=drawn,
-        mistakes=list(zip(numbers["mistakes"], mistakes, strict=True)),
-        hits=list(zip(numbers["hits"], hits, strict=True)),
-        sheet=sheet,
-        suspects=list(zip(numbers["suspects"]["shown"], doubted, strict=True))
+        mistakes=list(zip(numbers["mistakes"], shown.mistakes, strict=True)),
+        hits=list(zip(numbers["hits"], shown.hits, strict=True)),
+        sheet=shown.sheet,
+        suspects=list(zip(numbers["suspects"]["shown"], shown.suspects, strict=True))
         if numbers["suspects"]
         else None,
-        refused=list(zip(_refused(numbers), refused_photos, strict=True)),
+        unlike=list(zip(numbers["suspects"]["unfamiliar"], shown.unlike, strict=True))
+        if numbers["suspects"]
+        else [],
+        refused=list(zip(_refused(numbers), shown.refused, strict=True)),
         strangers=content.strangers.sentence() if content.strangers else "",
         matrix=confusion(main) if main and main["confusion"] else None,
         style=(files(__package__) / "report.css").read_text(encoding="utf-8"),
@@ -55,15 +58,28 @@ def page(content: Content, numbers: dict[str, Any]) -> str:
     return text
 
 
-def _pictures(
-    content: Content, numbers: dict[str, Any]
-) -> tuple[list[Any], list[Any], dict[str, Any], list[Any], list[Any]]:
-    entries = [*numbers["mistakes"], *numbers["hits"]]
-    shown = answered(content, entries)
-    first = len(numbers["mistakes"])
-    doubted = suspects(content, len(numbers["suspects"]["shown"])) if numbers["suspects"] else []
-    strange = refused(content, _refused(numbers))
-    return shown[:first], shown[first:], contact_sheet(content), doubted, strange
+class _Pictures(NamedTuple):
+    """The photos of a page, beside the entries of `numbers`; None for one that cannot be read."""
+
+    mistakes: list[Shown | None]
+    hits: list[Shown | None]
+    sheet: dict[str, list[tuple[str, str]]]
+    suspects: list[str | None]
+    unlike: list[str | None]
+    refused: list[str | None]
+
+
+def _pictures(content: Content, numbers: dict[str, Any]) -> _Pictures:
+    shown = answered(content, [*numbers["mistakes"], *numbers["hits"]])
+    first, judged = len(numbers["mistakes"]), numbers["suspects"]
+    return _Pictures(
+        shown[:first],
+        shown[first:],
+        contact_sheet(content),
+        suspects(content, len(judged["shown"])) if judged else [],
+        unlike(content, len(judged["unfamiliar"])) if judged else [],
+        refused(content, _refused(numbers)),
+    )
 
 
 def _refused(numbers: dict[str, Any]) -> list[dict[str, Any]]:

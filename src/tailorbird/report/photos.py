@@ -96,11 +96,16 @@ def suspects(content: Content, count: int) -> list[str | None]:
     """Return the `count` most suspect photos as data URIs; None for one that cannot be read."""
     if content.suspects is None:
         return []
-    return list(
-        parallel.ordered(
-            _sample, (suspect.sample.path for suspect in content.suspects.reported[:count])
-        )
-    )
+    paths = (suspect.sample.path for suspect in content.suspects.reported[:count])
+    return list(parallel.ordered(_sample, paths))
+
+
+def unlike(content: Content, count: int) -> list[str | None]:
+    """Return the `count` photos least like the others as data URIs, as `suspects` does."""
+    if content.suspects is None:
+        return []
+    paths = (photo.sample.path for photo in content.suspects.unlike[:count])
+    return list(parallel.ordered(_sample, paths))
 
 
 def refused(content: Content, entries: Sequence[Mapping[str, Any]]) -> list[str | None]:

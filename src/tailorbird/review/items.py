@@ -10,7 +10,7 @@ from typing import Final
 from tailorbird.dataset import SPLITS, Dataset, Sample
 from tailorbird.dataset.duplicates.groups import group_findings, same_pictures
 from tailorbird.dataset.samples import DECIDABLE
-from tailorbird.label_errors import Suspect
+from tailorbird.label_errors import Suspect, Unlike
 
 KINDS: Final = ("unsure", *DECIDABLE)
 """What a person can decide about, in the order in which it is shown: guesses, then findings."""
@@ -42,10 +42,12 @@ def make_items(
     reported: Sequence[Suspect],
     judged: Mapping[Sample, Suspect],
     unsure: Sequence[Suspect] = (),
+    unlike: Sequence[Unlike] = (),
 ) -> list[Item]:
-    """Return every item: unsure guesses, suspect labels in their order, then groups by kind.
+    """Return every item: unsure guesses, suspect labels, photos unlike all others, then groups.
 
-    reported: the suspects in their order. unsure: photos whose label is a guess about which the
+    reported: the suspects in their order. unlike: photos that look like none of the others, in
+        their order. unsure: photos whose label is a guess about which the
         model was not sure, in their order.
     judged: every photo whose label was judged. Of photos with conflicting labels, the one with the
         most probable label is proposed to be kept.
@@ -70,6 +72,9 @@ def make_items(
         )
         for suspect in reported
     ]
+    items += [
+        Item(("unfamiliar",), (index[one.sample],), one.message(), reason=_UNLIKE) for one in unlike
+    ]
     groups = []
     for group in same_pictures(dataset.pictures):
         samples = [dataset.samples[i] for i in group]
@@ -82,6 +87,11 @@ def make_items(
         )
     return items + sorted(groups, key=lambda item: KINDS.index(item.kinds[0]))
 
+
+_UNLIKE: Final = (
+    "A photo of something else teaches the model that such things are of this class. Exclude it or "
+    "give it its class; keep it if it is only an unusual one."
+)
 
 _Proposal = tuple[Sequence[int], str, str]
 """Positions in the group to keep, the answer in words, the reason."""

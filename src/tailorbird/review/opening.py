@@ -13,7 +13,7 @@ from tailorbird.dataset.layout import find
 from tailorbird.dataset.table import Row, read_header, read_table
 from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.features import Embedder
-from tailorbird.label_errors import Suspect, judge_prepared
+from tailorbird.label_errors import Suspect, Unlike, judge_prepared
 from tailorbird.preparation import prepare_data
 from tailorbird.progress import Progress
 from tailorbird.review.items import make_items
@@ -98,11 +98,13 @@ def open_review(
     dataset = prepared.dataset
     notes = []
     reported: Sequence[Suspect] = ()
+    unlike: Sequence[Unlike] = ()
     judged: dict[Sample, Suspect] = {}
     if find_suspects:
         try:
             found = judge_prepared(prepared, seed=search.get("seed", 0), progress=progress)
             reported, judged = found.reported, {suspect.sample: suspect for suspect in found.ranked}
+            unlike = found.unlike
         except DatasetError as error:
             notes.append(f"no label could be judged: {error}")
     unsure: list[Suspect] = []
@@ -127,7 +129,12 @@ def open_review(
     result = Manifest(target, resumed.rows, removed=resumed.removed_rows, seen=seen)
     result.write()
     return Review(
-        source, dataset, make_items(dataset, reported, judged, unsure), judged, result, notes
+        source,
+        dataset,
+        make_items(dataset, reported, judged, unsure, unlike),
+        judged,
+        result,
+        notes,
     )
 
 

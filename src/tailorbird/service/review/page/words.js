@@ -4,6 +4,7 @@
 const KINDS = {
   unsure: ["Not sure", "Not sure"],
   "suspect-label": ["Suspect label", "Suspect labels"],
+  unfamiliar: ["Unlike all others", "Unlike all others"],
   "conflicting-label": ["Conflicting labels", "Conflicting labels"],
   leak: ["Leak between splits", "Leaks between splits"],
   duplicate: ["Duplicate", "Duplicates"],
