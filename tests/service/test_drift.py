@@ -6,6 +6,7 @@ import datetime
 import json
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,49 @@ def test_counts_that_cannot_be_stored_are_kept_and_logged_once(
     assert events == ["uploads-not-counted"]
     assert sum(store.stored.values()) == 3 * len({place.measure for place in store.stored})
     tally.close()
+
+
+def test_figures_wait_for_counts_that_are_being_stored(served: Served) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    class Slow(_Broken):
+        def add_uploads(self, counts: dict[Place, int]) -> None:
+            began.set()
+            go_on.wait(30)
+            super().add_uploads(counts)
+
+    store = Slow(failures=0)
+    tally = Tally(store)  # type: ignore[arg-type]
+    tally.count(served, 1, said(0, 0.9))
+    first = threading.Thread(target=tally.flush)
+    first.start()
+    assert began.wait(30)
+    seen: list[bool] = []
+
+    def look() -> None:
+        tally.flush()
+        seen.append(bool(store.stored))
+
+    second = threading.Thread(target=look)
+    second.start()
+    go_on.set()
+    for thread in (first, second):
+        thread.join(30)
+    assert seen == [True]
+    tally.close()
+
+
+@pytest.mark.postgres
+def test_counts_are_compared_in_postgresql(served: Served, postgres_database: str) -> None:
+    with open_store(postgres_database) as store:
+        tally = Tally(store)
+        for photo in range(60):
+            tally.count(served, photo, said(0, 0.34))
+        tally.close()
+        report = uploads_report(store, served)
+    assert report["photos"] == 60 and report["changed"]
+    changed = {change["measure"]: change["changed"] for change in report["drift"]}
+    assert changed[CONFIDENCE] and changed[PREDICTED]
 
 
 def test_the_memory_of_photos_is_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

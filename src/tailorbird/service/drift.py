@@ -66,6 +66,7 @@ class Tally:
     def __init__(self, store: Corrections) -> None:
         self._store = store
         self._lock = threading.Lock()
+        self._storing = threading.Lock()
         self._counts: Counter[Place] = Counter()
         self._remembered: OrderedDict[Hashable, None] = OrderedDict()
         self._timer: threading.Timer | None = None
@@ -95,7 +96,14 @@ class Tally:
             self._store_in(FLUSH_SECONDS)
 
     def flush(self) -> None:
-        """Store the counts; those that cannot be stored are kept for the next attempt."""
+        """Store the counts; those that cannot be stored are kept for the next attempt.
+
+        Once it returns, no counts of photos before the call are on their way.
+        """
+        with self._storing:
+            self._flush()
+
+    def _flush(self) -> None:
         with self._lock:
             counts, self._counts = self._counts, Counter()
         if not counts:
