@@ -1,102 +1,174 @@
-"""Run finetune_vs_keras.py on a GPU: both sides on the same Keras backend and the same GPU.
+"""Measure how busy fine-tuning in PyTorch keeps a device: the whole loop over the bare step.
 
-    python benchmarks/finetune_gpu.py [--size 224] [--epochs 6] [--keras-python PYTHON]
+    python benchmarks/finetune_gpu.py [--network NAME] [--size 224] [--batch 256] [--epochs 3]
 
-The peer's interpreter (by default this one) needs Keras on JAX or PyTorch with CUDA; KERAS_BACKEND
-chooses, else the first that sees a GPU. The peer is compiled as Keras chooses
-(`jit_compile="auto"`: XLA on JAX); --mixed-precision is passed to tailorbird. Without a GPU it says
-so and measures nothing.
+Two rates of images/s on the same network (timm, random weights), size, batch and arithmetic:
+
+    step    the optimiser step alone, on one batch that is on the device already
+    loop    `train --finetune`: decoding, augmentation, copies, EMA, notes; validation not counted
+
+The first epoch decodes the photos, later ones find them in memory: both are printed, and the ratio
+is that of the later ones. It needs no network connection and no data: photos are drawn unless
+--photos names some. On a CPU the defaults are small, and views are made by Pillow in threads.
+--keras also runs `finetune_vs_keras.py` on the same GPU, where Keras sees one.
 """
 
 from __future__ import annotations
 
-import ast
-import os
-import subprocess
+import argparse
+import statistics
 import sys
+import tempfile
+import time
 from pathlib import Path
 
-from common import KERAS_WEIGHTS, parser
-from finetune_vs_keras import compare
-from finetuning import ours, peer, save
+import common
+import numpy as np
+from PIL import Image
 
-# Each framework in its own words: Keras' list of devices does not know PyTorch's.
-LOOK = {
-    "jax": "import jax; print([str(d) for d in jax.devices() if d.platform == 'gpu'])",
-    "torch": "import torch; n = torch.cuda.device_count(); "
-    "print([torch.cuda.get_device_name(i) for i in range(n)])",
-    "tensorflow": "import tensorflow as tf; "
-    "print([d.name for d in tf.config.list_physical_devices('GPU')])",
-}
+from tailorbird.dataset import Sample, scan, split
+from tailorbird.engines.finetune.loop import finetune
+from tailorbird.engines.finetune.settings import FinetuneSettings
+from tailorbird.engines.finetune.task import FinetuneTask
+from tailorbird.engines.protocol import Training
+from tailorbird.engines.torch import backend, devices, exporting, networks
+from tailorbird.engines.torch.network import TorchNetwork
+from tailorbird.head import Dense, Head
+
+TARGET = 0.9
 
 
-def gpus(python: str, backend: str) -> list[str]:
-    """Return the GPUs that a Keras backend sees; none if it is not installed."""
-    done = subprocess.run(
-        [python, "-c", "import keras; " + LOOK[backend]],
-        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        check=False,
+def draw(folder: Path, count: int) -> Path:
+    """Draw JPEGs of 400 x 500 pixels in two classes."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        place = folder / ("ab"[number % 2])
+        place.mkdir(parents=True, exist_ok=True)
+        coarse = random.integers(0, 256, (40, 50, 3), np.uint8)
+        Image.fromarray(coarse).resize((500, 400), Image.Resampling.BICUBIC).save(
+            place / f"{number}.jpg", quality=90
+        )
+    return folder
+
+
+def opened(name: str, size: int) -> TorchNetwork:
+    """Return a network with random weights."""
+    torch, _ = backend.load()
+    torch.manual_seed(0)
+    architecture = networks.find(name)
+    net = networks.build(architecture, size)
+    return TorchNetwork(exporting.export(net, architecture, size, {"name": name}))
+
+
+def step_rate(network: TorchNetwork, task: FinetuneTask, steps: int) -> float:
+    """Return images/s of the optimiser step on a batch that stays on the device."""
+    torch, _ = backend.load()
+    settings = task.settings
+    network.attach(task.head, settings.regularisation, None)
+    network.begin(
+        Training(task.size, 0, mixed_precision=bool(settings.mixed_precision), optimizer="adamw")
     )
-    found = [line for line in done.stdout.splitlines() if line.startswith("[")]
-    return list(ast.literal_eval(found[-1])) if done.returncode == 0 and found else []
+    device = network._device
+    values = torch.rand(settings.batch_size, 3, task.size, task.size, device=device) * 255
+    values = values.to(memory_format=torch.channels_last)
+    targets = torch.zeros(settings.batch_size, task.classes, device=device)
+    targets[:, 0] = 1
+
+    def run(count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            seen = network.update(values, targets, 1e-4)
+        float(seen.loss)  # waits for the device
+        return time.perf_counter() - start
+
+    run(max(3, steps // 4))
+    return settings.batch_size * steps / min(run(steps) for _ in range(3))
+
+
+def loop_rates(task: FinetuneTask) -> list[float]:
+    """Return images/s of each epoch of the whole loop."""
+    found = finetune(task)
+    return [one.images_per_second for one in found.history if one.images_per_second]
 
 
 def main() -> None:
-    options = parser(__doc__ or "")
-    options.add_argument("--weights", type=Path, default=KERAS_WEIGHTS)
-    options.add_argument("--size", type=int, default=224)
-    options.add_argument("--epochs", type=int, default=6)
-    options.add_argument("--head-epochs", type=int, default=5)
-    options.add_argument("--rate", type=float, default=1e-4)
-    options.add_argument("--mixed-precision", action="store_true")
-    options.add_argument("--keep", type=Path, default=Path("build/finetune_gpu"))
-    options.add_argument("--keras-python", default=sys.executable)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--photos", type=Path, help="class folders; by default drawn")
+    options.add_argument("--count", type=int, help="number of photos to draw")
+    options.add_argument("--network", help="name in timm")
+    options.add_argument("--size", type=int)
+    options.add_argument("--batch", type=int)
+    options.add_argument("--epochs", type=int, default=3)
+    options.add_argument("--keras", action="store_true", help="also run finetune_vs_keras.py")
     given = options.parse_args()
-    asked = os.environ.get("KERAS_BACKEND")
-    for backend in [asked] if asked else ["jax", "torch", "tensorflow"]:
-        seen = gpus(given.keras_python, backend)
-        if seen:
-            break
-    else:
-        print("finetune_gpu: no GPU that Keras sees; nothing measured")
-        return
-    print(f"Keras on {backend}: {', '.join(seen)}")
-    environment = {"KERAS_BACKEND": backend}
-    wanted = ["--epochs", str(given.epochs), *["--mixed-precision"] * given.mixed_precision]
-    mine = ours(
-        given.photos,
-        given.weights,
-        given.size,
-        wanted,
-        given.keep / "tailorbird",
-        environment=environment,
-    )
-    save(mine, given.keep)
-    theirs = peer(
-        given.keras_python,
-        given.photos,
-        given.weights,
-        given.size,
-        given.head_epochs,
-        given.epochs,
-        given.rate,
-        given.keep / "keras",
-        jit="auto",
-        environment=environment,
-    )
-    save(theirs, given.keep)
-    compare(
-        mine,
-        theirs,
+    on_gpu = devices.device().type != "cpu"
+    name = given.network or ("mobilenetv2_100" if on_gpu else "resnet18")
+    size, batch = given.size or (224 if on_gpu else 96), given.batch or (256 if on_gpu else 16)
+    count = given.count or (8192 if on_gpu else 160)
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        dataset = split(scan(given.photos or draw(place / "photos", count)), seed=0)
+        parts: dict[str, list[Sample]] = {
+            part: [one for one in dataset.samples if one.split == part]
+            for part in ("train", "validation")
+        }
+        classes = sorted({one.label for one in dataset.samples})
+        network = opened(name, size)
+        width = network.cuts(size)[-1].values
+        settings = FinetuneSettings(
+            sizes=(size,), unfreeze="all", epochs=given.epochs, batch_size=batch
+        ).for_network(network)
+        task = FinetuneTask(
+            network,
+            parts,
+            {
+                key: np.array([classes.index(one.label) for one in part])
+                for key, part in parts.items()
+            },
+            Head(
+                (
+                    Dense(
+                        np.zeros((width, len(classes)), np.float32),
+                        np.zeros(len(classes), np.float32),
+                    ),
+                )
+            ),
+            settings,
+            size=size,
+            folder=place / "run",
+            seed=0,
+            classes=len(classes),
+        )
+        print(
+            f"{name}, {size} px, batches of {batch}, {len(parts['train'])} photos; "
+            f"{common.machine()}"
+        )
+        print(
+            f"device: {devices.name(network._device)}, mixed precision {settings.mixed_precision}"
+        )
+        before = step_rate(network, task, 20 if on_gpu else 6)
+        first, *later = loop_rates(task)
+        after = step_rate(network, task, 20 if on_gpu else 6)
+    # The step is measured on both sides of the loop, as other work on the machine comes and goes.
+    step, loop = statistics.mean([before, after]), statistics.median(later or [first])
+    print(f"step {before:,.1f} and {after:,.1f} images/s, mean {step:,.1f}")
+    print(f"loop, first epoch {first:,.1f} images/s, later ones {loop:,.1f}")
+    common.report(
         "finetune_gpu",
-        size=given.size,
-        epochs=given.epochs,
-        backend=backend,
-        gpus=len(seen),
+        loop / step,
+        f">= {TARGET}",
+        device=devices.name(devices.device()),
+        step=round(step, 1),
+        first_epoch=round(first, 1),
+        loop=round(loop, 1),
     )
+    if given.keras:
+        import finetune_vs_keras
+
+        sys.argv = ["finetune_vs_keras.py"]
+        finetune_vs_keras.main()
 
 
 if __name__ == "__main__":

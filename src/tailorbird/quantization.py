@@ -58,6 +58,11 @@ BETWEEN = frozenset({"Add", "MaxPool", "Pad", "Concat"})
 """Operators that also run on 8-bit activations, so that values stay 8-bit between convolutions."""
 
 
+def is_quantised(model: onnx.ModelProto) -> bool:
+    """Return whether a graph holds quantised weights or activations."""
+    return any(node.op_type == "DequantizeLinear" for node in onnx_files.nodes(model.graph))
+
+
 def quantise(
     model: onnx.ModelProto,
     photos: Iterable[T],
@@ -82,7 +87,7 @@ def quantise(
         BackboneError: The graph is quantised already, has nothing to quantise, cannot be run, or
             gives values that are not finite; or there are no photos.
     """
-    if any(node.op_type == "DequantizeLinear" for node in onnx_files.nodes(model.graph)):
+    if is_quantised(model):
         raise BackboneError(f"{name} is quantised already; give the float32 file it was made from")
     graph = _prepared(model, name)
     chosen = _nodes_to_quantise(graph)

@@ -9,7 +9,7 @@ import typer
 
 from tailorbird.cli import output
 from tailorbird.cli.options import JsonOption, ModelArgument, reads_photos
-from tailorbird.cli.results import print_figures
+from tailorbird.cli.results import print_quantised
 
 if TYPE_CHECKING:
     from tailorbird.int8 import QuantisedModel
@@ -84,7 +84,7 @@ def _export_int8(
         if json:
             output.print_json({"model": str(model), **result.as_dict()})
         else:
-            _print_quantised(result)
+            print_quantised(result)
 
     with output.ProgressBar() as progress:
         try:
@@ -93,16 +93,3 @@ def _export_int8(
             show(lost.result)
             raise
     show(result)
-
-
-def _print_quantised(result: QuantisedModel) -> None:
-    for name, scores in result.scores.items():
-        before = result.float32_scores[name].accuracy
-        output.line(
-            f"{name.capitalize()}: accuracy {output.percent(scores.accuracy)} "
-            f"({output.interval(scores.interval)}) as int8, {output.percent(before)} as float32; "
-            f"{scores.n:,} photos"
-        )
-    print_figures(result.figures)
-    if result.path is not None:
-        output.line(f"Model: {result.path}")

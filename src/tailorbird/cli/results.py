@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tailorbird.advice import Advice
     from tailorbird.engines.finetune.results import FinetuneResult
     from tailorbird.head import SearchResult
-    from tailorbird.int8 import Figures
+    from tailorbird.int8 import Figures, QuantisedModel, QuantisedTraining
     from tailorbird.metrics.scores import Scores
     from tailorbird.training import TrainResult
 
@@ -176,3 +176,25 @@ def print_confusion(scores: Scores) -> None:
         ]
         table.add_row(output.cell(scores.classes[number]), *cells)
     output.out().print(table)
+
+
+def print_quantised(result: QuantisedModel) -> None:
+    """Print the scores of an int8 model beside those of its float32 model."""
+    for name, scores in result.scores.items():
+        before = result.float32_scores[name].accuracy
+        output.line(
+            f"{name.capitalize()}: accuracy {output.percent(scores.accuracy)} "
+            f"({output.interval(scores.interval)}) as int8, {output.percent(before)} as float32; "
+            f"{scores.n:,} photos"
+        )
+    print_figures(result.figures)
+    if result.path is not None:
+        output.line(f"Model: {result.path}")
+
+
+def print_quantised_training(result: QuantisedTraining) -> None:
+    """Print a training and what became of its int8 model."""
+    print_result(result.trained)
+    print_quantised(result.int8)
+    if result.refused:
+        output.line(f"No int8 model: {result.refused}")

@@ -27,6 +27,8 @@ from tailorbird.progress import Progress
 if TYPE_CHECKING:
     import onnx
 
+    from tailorbird.engines.finetune.task import FinetuneTask
+
 Arrays = dict[str, npt.NDArray[Any]]
 """Arrays by name, as a checkpoint holds them."""
 
@@ -252,6 +254,12 @@ class TrainableNetwork(Protocol):
 
     def load_averages(self, averages: Mapping[str, npt.NDArray[Any]]) -> None:
         """Load what `averages` returned, or nothing to begin anew."""
+
+    def launch(self, task: FinetuneTask, progress: Progress) -> None:
+        """Run a task in several processes up to its last checkpoint, if the framework needs them.
+
+        Nothing is done where one process shares batches among all devices, or is one of several.
+        """
 
     def agree(self, value: float) -> float:
         """Return the value of the first process, the same in all of them."""

@@ -67,10 +67,14 @@ class Saved:
 
 
 class Checkpoints:
-    """The checkpoints of a run folder; the user must hold the folder's lock."""
+    """The checkpoints of a run folder; the user must hold the folder's lock.
 
-    def __init__(self, folder: Path) -> None:
+    writes: False in all but one of several processes that train together; these only read.
+    """
+
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
         self.folder = folder
+        self._writes = writes
         numbers = [int(path.stem.partition("-")[2]) for path in self._states()]
         numbers += [int(path.stem.partition("-")[2]) for path in folder.glob("best-*.npz")]
         self._number = max(numbers, default=0)
@@ -95,6 +99,8 @@ class Checkpoints:
         kept: files that `write_best` returned, by what they are. Raises StorageError.
         """
         self._number += 1
+        if not self._writes:
+            return
         name = f"state-{self._number:06}"
         written = self._write(f"{name}.npz", state)
         names = {what: file.as_dict() for what, file in kept.items()}
@@ -125,6 +131,8 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Delete all checkpoints and cached activations."""
+        if not self._writes:
+            return
         # JSON files first, so that an interrupted deletion leaves nothing like a checkpoint.
         for pattern in ("state-*.json", "state-*.npz", "best-*.npz"):
             for path in self.folder.glob(pattern):
@@ -136,6 +144,8 @@ class Checkpoints:
         for key, value in arrays.items():
             if value.dtype.kind not in "fiub":
                 raise TypeError(f"{key} is an array of {value.dtype}; a checkpoint holds numbers")
+        if not self._writes:
+            return ArraysFile(name, "")
         with atomic_path(self.folder / name) as temporary:
             with temporary.open("wb") as file:
                 # Prefixed: an array could have the name of a parameter of numpy.savez.

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.engines.finetune.ema import Averages
 from tailorbird.engines.protocol import Arrays
+from tailorbird.progress import Progress
+
+if TYPE_CHECKING:
+    from tailorbird.engines.finetune.task import FinetuneTask
 
 
 class _Weighed(Protocol):
@@ -44,6 +48,9 @@ class NetworkDefaults:
     def load_averages(self, averages: Mapping[str, npt.NDArray[Any]]) -> None:
         """Load what `averages` returned."""
         self._averages.load(averages)
+
+    def launch(self, task: FinetuneTask, progress: Progress) -> None:
+        """Do nothing: this process trains."""
 
     def agree(self, value: float) -> float:
         """Return the value."""

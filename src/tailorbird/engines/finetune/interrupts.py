@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 
@@ -16,22 +16,25 @@ class StopRequested(KeyboardInterrupt):
 class Interrupt:
     """Whether Ctrl-C was pressed."""
 
-    def __init__(self) -> None:
+    def __init__(self, agree: Callable[[float], float]) -> None:
         self.wanted = False
+        self._agree = agree
 
     def check(self) -> None:
         """Raise StopRequested if Ctrl-C was pressed. Called where a run can stop."""
-        if self.wanted:
+        if self._agree(self.wanted):
             raise StopRequested
 
 
 @contextlib.contextmanager
-def deferred_interrupt() -> Iterator[Interrupt]:
+def deferred_interrupt(agree: Callable[[float], float] = float) -> Iterator[Interrupt]:
     """Record the first Ctrl-C during the block; a second one has its usual effect at once.
 
     In threads other than the main one, which receive no signals, nothing changes.
+
+    agree: gives the first process's value to each of several that stop together.
     """
-    interrupt = Interrupt()
+    interrupt = Interrupt(agree)
     before = signal.getsignal(signal.SIGINT)
     in_main_thread = threading.current_thread() is threading.main_thread()
     # A handler that Python did not install (None) cannot be restored; SIG_IGN is intended.

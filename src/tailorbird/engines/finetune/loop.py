@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +60,10 @@ def finetune(task: FinetuneTask, *, progress: Progress | None = None) -> Finetun
         f"another process is fine-tuning in {task.folder}; wait for it to end, or choose another "
         "output"
     )
-    with exclusive(task.folder / "lock", busy), deferred_interrupt() as interrupt:
+    network = task.network
+    network.launch(task, progress)
+    lock = exclusive(task.folder / "lock", busy) if not network.process else nullcontext()
+    with lock, deferred_interrupt(network.agree) as interrupt:
         run = _opened(task, progress)
         try:
             _fit(run, interrupt)
@@ -72,8 +75,9 @@ def finetune(task: FinetuneTask, *, progress: Progress | None = None) -> Finetun
             raise
         finally:
             run.close()
-        task.network.load_weights(run.best.weights)
-        activation_cache.clear(task.folder)
+        network.load_weights(run.best.weights)
+        if not network.process:
+            activation_cache.clear(task.folder)
     return FinetuneResult(
         history=tuple(run.history),
         stages=run.stages,

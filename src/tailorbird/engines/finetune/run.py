@@ -147,7 +147,7 @@ class Run:
         self.ema = EMA(0.0)
         self.unsettled: deque[tuple[int, Step]] = deque()
         self._fingerprint = task.fingerprint(self.stages)
-        self._checkpoints = Checkpoints(task.folder)
+        self._checkpoints = Checkpoints(task.folder, writes=not task.network.process)
         self._saved_at = self._spent_at = time.perf_counter()
 
     @property
@@ -163,10 +163,22 @@ class Run:
     def spend(self) -> float:
         """Count the seconds since the last call, or since the run was opened, and return them."""
         before, self._spent_at = self._spent_at, time.perf_counter()
-        self.position.spend(self._spent_at - before)
-        return self._spent_at - before
+        seconds = self.task.network.agree(self._spent_at - before)
+        self.position.spend(seconds)
+        return seconds
 
     def previous(self) -> Saved | None:
+        """Return the checkpoint to resume from; of several processes, the first one reads first."""
+        network = self.task.network
+        if network.process:
+            network.agree(0)  # until the first one has read, or emptied the folder
+        found = self._previous()
+        if not network.process:
+            network.agree(0)
+        network.agree(0)  # until all have read, before the first one writes
+        return found
+
+    def _previous(self) -> Saved | None:
         """Return the checkpoint to resume from; None, with the folder emptied, if there is none.
 
         Raises SettingsError, and leaves the folder as it is, for a run of another framework.

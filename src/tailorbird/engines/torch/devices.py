@@ -27,7 +27,7 @@ def device() -> Any:
         return found
     if torch.backends.mps.is_available():
         return torch.device("mps")
-    torch.set_num_threads(max(1, parallel.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    torch.set_num_threads(parallel.cores())
     return torch.device("cpu")
 
 

@@ -21,6 +21,7 @@ from tailorbird.engines.torch import (
     devices,
     exporting,
     head_module,
+    launching,
     optimizers,
 )
 from tailorbird.engines.torch.processes import Processes
@@ -28,9 +29,12 @@ from tailorbird.engines.torch.tracing import TracedNetwork
 from tailorbird.errors import SettingsError
 from tailorbird.head import Head
 from tailorbird.model.graph import BackboneGraph
+from tailorbird.progress import Progress
 
 if TYPE_CHECKING:
     import onnx
+
+    from tailorbird.engines.finetune.task import FinetuneTask
 
 CHUNK = 64
 """Images per call of `logits`."""
@@ -154,6 +158,8 @@ class TorchNetwork:
         torch, _ = backend.load()
         traced = self._at(size)
         _check_cut(cut, len(traced.places), "frozen_part", lowest=1)
+        if cut == len(traced.places) - 1 and size in self._graphs:
+            return _features_alone(self.backbone(size))
         self._net.to("cpu")
         try:
             module = exporting.backbone_module(traced.below(cut), self._architecture)
@@ -165,7 +171,6 @@ class TorchNetwork:
 
     def notes(self, training: Training) -> Sequence[str]:
         """Return the device, and where mixed precision would make training slower."""
-        devices.check_count(training.devices)
         share = f", {training.devices} of them" if training.devices > 1 else ""
         found = [f"training with {self.framework} ({devices.name(self._device)}{share})"]
         if training.mixed_precision and self._device.type == "cpu":
@@ -242,7 +247,6 @@ class TorchNetwork:
         mix: Mix | None = None,
     ) -> Step:
         """Make one optimiser step at this learning rate; arguments as in the protocol."""
-        torch, _ = backend.load()
         stage = self._begun()
         parts = stage.training.accumulate
         if len(labels) % parts:
@@ -250,20 +254,30 @@ class TorchNetwork:
                 f"a batch of {len(labels)} photos cannot be worked on in {parts} parts; the batch "
                 f"size must be a multiple of {parts}"
             )
-        self._head.train()
         values = self._to_device(inputs, stage.training.size)
         targets = self._targets(labels)
         if mix is not None:
             partners = self._sent(mix.partners)
             values, share = augmenting.mixed(values, mix, partners)
             targets = targets * share + targets[partners] * (1 - share)
+        return self.update(values, targets, rate)
+
+    def update(self, values: Any, targets: Any, rate: float) -> Step:
+        """Make one optimiser step on tensors that are on the device already.
+
+        values: float32 (B, 3, S, S), 0 to 255, or activations. targets: float32 (B, C), rows sum
+            to 1.
+        """
+        torch, _ = backend.load()
+        stage = self._begun()
+        parts = stage.training.accumulate
+        self._head.train()
         optimizers.set_rate(stage.optimizer, rate)
         losses, correct = [], []
         for number, (part, wanted) in enumerate(
             zip(values.chunk(parts), targets.chunk(parts), strict=True)
         ):
-            together = self._processes.together(stage.runner, last=number + 1 == parts)
-            with together:
+            with self._processes.together(stage.runner, last=number + 1 == parts):
                 logits = stage.runner(part)
                 loss = self._loss(logits, wanted, stage.training)
                 stage.scaler.scale(loss / parts).backward()
@@ -347,6 +361,12 @@ class TorchNetwork:
             name: self._sent(np.array(head_module.as_torch(name, value)))
             for name, value in averages.items()
         }
+
+    def launch(self, task: FinetuneTask, progress: Progress) -> None:
+        """Train in as many processes as there are devices wanted, up to the last checkpoint."""
+        if task.settings.devices > 1 and self.processes == 1:
+            devices.check_count(task.settings.devices)
+            launching.launch(task, progress)
 
     def agree(self, value: float) -> float:
         """Return the value of the first process."""
@@ -488,6 +508,20 @@ def _array(name: str, tensor: Any) -> npt.NDArray[Any]:
     """Return a copy of a weight as `engines.heads` lays it out."""
     value = tensor.detach().cpu().numpy()
     return np.array(head_module.as_torch(name, value))
+
+
+def _features_alone(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a backbone whose only output is its features, named `activations`; in place."""
+    from onnx import helper
+
+    (features,) = (value for value in proto.graph.output if value.name == "features")
+    shape = ["N", features.type.tensor_type.shape.dim[1].dim_value]
+    kind = features.type.tensor_type.elem_type
+    del proto.graph.output[:]
+    proto.graph.output.append(helper.make_tensor_value_info("activations", kind, shape))
+    proto.graph.node.append(helper.make_node("Identity", ["features"], ["activations"]))
+    onnx_files.remove_unused(proto)
+    return proto
 
 
 def _check_cut(cut: int, count: int, what: str, *, lowest: int = 0) -> None:

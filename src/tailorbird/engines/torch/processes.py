@@ -76,6 +76,14 @@ class Processes:
         return np.stack([one.numpy() for one in every])
 
 
+def leave() -> None:
+    """Leave the group of processes, when all have finished."""
+    distributed = _distributed()
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 def _distributed() -> Any:
     torch, _ = backend.load()
     return torch.distributed
