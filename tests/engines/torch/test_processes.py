@@ -141,9 +141,9 @@ def test_a_task_is_read_as_it_was_written(task: FinetuneTask, tmp_path: Path) ->
 KILLED = """
 import sys
 from pathlib import Path
-from tailorbird.engines.torch import launching
 from tailorbird.engines.finetune.loop import finetune
-from tailorbird.engines.torch.launching import opened_network, read_task
+from tailorbird.engines.torch.launching import read_task
+from tailorbird.engines.torch.worker import opened_network
 if __name__ == "__main__":
     place = Path(sys.argv[1])
     finetune(read_task(place, opened_network(place)))

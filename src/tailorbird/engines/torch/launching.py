@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from tailorbird import errors, onnx_files, parallel
+from tailorbird import errors, parallel
 from tailorbird.dataset import Sample
 from tailorbird.engines.finetune.interrupts import StopRequested, deferred_interrupt
 from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.finetune.task import PARTS, FinetuneTask
 from tailorbird.engines.protocol import Regularisation, TrainableNetwork
-from tailorbird.errors import BackboneError, TailorbirdError, TrainingError
+from tailorbird.errors import TailorbirdError, TrainingError
 from tailorbird.files import write_bytes, write_text
 from tailorbird.head import Dense, Head
 from tailorbird.images import Augmentation
@@ -217,14 +217,6 @@ class Reporter:
     def metrics(self, **values: float) -> None:
         """Report the values."""
         self._send("metrics", **{name: float(value) for name, value in values.items()})
-
-
-def opened_network(folder: Path) -> TrainableNetwork:
-    """Return the network of a task in this process, which joins the others."""
-    from tailorbird.engines.torch.network import TorchNetwork
-
-    path = folder / BACKBONE
-    return TorchNetwork(onnx_files.read_audited(path, BackboneError))
 
 
 def report_outcome(folder: Path, process: int, error: BaseException | None) -> None:

@@ -7,10 +7,20 @@ import signal
 import sys
 from pathlib import Path
 
+from tailorbird import onnx_files
+from tailorbird.engines import registry
 from tailorbird.engines.finetune.loop import finetune
+from tailorbird.engines.protocol import TrainableNetwork
 from tailorbird.engines.torch import launching
 from tailorbird.engines.torch.processes import leave
+from tailorbird.errors import BackboneError
 from tailorbird.progress import NoProgress, Progress
+
+
+def opened_network(folder: Path) -> TrainableNetwork:
+    """Return the network of a task in this process, which joins the others."""
+    path = folder / launching.BACKBONE
+    return registry.open_network(onnx_files.read_audited(path, BackboneError), path)
 
 
 def main(folder: Path, parent: int) -> int:
@@ -21,7 +31,7 @@ def main(folder: Path, parent: int) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process says when to stop
     with launching.watched(folder, parent):
         try:
-            network = launching.opened_network(folder)
+            network = opened_network(folder)
             finetune(launching.read_task(folder, network), progress=progress)
         except BaseException as error:
             launching.report_outcome(folder, process, error)
