@@ -27,8 +27,6 @@ from tailorbird.progress import Progress
 if TYPE_CHECKING:
     import onnx
 
-    from tailorbird.engines.finetune.task import FinetuneTask
-
 Arrays = dict[str, npt.NDArray[Any]]
 """Arrays by name, as a checkpoint holds them."""
 
@@ -255,8 +253,8 @@ class TrainableNetwork(Protocol):
     def load_averages(self, averages: Mapping[str, npt.NDArray[Any]]) -> None:
         """Load what `averages` returned, or nothing to begin anew."""
 
-    def launch(self, task: FinetuneTask, progress: Progress) -> None:
-        """Run a task in several processes up to its last checkpoint, if the framework needs them.
+    def launch(self, task: Any, progress: Progress) -> None:
+        """Run a FinetuneTask in several processes up to its last checkpoint, if they are needed.
 
         Nothing is done where one process shares batches among all devices, or is one of several.
         """
