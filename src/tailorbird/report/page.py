@@ -24,12 +24,12 @@ CUT: Final = 34
 
 
 def page(content: Content, numbers: dict[str, Any]) -> str:
-    """Return the page. Photos and heat maps are computed while the charts are drawn."""
+    """Return the page. Photos and heat maps are computed while charts and template are prepared."""
     with ThreadPoolExecutor(1, thread_name_prefix="tailorbird-report") as pool:
         pictures = pool.submit(_pictures, content, numbers)
         drawn = charts(numbers)
+        template = _environment().get_template("report.html")
         shown = pictures.result()
-    template = _environment().get_template("report.html")
     main = numbers["scores"].get(numbers["headline"])
     scored = content.scores.get(content.headline)
     text: str = template.render(
