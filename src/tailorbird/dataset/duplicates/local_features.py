@@ -90,8 +90,14 @@ _SLOPE: Final = np.stack(
 )
 """From 7 x 7 pixels to the slopes, across and down, of these pixels smoothed: float32 (49, 2)."""
 
-_NOT_STRONGER: Final = np.where(np.tri(3 * max(_QUOTAS), k=-1, dtype=bool), 0, np.inf).astype(
-    np.float32
+_STRONG: Final = float(2**24)
+"""More than any corner's strength."""
+
+_FAR: Final = 2**15 - 1
+"""More than any squared distance of two pixels of a thumbnail."""
+
+_NOT_STRONGER: Final = np.where(np.tri(3 * max(_QUOTAS), k=-1, dtype=bool), 0, _FAR).astype(
+    np.int16
 )
 MIRROR: Final = np.where(np.arange(NUMBERS) % _KEPT % 2, -1, 1).astype(np.float32)
 """Signs by which a descriptor changes when the picture is mirrored: odd frequencies across."""
@@ -254,18 +260,21 @@ def _strongest(
     """
     count, _, width = strength.shape
     picture, at = _maxima(strength, inside)
-    order = np.lexsort((at, -strength.reshape(count, -1)[picture, at], picture))
+    values = strength.reshape(count, -1)[picture, at]
+    order = np.argsort(picture * _STRONG - values, kind="stable")
     rank = np.arange(len(order)) - np.searchsorted(picture, np.arange(count))[picture]
     most = 3 * quota
     kept = rank < most
     picture, rank = picture[kept], rank[kept]
     places = np.full((count, most), _EDGE * width + _EDGE)
     places[picture, rank] = at[order[kept]]
-    y, x = np.divmod(places.astype(np.float32), np.float32(width))
-    apart = (y[:, :, None] - y[:, None]) ** 2
-    apart += (x[:, :, None] - x[:, None]) ** 2
-    apart += _NOT_STRONGER[:most, :most]
-    nearest = np.full((count, most), np.float32(-1))
+    y, x = (side.astype(np.int16) for side in np.divmod(places, width))
+    apart, across = y[:, :, None] - y[:, None], x[:, :, None] - x[:, None]
+    apart *= apart
+    across *= across
+    apart += across
+    np.maximum(apart, _NOT_STRONGER[:most, :most], out=apart)
+    nearest = np.full((count, most), np.int16(-1))
     nearest[picture, rank] = apart.min(2)[picture, rank]
     chosen = np.argsort(-nearest, axis=1, kind="stable")[:, :quota]
     return np.take_along_axis(places, chosen, 1), np.take_along_axis(nearest, chosen, 1) >= 0
