@@ -98,8 +98,8 @@ function drawScreen() {
     place.replaceChildren(idleView(screen.kind, store.state, store.only, () => showOnly("")));
   }
   if (screen.kind !== "ask") announce(place.querySelector("h2").textContent);
-  const typing = document.activeElement?.closest("input");
-  if (!typing) place.querySelector("h2").focus({ preventScroll: true });
+  const elsewhere = document.activeElement?.closest("input, dialog, #training, .tools");
+  if (!elsewhere) place.querySelector("h2").focus({ preventScroll: true });
   if (screen.kind === "ask" && !store.classes.length) byId("new-class").focus();
 }
 
@@ -117,8 +117,6 @@ function redraw(index) {
 const move = (step) => screen?.kind === "sheet" && focusTile(at + step);
 const moveRow = (step) => screen?.kind === "sheet" && focusTile(tileInRow(at, step));
 
-// Answers
-
 const given = (photo, answer) => ({ photo: photo.photo, ...answer, seen: photo.seen });
 
 /** @param {{kind: string, label: string}} answer about the photo that is asked or selected */
@@ -127,6 +125,7 @@ async function give(answer) {
   if (screen.kind === "sheet") {
     said[at] = answer;
     redraw(at);
+    focusTile(at);
     announce(words(answer));
     return;
   }
@@ -166,13 +165,11 @@ async function confirm() {
 }
 
 async function undo() {
-  if (!store.state?.undo) {
-    announce("There is nothing to undo");
-    return;
-  }
   notice();
   try {
-    const { about, photos } = await store.undo();
+    const undone = await store.undo();
+    if (!undone) return announce("There is nothing to undo");
+    const { about, photos } = undone;
     announce(`Undone: ${about}`);
     if (photos.length === 1) {
       // Asked again at once, then the rest of the screen.
@@ -189,6 +186,7 @@ async function undo() {
   } catch (error) {
     trouble(error);
   }
+  return undefined;
 }
 
 /** @param {import("./api.js").ApiError} error */

@@ -48,7 +48,10 @@ export class Store {
     return this.call("api/answers", { answers });
   }
 
-  undo() {
+  /** Takes back the last step: of this window, the one that is being saved at present. */
+  async undo() {
+    await this.tail;
+    if (!this.state.undo) return null;
     return this.call("api/undo", { step: this.state.undo.step });
   }
 
@@ -69,23 +72,25 @@ export class Store {
   /** Calls in their order: an answer is saved before the next screen is asked for. */
   call(path, body) {
     this.busy += 1;
-    const result = this.tail.then(() => post(path, body));
+    const result = this.tail
+      .then(() => post(path, body))
+      .then(
+        (content) => {
+          this.busy -= 1;
+          this.take(content.state);
+          return content;
+        },
+        (error) => {
+          this.busy -= 1;
+          this.onChange();
+          throw error;
+        },
+      );
     this.tail = result.then(
       () => undefined,
       () => undefined,
     );
-    return result.then(
-      (content) => {
-        this.busy -= 1;
-        this.take(content.state);
-        return content;
-      },
-      (error) => {
-        this.busy -= 1;
-        this.onChange();
-        throw error;
-      },
-    );
+    return result;
   }
 
   take(state) {
