@@ -119,8 +119,10 @@ def test_special_answers(roll: Path) -> None:
             opened.answer(truth(opened, screen))
     assert [name for name in again if name in said] == [n for n, k in said.items() if k == "skip"]
     table = rows(default_manifest(roll))
+    expected = {"none": "none of these", "unusable": None}
     for name, kind in said.items():
-        assert (f"roll/{name}" in table) == (kind == "skip")
+        label = table.get(f"roll/{name}", (None, ""))[0]
+        assert label == expected.get(kind, true(name)), kind
 
 
 def test_a_restart_goes_on_and_undoes(roll: Path) -> None:
@@ -182,7 +184,7 @@ def test_classes_are_added_renamed_and_merged(roll: Path) -> None:
         assert last is not None
         opened.undo(last.number)
         assert opened.history.answers.counts() == {"Scheibe": 1, "disc": 1}
-        for text in ("", "x" * 200, "a/", "\u200b"):
+        for text in ("", "x" * 200, "a/", "\u200b", "None of these"):
             with pytest.raises(SettingsError):
                 opened.add_class(text)
         with pytest.raises(SettingsError, match="there is no class 'hat'"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tailorbird.dataset.labels import NONE_OF_THESE
 from tailorbird.dataset.samples import printable
 from tailorbird.dataset.table import Row, read_header, read_table
 from tailorbird.errors import DatasetError
@@ -33,7 +34,9 @@ class Labelled:
 
 
 def labelled(answers: Mapping[str, Answer], copies: Mapping[str, Sequence[str]]) -> list[Labelled]:
-    """Return the photos with a class, sorted by name; copies of a photo take its answer.
+    """Return the photos to train on, sorted by name; copies of a photo take its answer.
+
+    Photos of none of the classes have the label NONE_OF_THESE, which teaches what to refuse.
 
     copies: names of the other photos that show the same picture, by the name of an answered photo.
     A copy that has an answer of its own keeps it; of two answered photos the last one decides about
@@ -52,9 +55,9 @@ def labelled(answers: Mapping[str, Answer], copies: Mapping[str, Sequence[str]])
                 found[name] = answer
     found |= answers
     return [
-        Labelled(name, answer.label, name in blind)
+        Labelled(name, answer.label or NONE_OF_THESE, name in blind)
         for name, answer in sorted(found.items())
-        if answer.kind == "label"
+        if answer.kind in ("label", "none")
     ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tailorbird.backbone import open_backbone
 from tailorbird.dataset import Sample, printable
-from tailorbird.dataset.labels import normal_label, typed_label
+from tailorbird.dataset.labels import is_none_of_these, normal_label, typed_label
 from tailorbird.dataset.table import Row, names_from
 from tailorbird.errors import SettingsError, StorageError, TailorbirdError
 from tailorbird.features import Embedder
@@ -188,7 +188,7 @@ class Labelling:
                 self._record(
                     changed,
                     f"{len(changed):,} labels of {printable(self.manifest.name)}",
-                    added(answers.classes, (row.label for row in rows if row.path in number)),
+                    added(answers.classes, (a.label for a in changed.values() if a and a.label)),
                     asked=False,
                 )
                 notes.append(f"took {len(changed):,} labels from {printable(str(self.manifest))}")
@@ -214,11 +214,15 @@ class Labelling:
                 continue
             listed.add(name)
             present = answers.get(name)
-            if present is None or present.label != row.label:
-                blind = row.split in ("validation", "test") or bool(present and present.blind)
-                changed[name] = Answer("label", row.label, blind)
+            blind = row.split in ("validation", "test") or bool(present and present.blind)
+            if is_none_of_these(row.label):
+                answer = Answer("none", blind=blind)
+            else:
+                answer = Answer("label", row.label, blind)
+            if present is None or (present.kind, present.label) != (answer.kind, answer.label):
+                changed[name] = answer
         for name, answer in answers.items():
-            if answer.kind == "label" and name not in listed and name in self._paths:
+            if answer.kind in ("label", "none") and name not in listed and name in self._paths:
                 changed[name] = None
         return changed
 
@@ -308,7 +312,7 @@ class Labelling:
         """
         with self._lock:
             classes = self.history.answers.classes
-            label = typed_label(text, classes)
+            label = _class_label(text, classes)
             if label not in classes:
                 self._record({}, f"added the class {label}", (*classes, label), asked=False)
         self._write_later()
@@ -324,7 +328,7 @@ class Labelling:
             if old not in answers.classes:
                 raise SettingsError(f"there is no class {old[:100]!r}")
             others = tuple(name for name in answers.classes if name != old)
-            new = typed_label(text, others)
+            new = _class_label(text, others)
             if new != old:
                 verb = "merged" if new in others else "renamed"
                 classes, changed = answers.renamed(old, new)
@@ -455,6 +459,14 @@ class Labelling:
             len(labels.classes),
             seed=self.settings.seed,
         )
+
+
+def _class_label(text: str, known: Sequence[str]) -> str:
+    """Return the label of a typed class. Raises SettingsError."""
+    label = typed_label(text, known)
+    if is_none_of_these(label):
+        raise SettingsError(f"{label!r} is no class: answer with the key N, or that button")
+    return label
 
 
 def _samples(gallery: Gallery) -> list[Sample]:

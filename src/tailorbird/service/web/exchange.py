@@ -128,12 +128,15 @@ class Exchange:
         return Problem(408, "request-timeout", message)
 
     async def send(self, message: Message) -> None:
-        """Send a message of the response, with the common headers added."""
+        """Send a message of the response, with the common headers added that it lacks."""
         if message["type"] == "http.response.start":
             await self._linger()
             self.started = True
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), *self.common_headers]
+            own = list(message.get("headers", ()))
+            named = {name.lower() for name, _ in own}
+            added = [each for each in self.common_headers if each[0] not in named]
+            message["headers"] = [*own, *added]
             if self.close or not self.complete:
                 message["headers"].append((b"connection", b"close"))
         await self._send(message)

@@ -33,7 +33,7 @@ SCRIPT = "site.js"
 """A module made for each site: what its scripts need to know of it."""
 
 LOGO = "logo"
-LOGO_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+LOGO_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
 """Content-Security-Policy of the logo: an SVG file could hold scripts, for whoever opens it."""
 
 
