@@ -23,6 +23,7 @@ from tailorbird.metrics.calibration import softmax
 from tailorbird.model.file import AGREEMENT
 from tailorbird.model.graph import BackboneGraph
 from tailorbird.preparation import PreparedData
+from tailorbird.training.mirroring import without_harmful_flip
 from tailorbird.training.network import (
     Logits,
     TrainedNetwork,
@@ -50,7 +51,7 @@ def tune(
         data.parts,
         data.labels,
         found.best.head,
-        settings.for_network(network),
+        without_harmful_flip(settings.for_network(network), data, found.best.head, run.progress),
         size=info.size,
         folder=run.folder,
         seed=run.settings.seed,
