@@ -45,11 +45,11 @@ from tailorbird.inference import Runner, speeds
 from tailorbird.label_errors.crossfit import fold_numbers
 from tailorbird.metrics.refusals import choose_refusal
 from tailorbird.model import Classifier
+from tailorbird.model.fitting import Known, fit_unfamiliarity
 from tailorbird.model.graph import BackboneGraph, build
 from tailorbird.model.unfamiliarity import Unfamiliarity, find_prototypes
 from tailorbird.preparation import PreparedData, Steps, prepare_data
 from tailorbird.training.calibration import FOLDS
-from tailorbird.training.unfamiliarity import Known, fit_unfamiliarity
 
 SOURCES = (CLOTHING, CLOTHING.parent / "trashnet", CLOTHING.parent / "sign-digits")
 OWN = "prototypes (in use)"

@@ -19,9 +19,9 @@ from tailorbird.dataset import DataSettings, listed_photos
 from tailorbird.errors import ModelFileError, RunError, SettingsError, StorageError
 from tailorbird.files import atomic_path, exclusive, sha256_file, storage_error, write_bytes
 from tailorbird.model import Classifier, ModelInfo
+from tailorbird.model.fitting import REFUSE
 from tailorbird.progress import NoProgress, Progress
 from tailorbird.training import TrainResult, TrainSettings, train
-from tailorbird.training.unfamiliarity import REFUSE
 from tailorbird.validation import Problems, merge
 
 Decision = Literal["replaced", "kept-candidate", "unchanged", "worse"]

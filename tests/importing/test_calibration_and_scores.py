@@ -71,6 +71,26 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(model, tmp_path_factory.mktemp("fitted") / "model.keras")
 
 
+def test_photos_of_the_classes_tell_unfamiliar_ones(
+    fitted: Path, drawn: Path, tmp_path: Path
+) -> None:
+    result = import_model(fitted, tmp_path / "m.onnx", classes=LABELS, validate=drawn)
+    said = result.info.unfamiliarity
+    assert said["crossfitted"] and said["wanted"] == 0.02
+    assert said["photos"] == result.validation.n if result.validation else False
+    assert result.test is not None and result.test.refused is not None
+    assert any("none of the classes" in note for note in result.notes)
+    classifier = Classifier(result.model)
+    noise = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), np.uint8)
+    usual = [classifier.predict(path).unfamiliarity for path in sorted(drawn.rglob("*.jpg"))[:30]]
+    strange = [found.unfamiliarity for found in classifier.predict(noise)]
+    assert min(value or 0 for value in strange) > float(np.median([v or 0 for v in usual]))
+    without = import_model(fitted, tmp_path / "n.onnx", classes=LABELS, validate=drawn, refuse=0)
+    assert without.info.unfamiliarity == {}
+    plain = import_model(fitted, tmp_path / "p.onnx", classes=LABELS, preprocess="tf")
+    assert plain.info.unfamiliarity == {}
+
+
 def test_photos_calibrate_and_score_the_model(fitted: Path, drawn: Path, tmp_path: Path) -> None:
     result = import_model(
         fitted, tmp_path / "model.onnx", classes=LABELS, preprocess="tf", validate=drawn

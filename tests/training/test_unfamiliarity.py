@@ -12,8 +12,8 @@ from tailorbird.dataset import NONE_OF_THESE
 from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.evaluation import evaluate
 from tailorbird.model import Classifier
+from tailorbird.model.fitting import Known, fit_unfamiliarity
 from tailorbird.training import train
-from tailorbird.training.unfamiliarity import Known, fit_unfamiliarity
 
 QUICK = {"inner": (), "epochs": 15}
 

@@ -64,6 +64,13 @@ def import_model(
     precision: Annotated[
         float, typer.Option(help="Target precision above the confidence threshold, 0.5 to 1.")
     ] = 0.95,
+    refuse: Annotated[
+        float,
+        typer.Option(
+            help="With --validate: share of photos of the classes that may be refused as none of "
+            "them, 0 to 0.5; 0: never say so."
+        ),
+    ] = 0.02,
     seed: Annotated[
         int, typer.Option(help="Seed for splitting photos into calibration and test.")
     ] = 0,
@@ -91,6 +98,7 @@ def import_model(
             validate=validate,
             data=data,
             precision=precision,
+            refuse=refuse,
             seed=seed,
             progress=progress,
         )

@@ -145,6 +145,7 @@ class ImportedNetwork:
 
     def __init__(self, backbone_graph: BackboneGraph, head: Head, name: str) -> None:
         """Open the network. Raises BackboneError."""
+        self._graph = backbone_graph
         self._runner = Runner(backbone_graph.proto, name, BackboneError)
         self._head = head
 
@@ -152,15 +153,20 @@ class ImportedNetwork:
         """Return the logits, float32 (N, C), of uint8 (N, S, S, 3)."""
         return self._head.logits(self._runner.run(images, ["features"])[0])
 
-    def logits_of(
+    def compared(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return the features that unfamiliarity compares, float32 (N, K)."""
+        return self._graph.to_compare(self._runner.run(images, ["features"])[0])
+
+    def run(
         self, samples: Sequence[Sample], rule: ResizeRule, progress: Progress
-    ) -> npt.NDArray[np.float32]:
-        """Read photos and return their logits, float32 (N, C)."""
-        rows = []
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Read photos; return logits (N, C) and the features that unfamiliarity compares (N, K)."""
+        logits, compared = [], []
         for row in self._runner.rows(samples, lambda sample: pixels_of(sample, rule), "features"):
-            rows.append(row)
-            progress.advance(len(rows), len(samples))
-        return self._head.logits(np.stack(rows))
+            logits.append(self._head.logits(row[None]))
+            compared.append(self._graph.to_compare(row[None]))
+            progress.advance(len(logits), len(samples))
+        return np.concatenate(logits), np.concatenate(compared)
 
 
 def spread(samples: Sequence[Any], most: int) -> list[Any]:

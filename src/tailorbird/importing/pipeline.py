@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata as distributions
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,24 +19,29 @@ from tailorbird.engines.protocol import SourceClassifier
 from tailorbird.engines.registry import ENGINES, carried, engine_for_reference, reader_for_file
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.files import sha256_file
-from tailorbird.head import Head
-from tailorbird.images import ResizeRule
+from tailorbird.images import ResizeRule, resize
 from tailorbird.importing import preprocess as preprocessing
 from tailorbird.importing.classes import read_classes
 from tailorbird.importing.photos import ImportedNetwork, ScoringData, read_scoring_data, spread
 from tailorbird.importing.result import ImportResult
 from tailorbird.importing.settings import ImportSettings
+from tailorbird.label_errors.crossfit import fold_numbers
 from tailorbird.metrics import drift
 from tailorbird.metrics.calibration import softmax, temperature
 from tailorbird.metrics.drift import Bins
 from tailorbird.metrics.scores import Scores, score
 from tailorbird.metrics.thresholds import Threshold, choose_threshold
 from tailorbird.model.file import AGREEMENT, write
+from tailorbird.model.fitting import Fitted, Known, fit_unfamiliarity
 from tailorbird.model.graph import BackboneGraph, build
 from tailorbird.model.metadata import ModelInfo
 from tailorbird.progress import NoProgress, Progress, StageTimer
 from tailorbird.rendering.probes import probe_images
+from tailorbird.rendering.strangers import draw_strangers
 from tailorbird.validation import Problems, merge
+
+if TYPE_CHECKING:
+    import onnx
 
 VERIFIED: Final = 32
 """Maximum number of photos on which the finished file is compared with the framework."""
@@ -201,6 +206,7 @@ class _Scored:
     threshold: Threshold | None = None
     scores: Mapping[str, Scores] = field(default_factory=dict)
     distributions: Mapping[str, Bins] = field(default_factory=dict)
+    unfamiliarity: Fitted | None = None
 
 
 def _make(
@@ -226,9 +232,16 @@ def _make(
         images = _verification_images(photos, ResizeRule(classifier.size))
         expected = classifier.logits(images, prepared.mode)
         agreement = _agreement(network, images, expected)
-    scored = _score(run, network, photos, ResizeRule(classifier.size))
+    scored = _score(run, network, backbone_graph, photos, ResizeRule(classifier.size))
     info = _describe(run, classifier, backbone_graph, origin, prepared, scored, photos)
-    _write(run, backbone_graph, head, info, images, expected)
+    content, strange = build(backbone_graph, head, info.temperature), None
+    if scored.unfamiliarity is not None:
+        score = scored.unfamiliarity.score
+        content = build(backbone_graph, head, info.temperature, score)
+        strange = score.scores(network.compared(images))
+    extra = carried(backbone_graph.proto)
+    _write(run, content, info, images, (expected, strange), extra)
+    fitted = scored.unfamiliarity
     warnings = list(prepared.warnings)
     if photos is not None:
         warnings += _wrong_order(scored.scores["test"]) + _unknown(photos, run.classes)
@@ -246,7 +259,11 @@ def _make(
         photos=photos,
         comparison=prepared.comparison,
         warnings=tuple(warnings),
-        notes=(*classifier.notes, *([photos.how] if photos else [])),
+        notes=(
+            *classifier.notes,
+            *([photos.how] if photos else []),
+            *([fitted.sentence()] if fitted else []),
+        ),
         seconds=run.timer.total(),
     )
 
@@ -338,7 +355,11 @@ def _agreement(
 
 
 def _score(
-    run: _Import, network: ImportedNetwork, photos: ScoringData | None, rule: ResizeRule
+    run: _Import,
+    network: ImportedNetwork,
+    graph: BackboneGraph,
+    photos: ScoringData | None,
+    rule: ResizeRule,
 ) -> _Scored:
     """Choose temperature and threshold on the calibration photos, and score both parts."""
     if photos is None:
@@ -346,19 +367,61 @@ def _score(
     with run.timer.measure("score"):
         samples = [*photos.calibration, *photos.test]
         run.progress.stage("score", len(samples))
-        all_logits = network.logits_of(samples, rule, run.progress)
+        all_logits, compared = network.run(samples, rule, run.progress)
         cut = len(photos.calibration)
+        fitted = None
+        if run.settings.refuse and graph.can_compare:
+            fitted = _fit_unfamiliarity(
+                run, photos, network, (compared[:cut], compared[cut:]), rule
+            )
+        limits = {"validation": None, "test": None} if fitted is None else {
+            "validation": fitted.chosen_on_refused, "test": fitted.refused("test")
+        }  # fmt: skip
         logits = {"validation": all_logits[:cut], "test": all_logits[cut:]}
         labels = {name: photos.data.labels[name] for name in logits}
         scale = temperature(logits["validation"], labels["validation"])
         rows = {name: softmax(values / scale) for name, values in logits.items()}
         threshold = choose_threshold(
-            labels["validation"], rows["validation"], run.settings.precision
+            labels["validation"],
+            rows["validation"],
+            run.settings.precision,
+            refused=limits["validation"],
         )
         scores = {
-            name: score(labels[name], rows[name], run.classes, threshold.value) for name in rows
+            name: score(labels[name], rows[name], run.classes, threshold.value, limits[name])
+            for name in rows
         }
-    return _Scored(scale, threshold, scores, drift.distributions(rows["validation"]))
+    spread_out = drift.distributions(rows["validation"], fitted.chosen_on if fitted else None)
+    return _Scored(scale, threshold, scores, spread_out, fitted)
+
+
+def _fit_unfamiliarity(
+    run: _Import,
+    photos: ScoringData,
+    network: ImportedNetwork,
+    compared: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    rule: ResizeRule,
+) -> Fitted | None:
+    """Fit on the calibration photos, each of which is compared with the others for the threshold.
+
+    The photos the network was trained on are not known.
+    """
+    known, test = compared
+    labels = photos.data.labels["validation"]
+    pairs = zip(photos.data.dataset.samples, photos.data.dataset.groups, strict=True)
+    groups = [group for sample, group in pairs if sample.split == "validation"]
+    folds = fold_numbers(labels, groups, np.random.default_rng((run.settings.seed, 2)))
+    strangers = {
+        kind: network.compared(np.stack([resize(picture, rule) for picture in pictures]))
+        for kind, pictures in draw_strangers().items()
+    }
+    return fit_unfamiliarity(
+        Known(known, labels, len(run.classes), known[:0], folds),
+        {"validation": known[:0], "test": test},
+        strangers,
+        refuse=run.settings.refuse,
+        seed=run.settings.seed,
+    )
 
 
 def _wrong_order(scores: Scores) -> list[str]:
@@ -464,25 +527,31 @@ def _describe(
         },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         distributions=scored.distributions,
+        unfamiliarity=scored.unfamiliarity.as_dict() if scored.unfamiliarity else {},
     )
 
 
 def _write(
     run: _Import,
-    backbone_graph: BackboneGraph,
-    head: Head,
+    content: onnx.ModelProto,
     info: ModelInfo,
     images: npt.NDArray[np.uint8],
-    expected: npt.NDArray[np.float64],
+    expected: tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None],
+    extra: Mapping[str, str],
 ) -> None:
-    """Write the verified model file. expected: the framework's logits of the images."""
+    """Write the verified model file.
+
+    expected: the framework's logits of the images, and their unfamiliarity, if there is one. extra:
+    further metadata entries.
+    """
     with run.timer.measure("write"):
         run.progress.stage("write")
         write(
             run.output,
-            build(backbone_graph, head, info.temperature),
+            content,
             info,
             images=images,
-            expected=softmax(expected / info.temperature),
-            extra=carried(backbone_graph.proto),
+            expected=softmax(expected[0] / info.temperature),
+            unfamiliarity=expected[1],
+            extra=extra,
         )

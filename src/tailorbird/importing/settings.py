@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailorbird.dataset import DataSettings
+from tailorbird.model.fitting import REFUSE
 from tailorbird.validation import Problems
 
 
@@ -26,6 +27,8 @@ class ImportSettings:
         validate: labelled photos as for `train`, to calibrate and score on; see
             `photos.read_scoring_data`.
         precision: target precision above the confidence threshold, 0.5 to 1.
+        refuse: share of photos of the classes that may be refused as none of them, 0 to 0.5; 0, or
+            without `validate`: the model tells no unfamiliar photos.
         seed: for splitting photos without splits into calibration and test.
         data: how the folder or CSV of photos is read.
     """
@@ -36,6 +39,7 @@ class ImportSettings:
     size: int | None = None
     validate: str | Path | None = None
     precision: float = 0.95
+    refuse: float = REFUSE
     seed: int = 0
     data: DataSettings | None = None
 
@@ -43,4 +47,5 @@ class ImportSettings:
         """Raise one SettingsError that names every problem."""
         with Problems() as problems:
             problems.number("precision", self.precision, 0.5, 1)
+            problems.number("refuse", self.refuse, 0, 0.5)
             problems.seed(self.seed)

@@ -26,12 +26,12 @@ from tailorbird.metrics.scores import Scores, score
 from tailorbird.metrics.thresholds import choose_threshold
 from tailorbird.model import Classifier, ModelInfo
 from tailorbird.model.file import write
+from tailorbird.model.fitting import REFUSE
 from tailorbird.model.graph import BackboneGraph, build, take_apart
 from tailorbird.model.unfamiliarity import Unfamiliarity
 from tailorbird.preparation import PreparedData, Steps, prepare_data
 from tailorbird.progress import NoProgress, Progress
 from tailorbird.training.network import run_network, verification_rows
-from tailorbird.training.unfamiliarity import REFUSE
 from tailorbird.validation import Problems
 
 PRECISION = 0.95

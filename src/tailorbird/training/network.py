@@ -17,12 +17,12 @@ from tailorbird.errors import ModelFileError
 from tailorbird.head import Fit, Head, SearchResult
 from tailorbird.images import ResizeRule, resize
 from tailorbird.inference import Runner
+from tailorbird.model.fitting import MOST_RUN, Fitted, Known, fit_unfamiliarity
 from tailorbird.model.graph import BackboneGraph
 from tailorbird.preparation import PreparedData, evenly_spread
 from tailorbird.progress import Progress
 from tailorbird.rendering.strangers import draw_strangers
 from tailorbird.training.calibration import Judged
-from tailorbird.training.unfamiliarity import MOST_RUN, Fitted, Known, fit_unfamiliarity
 
 if TYPE_CHECKING:
     from tailorbird.engines.finetune.results import FinetuneResult

@@ -37,6 +37,7 @@ from tailorbird.metrics.calibration import Probabilities, softmax, temperature
 from tailorbird.metrics.scores import Answers, Scores, score
 from tailorbird.metrics.thresholds import Threshold, choose_threshold
 from tailorbird.model.file import write
+from tailorbird.model.fitting import Fitted, Known, fit_unfamiliarity
 from tailorbird.model.graph import BackboneGraph, build
 from tailorbird.model.metadata import ModelInfo
 from tailorbird.preparation import PreparedData, Steps, prepare_data
@@ -54,7 +55,6 @@ from tailorbird.training.result import TrainResult, content_of, digests
 from tailorbird.training.run import Opened, TrainingRun
 from tailorbird.training.settings import TrainSettings, settings_for
 from tailorbird.training.tuning import delete_run, train_from_scratch, tune
-from tailorbird.training.unfamiliarity import Fitted, Known, fit_unfamiliarity
 
 
 def train(

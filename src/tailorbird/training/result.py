@@ -17,10 +17,10 @@ from tailorbird.label_errors import Suspects
 from tailorbird.metrics.scores import Answers, Scores
 from tailorbird.metrics.thresholds import Threshold
 from tailorbird.model import ModelInfo
+from tailorbird.model.fitting import Fitted
 from tailorbird.preparation import LeftOut
 from tailorbird.rendering.notebook import scores_html
 from tailorbird.report import Content
-from tailorbird.training.unfamiliarity import Fitted
 
 
 @dataclass(frozen=True)

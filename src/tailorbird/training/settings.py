@@ -15,9 +15,9 @@ from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
 from tailorbird.engines.protocol import Regularisation
 from tailorbird.engines.registry import SCRATCH, engine_for_reference
 from tailorbird.head import HeadSettings
+from tailorbird.model.fitting import REFUSE
 from tailorbird.preparation import MOST_VIEWS
 from tailorbird.report import FORMATS, Format, report_path
-from tailorbird.training.unfamiliarity import REFUSE
 from tailorbird.validation import Problems, build, merge
 
 _HEAD: Final = frozenset(f.name for f in fields(HeadSettings)) - {"views"}
