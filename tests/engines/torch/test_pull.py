@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from support.data import CLOTHING, SHARED, needs_shared
 from support.timm_networks import CNN, CONVNEXT, SIDE, VIT, network, save_weights
 from tailorbird.backbone import Backbone
 from tailorbird.engines.pulling import pull_backbone
 from tailorbird.engines.torch import backend, description
 from tailorbird.engines.torch.exporting import backbone_module
 from tailorbird.errors import BackboneError, SettingsError
+from tailorbird.images import resize
 from tailorbird.rendering.probes import probe_images
 
 
@@ -58,3 +61,36 @@ def test_weights_of_another_network_and_unknown_names_are_refused(tmp_path: Path
         pull_backbone("timm:test_efficientnot", weights=weights)
     with pytest.raises(SettingsError, match="is not a valid reference to a network of timm"):
         pull_backbone("timm:a/b", weights=weights)
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("name", "file", "arguments"),
+    [
+        (
+            "tf_efficientnet_lite2",
+            "efficientnet_lite2_imagenet",
+            {"mean": 127 / 255, "std": 128 / 255},
+        ),
+        (
+            "mobilenetv2_100",
+            "mobilenetv2_imagenet",
+            {"pad_type": "same", "bn_eps": 0.001, "mean": 0.5, "std": 0.5},
+        ),
+    ],
+)
+def test_published_weights_give_the_reference_features_on_photos(
+    name: str, file: str, arguments: dict[str, Any]
+) -> None:
+    folder = SHARED / "weights"
+    path = pull_backbone(
+        f"timm:{name}", weights=folder / f"{file}.timm.safetensors", arguments=arguments
+    )
+    reference, found = Backbone(folder / f"{file}.backbone.onnx"), Backbone(path)
+    photos = sorted((CLOTHING / "test").rglob("*.jpg"))[::40]
+    rule = reference.info.rule
+    images = np.stack([resize(Image.open(photo).convert("RGB"), rule) for photo in photos])
+    assert len(images) >= 8 and found.info.rule == reference.info.rule
+    expected = reference.features(images)
+    assert np.abs(found.features(images) - expected).max() < 1e-4 * np.abs(expected).max()
+    assert found.info.grid == reference.info.grid
