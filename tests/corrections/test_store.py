@@ -156,6 +156,16 @@ def test_none_of_these_is_an_answer_of_its_own(store: Corrections) -> None:
     assert answered.without_photo == 0
 
 
+def test_none_of_these_is_right_where_the_model_said_so(store: Corrections) -> None:
+    add(store, photo(5), NONE_OF_THESE, "hat", "r0", refused=True)
+    add(store, photo(6), NONE_OF_THESE, "hat", "r1")
+    add(store, photo(7), "hat", "hat", "r2", refused=True)
+    found = store.stats()
+    assert (found.total, found.right, found.none_of_these, found.none_refused) == (3, 2, 2, 1)
+    assert found.mistaken == ()
+    assert store.counts()[NONE_OF_THESE, True] == 1
+
+
 def test_a_typed_label_is_spelled_as_an_earlier_one_and_their_number_is_bounded(
     store: Corrections,
 ) -> None:
@@ -179,6 +189,7 @@ def test_statistics_count_the_newest_answer_for_each_receipt(store: Corrections)
         "accuracy": None,
         "interval": [0.0, 1.0],
         "none_of_these": 0,
+        "none_refused": 0,
         "per_class": [],
         "by_day": [],
         "mistaken": [],
@@ -197,6 +208,7 @@ def test_statistics_count_the_newest_answer_for_each_receipt(store: Corrections)
         "right": 10,
         "accuracy": 10 / 13,
         "none_of_these": 0,
+        "none_refused": 0,
         "per_class": [
             {"label": "hat", "total": 11, "right": 9},
             {"label": "pants", "total": 1, "right": 0},

@@ -58,6 +58,12 @@ def test_the_api_says_which_photos_are_unfamiliar_and_counts_them(
         assert usual["unfamiliarity"] < limit < other["unfamiliarity"]
         expected = classifier.predict(io.BytesIO(encoded(NOISE))).unfamiliarity
         assert other["unfamiliarity"] == pytest.approx(expected, abs=1e-4)
+        agreed = {"receipt": other["receipt"], "none_of_these": True}
+        assert server.post("/v1/corrections", json=agreed).json()["right"]
+        wrong = {"receipt": usual["receipt"], "none_of_these": True}
+        assert not server.post("/v1/corrections", json=wrong).json()["right"]
+        stats = server.get("/v1/corrections/stats").json()
+        assert (stats["right"], stats["none_of_these"], stats["none_refused"]) == (1, 2, 1)
         assert server.metric('tailorbird_photos_total{outcome="unfamiliar"}') == 1
         uploads = server.get("/v1/corrections/stats").json()["uploads"]
         assert (uploads["photos"], uploads["unfamiliar"]) == (2, 1)

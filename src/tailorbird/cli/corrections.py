@@ -68,7 +68,8 @@ def print_stats(found: Stats) -> None:
     )
     if found.none_of_these:
         output.line(
-            f"{found.none_of_these:,} of them: none of the classes, which counts as wrong here"
+            f"{found.none_of_these:,} of them: none of the classes; the model said so of "
+            f"{found.none_refused:,}, the others count as wrong"
         )
     everything = output.STATE.verbose
     _print_table(

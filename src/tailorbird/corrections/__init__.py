@@ -4,7 +4,7 @@ from tailorbird.corrections.database import default_photos
 from tailorbird.corrections.exporting import Export, export
 from tailorbird.corrections.joining import Joined, join
 from tailorbird.corrections.labelling import Labelled, LabelledPhoto, labelled, read_labelled
-from tailorbird.corrections.statistics import NONE_OF_THESE, Stats
+from tailorbird.corrections.statistics import NONE_OF_THESE, Stats, is_right
 from tailorbird.corrections.store import Corrections, Forgotten, Row, open_existing, open_store
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Stats",
     "default_photos",
     "export",
+    "is_right",
     "join",
     "labelled",
     "open_existing",

@@ -23,6 +23,15 @@ MISTAKEN: Final = 20
 """Maximum number of confusions listed."""
 
 
+def is_right(answer: str, predicted: str, *, refused: bool) -> bool:
+    """Return whether a person's answer agrees with the model.
+
+    refused: the model said that the photo seems to show none of the classes; `predicted` is then
+        the class that it found closest.
+    """
+    return answer == predicted or (refused and answer == NONE_OF_THESE)
+
+
 @dataclass(frozen=True)
 class ClassCount:
     """Answers of one class: people named it for `total` photos, `right` of them predicted so."""
@@ -55,7 +64,8 @@ class Stats:
     """Counts of answers; the newest answer to each receipt counts.
 
     accuracy: 0 to 1, None without answers. interval: its 95% Wilson interval.
-    none_of_these: answers that the photo shows none of the model's classes; they count as wrong.
+    none_of_these: answers that the photo shows none of the model's classes. none_refused: those of
+        them where the model said so too, which are right; the others are wrong.
     per_class: by people's answer, sorted by label, with new labels that people typed.
     by_day: days with answers among the last DAYS, oldest first.
     mistaken: the most frequent confusions, at most MISTAKEN.
@@ -66,6 +76,7 @@ class Stats:
     accuracy: float | None
     interval: tuple[float, float]
     none_of_these: int
+    none_refused: int
     per_class: tuple[ClassCount, ...]
     by_day: tuple[DayCount, ...]
     mistaken: tuple[Mistaken, ...]
@@ -78,6 +89,7 @@ class Stats:
             "accuracy": self.accuracy,
             "interval": list(self.interval),
             "none_of_these": self.none_of_these,
+            "none_refused": self.none_refused,
             "per_class": [vars(row).copy() for row in self.per_class],
             "by_day": [vars(row).copy() for row in self.by_day],
             "mistaken": [vars(row).copy() for row in self.mistaken],
@@ -121,7 +133,7 @@ def read(connection: Connection, today: datetime.date) -> Stats:
         classes[answer][1] += hits
     total = sum(n for n, _ in classes.values())
     right = sum(hits for _, hits in classes.values())
-    none_of_these = classes.pop(NONE_OF_THESE, [0])[0]
+    none_of_these, none_refused = classes.pop(NONE_OF_THESE, [0, 0])
     wrong = sorted(
         (
             (n - hits, predicted, answer)
@@ -144,6 +156,7 @@ def read(connection: Connection, today: datetime.date) -> Stats:
         accuracy=right / total if total else None,
         interval=wilson_interval(right, total),
         none_of_these=none_of_these,
+        none_refused=none_refused,
         per_class=tuple(ClassCount(label, n, hits) for label, (n, hits) in sorted(classes.items())),
         by_day=tuple(
             DayCount(str(name), int(n), int(hits)) for name, n, hits in connection.execute(days)

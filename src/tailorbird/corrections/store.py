@@ -27,7 +27,7 @@ from tailorbird.corrections.database import (
     translated,
     use_wal,
 )
-from tailorbird.corrections.statistics import NONE_OF_THESE
+from tailorbird.corrections.statistics import NONE_OF_THESE, is_right
 from tailorbird.dataset.labels import similar_label, typed_label
 from tailorbird.errors import SettingsError
 
@@ -56,7 +56,8 @@ class Row:
     id: larger for later answers. created: time in UTC. sha256: SHA-256 of the photo's bytes, 64
     hexadecimal digits.
     predicted, probability (0 to 1), top ((label, probability), ...): the model's prediction.
-    answer: the class that the person named, or NONE_OF_THESE. right: whether it equals `predicted`.
+    answer: the class that the person named, or NONE_OF_THESE. right: whether it equals `predicted`,
+    or the model said too that it is none of the classes.
     model, model_sha256: the model. receipt: the prediction that was answered.
     photo_kept: the photo was written to the folder.
     newest: no later row answers the same receipt; only such rows count.
@@ -217,11 +218,14 @@ class Corrections:
         with translated(self._location), self._writer.begin() as connection:
             yield connection
 
-    def add(self, *, photo: bytes | None = None, **answer: Unpack[Answer]) -> int:
+    def add(
+        self, *, photo: bytes | None = None, refused: bool = False, **answer: Unpack[Answer]
+    ) -> int:
         """Store one answer and return its id, once it and a kept photo are on the disk.
 
         Args:
             photo: the bytes that were predicted; kept only if the store has a folder for photos.
+            refused: the model said that the photo seems to show none of its classes.
             answer: the values of `Answer`.
 
         Raises:
@@ -247,7 +251,7 @@ class Corrections:
             "created": _text(datetime.datetime.now(datetime.UTC)),
             "probability": float(answer["probability"]),
             "top": json.dumps(rounded, ensure_ascii=False),
-            "right": answer["answer"] == answer["predicted"],
+            "right": is_right(answer["answer"], answer["predicted"], refused=refused),
             "photo_kept": kept,
         }
         with self._writing() as connection:

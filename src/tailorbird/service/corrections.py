@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from tailorbird.corrections import NONE_OF_THESE, Corrections
+from tailorbird.corrections import NONE_OF_THESE, Corrections, is_right
 from tailorbird.dataset.labels import folded_label, unknown_label
 from tailorbird.errors import InputError, StorageError, StorageFull
 from tailorbird.metrics.paired import better, mcnemar, paired_interval
@@ -72,6 +72,7 @@ async def correct(request: Request) -> JSONResponse:
             model=receipt.model_name,
             model_sha256=receipt.model,
             receipt=receipt.id,
+            refused=receipt.refused,
             photo=kept,
         )
         return number, answer
@@ -80,7 +81,7 @@ async def correct(request: Request) -> JSONResponse:
     state.telemetry.correction("stored")
     content = {
         "id": number,
-        "right": answer == receipt.label,
+        "right": is_right(answer, receipt.label, refused=receipt.refused),
         "answer": None if fields.answer is None else answer,
         "new_class": fields.answer is not None and answer not in classes,
         "stored_photo": kept is not None,

@@ -107,6 +107,7 @@ def _result(
             model=served.sha256,
             model_name=served.name,
             top=ranked[:RECEIPT_CLASSES],
+            refused=outcome == "unfamiliar",
             id=number,
         )
         if state.candidate is not None:

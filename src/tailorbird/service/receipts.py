@@ -23,7 +23,7 @@ class Receipt:
     """One prediction.
 
     photo, model: SHA-256 in hexadecimal. top: the most probable classes with their probabilities,
-    the most probable first.
+    the most probable first. refused: the model said that it seems to be none of the classes.
     """
 
     id: str
@@ -31,6 +31,7 @@ class Receipt:
     model: str
     model_name: str
     top: tuple[tuple[str, float], ...]
+    refused: bool = False
 
     @property
     def label(self) -> str:
@@ -55,6 +56,7 @@ def issue(
     model: str,
     model_name: str,
     top: tuple[tuple[str, float], ...],
+    refused: bool = False,
     id: str | None = None,
 ) -> str:
     """Return a new receipt as text; `id` is what `new_id` returned."""
@@ -64,6 +66,7 @@ def issue(
         "m": model,
         "n": model_name,
         "t": [[label, round(p, 6)] for label, p in top],
+        **({"u": True} if refused else {}),
     }
     text = _serializer(secret).dumps(content)
     return text if isinstance(text, str) else text.decode()
@@ -83,12 +86,18 @@ def read(secret: bytes, text: str) -> Receipt:
         top = tuple((str(label), float(p)) for label, p in content["t"])
         if not top:
             raise ValueError("no class")
-        return Receipt(content["i"], content["p"], content["m"], content["n"], top)
+        refused = content.get("u") is True
+        return Receipt(content["i"], content["p"], content["m"], content["n"], top, refused)
     except BadPayload:
         raise _refused("is of another version") from None
     except BadSignature:
         raise _refused("was not signed by this service") from None
-    except (ValueError, KeyError, TypeError):  # the signature is valid, so another version wrote it
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # the signature is valid, so another version wrote it
         raise _refused("is of another version") from None
 
 

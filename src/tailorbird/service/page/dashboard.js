@@ -19,7 +19,7 @@ import { uploadsPanel } from "./uploads.js";
  * @typedef {{day: string, total: number, right: number}} DayCount
  * @typedef {{predicted: string, answer: string, count: number}} Mistake
  * @typedef {{total: number, right: number, accuracy: number | null, interval: [number, number] |
- *   null, none_of_these?: number, per_class: ClassCount[], by_day: DayCount[], mistaken: Mistake[],
+ *   null, none_of_these?: number, none_refused?: number, per_class: ClassCount[], by_day: DayCount[], mistaken: Mistake[],
  *   uploads?: import("./uploads.js").Uploads,
  *   candidate: import("./candidate.js").Trial | null}} Stats
  */
@@ -110,7 +110,7 @@ function figures(stats) {
     ...(stats.by_day.length
       ? [panel(t("dashboard.over_time"), t("chart.by_day"), chart(stats.by_day))]
       : []),
-    classesPanel(stats.per_class),
+    ...(stats.per_class.length ? [classesPanel(stats.per_class)] : []),
   ];
 }
 
@@ -169,7 +169,9 @@ function range(share, [low, high]) {
 }
 
 /** @param {Stats} stats */
-function mistakesPanel({ total, right, mistaken: mistakes, none_of_these: none = 0 }) {
+function mistakesPanel(stats) {
+  const { total, right, mistaken: mistakes, none_of_these: all = 0 } = stats;
+  const none = all - (stats.none_refused ?? 0);
   const wrong = total - right - none;
   const unlisted = none
     ? t("dashboard.none_of_these", { answers: counted("answer", none) })
