@@ -97,7 +97,8 @@ def with_photos(browser: Browser, server: Server, *photos: tuple[str, int], **op
     page = browser.new_context(**options).new_page()
     page.goto(server.address)
     page.set_input_files("#choose", [file(*photo) for photo in photos])
-    page.locator("[data-state=sure], [data-state=unsure]").nth(len(photos) - 1).wait_for()
+    answered = ", ".join(f"[data-state={state}]" for state in ("sure", "unsure", "unfamiliar"))
+    page.locator(answered).nth(len(photos) - 1).wait_for()
     return page
 
 
