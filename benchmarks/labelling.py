@@ -80,8 +80,10 @@ def main() -> None:
         needed = crossing([(n, n, 0, a) for n, a in random], target, smoothed=1)
         found = [crossing(curve, target) for curve in curves]
         if needed is None or any(one is None for one in found):
-            print(f"{target:>14.0%} not reached with {SIZES[-1]:,} in random order, or "
-                  f"{options.most:,} labels")  # fmt: skip
+            missed = sum(one is None for one in found)
+            order = "not reached" if needed is None else f"{needed[0]:.0f}"
+            print(f"{target:>14.0%} {order:>13} not reached by {missed} of {len(curves)} replays"
+                  f" with {options.most:,} labels")  # fmt: skip
             continue
         labels, decisions, blind = np.mean([one for one in found if one is not None], axis=0)
         print(f"{target:>14.0%} {needed[0]:>13.0f} {labels:>8.0f} {labels / needed[0]:>6.2f}"

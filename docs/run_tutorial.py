@@ -26,7 +26,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Broken(Exception):
 
 
 class Server:
-    """A running `serve` or `review`."""
+    """A running `serve`, `review` or `label`."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -142,6 +142,8 @@ class Run:
             else:
                 if step.kind == "review":
                     self._decide()
+                elif step.kind == "label":
+                    self._label(int(step.command.split()[-2]))
                 text = ""
         except Broken as error:
             raise Broken(f"line {step.line}: {step.command}: {error}") from None
@@ -154,7 +156,7 @@ class Run:
 
     def _command(self, step: Step) -> str:
         command = step.command.replace("\\\n", " ")
-        if re.match(r"tailorbird (serve|review)\b", command):
+        if re.match(r"tailorbird (serve|review|label)\b", command):
             return self._serve(command)
         done = subprocess.run(
             ["sh", "-c", self._localised(command)],
@@ -245,12 +247,12 @@ class Run:
                 else:
                     os.environ[name] = value
 
-    def _decide(self) -> None:
-        """Answer the review over the API of its page: a file's name says what it shows, and of
-        copies the rightly labelled stays.
+    def _asker(self) -> Callable[..., Any]:
+        """Open the page of the running `review` or `label`; return a function that calls its API,
+        with a path and for a POST a body.
         """
         if self._server is None:
-            raise Broken("no review is running")
+            raise Broken("no review and no labelling is running")
         host, _, key = self._server.address.removeprefix("http://").partition("/")
         cookie = {"Host": host}
 
@@ -266,7 +268,7 @@ class Run:
             answer = connection.getresponse()
             said = answer.read()
             if answer.status != 200:
-                raise Broken(f"the review answered {answer.status} to {path}: {said[:300]!r}")
+                raise Broken(f"it answered {answer.status} to {path}: {said[:300]!r}")
             if set_cookie := answer.getheader("set-cookie"):
                 cookie["Cookie"] = set_cookie.partition(";")[0]
             return (
@@ -276,6 +278,13 @@ class Run:
             )
 
         ask(f"/{key}")
+        return ask
+
+    def _decide(self) -> None:
+        """Answer the review over the API of its page: a file's name says what it shows, and of
+        copies the rightly labelled stays.
+        """
+        ask = self._asker()
         for number in range(len(ask("/api/review")["items"])):
             photos = ask(f"/api/items/{number}")["photos"]
             choices = []
@@ -294,6 +303,25 @@ class Run:
                         }
                     )
             ask("/api/decisions", {"item": number, "decisions": choices})
+
+    def _label(self, labels: int) -> None:
+        """Answer the labelling until there are so many labels: a file's name says what it shows."""
+        ask = self._asker()
+        state = ask("/api/state")
+        while not state["reading"]["finished"]:  # so that the same photos are asked about each time
+            time.sleep(0.2)
+            state = ask("/api/state")
+        known = set()
+        while state["answers"]["label"] < labels:
+            screen = ask("/api/screen", {"window": "tutorial"})
+            answers = []
+            for photo in screen["photos"]:
+                label = photo["name"].rpartition("-")[0]
+                if label not in known:
+                    known.add(ask("/api/classes", {"name": label})["label"])
+                said = {"photo": photo["photo"], "kind": "label", "label": label}
+                answers.append({**said, "seen": photo["seen"]})
+            state = ask("/api/answers", {"answers": answers})["state"]
 
     def check(self, picture: Picture) -> None:
         """Raise Broken if the content of the picture no longer exists."""

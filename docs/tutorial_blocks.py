@@ -3,14 +3,15 @@ pictures, and remarks to the runner.
 
 A `console` block holds commands after `$ ` (continued after a backslash, on lines that begin with
 `> `) and below each what it prints. `$ command  # exits 3` says that it ends with that code; every
-other command must end with 0. `$ tailorbird serve` and `$ tailorbird review` keep running until a
-line `^C`, after which stands what they print at their end. A `pycon` block holds Python after `>>>
+other command must end with 0. `$ tailorbird serve`, `review` and `label` keep running until a line
+`^C`, after which stands what they print at their end. A `pycon` block holds Python after `>>>
 ` and `... `, and below each statement what it prints. `![words](images/tutorial/NAME)` is a
 picture. It is the file NAME that a command wrote, unless the line before is `<!-- screenshot: PAGE
 [SELECTOR] -->`, PAGE being an HTML file that a command wrote or the address of a running server.
 PAGE may be followed by `upload FILE...`: the files are given to the upload page first. `<!--
 review: answer -->` answers the running review truthfully: the file names of the wardrobe say what
-the pictures show.
+the pictures show. `<!-- label: answer 130 -->` answers the running `tailorbird label` in the same
+way, until there are so many labels.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ FENCE = re.compile(r"^```(console|pycon)$")
 PICTURE = re.compile(r"^!\[[^\]]+\]\(images/tutorial/([\w.-]+)\)")
 SCREENSHOT = re.compile(r"^<!-- screenshot: (\S+)(?: (.+?))? -->$")
 REVIEW = re.compile(r"^<!-- review: answer -->$")
+LABEL = re.compile(r"^<!-- label: answer \d+ -->$")
 
 
 @dataclass
 class Step:
     """A step to run, with its lines on the page and the lines it printed."""
 
-    kind: Literal["console", "pycon", "interrupt", "review", "picture"]
+    kind: Literal["console", "pycon", "interrupt", "review", "label", "picture"]
     line: int
     asked: list[str]
     printed: list[str] = field(default_factory=list)
@@ -81,6 +83,8 @@ def parse(text: str) -> list[Part]:
                 parts.append(Picture("picture", number, [picture[1]], page=page, selector=selector))
             elif REVIEW.match(line):
                 parts.append(Step("review", number, [line]))
+            elif LABEL.match(line):
+                parts.append(Step("label", number, [line]))
         elif line == "```":
             kind = None
             parts.append(line)

@@ -103,7 +103,7 @@ def test_ctrl_c_says_what_was_reached(roll: Path, tmp_path: Path) -> None:
         assert "is being labelled by another process" in done.stderr
         said = running.finish(signal.SIGINT)
         assert running.process.returncode == 0
-    assert "decisions; labels: disc" in said and "Train on it: " in said
+    assert "steps; labels: disc" in said and "Train on it: " in said
     assert "90 files to label" in (tmp_path / "log").read_text()
 
 

@@ -85,6 +85,7 @@ def test_the_tutorial_has_a_command_for_each_step_of_the_course() -> None:
         "tailorbird evaluate",
         "scan messy --suspects",
         "tailorbird review",
+        "tailorbird label",
         "tailorbird learning-curve",
         "tailorbird compare",
         "tailorbird.train(",

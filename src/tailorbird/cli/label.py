@@ -101,7 +101,7 @@ def print_summary(opened: Labelling) -> None:
     answers = opened.history.answers
     counts = ", ".join(f"{name} {count:,}" for name, count in answers.counts().items())
     output.line(
-        f"{answers.decided:,} decisions; labels: {counts or 'none'}; of "
+        f"{answers.steps:,} steps; labels: {counts or 'none'}; of "
         f"{len(opened.gallery.paths):,} files"
     )
     outlook = opened.last_outlook

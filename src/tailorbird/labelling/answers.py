@@ -124,7 +124,7 @@ class Answers:
         return self._past[-1][0] if self._past else None
 
     @property
-    def decided(self) -> int:
+    def steps(self) -> int:
         """The number of steps that answered a screen and were not undone."""
         return sum(step.asked for step, _, _ in self._past)
 

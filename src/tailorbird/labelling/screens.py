@@ -164,7 +164,8 @@ class Chooser:
         if not free.any():
             return self._nothing(answers)
         landscape = self.landscape
-        if landscape is None or not free[landscape.photos].any():
+        stale = self.gallery.reading().finished and self.needs_survey()
+        if landscape is None or stale or not free[landscape.photos].any():
             landscape = self.survey(answers)
         open_ = free[landscape.photos]
         photos, classes = labels.part(blind=False)

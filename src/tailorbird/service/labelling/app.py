@@ -97,7 +97,7 @@ class LabelService(LocalPage):
             "reading": asdict(labelling.reading),
             "answers": {
                 **{kind: kinds.count(kind) for kind in ("label", "none", "unusable", "skip")},
-                "decisions": answers.decided,
+                "steps": answers.steps,
             },
             "outlook": {**asdict(outlook), "accuracy": outlook.accuracy},
             "undo": {"step": last.number, "about": last.about} if last else None,

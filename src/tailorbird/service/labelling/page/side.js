@@ -116,7 +116,7 @@ export function drawStatus(state, saving) {
         saving ? "Saving" : icon("check"),
         saving
           ? ""
-          : `${count(labels, "label")}, ${count(answers.decisions, "decision")}` +
+          : `${count(labels, "label")}, ${count(answers.steps, "step")}` +
               (unread > 0 ? `; ${count(unread, "file")} cannot be read` : ""),
       ),
     ),
