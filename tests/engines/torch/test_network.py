@@ -312,6 +312,24 @@ def test_bfloat16_keeps_float32_weights_and_is_used_only_where_it_is_faster(
     assert slow.notes(training)[1].startswith("bfloat16 is not used: it takes 2.00 times")
 
 
+def test_logits_are_computed_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch, _ = backend.load()
+    made = begun(Training(size=SIZE, cut=0, regularisation=PLAIN))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen: list[bool] = []
+    forward = made._head.forward
+
+    def recording(rows: Any) -> Any:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return forward(rows)
+
+    monkeypatch.setattr(made._head, "forward", recording)
+    made.logits(IMAGES)
+    assert seen == [False] and torch.backends.cudnn.allow_tf32
+    made.step(IMAGES, LABELS, 1e-3)
+    assert seen == [False, True]
+
+
 def test_views_on_the_device_are_those_of_pillow() -> None:
     rows, columns = np.mgrid[:96, :96]
     smooth = np.stack([rows * 2, columns * 2, (rows + columns)], axis=2) + 20

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailorbird import parallel
@@ -69,6 +70,21 @@ def precision(on: Any, *, mixed: bool) -> Any:
     if on.type == "cpu":
         return torch.bfloat16
     return torch.bfloat16 if sixteen_bit(on) else torch.float16
+
+
+@contextlib.contextmanager
+def exact() -> Iterator[None]:
+    """Compute in full float32 on a GPU: TF32 has too few bits to verify a model file with."""
+    torch, _ = backend.load()
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [place.allow_tf32 for place in places]
+    try:
+        for place in places:
+            place.allow_tf32 = False
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.allow_tf32 = value
 
 
 def seconds(run: Callable[[], object], *, repeats: int = 3) -> float:

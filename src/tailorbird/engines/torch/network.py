@@ -88,7 +88,9 @@ class TorchNetwork:
         )
         on_gpu = self._device.type != "cpu"
         self.lag = devices.LAG if on_gpu else 0
-        self.takes_pixels = self.takes_views = on_gpu
+        self.takes_pixels = on_gpu
+        # Sampling that repeats the border is not there on every version of Apple's GPUs.
+        self.takes_views = self._device.type == "cuda"
         self.sixteen_bit = devices.sixteen_bit(self._device)
         self.process, self.processes = self._processes.number, self._processes.count
         blocks = getattr(net, "blocks", ()) if hasattr(net, "num_prefix_tokens") else ()
@@ -311,7 +313,7 @@ class TorchNetwork:
         stage = self._begun()
         self._head.eval()
         found = [np.zeros((0, self._head.dense[-1].out_features), np.float32)]
-        with torch.inference_mode():
+        with torch.inference_mode(), devices.exact():
             for start in range(0, len(inputs), CHUNK):
                 part = self._to_device(inputs[start : start + CHUNK], stage.training.size)
                 found.append(stage.module(part, plain=True).float().cpu().numpy())
