@@ -285,14 +285,13 @@ def _settings_of(info: ModelInfo, place: Path, backbone: str | Path | None) -> T
             "backbone to train a head on instead (--backbone), or give the settings of the "
             "training in Python: retrain(..., training=TrainSettings(...))"
         )
-    wanted = info.unfamiliarity.get("wanted")
     return TrainSettings(
         backbone=backbone if backbone is not None else _backbone_of(info.backbone),
         views=int(known.get("views_made", 1)),
         mirror=bool(known.get("mirror", False)),
         refit=bool(known.get("refit", False)),
         precision=float(known.get("precision", 0.95)),
-        refuse=wanted if isinstance(wanted, float) and 0 < wanted <= 0.5 else REFUSE,
+        refuse=float(known.get("refuse", REFUSE)),
         seed=info.seed,
     )
 

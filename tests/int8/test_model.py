@@ -41,6 +41,13 @@ def test_a_model_file_becomes_int8(trained: Path, shapes: Path, tmp_path: Path) 
         assert said["float32_scores"][name]["accuracy"] == before.info.scores[name]["accuracy"]
         assert after.info.scores[name]["accuracy"] == said["scores"][name]["accuracy"]
     assert after.info.temperature == said["temperature"] != before.info.temperature
+    # The prototypes stay, the threshold is chosen anew, and photos are as unfamiliar as before.
+    strange = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), np.uint8)
+    for model in (before, after):
+        assert all((found.unfamiliarity or 0) > 1 for found in model.predict(strange))
+    assert after.info.unfamiliarity["wanted"] == before.info.unfamiliarity["wanted"]
+    assert not after.info.unfamiliarity["crossfitted"]
+    assert said["scores"]["test"]["refused"] is not None
     weights = [
         numpy_helper.to_array(tensor)
         for tensor in onnx_files.read_audited(target, ModelFileError).graph.initializer

@@ -246,7 +246,7 @@ _OPTIONAL: Mapping[str, Mapping[str, tuple[Callable[[object], bool], str]]] = {
         "mirror": (_is_a(bool), "true or false"),
     },
     "settings": {
-        "precision": (_is_number(0, 1), "a number from 0 to 1"),
+        **dict.fromkeys(("precision", "refuse"), (_is_number(0, 1), "a number from 0 to 1")),
         "no_heatmaps": _TEXT,
         "mirror": (_is_a(bool), "true or false"),
         "finetune": (_is_a(dict), "an object"),

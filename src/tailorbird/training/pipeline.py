@@ -309,6 +309,7 @@ def _describe(
             "views_made": settings.views,
             "mirror": settings.mirror,
             "precision": settings.precision,
+            "refuse": settings.refuse,
             "refit": settings.refit,
             **network.settings,
         },
