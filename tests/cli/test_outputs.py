@@ -145,7 +145,8 @@ INPUTS = {
     "serve --token-file", "serve --corrections-file", "serve --page", "serve --candidate",
     "corrections export --photos",
     "corrections forget --photos", "backbones pull --weights", "backbones pull --classes",
-    "backbones quantize --photos", "export --photos",
+    "backbones quantize --photos", "export --photos", "train --none", "retrain --none",
+    "evaluate --strangers",
 }  # fmt: skip
 """Options that take a path and are read; `serve --photos` is written to under names of its own."""
 

@@ -98,6 +98,7 @@ def _scores(numbers: dict[str, Any]) -> str:
         ("always the most frequent class", main["majority_baseline"]),
         ("photos it answers, instead of 'not sure'", main["coverage"]),
         ("answers that are right", main["sure_accuracy"]),
+        ("photos it takes for none of its classes", main["refused"]),
     )
     rows += [[title, f"{value:.1%}"] for title, value in shares if value is not None]
     rows += [["macro F1", f"{value:.3f}"] for name, value in main["macro"].items() if name == "f1"]
