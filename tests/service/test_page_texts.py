@@ -23,8 +23,9 @@ from support.upload_page import photo as a_photo
 from tailorbird.service.web.texts import LANGUAGES, texts
 
 SERVICE = Path(__file__).resolve().parents[2] / "src" / "tailorbird" / "service"
-ENGLISH = {"docs.js", "schema.js", "curl.js"}
-"""The API page, for programmers: its subject, /openapi.json, is in English."""
+ENGLISH = {"docs.js", "schema.js", "curl.js", "dialogs.js"}
+"""The API page, for programmers: its subject, /openapi.json, is in English. The dialogs of local
+pages, which are in English as the command line is."""
 SCRIPTS = [
     path
     for folder in (SERVICE / "page", SERVICE / "web" / "assets")

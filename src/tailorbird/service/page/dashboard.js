@@ -19,7 +19,8 @@ import { uploadsPanel } from "./uploads.js";
  * @typedef {{day: string, total: number, right: number}} DayCount
  * @typedef {{predicted: string, answer: string, count: number}} Mistake
  * @typedef {{total: number, right: number, accuracy: number | null, interval: [number, number] |
- *   null, none_of_these?: number, none_refused?: number, per_class: ClassCount[], by_day: DayCount[], mistaken: Mistake[],
+ *   null, none_of_these?: number, none_refused?: number, per_class: ClassCount[],
+ *   by_day: DayCount[], mistaken: Mistake[],
  *   uploads?: import("./uploads.js").Uploads,
  *   candidate: import("./candidate.js").Trial | null}} Stats
  */
