@@ -381,7 +381,10 @@ def test_the_command(weights_file: Path) -> None:
     assert listed[2]["source"] == "keras:MobileNetV2" and "Apache-2.0" in listed[2]["licence"]
     for arguments, message in (
         (["keras:Xception", "--file", "model.onnx"], "--file and --revision are for hf:OWNER/REPO"),
-        (["hf:a/b", "--weights", str(weights_file)], "--weights is for keras:NAME"),
+        (
+            ["hf:a/b", "--weights", str(weights_file)],
+            "--weights and --model-args are for keras:NAME",
+        ),
         (["keras:Xcepton"], "did you mean Xception"),
     ):
         refused = runner.invoke(app, ["backbones", "pull", *arguments])
