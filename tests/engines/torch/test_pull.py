@@ -53,6 +53,22 @@ def test_a_pulled_network_has_the_features_of_timm(
     assert kept and all(torch.equal(value, again.state_dict()[key]) for key, value in kept.items())
 
 
+def test_a_mean_of_patch_tokens_has_heat_maps(tmp_path: Path) -> None:
+    """As in DINOv3: the class token is no part of the features, and no norm follows the mean."""
+    _, timm = backend.load()
+    arguments = {"global_pool": "avg", "fc_norm": False}
+    model = network(VIT, **arguments)
+    weights = save_weights(model, tmp_path / "w.safetensors")
+    path = pull_backbone(f"timm:{VIT}", weights=weights, size=160, arguments=arguments)
+    backbone, images = Backbone(path), probe_images(160, 4)
+    cfg = timm.get_pretrained_cfg(VIT)
+    expected = features_of(model, images, cfg.mean, cfg.std)
+    features, found = backbone.runner.run_batch(images, ["features", "feature_map"])
+    assert backbone.info.grid == (10, 10) and backbone.info.pooling == "mean"
+    assert np.abs(features - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.abs(found.mean(axis=(2, 3)) - features).max() < 1e-5 * np.abs(expected).max()
+
+
 def test_weights_of_another_network_and_unknown_names_are_refused(tmp_path: Path) -> None:
     weights = save_weights(network(VIT), tmp_path / "w.safetensors")
     with pytest.raises(BackboneError, match=r"the weights are not those of test_efficientnet: "):
