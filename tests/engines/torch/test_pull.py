@@ -56,7 +56,7 @@ def test_a_pulled_network_has_the_features_of_timm(
 def test_a_mean_of_patch_tokens_has_heat_maps(tmp_path: Path) -> None:
     """As in DINOv3: the class token is no part of the features, and no norm follows the mean."""
     _, timm = backend.load()
-    arguments = {"global_pool": "avg", "fc_norm": False}
+    arguments: dict[str, Any] = {"global_pool": "avg", "fc_norm": False}
     model = network(VIT, **arguments)
     weights = save_weights(model, tmp_path / "w.safetensors")
     path = pull_backbone(f"timm:{VIT}", weights=weights, size=160, arguments=arguments)
