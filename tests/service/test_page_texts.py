@@ -23,16 +23,16 @@ from support.upload_page import photo as a_photo
 from tailorbird.service.web.texts import LANGUAGES, texts
 
 SERVICE = Path(__file__).resolve().parents[2] / "src" / "tailorbird" / "service"
-ENGLISH = {"docs.js", "schema.js", "curl.js", "dialogs.js"}
-"""The API page, for programmers: its subject, /openapi.json, is in English. The dialogs of local
-pages, which are in English as the command line is."""
-SCRIPTS = [
-    path
-    for folder in (SERVICE / "page", SERVICE / "web" / "assets")
-    for path in folder.glob("*.js")
-    if path.name not in ENGLISH
-]
+ENGLISH = {"docs.js", "schema.js", "curl.js"}
+"""The API page, for programmers: its subject, /openapi.json, is in English."""
 TEMPLATES = [SERVICE / "page" / name for name in ("index.html", "dashboard.html")]
+SHARED = set(re.findall(r"static/([\w]+\.js)", "".join(path.read_text() for path in TEMPLATES)))
+"""Scripts of the service's pages. The local pages have others, which are in English as the command
+line is."""
+SCRIPTS = [
+    *(path for path in (SERVICE / "page").glob("*.js") if path.name not in ENGLISH),
+    *(path for path in (SERVICE / "web" / "assets").glob("*.js") if path.name in SHARED),
+]
 
 
 def leaves(value: Any, above: str = "") -> dict[str, str]:

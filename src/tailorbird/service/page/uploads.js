@@ -6,8 +6,9 @@ import { counted, dated, number, percent, t } from "./texts.js";
 
 /**
  * @typedef {{measure: "confidence" | "unfamiliarity" | "predicted", changed: boolean,
- *   since: string, photos: number, distance: number, shift: number, calm_days: number, enough: number | null,
- *   validation_photos: number, bins: {label?: string, validation: number, seen: number}[]}} Change
+ *   since: string, photos: number, distance: number, shift: number, calm_days: number,
+ *   enough: number | null, validation_photos: number,
+ *   bins: {label?: string, validation: number, seen: number}[]}} Change
  * @typedef {{photos: number, unsure: number, unfamiliar: number | null, by_day: {day: string,
  *   photos: number, unsure: number, unfamiliar: number | null}[], changed: boolean,
  *   drift: Change[]}} Uploads
