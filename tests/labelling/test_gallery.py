@@ -30,7 +30,7 @@ def opened(folder: Path) -> Gallery:
 def read(folder: Path) -> Gallery:
     gallery = opened(folder)
     gallery.start()
-    assert gallery.wait(60)
+    assert gallery.wait(600)
     return gallery
 
 

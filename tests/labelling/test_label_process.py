@@ -79,7 +79,7 @@ def test_killed_at_any_moment_no_saved_answer_is_lost(
                     pass
             except (OSError, ValueError):
                 pass  # it was killed while it answered
-            running.process.wait(20)
+            running.process.wait(120)
             saved |= person.saved
         history = History(tmp_path / "labels.history.jsonl")
         given = {name: answer.label for name, answer in history.answers.by_name.items()}
@@ -125,7 +125,7 @@ def test_two_windows_label_at_once(roll: Path, tmp_path: Path) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(600)
         assert not failures, failures
         one, two = (person.saved for person in people)
         assert not set(one) & set(two)

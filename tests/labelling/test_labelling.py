@@ -61,7 +61,7 @@ def test_from_nothing_to_a_model(roll: Path) -> None:
         assert low <= outlook.accuracy <= high + 1e-9
         trainer = Trainer(opened)
         trainer.start()
-        state = trainer.wait(120)
+        state = trainer.wait(600)
         assert state.state == "done", state
         assert trainer.report is not None and trainer.report.is_file()
     manifest = default_manifest(roll)

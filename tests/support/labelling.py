@@ -59,7 +59,7 @@ def labelling(
     settings = LabelSettings(classes=classes, backbone="pocket")
     with open_labelling(photos, manifest, settings) as opened:
         opened.start()
-        assert opened.gallery.wait(60)
+        assert opened.gallery.wait(600)
         yield opened
 
 

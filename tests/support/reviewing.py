@@ -180,7 +180,7 @@ def reviewing(
             process.wait(20)
 
 
-def wait_for(condition: Any, seconds: float = 10) -> None:
+def wait_for(condition: Any, seconds: float = 60) -> None:
     """Wait until `condition()` holds."""
     end = time.monotonic() + seconds
     while not condition():
