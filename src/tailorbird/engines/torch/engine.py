@@ -22,8 +22,6 @@ from tailorbird.progress import Progress
 if TYPE_CHECKING:
     import onnx
 
-_NOT_YET = "fine-tuning and exporting are not available for networks of timm in this version"
-
 
 class TimmEngine:
     """Networks of timm in PyTorch; see `protocol.Engine`."""
