@@ -89,7 +89,7 @@ def test_the_v2_protocol_has_the_output(trained: Path, tmp_path: Path) -> None:
         assert answer[0]["shape"] == [2]
         assert answer[0]["data"] == pytest.approx(list(scores), abs=1e-4)
         names = [output["name"] for output in infer(server, "shop", pixels).json()["outputs"]]
-        assert names == ["probabilities", "unfamiliarity", "heatmaps"]
+        assert names == ["probabilities", "heatmaps", "unfamiliarity"]
         assert server.metric('tailorbird_photos_total{outcome="unfamiliar"}') >= 2
 
 

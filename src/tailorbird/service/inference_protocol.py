@@ -67,11 +67,11 @@ async def model(request: Request) -> JSONResponse:
     served = _served(request)
     size, classes = served.rule.size, len(served.classifier.classes)
     outputs = [{"name": "probabilities", "datatype": "FP32", "shape": [-1, classes]}]
-    if served.classifier.knows_unfamiliar:
-        outputs.append({"name": "unfamiliarity", "datatype": "FP32", "shape": [-1]})
     if served.classifier.has_heatmaps:
         shape = [-1, min(3, classes), -1, -1]
         outputs.append({"name": "heatmaps", "datatype": "FP32", "shape": shape})
+    if served.classifier.knows_unfamiliar:
+        outputs.append({"name": "unfamiliarity", "datatype": "FP32", "shape": [-1]})
     return JSONResponse(
         {
             "name": served.name,
@@ -154,8 +154,8 @@ def _wanted(asked: dict[str, Any], served: Served) -> dict[str, bool]:
     parameters = asked.get("parameters")
     default = bool(parameters.get("binary_data_output")) if isinstance(parameters, dict) else False
     known = served.classifier
-    names = ["probabilities", *["unfamiliarity"] * known.knows_unfamiliar]
-    names += ["heatmaps"] * known.has_heatmaps
+    names = ["probabilities", *["heatmaps"] * known.has_heatmaps]
+    names += ["unfamiliarity"] * known.knows_unfamiliar
     outputs = asked.get("outputs")
     if outputs is None or outputs == []:
         return dict.fromkeys(names, default)
