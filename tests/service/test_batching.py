@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tailorbird.model.classifier import Outputs
 from tailorbird.service.batching import Answer, Batcher
 from tailorbird.service.served import Served
 from tailorbird.service.web.problems import Problem
@@ -25,12 +26,13 @@ class Model:
         self.batches: list[list[int]] = []
         self.with_maps: list[bool] = []
 
-    def run(self, images: Any, *, heatmaps: bool = False) -> tuple[Any, Any]:
+    def outputs(self, images: Any, *, heatmaps: bool = False) -> Outputs:
         self.batches.append([int(image[0, 0, 0]) for image in images])
         self.with_maps.append(heatmaps)
         assert self.may.wait(10)
         rows = np.stack([np.full(2, image[0, 0, 0], np.float32) for image in images])
-        return rows, np.ones((len(images), 1, 2, 2), np.float32) if heatmaps else None
+        maps = np.ones((len(images), 1, 2, 2), np.float32) if heatmaps else None
+        return Outputs(rows, maps, rows[:, 0] / 10)
 
 
 class Numbers:
@@ -82,6 +84,8 @@ def test_an_idle_service_answers_at_once_and_a_busy_one_shares_out_what_gathered
         model.may.set()
         answers = await asyncio.gather(*asked)
         assert [int(answer.probabilities[0]) for answer in answers] == list(range(9))
+        scores = [answer.unfamiliarity for answer in answers]
+        assert scores == pytest.approx([number / 10 for number in range(9)])
         assert sorted(number for batch in model.batches for number in batch) == list(range(9))
         # Seven are shared out between two runners: four, then half of what is left.
         assert sorted(meter.runs) == [1, 1, 1, 2, 4]
@@ -160,7 +164,7 @@ def test_a_failing_run_fails_its_own_photos_only() -> None:
         def run_out_of_memory(*_: Any, **__: Any) -> Any:
             raise RuntimeError("out of memory")
 
-        bad.run = run_out_of_memory  # type: ignore[method-assign]
+        bad.outputs = run_out_of_memory  # type: ignore[method-assign]
         batcher = Batcher(threads=1, queue=64, batch=4, decode_seconds=10, meter=Numbers())
         failed, fine = ask(batcher, served(bad), 1), ask(batcher, served(model), 2)
         with pytest.raises(RuntimeError, match="out of memory"):
