@@ -32,7 +32,7 @@ class Model:
         assert self.may.wait(10)
         rows = np.stack([np.full(2, image[0, 0, 0], np.float32) for image in images])
         maps = np.ones((len(images), 1, 2, 2), np.float32) if heatmaps else None
-        return Outputs(rows, maps, rows[:, 0] / 10)
+        return Outputs(rows, maps, (rows[:, 0] / 10).astype(np.float32))
 
 
 class Numbers:
