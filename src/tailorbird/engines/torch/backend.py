@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import sys
 import warnings
 from typing import Any
 
@@ -25,6 +26,11 @@ def load() -> tuple[Any, Any]:
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed; to "
             f"install PyTorch with timm: {installing.install('torch')}"
         )
+    if "tensorflow" in sys.modules and "triton" not in sys.modules:
+        # Triton's LLVM and TensorFlow's do not fit into one process: importing triton second ends
+        # it with a segmentation fault (seen with TensorFlow 2.21 and triton 3). Only torch.compile
+        # needs triton, which nothing here uses; None makes PyTorch take it as not installed.
+        sys.modules["triton"] = None  # type: ignore[assignment]
     for name in ("timm", "torch.onnx", "torch.export", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
