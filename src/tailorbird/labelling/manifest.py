@@ -107,7 +107,10 @@ def read_manifest(path: Path) -> tuple[list[Row], str] | None:
     if not path.exists():
         return None
     shown = printable(str(path))
-    header = read_header(path)
+    try:
+        header = read_header(path)
+    except DatasetError as error:
+        raise DatasetError(f"{error}; it was not changed; give another name with -o") from None
     if set(header) - set(COLUMNS) or not {"path", "label"} <= set(header):
         raise DatasetError(
             f"{shown} exists and is not a manifest with the columns path,label[,split] alone (its "

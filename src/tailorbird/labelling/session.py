@@ -89,6 +89,7 @@ def open_labelling(
         f"{printable(str(target))} is being labelled by another process; use its page, in a second "
         "window if you like, or give another name with -o"
     )
+    read_manifest(target)  # what is no manifest is refused before a lock file lies beside it
     with contextlib.ExitStack() as held:
         held.enter_context(exclusive(target.with_name(f".{target.stem}.lock"), busy))
         former = read_manifest(target)
