@@ -20,7 +20,7 @@ from support.cli import POCKET, lines, run
 from support.data import CLOTHING, MOBILENET, MakeDataset, draw_dataset, needs_shared, picture
 from support.progress import RecordedProgress
 from tailorbird import label_errors
-from tailorbird.dataset import Dataset, Sample, scan
+from tailorbird.dataset import Dataset, Finding, Sample, scan
 from tailorbird.errors import DatasetError, SettingsError
 from tailorbird.label_errors import Suspects, confident, judge, suspects
 from tailorbird.label_errors.crossfit import FOLDS, REPEATS, fold_numbers, out_of_fold
@@ -164,6 +164,11 @@ def samples(labels: Sequence[str]) -> tuple[Sample, ...]:
     )
 
 
+def wrong_labels(result: Suspects) -> list[Finding]:
+    """The findings about labels; the most distant photos are findings whatever their labels."""
+    return [found for found in result.dataset.findings if found.kind == "suspect-label"]
+
+
 def test_judge_ranks_flipped_labels_first_and_reports_them() -> None:
     features, labels = blobs(150, classes=3, seed=1, apart=4)
     noisy, wrong = flip([f"class {label}" for label in labels], 0.06, 0)
@@ -182,8 +187,8 @@ def test_judge_ranks_flipped_labels_first_and_reports_them() -> None:
         worst.suggested_probability > 10 * worst.label_probability
         and worst.score == 1 - worst.label_probability
     )
+    assert wrong_labels(result) == list(result.dataset.findings[:9])
     kinds = [finding.kind for finding in result.dataset.findings]
-    assert kinds == ["suspect-label"] * 9
     first = result.dataset.findings[0]
     assert first.paths == (worst.sample.name,)
     assert first.message == (
@@ -201,7 +206,8 @@ def test_judge_ranks_flipped_labels_first_and_reports_them() -> None:
 def test_clean_labels_are_not_suspected_and_two_classes_suffice() -> None:
     features, labels = blobs(160, classes=2, seed=2, apart=4)
     result = judge(Dataset(Path(), samples([str(label) for label in labels])), features)
-    assert len(result.ranked) == 160 and result.reported == () and result.dataset.findings == ()
+    assert len(result.ranked) == 160 and result.reported == ()
+    assert wrong_labels(result) == []
     noisy, wrong = flip([str(label) for label in labels], 0.05, 3)
     result = judge(Dataset(Path(), samples(noisy)), features)
     assert {int(suspect.sample.path.stem) for suspect in result.reported} == wrong
@@ -301,7 +307,7 @@ def test_scan_suspects_as_a_process(mislabelled: Path, tmp_path: Path) -> None:
     }
     judged = found["suspects"]
     assert (
-        set(judged) == {"backbone", "judged", "agreement", "reported", "unjudged"}
+        set(judged) == {"backbone", "judged", "agreement", "reported", "unjudged", "unfamiliar"}
         and judged["judged"] == 62
     )
     assert set(judged["reported"][0]) == {
