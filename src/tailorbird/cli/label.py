@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +14,7 @@ from tailorbird.cli.options import (
     FollowLinksOption,
     MirrorOption,
 )
-from tailorbird.cli.review import can_show
+from tailorbird.cli.review import show_page
 
 if TYPE_CHECKING:
     from tailorbird.labelling import Labelling
@@ -79,19 +77,11 @@ def label(
         output.say(note)
     output.say(f"{len(opened.gallery.paths):,} files to label; they are read in the background")
 
-    def announce(address: str) -> None:
-        output.say(
-            "Label at the address below; only this machine can reach it. Every answer is saved at "
-            "once; Ctrl-C ends the labelling."
-        )
-        # The only line on standard output: programs read the address from it.
-        print(address, flush=True)
-
-    def launch(address: str) -> None:
-        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-
-    service.serve_labelling(
-        opened, port=port, announce=announce, launch=launch if browser and can_show() else None
+    show_page(
+        lambda **options: service.serve_labelling(opened, port=port, **options),
+        "Label at the address below; only this machine can reach it. Every answer is saved at "
+        "once; Ctrl-C ends the labelling.",
+        browser=browser,
     )
     print_summary(opened)
 

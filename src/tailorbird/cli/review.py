@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,21 +93,30 @@ def review(
         output.say(note)
     say_items(opened)
 
+    show_page(
+        lambda **options: service.serve_review(opened, port=port, **options),
+        "Review at the address below; only this machine can reach it. Every decision is saved at "
+        "once; Ctrl-C ends the review.",
+        browser=browser,
+    )
+    print_summary(opened)
+
+
+def show_page(serve: Callable[..., None], said: str, *, browser: bool) -> None:
+    """Serve a local page until it ends: print its address, and open it in a browser if wanted.
+
+    serve: takes `announce` and `launch`, each called with the address. said: above the address.
+    """
+
     def announce(address: str) -> None:
-        output.say(
-            "Review at the address below; only this machine can reach it. Every decision is saved "
-            "at once; Ctrl-C ends the review."
-        )
+        output.say(said)
         # The only line on standard output: programs read the address from it.
         print(address, flush=True)
 
     def launch(address: str) -> None:
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    service.serve_review(
-        opened, port=port, announce=announce, launch=launch if browser and can_show() else None
-    )
-    print_summary(opened)
+    serve(announce=announce, launch=launch if browser and can_show() else None)
 
 
 def can_show() -> bool:
