@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import signal
 import subprocess
@@ -10,8 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from support.data import MakeDataset, draw_dataset, needs_shared
 from support.postgres_server import PostgresServer
@@ -21,8 +23,14 @@ from support.postgres_server import PostgresServer
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same inputs in every run: whether a change passes is no matter of chance. New inputs are
-# tried with `pytest --hypothesis-profile=default --hypothesis-seed=N`.
-settings.register_profile("same inputs", derandomize=True)
+# tried with `pytest --hypothesis-profile=default --hypothesis-seed=N`. No input has a deadline: how
+# long one takes is a matter of what else the machine does.
+settings.register_profile(
+    "same inputs",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("same inputs")
 
 # As in an activated environment, so that printed commands begin with `tailorbird`.
@@ -107,6 +115,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if fixture in getattr(item, "fixturenames", ()) or f"[{fixture}" in item.name:
                 item.add_marker(marker)
     items.sort(key=order)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed what networks with random weights are drawn from, before fixtures of any scope.
+
+    Functions of this project take a seed; only networks that tests build themselves depend on this.
+    Keras draws its own seeds from the module random.
+    """
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -128,7 +128,8 @@ def test_an_empty_table_of_scores_is_refused_or_absent(
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=300,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(path=st.sampled_from(paths(STORED)[1:]), value=VALUES)
 def test_any_value_anywhere_is_refused_or_can_be_reported(
