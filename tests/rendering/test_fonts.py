@@ -163,3 +163,21 @@ def test_matplotlib_figures_use_the_same_fonts(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drawn()
+
+
+def test_the_systems_fonts_are_searched_only_for_what_dejavu_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched: list[str] = []
+
+    def search() -> tuple[str, ...]:
+        searched.append("searched")
+        return ()
+
+    monkeypatch.setattr(fonts, "_system_fonts", search)
+    line = fonts.fit("Größe, Δ и … שלום", 14, 60)
+    assert line.endswith(fonts.ELLIPSIS)
+    assert fonts.length(line, 14) <= 60 and not searched
+    with pytest.warns(fonts.MissingGlyphs, match="U\\+65E5"):
+        fonts.length("日", 14)
+    assert searched

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 from tailorbird.errors import SettingsError
 
@@ -15,6 +16,7 @@ NONE_OF_THESE = "none of these"
 """Label of photos that belong to no class: they teach what to refuse."""
 
 
+@lru_cache(maxsize=4096)  # asked of every photo's label, several times
 def is_none_of_these(label: str) -> bool:
     """Whether a label says that its photos belong to no class: also `None_of-these`."""
     return folded_label(label.replace("_", " ").replace("-", " ")) == NONE_OF_THESE

@@ -132,9 +132,11 @@ def _runs(text: str, size: int) -> list[Run]:
 @lru_cache(maxsize=4096)
 def _font_with(sign: str) -> str | None:
     """Return the first font that has a character; None where no font has it."""
-    for path in (*_preferred(), *(() if ord(sign) < 128 else _system_fonts())):
-        if _has(path, sign):
-            return path
+    for fonts in (_preferred, _system_fonts):  # the search takes longer than drawing a page
+        if found := next((path for path in fonts() if _has(path, sign)), None):
+            return found
+        if ord(sign) < 128:
+            break
     return None
 
 
