@@ -30,7 +30,7 @@ $(LIGHT)/installed: pyproject.toml $(shell find src -type f -not -name '*.pyc' 2
 $(TEST)/installed: pyproject.toml
 	$(PYTHON) -m venv $(TEST)
 	$(TEST)/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(TEST)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve,postgres,keras,torch]' --group test
+	$(TEST)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve,postgres,keras,torch,ray]' --group test
 	@touch $@
 
 PYTEST := $(TEST)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
@@ -44,7 +44,7 @@ check: lint
 	$(TEST)/bin/mypy
 
 quick: check
-	$(PYTEST) --ignore tests/engines/keras --ignore tests/engines/torch -m "not (slow or keras or torch or browser or process or postgres)"
+	$(PYTEST) --ignore tests/engines/keras --ignore tests/engines/torch --ignore tests/cluster -m "not (slow or keras or torch or ray or browser or process or postgres)"
 
 test: check
 	$(PYTEST) -m "not slow"

@@ -55,6 +55,7 @@ LONGEST = (
 MARKED_FILES = {
     "keras": ("engines/keras/*.py", "engines/finetune/test_training.py", "importing/*.py"),
     "torch": ("engines/torch/*.py",),
+    "ray": ("cluster/*.py",),
     "process": (
         "deploy/*.py",
         "project/test_docs.py",

@@ -15,6 +15,7 @@
         ├── StorageError      a file could not be written, a database could not be reached
         │   └── StorageFull        the disk, or the database's disk, is full
         ├── HubError          a download failed
+        ├── ClusterError      a Ray cluster could not be used, or work on it failed
         ├── TrainingError     the loss became non-finite, or the written model disagreed
         └── MissingExtra      an optional dependency is not installed
 
@@ -93,6 +94,10 @@ class StorageFull(StorageError):
 
 class HubError(RunError):
     """A download failed."""
+
+
+class ClusterError(RunError):
+    """A Ray cluster could not be started or reached, or work on it failed."""
 
 
 class TrainingError(RunError):

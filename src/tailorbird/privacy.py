@@ -19,6 +19,8 @@ TELEMETRY = {
     "ORT_DISABLE_TELEMETRY": "1",
     # Versions of other installed packages in the User-Agent of downloads.
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    # Usage reports of Ray's head node.
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Variables that switch telemetry off, with the value that does."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ DATA = "Reading the photos"
 HEAD = "Head"
 FINETUNING = "Fine-tuning"
 REPORT = "Report"
+CLUSTER = "Cluster"
 COMMON = "Output and messages"
 """Sections of a command's help; options without one are listed under `Options`."""
 
@@ -119,6 +121,24 @@ StrictOption = Annotated[
         "made.",
     ),
 ]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Work on a Ray cluster (needs the extra `ray`): alone, one that is started on this "
+        "machine for this command; auto, the one that runs here; or HOST:PORT.",
+        rich_help_panel=CLUSTER,
+    ),
+]
+"""Address of the cluster; None without the option."""
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of workers of the cluster; by default one for each of its cores.",
+        rich_help_panel=CLUSTER,
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option(
@@ -136,6 +156,10 @@ JsonLinesOption = Annotated[
 class Command(TyperCommand):
     """A command whose help lists the options in sections, without importing rich."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, where `--ray` may stand without an address."""
+        return super().parse_args(ctx, _with_addresses(args) if "--ray" in args else args)
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write a section for the arguments and one for each panel, in order of appearance."""
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -151,6 +175,27 @@ class Command(TyperCommand):
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+def _with_addresses(args: list[str]) -> list[str]:
+    """Return the arguments with `--ray=ADDRESS` for `--ray ADDRESS`, and for `--ray` alone."""
+    from tailorbird.cluster.connection import LOCAL, is_address
+
+    result: list[str] = []
+    rest = iter(args)
+    for one in rest:
+        if one == "--":
+            return [*result, one, *rest]
+        if one != "--ray":
+            result.append(one)
+            continue
+        following = next(rest, None)
+        if following is not None and is_address(following):
+            result.append(f"--ray={following}")
+        else:
+            result.append(f"--ray={LOCAL}")
+            rest = itertools.chain([] if following is None else [following], rest)
+    return result
 
 
 def common(function: Callable[..., None]) -> Callable[..., None]:
