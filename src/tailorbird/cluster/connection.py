@@ -8,7 +8,6 @@ the block that started it. A cluster of several machines is started by whoever r
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import ipaddress
 import logging
@@ -96,7 +95,8 @@ def load() -> Any:
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return importlib.import_module("ray")
+        import ray
+    return ray
 
 
 def check_address(address: str) -> None:
