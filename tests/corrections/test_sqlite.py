@@ -49,7 +49,7 @@ def test_a_locked_database_fails_after_the_timeout_and_recovers(
         start = time.monotonic()
         with pytest.raises(StorageError, match=r"locked by another program for more than 0\.3 s"):
             add(store, photo(10), "disc")
-        assert 0.2 < time.monotonic() - start < 5
+        assert 0.2 < time.monotonic() - start < 60
         assert store.stats().total == 1, "reading still works"
         other.execute("COMMIT")
         other.close()

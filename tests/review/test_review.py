@@ -401,7 +401,7 @@ def test_ten_thousand_rows_are_written_quickly(tmp_path: Path) -> None:
     start = time.perf_counter()
     for number in range(20):
         table.change({number: manifests.decided(all_rows[number], "exclude")})
-    assert time.perf_counter() - start < 10, "at most half a second each, on a slow disk"
+    assert time.perf_counter() - start < 60, "at most three seconds each, on a slow and busy disk"
     assert len(decisions(tmp_path / "m.csv")) == 20
 
 

@@ -29,7 +29,7 @@ class Model:
     def outputs(self, images: Any, *, heatmaps: bool = False) -> Outputs:
         self.batches.append([int(image[0, 0, 0]) for image in images])
         self.with_maps.append(heatmaps)
-        assert self.may.wait(10)
+        assert self.may.wait(60)
         rows = np.stack([np.full(2, image[0, 0, 0], np.float32) for image in images])
         maps = np.ones((len(images), 1, 2, 2), np.float32) if heatmaps else None
         return Outputs(rows, maps, (rows[:, 0] / 10).astype(np.float32))

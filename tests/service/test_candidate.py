@@ -52,14 +52,14 @@ def other(trained: Path, tmp_path: Path) -> Path:
 
 def test_the_candidate_sees_the_same_photos_and_people_decide(model: Path, other: Path) -> None:
     with serve(model, "--candidate", str(other)) as server:
-        assert eventually(lambda: trial(server)["state"] == "running", 30)
+        assert eventually(lambda: trial(server)["state"] == "running")
         assert trial(server)["sha256"] == sha256_file(other)
         results = [
             predicted(server, label, seed)
             for seed in range(801, 804)
             for label in ("disc", "box", "disc")
         ]
-        assert eventually(lambda: trial(server)["photos"] == 9, 30)
+        assert eventually(lambda: trial(server)["photos"] == 9)
         labels = [result["label"] for result in results]
         agree = labels.count("disc")
         found = trial(server)
@@ -79,7 +79,7 @@ def test_the_candidate_sees_the_same_photos_and_people_decide(model: Path, other
         # Once the candidate serves, it is compared with itself no more.
         Path(shutil.copy(other, other.with_suffix(".tmp"))).replace(model)
         server.send_signal(signal.SIGHUP)
-        assert eventually(lambda: trial(server)["state"] == "same", 30)
+        assert eventually(lambda: trial(server)["state"] == "same")
         assert trial(server)["photos"] == 0, "counts belong to a pair of models"
         assert server.stop() == 0
 
@@ -92,7 +92,7 @@ def test_a_candidate_that_cannot_be_opened_is_logged_and_answers_go_on(
     if content is not None:
         path.write_bytes(content)
     with serve(model, "--candidate", str(path)) as server:
-        assert eventually(lambda: trial(server)["state"] == "failed", 30)
+        assert eventually(lambda: trial(server)["state"] == "failed")
         assert predicted(server, "disc", 1)["label"]
         (event, *_) = server.events("candidate-failed")
         assert "next.onnx" in event["message"] and event["level"] == "error"
@@ -102,11 +102,11 @@ def test_a_candidate_that_cannot_be_opened_is_logged_and_answers_go_on(
 
 def test_a_candidate_that_is_killed_is_started_again(model: Path, other: Path) -> None:
     with serve(model, "--candidate", str(other)) as server:
-        assert eventually(lambda: trial(server)["state"] == "running", 30)
+        assert eventually(lambda: trial(server)["state"] == "running")
         (pid,) = candidates(server.process.pid)
         os.kill(pid, signal.SIGKILL)
         assert predicted(server, "disc", 1)["label"]
-        assert eventually(lambda: server.events("candidate-failed"), 30)
+        assert eventually(lambda: server.events("candidate-failed"))
         assert "exit code -9" in server.events("candidate-failed")[0]["message"]
         assert eventually(
             lambda: predicted(server, "disc", 2) and trial(server)["state"] == "running", 30

@@ -42,7 +42,7 @@ def test_slow_headers_are_answered_with_408_and_silent_connections_are_closed(
                 ended.append(data)
             except TimeoutError:
                 continue
-        assert time.perf_counter() - start < 8
+        assert time.perf_counter() - start < 16
         assert status(b"".join(ended)) == 408 and b"x-request-id" in b"".join(ended)
         assert rest(silent) == b""
 
@@ -205,7 +205,7 @@ def test_a_client_that_reads_no_responses_is_disconnected(server: Server) -> Non
         except OSError:
             pass
         local = raw.getsockname()[1]
-        assert eventually(lambda: not is_open_to(server.port, local), 20), (
+        assert eventually(lambda: not is_open_to(server.port, local)), (
             "the service still holds the connection"
         )
 

@@ -91,10 +91,10 @@ class Server:
     def send_signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float = 90) -> int:
         return self.process.wait(timeout)
 
-    def stop(self, number: int = signal.SIGTERM, timeout: float = 30) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 90) -> int:
         """The exit code after a signal."""
         self.send_signal(number)
         return self.wait(timeout)
@@ -195,8 +195,8 @@ def status(answer: bytes) -> int:
     return int(answer[9:12]) if answer.startswith(b"HTTP/1.1 ") else 0
 
 
-def eventually(what: Any, seconds: float = 15.0) -> Any:
-    """Poll until `what()` is true."""
+def eventually(what: Any, seconds: float = 60.0) -> Any:
+    """Poll until `what()` is true; patience costs nothing where it comes true."""
     patience = time.monotonic() + seconds
     while time.monotonic() < patience:
         with contextlib.suppress(httpx.HTTPError):
