@@ -1,13 +1,15 @@
 """Compare one network of every family of timm, with random weights, with PyTorch.
 
-    python benchmarks/timm_families.py [FAMILY ...] [--size 96] [--seconds 120]
+    python benchmarks/timm_families.py [FAMILY ...] [--size 96] [--seconds 300] [--results FILE]
 
-A family is a module of timm (timm.list_modules()); of each, a small network is
+A family is a module of timm (timm.list_modules()); of each, the network with the fewest weights is
 built at a small input size, exported to a backbone file, and compared. Prints a line per family:
 the largest difference from PyTorch relative to the largest feature (at most 1e-3 is allowed),
 whether there is a feature map, whether the weights read back from the file are equal bit by bit,
 and the seconds; or why the family is refused. Batch normalisation gets random statistics. Each
-family runs in a process of its own, which is stopped after --seconds. Needs the extra `torch`.
+family runs in a process of its own, which is stopped after --seconds. With --results, a line of
+JSON per family is added to a file, and families that it has are not run again: a run that was
+stopped is continued. Needs the extra `torch`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import multiprocessing
 import queue
 import time
+from pathlib import Path
 from typing import Any
 
 from tailorbird.engines.torch import backend, description, networks
@@ -27,8 +30,8 @@ from tailorbird.rendering.probes import probe_images
 SMALL = ("test_", "atto", "femto", "pico", "xxs", "nano", "tiny", "_s0", "_xs", "small", "18", "_s")
 """Parts of the names of small networks, which are tried first."""
 
-TRIED = 4
-"""Networks of a family whose weights are counted."""
+TRIED = 12
+"""Networks of a family whose weights are counted, names of small ones first; some have hundreds."""
 
 SIZES = (96, 64, 128, 160, 192, 224, 256, 384)
 
@@ -107,6 +110,28 @@ def check(module: str, size: int, most_millions: float) -> dict[str, Any]:
     return {**found, "seconds": time.perf_counter() - start}
 
 
+def earlier(file: Path | None) -> dict[str, dict[str, Any]]:
+    """Return what a results file has, by family."""
+    if file is None or not file.exists():
+        return {}
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    return {row.pop("family"): row for row in rows if row["versions"] == backend.versions()}
+
+
+def show(family: str, found: dict[str, Any]) -> None:
+    """Print the line of a family."""
+    name = found.get("name", "")
+    if "refused" in found:
+        print(f"{family:<22} {name:<32} refused: {found['refused']}", flush=True)
+        return
+    print(
+        f"{family:<22} {name:<32} {found['size']:>4} {found['gap']:>10.1e} "
+        f"{'yes' if found['map'] else 'no':>4} {'equal' if found['equal'] else 'CHANGED':>7} "
+        f"{found['seconds']:>7.1f}",
+        flush=True,
+    )
+
+
 def checked(results: Any, family: str, size: int, most_millions: float) -> None:
     """Put what was found of a family into a queue; the target of a process."""
     results.put(check(family, size, most_millions))
@@ -135,29 +160,31 @@ def main() -> None:
     )
     parser.add_argument("families", nargs="*", metavar="FAMILY")
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--most-millions", type=float, default=100)
+    parser.add_argument("--results", type=Path, help="JSON lines, to continue from")
     chosen = parser.parse_args()
     torch, timm = backend.load()
     torch.set_num_threads(1)  # so that the processes can be forked
     families = chosen.families or timm.list_modules()
     print(f"{backend.versions()}, at least {chosen.size} px")
     print(f"{'family':<22} {'network':<32} {'px':>4} {'difference':>10} {'map':>4} weights seconds")
-    good = 0
+    kept, rows = earlier(chosen.results), []
     for family in families:
-        found = check_within(family, chosen)
-        name = found.get("name", "")
-        if "refused" in found:
-            print(f"{family:<22} {name:<32} refused: {found['refused']}", flush=True)
-            continue
-        good += 1
-        print(
-            f"{family:<22} {name:<32} {found['size']:>4} {found['gap']:>10.1e} "
-            f"{'yes' if found['map'] else 'no':>4} {'equal' if found['equal'] else 'CHANGED':>7} "
-            f"{found['seconds']:>7.1f}",
-            flush=True,
-        )
-    print(f"{good} of {len(families)} families")
+        found = kept.get(family) or check_within(family, chosen)
+        if chosen.results and family not in kept:
+            with chosen.results.open("a") as file:
+                row = {"family": family, "versions": backend.versions(), **found}
+                file.write(json.dumps(row) + "\n")
+        show(family, found)
+        rows.append(found)
+    good = [one for one in rows if "refused" not in one]
+    print(
+        f"{len(good)} of {len(families)} families; largest difference "
+        f"{max((one['gap'] for one in good), default=0):.1e}; "
+        f"{sum(one['map'] for one in good)} with a feature map; "
+        f"{sum(one['equal'] for one in good)} read back bit for bit"
+    )
 
 
 if __name__ == "__main__":

@@ -163,7 +163,8 @@ def _explained(
     panels = [(photo, "photo", doubt)]
     for (name, probability), grid in ranked:
         note = "" if float(grid.max(initial=0.0)) > 0 else "no positive evidence"
-        panels.append((overlay(photo, grid, alpha=alpha), f"{name}  {probability:.1%}", note))
+        shown = overlay(photo, grid, answer.resize, alpha=alpha)
+        panels.append((shown, f"{name}  {probability:.1%}", note))
     prediction, labels = replace(answer, path=path), tuple(name for (name, _), _ in ranked)
     return Explanation(path, _side_by_side(panels), prediction, labels)
 

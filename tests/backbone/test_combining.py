@@ -16,8 +16,10 @@ from support import published_networks as networks
 from support.adapting import Adapted
 from support.data import SHARED, needs_shared
 from support.tiny_backbone import tiny
+from tailorbird import onnx_files
 from tailorbird.backbone import Backbone, open_backbone
 from tailorbird.backbone.combining import combine
+from tailorbird.backbone.contract import rule_entry
 from tailorbird.errors import BackboneError
 from tailorbird.images import ResizeRule, resize
 
@@ -214,3 +216,45 @@ def test_real_backbones_of_three_sizes() -> None:
     joined = combine([Backbone(file) for file in files], mirror=True)
     assert (joined.info.size, joined.info.width, joined.info.grid) == (260, 3072, (9, 9))
     assert_contract(joined)
+
+
+def with_rule(backbone: Backbone, rule: ResizeRule) -> Backbone:
+    """Return a backbone whose file states another resize rule."""
+    model = onnx.load(backbone.path)
+    onnx_files.set_metadata(model, {**onnx_files.metadata(model), **rule_entry(rule)})
+    path = backbone.path.with_name(f"other-{backbone.path.name}")
+    onnx.save(model, path)
+    return Backbone(path)
+
+
+def test_joined_backbones_see_photos_by_one_rule(save: Save) -> None:
+    crop = ResizeRule(16, keep_aspect=True, share=0.875, filter="bicubic")
+    one, two = with_rule(save("one"), crop), with_rule(save("two", size=32), crop.at(32))
+    assert one.info.rule == crop and one.info.size == 16
+    assert one.info.as_dict()["resize"] == crop.as_dict()
+    joined = combine([one, two], mirror=True)
+    assert joined.info.rule == crop.at(32) and joined.info.size == 32
+    assert combine([one], mirror=True).info.rule == crop
+    with pytest.raises(BackboneError, match=r"one: the shorter .*three: squashed .*same --resize"):
+        combine([one, save("three")], mirror=False)
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ("{", "cannot be used"),
+        ('{"mode": "squash", "size": 99999}', "must be between 8 and 2048"),
+        ('{"mode": "squash", "size": 24}', "makes them of 24 px"),
+        ("[" * 100_000, "cannot be used"),
+    ],
+    ids=["no JSON", "too large", "other size", "deep"],
+)
+def test_a_backbone_with_a_damaged_resize_rule_is_refused(
+    save: Save, stated: str, words: str
+) -> None:
+    path = save().path
+    model = onnx.load(path)
+    onnx_files.set_metadata(model, {**onnx_files.metadata(model), "resize_rule": stated})
+    onnx.save(model, path)
+    with pytest.raises(BackboneError, match=words):
+        Backbone(path)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from support.data import encoded, picture
+from tailorbird.images import ResizeRule
 from tailorbird.rendering import overlays
 
 
@@ -54,3 +55,18 @@ def test_shown_photos_carry_pixels_only() -> None:
         and "comment" not in small.info
         and "icc_profile" not in small.info
     )
+
+
+@pytest.mark.parametrize(("size", "place"), [((300, 100), (100, 0)), ((100, 300), (0, 100))])
+def test_a_heat_map_covers_what_the_resize_rule_keeps(
+    size: tuple[int, int], place: tuple[int, int]
+) -> None:
+    """Of three squares in a row, a rule that cuts out the middle keeps the second."""
+    photo, heat = Image.new("RGB", size, (128, 128, 128)), np.ones((7, 7), np.float32)
+    rule = ResizeRule(64, keep_aspect=True)
+    change = np.abs(np.asarray(overlays.overlay(photo, heat, rule)).astype(int) - 128).sum(axis=2)
+    left, top = place
+    inside = change[top : top + 100, left : left + 100]
+    assert inside.min() > 60 and change.sum() - inside.sum() < 0.01 * inside.sum()
+    everywhere = np.asarray(overlays.overlay(photo, heat, ResizeRule(64))).astype(int)
+    assert np.abs(everywhere - 128).sum(axis=2).min() > 60

@@ -43,8 +43,8 @@ def slow_photo() -> bytes:
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 def test_a_decoder_returns_the_pixels_of_the_library(decoder: Decoder, format: str) -> None:
     data = encoded(picture("disc", 3, (300, 200)), format)
-    pixels = decoder.photo(data, RULE, 10**6)
-    assert np.array_equal(pixels, images.load(data, RULE))
+    for rule in (RULE, ResizeRule(64, keep_aspect=True, share=0.875, filter="bicubic")):
+        assert np.array_equal(decoder.photo(data, rule, 10**6), images.load(data, rule))
 
 
 def test_a_decoder_reports_the_errors_of_the_library(decoder: Decoder) -> None:

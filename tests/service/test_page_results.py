@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from support.browser import (  # noqa: F401 (fixtures)
     server,
     violations,
 )
+from support.data import encoded, picture
 from support.serving import Server, serving
 from support.upload_page import (
     SURE,
@@ -67,6 +69,33 @@ def test_the_switch_changes_the_heat_map(open_page: OpenPage) -> None:
     assert photo_box == canvas_box, "the heat map covers the photo"
     shown.get_by_role("radio", name="Off").check()
     assert not heat_map_pixels(shown)
+
+
+@pytest.mark.parametrize(
+    ("rule", "size", "covered"),
+    [
+        ({"size": 64}, (600, 200), (0, 0, 256, 256)),
+        ({"size": 64, "share": 1.0, "keep_aspect": True}, (600, 200), (85, 0, 171, 256)),
+        ({"size": 60, "share": 0.75, "keep_aspect": True}, (400, 800), (32, 80, 224, 176)),
+        ({"size": 60, "share": 0.75, "keep_aspect": False}, (400, 800), (32, 32, 224, 224)),
+    ],
+    ids=["squashed", "middle of a wide photo", "inside of a high photo", "inside of both sides"],
+)
+def test_a_heat_map_covers_what_the_resize_rule_keeps(
+    open_page: OpenPage,
+    rule: dict[str, Any],
+    size: tuple[int, int],
+    covered: tuple[int, int, int, int],
+) -> None:
+    page = open_page(before=lambda page: change_response(page, "/v1/model", {"resize": rule}))
+    maps = [{"label": "box", "width": 2, "height": 2, "values": [[1, 1], [1, 1]]}]
+    change_response(page, "/v1/predict", {**SURE, "heatmaps": maps})
+    data = encoded(picture("box", 1, size), quality=92)
+    choose(page, {"name": "box.jpg", "mimeType": "image/jpeg", "buffer": data})
+    shown = answered(page)
+    shown.get_by_role("radio", name="box").check()
+    with Image.open(io.BytesIO(base64.b64decode(heat_map_pixels(shown).partition(",")[2]))) as map_:
+        assert map_.getchannel("A").getbbox() == covered
 
 
 def test_heat_maps_of_the_server_are_drawn(open_page: OpenPage) -> None:

@@ -233,6 +233,14 @@ def test_a_large_photo_is_shrunk_before_it_is_sent(open_page: OpenPage) -> None:
     answered(page, "large.jpg")
 
 
+def test_a_long_photo_keeps_a_shorter_side_that_models_can_use(open_page: OpenPage) -> None:
+    """A model may cut a square out of the middle."""
+    data = encoded(Image.new("RGB", (4000, 1000), "red"), quality=92)
+    body = sent(open_page(), {"name": "long.jpg", "mimeType": "image/jpeg", "buffer": data})
+    with Image.open(io.BytesIO(body)) as small:
+        assert small.size == (1792, 448)
+
+
 def test_a_rotated_photo_is_sent_upright(open_page: OpenPage) -> None:
     image = Image.new("RGB", (1600, 1200), "red")
     image.paste("blue", (0, 0, 800, 1200))

@@ -84,6 +84,7 @@ def combine(backbones: Sequence[Backbone], *, mirror: bool) -> Backbone:
     if len(backbones) == 1 and not mirror:
         return backbones[0]
     size = max(info.size for info in infos)
+    _check_rules(infos, size)
     opset = max(onnx_files.standard_opset(backbone.proto) for backbone in backbones)
     parts = tuple(_part(backbone, size, opset) for backbone in backbones)
     proto, info = parts[0].proto, parts[0].info
@@ -94,6 +95,17 @@ def combine(backbones: Sequence[Backbone], *, mirror: bool) -> Backbone:
         proto, info = mirrored(proto), mirrored_info(_derived(info, "mirrored"))
     seconds = (1 + mirror) * sum(part.seconds_per_image for part in parts)
     return _DerivedBackbone(proto, info, seconds, parts)
+
+
+def _check_rules(infos: Sequence[BackboneInfo], size: int) -> None:
+    """Raise BackboneError unless all backbones can see a photo that was resized once."""
+    rules = {info.name: info.rule.at(size) for info in infos}
+    if len(set(rules.values())) > 1:
+        ways = "; ".join(f"{name}: {rule.sentence()}" for name, rule in rules.items())
+        raise BackboneError(
+            f"backbones that are joined see the same resized photo, but these differ ({ways}); "
+            "pull them with the same --resize"
+        )
 
 
 def mirrored(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -297,7 +309,7 @@ def _part(backbone: Backbone, size: int, opset: int) -> Backbone:
         proto = _converted(backbone, opset)
     if size != info.size:
         proto = shrinking(proto, size)
-        info = replace(_derived(info, f"shrinking {size}"), size=size)
+        info = replace(_derived(info, f"shrinking {size}"), rule=info.rule.at(size))
     if proto is backbone.proto:
         return backbone
     return _DerivedBackbone(proto, info, backbone.seconds_per_image)
@@ -352,7 +364,7 @@ def _joined_info(
         path=given[0].path,
         sha256=_derived(parts[0], " ".join(info.sha256 for info in parts[1:])).sha256,
         file_bytes=sum(info.file_bytes for info in given),
-        size=parts[0].size,
+        rule=parts[0].rule,
         width=sum(info.width for info in given),
         grid=(grid[0], grid[1]) if grid else None,
         licence=together("licence"),

@@ -5,13 +5,15 @@
     output  feature_map  float32  (N, K, h, w)   only if pooling is an average over h and w:
                                                  features = mean of feature_map
 
-Metadata: name, source, licence, trained_on, pooling. Normalisation is inside the graph.
+Metadata: name, source, licence, trained_on, pooling; `resize_rule` where photos are not squashed to
+the input size, as JSON (`ResizeRule.as_dict`). Normalisation is inside the graph.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import onnx_files
-from tailorbird.errors import BackboneError
+from tailorbird.errors import BackboneError, InputError
 from tailorbird.files import sha256_file
 from tailorbird.images import ResizeRule
 from tailorbird.inference import Runner
@@ -33,6 +35,9 @@ Features = npt.NDArray[np.float32]
 """float32 (N, K)."""
 
 LEAST_OPSET = 11
+
+RULE = "resize_rule"
+"""Metadata entry of a resize rule that is not the default."""
 
 TOLERANCE = 1e-3
 """Maximum difference of features that must be equal, relative to max(1, the largest feature)."""
@@ -47,7 +52,7 @@ class BackboneInfo:
         path: The file.
         sha256: SHA-256 of the file, 64 hexadecimal digits.
         file_bytes: Size of the file in bytes.
-        size: S, the side of the square input in pixels.
+        rule: How photos are resized for it.
         width: K, the number of features per image.
         grid: (h, w) of the feature map; None if the backbone has no feature map.
         licence: Licence, as stated in the metadata.
@@ -62,7 +67,7 @@ class BackboneInfo:
     path: Path
     sha256: str
     file_bytes: int
-    size: int
+    rule: ResizeRule
     width: int
     grid: tuple[int, int] | None
     licence: str
@@ -73,9 +78,9 @@ class BackboneInfo:
     parts: tuple[BackboneInfo, ...] = ()
 
     @property
-    def rule(self) -> ResizeRule:
-        """The rule by which photos are resized for the backbone."""
-        return ResizeRule(self.size)
+    def size(self) -> int:
+        """S, the side of the square input in pixels."""
+        return self.rule.size
 
     def as_dict(self) -> dict[str, object]:
         """Return the facts for a model file's metadata and `backbones --json`."""
@@ -84,6 +89,7 @@ class BackboneInfo:
             "name": self.name,
             "sha256": self.sha256,
             "input_size": self.size,
+            "resize": self.rule.as_dict(),
             "features": self.width,
             "grid": list(self.grid) if self.grid else None,
             "licence": self.licence,
@@ -275,7 +281,7 @@ def check(model: onnx.ModelProto, path: Path) -> BackboneInfo:
         path=path,
         sha256=sha256_file(path),
         file_bytes=path.stat().st_size,
-        size=int(_shape(images)[1]),
+        rule=_rule(stated, int(_shape(images)[1]), path),
         width=int(outputs["features"][1]),
         grid=grid,
         licence=stated.get("licence") or "not stated",
@@ -283,3 +289,26 @@ def check(model: onnx.ModelProto, path: Path) -> BackboneInfo:
         trained_on=stated.get("trained_on") or "not stated",
         pooling=stated.get("pooling") or ("mean" if grid else "not stated"),
     )
+
+
+def rule_entry(rule: ResizeRule) -> dict[str, str]:
+    """Return the metadata entry of a resize rule; none for the default."""
+    return {} if rule.squashes else {RULE: json.dumps(rule.as_dict(), sort_keys=True)}
+
+
+def _rule(stated: Mapping[str, str], size: int, path: Path) -> ResizeRule:
+    """Return the resize rule that a file's metadata state. Raises BackboneError."""
+    if RULE not in stated:
+        return ResizeRule(size)
+    try:
+        rule = ResizeRule.from_dict(json.loads(stated[RULE]))
+    except (ValueError, RecursionError, InputError) as problem:
+        raise BackboneError(
+            f"{path}: the metadata entry {RULE!r} cannot be used ({problem}): pull it again"
+        ) from None
+    if rule.size != size:
+        raise BackboneError(
+            f"{path} takes images of {size} px, but its metadata entry {RULE!r} makes them of "
+            f"{rule.size} px: pull it again"
+        )
+    return rule

@@ -106,6 +106,15 @@ def pull(
             "and std replace timm's normalisation of pixels from 0 to 1.",
         ),
     ] = None,
+    resize: Annotated[
+        str,
+        typer.Option(
+            metavar="squash|published",
+            help="For timm: squash photos to the input, which keeps all of them, or resize them as "
+            "timm does for these weights: shorter side, then the middle cut out. --with-classes "
+            "always does the latter.",
+        ),
+    ] = "squash",
     with_classes: Annotated[
         bool,
         typer.Option(
@@ -154,6 +163,7 @@ def pull(
             revision=revision,
             weights=weights,
             arguments=arguments,
+            resize=resize,
             progress=progress,
         )
     info = Backbone(path).info

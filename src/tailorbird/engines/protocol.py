@@ -21,11 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.head import Head
+from tailorbird.images import ResizeRule
 from tailorbird.model.graph import BackboneGraph
 from tailorbird.progress import Progress
 
 if TYPE_CHECKING:
     import onnx
+
+SQUASH, PUBLISHED = RESIZES = ("squash", "published")
+"""How photos can be resized for a pulled network: squashed, or as its publisher does."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 """Arrays by name, as a checkpoint holds them."""
@@ -324,6 +328,10 @@ class SourceClassifier(Protocol):
     def class_names(self) -> Sequence[str]:
         """Return the names of the classes that the file states, in their order; empty if none."""
 
+    @property
+    def rule(self) -> ResizeRule:
+        """Return how photos are resized for it, to S x S."""
+
     def own_preprocessing(self) -> str | None:
         """Return the layer that prepares pixels inside the model, such as "x (Rescaling)"."""
 
@@ -421,6 +429,7 @@ class Engine(ClassifierReader, Protocol):
         size: int | None = None,
         weights: Path | None = None,
         arguments: Mapping[str, object] | None = None,
+        resize: str = SQUASH,
         folder: Path | None = None,
         progress: Progress | None = None,
     ) -> Path:
@@ -432,6 +441,7 @@ class Engine(ClassifierReader, Protocol):
             weights: a weights file to load instead of downloading.
             arguments: further arguments of the framework's function that builds the network;
                 refused by an engine whose networks take none.
+            resize: one of RESIZES; `published` is refused by an engine that knows no other rule.
             folder: where to write; by default the catalogue.
             progress: receives notes.
         """

@@ -34,15 +34,24 @@ from tailorbird.images.formats import (
     identify,
     starts_like_a_photo,
 )
-from tailorbird.images.resizing import DECODING, Pixels, ResizeRule, resize
+from tailorbird.images.resizing import (
+    DECODING,
+    FILTERS,
+    LEAST_SHARE,
+    Pixels,
+    ResizeRule,
+    resize,
+)
 
 __all__ = [
     "ACCEPTED",
     "DECODING",
     "EXTENSIONS",
+    "FILTERS",
     "FORMATS",
     "GREY",
     "HEAD",
+    "LEAST_SHARE",
     "MAX_PIXELS",
     "MAX_SIDE",
     "MOST_BYTES",

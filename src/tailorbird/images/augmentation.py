@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tailorbird.errors import SettingsError
-from tailorbird.images.resizing import Pixels, ResizeRule
+from tailorbird.images.resizing import Pixels, ResizeRule, resized
 
 _MOST: Final = {
     "zoom": 0.9,
@@ -138,9 +138,11 @@ def _erased(
 def picture_for_views(
     image: Image.Image, rule: ResizeRule, augmentation: Augmentation
 ) -> Image.Image:
-    """Return the picture that views are made of, of `View.side` x `View.side` pixels."""
-    side = math.ceil(rule.size * (1 + augmentation.zoom))
-    return image.resize((side, side), Image.Resampling.BILINEAR)
+    """Return the picture that views are made of, of `View.side` x `View.side` pixels.
+
+    It shows what the resize rule keeps.
+    """
+    return resized(image, rule, math.ceil(rule.size * (1 + augmentation.zoom)))
 
 
 def warp(

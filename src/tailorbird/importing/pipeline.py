@@ -229,10 +229,10 @@ def _make(
         network = ImportedNetwork(backbone_graph, head, str(run.output))
     with run.timer.measure("compare"):
         run.progress.stage("compare")
-        images = _verification_images(photos, ResizeRule(classifier.size))
+        images = _verification_images(photos, classifier.rule)
         expected = classifier.logits(images, prepared.mode)
         agreement = _agreement(network, images, expected)
-    scored = _score(run, network, backbone_graph, photos, ResizeRule(classifier.size))
+    scored = _score(run, network, backbone_graph, photos, classifier.rule)
     info = _describe(run, classifier, backbone_graph, origin, prepared, scored, photos)
     content, strange = build(backbone_graph, head, info.temperature), None
     if scored.unfamiliarity is not None:
@@ -319,7 +319,7 @@ def _find_preprocessing(
         )
     comparison = None
     if photos is not None:
-        rule = ResizeRule(classifier.size)
+        rule = classifier.rule
         with run.timer.measure("preprocess"):
             sample = spread(photos.calibration, preprocessing.SAMPLED)
             labels = photos.data.numbers(sample)
@@ -503,7 +503,7 @@ def _describe(
     packages = ("tailorbird", "onnxruntime", "onnx", "numpy", "pillow", *classifier.packages)
     return ModelInfo(
         classes=run.classes,
-        resize=ResizeRule(classifier.size),
+        resize=classifier.rule,
         threshold=threshold.value if threshold else UNSCORED_THRESHOLD,
         temperature=scored.temperature,
         scores={name: value.as_dict() for name, value in scored.scores.items()},

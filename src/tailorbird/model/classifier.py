@@ -283,6 +283,7 @@ class Classifier:
             thumbnail=photo.thumbnail,
             unfamiliarity=unfamiliarity,
             unfamiliar=unfamiliar,
+            resize=self.info.resize,
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import ImageError
-from tailorbird.images import decode
+from tailorbird.images import ResizeRule, decode
 from tailorbird.rendering import notebook, overlays
 
 UNFAMILIAR = "none of the classes, it seems"
@@ -35,6 +35,7 @@ class Prediction:
             model's threshold; None in files that do not have it.
         unfamiliar: Whether it is above the threshold: the photo seems to be none of the classes.
         thumbnail: The photo as a small JPEG, kept with heat maps so that a notebook can show them.
+        resize: How the model resizes photos; heat maps cover what it keeps of the photo.
     """
 
     path: str | None
@@ -46,6 +47,7 @@ class Prediction:
     thumbnail: bytes | None = field(default=None, repr=False, compare=False)
     unfamiliarity: float | None = None
     unfamiliar: bool = False
+    resize: ResizeRule | None = field(default=None, repr=False, compare=False)
 
     @property
     def verdict(self) -> str:
@@ -74,6 +76,7 @@ class Prediction:
             source=self.path,
             photo=photo,
             heatmaps=self.heatmaps,
+            rule=self.resize,
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tailorbird.images import ResizeRule
 from tailorbird.rendering.overlays import data_uri, jpeg, overlay
 
 _BAR = "rgba(20,120,200,.35)"
@@ -28,6 +29,7 @@ def prediction_html(
     source: str | None,
     photo: Image.Image | None,
     heatmaps: npt.NDArray[np.float32] | None,
+    rule: ResizeRule | None,
 ) -> str:
     """Return a photo, a bar for each of the most probable classes, and its heat maps, if any.
 
@@ -37,6 +39,7 @@ def prediction_html(
         source: name of the photo.
         photo: the picture to show; None shows none.
         heatmaps: (T, h, w), one map for each of the first T labels.
+        rule: how photos are resized for the model; None: squashed.
     """
     pictures = []
     if photo is not None:
@@ -44,7 +47,8 @@ def prediction_html(
         for (label, probability), grid in zip(
             top, heatmaps if heatmaps is not None else (), strict=False
         ):
-            pictures.append(_picture(overlay(photo, grid), f"{_short(label)} {probability:.0%}"))
+            shown = overlay(photo, grid, rule)
+            pictures.append(_picture(shown, f"{_short(label)} {probability:.0%}"))
     rows = "".join(_bar(label, probability) for label, probability in top)
     name = f'<div style="opacity:.65;font-size:85%">{_name(source)}</div>' if source else ""
     return (

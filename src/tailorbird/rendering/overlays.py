@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from tailorbird.images import ResizeRule
+
 # Every 16th colour of matplotlib's "plasma" (S. van der Walt, N. Smith, E. Firing; CC0). It is
 # perceptually uniform, also to colour-blind eyes, and becomes a ramp when printed in grey.
 _STOPS: Final = (
@@ -53,17 +55,29 @@ def relative(heatmap: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
 
 
 def overlay(
-    image: Image.Image, heatmap: npt.NDArray[np.floating[Any]], *, alpha: float = ALPHA
+    image: Image.Image,
+    heatmap: npt.NDArray[np.floating[Any]],
+    rule: ResizeRule | None = None,
+    *,
+    alpha: float = ALPHA,
 ) -> Image.Image:
     """Lay a heat map over a photo; the result has the photo's size.
 
-    The map covers the whole photo. It is enlarged with bicubic interpolation and scaled by its
-    maximum. Cold places keep the photo with paler colours.
+    The map covers what the resize rule keeps of the photo; the rest counts as cold. It is enlarged
+    with bicubic interpolation and scaled by its maximum. Cold places keep the photo with paler
+    colours.
 
     Args:
+        rule: how photos are resized for the model; None: squashed, so that all is kept.
         alpha: opacity of the overlay at the hottest place, 0 to 1.
     """
-    heat = Image.fromarray(relative(heatmap)).resize(image.size, Image.Resampling.BICUBIC)
+    region = rule.region(*image.size) if rule is not None else (0, 0, *image.size)
+    left, top, right, bottom = (round(one) for one in region)
+    size = (max(1, right - left), max(1, bottom - top))
+    heat = Image.new("F", image.size)
+    heat.paste(
+        Image.fromarray(relative(heatmap)).resize(size, Image.Resampling.BICUBIC), (left, top)
+    )
     share = np.asarray(heat, np.float32).clip(0, 1)
     grey = ImageOps.grayscale(image).convert("RGB")
     base = np.asarray(

@@ -68,7 +68,7 @@ def answered(content: Content, entries: Sequence[Mapping[str, Any]]) -> list[Sho
                 wanted[1] = next((label for label, _, _ in ranked if label != wanted[0]), None)
             found = {label: (label, p, grid) for label, p, grid in ranked}
             for label, p, grid in (found[label] for label in wanted if label in found):
-                chosen.append((label, p, _uri(overlay(small, grid))))
+                chosen.append((label, p, _uri(overlay(small, grid, answer.resize))))
         result.append(Shown(_uri(small), tuple(chosen)))
     return result
 

@@ -59,7 +59,9 @@ class Decoder:
 
     def photo(self, data: bytes, rule: ResizeRule, max_pixels: int) -> Pixels:
         """Decode and resize a photo: uint8 (S, S, 3). Raises ImageError."""
-        _, pixels = self._run({"job": "photo", "size": rule.size, "max_pixels": max_pixels}, data)
+        _, pixels = self._run(
+            {"job": "photo", "rule": rule.as_dict(), "max_pixels": max_pixels}, data
+        )
         if pixels.shape != (rule.size, rule.size, 3):
             raise UnreadableImage(f"the decoder returned an array of shape {pixels.shape}")
         return pixels
@@ -219,7 +221,7 @@ def _answer(header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], Pix
         if header["job"] == "photo":
             pixels = load(
                 payload,
-                ResizeRule(header["size"]),
+                ResizeRule.from_dict(header["rule"]),
                 max_pixels=header["max_pixels"],
                 accepted=SERVED,
             )

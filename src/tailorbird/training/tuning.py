@@ -58,6 +58,7 @@ def tune(
         classes=len(data.classes),
         features=data.features(data.parts["train"])[0],
         identity={"backbone": info.sha256, "framework": network.framework},
+        rule=info.rule,
     )
     result = _fine_tuned(run, data, task)
     return replace(
@@ -102,7 +103,7 @@ def _fine_tuned(run: TrainingRun, data: PreparedData, task: FinetuneTask) -> Tra
     # Opened from a file like any backbone, so that it is checked and hashed.
     path = run.folder / TUNED
     write_bytes(path, network.backbone(size).SerializeToString())
-    info = Backbone(path).info
+    info = replace(Backbone(path).info, rule=task.rule_at(size))
     # Computed from the pixels: the cached activations were rounded to float16.
     network.begin(Training(size=size, cut=0, regularisation=task.settings.regularisation))
     validation = data.parts["validation"]

@@ -373,3 +373,12 @@ def test_a_photo_that_changed_or_went_since(tmp_path: Path, split: str) -> None:
         own.run(NumpyNetwork(), ONE, tmp_path / "run")
     victim.write_bytes(kept)
     assert own.run(NumpyNetwork(), ONE, tmp_path / "run").stopped == "finished"
+
+
+def test_photos_are_resized_by_the_rule_of_the_backbone(task: Task, tmp_path: Path) -> None:
+    crop = ResizeRule(SIZE, keep_aspect=True, share=0.8, filter="bicubic")
+    given = replace(task.given(NumpyNetwork(), ONE, tmp_path, seed=0), rule=crop.at(2 * SIZE))
+    found = Inputs(given, given.stages()[0], 0, pixels=True)
+    plain = np.stack([load(sample.path, crop) for sample in task.parts["validation"]])
+    assert np.array_equal(np.concatenate(list(found.validation()))[: len(plain)], plain)
+    found.close()

@@ -10,12 +10,15 @@ import numpy as np
 import onnx
 import pytest
 
+from support.data import picture
 from support.timm_networks import CNN, CONVNEXT, SIDE, VIT, network, save_weights
 from tailorbird import onnx_files
 from tailorbird.engines.torch import backend, description
 from tailorbird.errors import ModelFileError, SettingsError
+from tailorbird.images import ResizeRule
 from tailorbird.importing import import_application, import_model
 from tailorbird.inference import Runner
+from tailorbird.model import load
 from tailorbird.rendering.probes import probe_images
 
 NAMES = ("ant", "bee", "cow", "dog", "eel")
@@ -105,6 +108,43 @@ def test_the_published_classifier_has_timms_class_names(tmp_path: Path) -> None:
     assert result.info.classes[0] == "tench" and result.info.classes[999] == "toilet tissue"
     assert result.info.backbone["licence"].startswith("not stated (apache-2.0 where")
     assert onnx_files.metadata(onnx.load(tmp_path / "out.onnx"))["timm"]
+
+
+def test_photos_are_resized_as_timm_resizes_them_for_its_classifiers(tmp_path: Path) -> None:
+    """From a photo's file to probabilities, against timm's transform and PyTorch."""
+    torch, timm = backend.load()
+    model = network(CNN, classes=1000)
+    weights = save_weights(model, tmp_path / "w.safetensors")
+    result = import_application(f"timm:{CNN}", tmp_path / "out.onnx", weights=weights, size=SIDE)
+    data = timm.data.resolve_model_data_config(model)
+    assert data["crop_mode"] == "center" and data["crop_pct"] < 1
+    assert result.info.resize == ResizeRule(SIDE, True, data["crop_pct"], data["interpolation"])
+    data["input_size"] = (3, SIDE, SIDE)
+    transform = timm.data.create_transform(**data, is_training=False)
+    ours = load(tmp_path / "out.onnx")
+    for seed, size in enumerate([(300, 120), (120, 300), (90, 90)]):
+        image = picture("disc", seed, size)
+        with torch.no_grad():
+            expected = torch.softmax(model(transform(image)[None]), dim=1)[0].numpy()
+        answer = ours.predict(image, top=1000)
+        found = np.array([dict(answer.top)[name] for name in result.info.classes])
+        assert np.abs(found - expected).max() < 0.02 * expected.max()
+
+
+def test_the_resize_rule_in_a_config_is_used(tmp_path: Path) -> None:
+    path = save_weights(network(CNN), tmp_path / "model.safetensors")
+    stated = {"input_size": [3, SIDE, SIDE], "label_names": list(NAMES)}
+    for crop, expected in (
+        ({"crop_mode": "squash", "crop_pct": 1.0, "interpolation": "bilinear"}, ResizeRule(SIDE)),
+        (
+            {"crop_mode": "center", "crop_pct": 0.9, "interpolation": "bicubic"},
+            ResizeRule(SIDE, keep_aspect=True, share=0.9, filter="bicubic"),
+        ),
+        ({"crop_mode": "border"}, ResizeRule(SIDE)),
+    ):
+        config = {"architecture": CNN, "pretrained_cfg": {**stated, **crop}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert import_model(path, tmp_path / "out.onnx").info.resize == expected
 
 
 def test_a_pickle_with_code_is_never_run(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tailorbird.engines.torch import exporting, launching, networks
 from tailorbird.engines.torch.network import TorchNetwork
 from tailorbird.errors import ImageError, SettingsError, TrainingError
 from tailorbird.head import Dense, Head
+from tailorbird.images import ResizeRule
 from tailorbird.progress import NoProgress
 
 SETTINGS = FinetuneSettings(
@@ -130,10 +131,12 @@ def test_a_child_that_crashes_is_an_error(
 
 def test_a_task_is_read_as_it_was_written(task: FinetuneTask, tmp_path: Path) -> None:
     features = np.ones((4, task.head.layers[0].weight.shape[0]), np.float32)
-    given = replace(task, features=features, folder=tmp_path / "run")
+    rule = ResizeRule(SIDE, keep_aspect=True, share=0.9, filter="bicubic")
+    given = replace(task, features=features, folder=tmp_path / "run", rule=rule)
     launching.write_task(given, tmp_path)
     found = launching.read_task(tmp_path, task.network)
     assert found.settings == given.settings and found.parts == given.parts
+    assert found.rule == rule and found.rule_at(2 * SIDE) == rule.at(2 * SIDE)
     assert found.fingerprint(found.stages()) == given.fingerprint(given.stages())
     assert found.features is not None and np.array_equal(found.features, features)
 

@@ -13,10 +13,10 @@ from support.data import CLOTHING, SHARED, needs_shared
 from support.timm_networks import CNN, CONVNEXT, SIDE, VIT, network, save_weights
 from tailorbird.backbone import Backbone
 from tailorbird.engines.pulling import pull_backbone
-from tailorbird.engines.torch import backend, description
+from tailorbird.engines.torch import backend, description, networks
 from tailorbird.engines.torch.exporting import backbone_module
 from tailorbird.errors import BackboneError, SettingsError
-from tailorbird.images import resize
+from tailorbird.images import ResizeRule, from_array, resize
 from tailorbird.rendering.probes import probe_images
 
 
@@ -110,3 +110,73 @@ def test_published_weights_give_the_reference_features_on_photos(
     expected = reference.features(images)
     assert np.abs(found.features(images) - expected).max() < 1e-4 * np.abs(expected).max()
     assert found.info.grid == reference.info.grid
+
+
+def photo(size: tuple[int, int]) -> Image.Image:
+    """Return a picture without sharp edges."""
+    rough = np.random.default_rng(2).integers(0, 256, (11, 11, 3), np.uint8)
+    return from_array(rough).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mobilenetv2_100.ra_in1k", ResizeRule(224, True, 0.875, "bicubic")),
+        ("cspdarknet53.ra_in1k", ResizeRule(256, True, 0.887, "bilinear")),
+        ("vit_base_patch16_siglip_224.webli", ResizeRule(224, True, 0.9, "bicubic")),
+        ("dm_nfnet_f0.dm_in1k", ResizeRule(192, False, 0.9, "bicubic")),
+        ("coat_lite_medium_384.in1k", ResizeRule(384, False, 1.0, "bicubic")),
+    ],
+)
+def test_the_published_resize_rule_gives_the_pixels_of_timm(
+    name: str, expected: ResizeRule
+) -> None:
+    _, timm = backend.load()
+    rule, cfg = networks.find(name).rule, timm.get_pretrained_cfg(name).to_dict()
+    assert rule == expected
+    transform = timm.data.create_transform(
+        input_size=cfg["input_size"],
+        crop_pct=cfg["crop_pct"],
+        crop_mode=cfg["crop_mode"],
+        interpolation=cfg["interpolation"],
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        is_training=False,
+    )
+    for size in ((500, 400), (300, 512), (224, 224), (90, 50)):
+        theirs = transform(photo(size)).numpy().transpose(1, 2, 0) * 255
+        gap = np.abs(resize(photo(size), rule) - theirs)
+        # Pillow rounds between columns and rows, and may take them in another order.
+        assert gap.max() <= 2.01 and gap.mean() < 0.1
+
+
+def test_a_network_is_pulled_with_timms_resize_rule_on_request(tmp_path: Path) -> None:
+    weights = save_weights(network(CNN), tmp_path / "w.safetensors")
+    squashed = Backbone(pull_backbone(f"timm:{CNN}", weights=weights, size=SIDE))
+    path = pull_backbone(f"timm:{CNN}", weights=weights, size=SIDE, resize="published")
+    published = Backbone(path)
+    assert squashed.info.rule == ResizeRule(SIDE)
+    rule = networks.find(CNN).rule
+    assert rule is not None and rule.keep_aspect and published.info.rule == rule.at(SIDE)
+    assert path.name == f"{CNN}-{SIDE}-published.backbone.onnx" and path != squashed.path
+    images = probe_images(SIDE, 3)
+    assert np.array_equal(published.features(images), squashed.features(images))
+    assert pull_backbone(f"timm:{CNN}", weights=weights, size=SIDE, resize="published") == path
+    with pytest.raises(SettingsError, match="resize is 'crop'; it must be squash or published"):
+        pull_backbone(f"timm:{CNN}", weights=weights, resize="crop")
+    with pytest.raises(SettingsError, match="--resize are for keras:NAME, timm:NAME"):
+        pull_backbone("hf:owner/repo", resize="published")
+    with pytest.raises(SettingsError, match="Keras squashes photos; leave --resize out"):
+        pull_backbone("keras:MobileNetV2", resize="published")
+
+
+def test_a_network_whose_photos_timm_pads_is_squashed_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stated = {"crop_mode": "border", "crop_pct": 1.0, "interpolation": "bicubic"}
+    assert networks.published_rule(stated, 224) is None
+    monkeypatch.setattr(networks, "published_rule", lambda *_: None)
+    weights = save_weights(network(CNN), tmp_path / "w.safetensors")
+    with pytest.raises(SettingsError, match="timm pads photos to a square for test_efficientnet"):
+        pull_backbone(f"timm:{CNN}", weights=weights, size=SIDE, resize="published")
+    assert Backbone(pull_backbone(f"timm:{CNN}", weights=weights, size=SIDE)).info.rule.squashes

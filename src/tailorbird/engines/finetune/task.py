@@ -20,6 +20,7 @@ from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.finite import listed, non_finite
 from tailorbird.engines.protocol import TrainableNetwork
 from tailorbird.head import Head
+from tailorbird.images import ResizeRule
 from tailorbird.validation import Problems
 
 Labels = NDArray[np.int64]
@@ -46,6 +47,7 @@ class FinetuneTask:
         features: float32 (n, K) of some or all training photos, unaugmented, from which batch
             normalisation in the head is initialised; None for a network with random weights.
         identity: further entries of the fingerprint, such as the backbone's SHA-256.
+        rule: how photos are resized, whatever the size; None: squashed.
 
     Raises SettingsError that names everything that does not fit.
     """
@@ -61,6 +63,7 @@ class FinetuneTask:
     classes: int
     features: NDArray[np.float32] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
+    rule: ResizeRule | None = None
 
     def __post_init__(self) -> None:
         """Check that photos, labels, features and head fit each other."""
@@ -102,6 +105,10 @@ class FinetuneTask:
     def photos(self) -> dict[str, int]:
         """Return the number of photos of `train` and `validation`."""
         return {name: len(self.parts[name]) for name in PARTS}
+
+    def rule_at(self, size: int) -> ResizeRule:
+        """Return how photos are resized for an input size in pixels."""
+        return self.rule.at(size) if self.rule is not None else ResizeRule(size)
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the plan for the disk as it is now; creates the folder."""

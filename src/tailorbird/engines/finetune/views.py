@@ -30,7 +30,6 @@ from tailorbird.engines.protocol import TrainableNetwork, Views
 from tailorbird.errors import BackboneError, TrainingError
 from tailorbird.images import (
     Pixels,
-    ResizeRule,
     draw_view,
     picture_for_views,
     view_random,
@@ -104,7 +103,7 @@ class Inputs:
         self._parts = task.parts
         self._seed = task.seed
         self._augmentation = settings.augmentation if stage.augmented else None
-        self._rule = ResizeRule(stage.size)
+        self._rule = task.rule_at(stage.size)
         self._prefix = f"stage-{number + 1}-{stage.size}-{stage.cut}-"
         self._folder = task.folder
         self._process, self._processes = network.process, network.processes

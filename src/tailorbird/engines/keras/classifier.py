@@ -68,6 +68,11 @@ class KerasClassifier:
         return str(self.model.name)
 
     @property
+    def rule(self) -> ResizeRule:
+        """Return how photos are resized for it: squashed, as Keras' loaders do."""
+        return ResizeRule(self.size)
+
+    @property
     def outputs(self) -> int:
         """Return the number of outputs."""
         return self.structure.outputs

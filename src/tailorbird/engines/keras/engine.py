@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tailorbird.engines.keras.recognition import PREPROCESS_NAMES
 from tailorbird.engines.protocol import (
+    SQUASH,
     Engine,
     PublishedClassifier,
     SourceClassifier,
@@ -63,11 +64,16 @@ class KerasEngine:
         size: int | None = None,
         weights: Path | None = None,
         arguments: Mapping[str, object] | None = None,
+        resize: str = SQUASH,
         folder: Path | None = None,
         progress: Progress | None = None,
     ) -> Path:
         """Write a Keras application as a backbone file."""
         _refuse(reference, arguments)
+        if resize != SQUASH:
+            raise SettingsError(
+                f"{reference} has no other resize rule: Keras squashes photos; leave --resize out"
+            )
         from tailorbird.engines.keras.pull import pull
 
         return pull(reference, size=size, weights=weights, folder=folder, progress=progress)

@@ -25,6 +25,7 @@ from tailorbird.engines.preprocessing import PREPROCESS, prepare
 from tailorbird.engines.protocol import KnownNetwork
 from tailorbird.errors import ModelFileError
 from tailorbird.head import Head
+from tailorbird.images import ResizeRule
 from tailorbird.inference import Runner
 from tailorbird.model.graph import BackboneGraph
 from tailorbird.onnx_files import NodeBuilder
@@ -74,6 +75,11 @@ class OnnxClassifier:
     def size(self) -> int:
         """Return S in pixels."""
         return self.opened.size
+
+    @property
+    def rule(self) -> ResizeRule:
+        """Return how photos are resized for it: squashed."""
+        return ResizeRule(self.size)
 
     @property
     def outputs(self) -> int:

@@ -27,6 +27,7 @@ from tailorbird.engines.torch.networks import Architecture, Arguments
 from tailorbird.engines.torch.pull import classes_in, load, origin
 from tailorbird.engines.torch.weights_files import read_weights
 from tailorbird.errors import BackboneError, ModelFileError, SettingsError
+from tailorbird.images import ResizeRule
 from tailorbird.progress import NoProgress, Progress
 
 _BATCH = 8
@@ -40,17 +41,23 @@ class TimmClassifier(OnnxClassifier):
 
     Attributes:
         model: timm's model with its classifier.
-        normalisation: its architecture, with mean and std.
         words: how the file should be called.
+        resize: timm's own resize rule; None: squashed.
     """
 
     model: Any = None
     words: str = ""
+    resize: ResizeRule | None = None
 
     @property
     def name(self) -> str:
         """Return the network's name."""
         return self.words
+
+    @property
+    def rule(self) -> ResizeRule:
+        """Return how photos are resized for it, as timm does for its weights."""
+        return self.resize.at(self.size) if self.resize is not None else ResizeRule(self.size)
 
     def logits(self, images: npt.NDArray[np.uint8], preprocess: str) -> npt.NDArray[np.float64]:
         """Return logits (N, C) that PyTorch computes; of one output z, (-z / 2, z / 2)."""
@@ -88,6 +95,7 @@ def timm_classifier(
     return TimmClassifier(
         plain.opened, plain.proto, plain.structure, plain.half, plain.notes, architecture.mean,
         architecture.std, entry if known else {}, ("torch", "timm"), model, architecture.name,
+        architecture.rule,
     )  # fmt: skip
 
 
@@ -191,6 +199,8 @@ def read_classifier(path: Path, size: int | None, arch: str | None) -> TimmClass
         },
     )
     side = size or _stated_side(stated) or architecture.size
+    if stated:
+        architecture = replace(architecture, rule=networks.published_rule(stated, side))
     try:
         tensors = read_weights(path)
         classes = classes_in(tensors, architecture)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.engines.protocol import (
+    SQUASH,
     Engine,
     PublishedClassifier,
     SourceClassifier,
@@ -59,6 +60,7 @@ class TimmEngine:
         size: int | None = None,
         weights: Path | None = None,
         arguments: Mapping[str, object] | None = None,
+        resize: str = SQUASH,
         folder: Path | None = None,
         progress: Progress | None = None,
     ) -> Path:
@@ -70,6 +72,7 @@ class TimmEngine:
             size=size,
             weights=weights,
             arguments=arguments,
+            resize=resize,
             folder=folder,
             progress=progress,
         )

@@ -6,7 +6,7 @@
     timm.create_model("local-dir:FOLDER", pretrained=True)
     timm.create_model(ARCHITECTURE, num_classes=C, checkpoint_path="FOLDER/model.safetensors")
 
-Photos are squashed to the input size with a bilinear filter (`crop_mode` squash, `crop_pct` 1).
+The model file's resize rule is there in timm's words: `crop_mode`, `crop_pct`, `interpolation`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tailorbird.engines.torch.networks import Architecture
 from tailorbird.errors import BackboneError, ModelFileError
 from tailorbird.files import write_text
 from tailorbird.head import Head
+from tailorbird.images import ResizeRule
 from tailorbird.model.metadata import info_from
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def save_model(
         classifier.bias.copy_(torch.from_numpy(bias / np.float32(temperature)))
     state = {name: value.contiguous().clone() for name, value in net.state_dict().items()}
     save_file(state, path, metadata={"format": "pt"})
-    classes = info_from(model, str(path)).classes
-    config = configuration(net, architecture, size, classes)
+    info = info_from(model, str(path))
+    config = configuration(net, architecture, info.resize.at(size), info.classes)
     write_text(path.with_name(CONFIG), json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -78,10 +79,10 @@ def _with_classifier(net: Any, classes: int) -> Any:
 
 
 def configuration(
-    net: Any, architecture: Architecture, size: int, classes: tuple[str, ...]
+    net: Any, architecture: Architecture, rule: ResizeRule, classes: tuple[str, ...]
 ) -> dict[str, Any]:
     """Return the content of `config.json`, as timm writes it for the hub."""
-    arguments = dict(architecture.arguments)
+    arguments, size = dict(architecture.arguments), rule.size
     if architecture.fixed_size:
         arguments["img_size"] = size
     return {
@@ -95,9 +96,9 @@ def configuration(
             "custom_load": False,
             "input_size": [3, size, size],
             "fixed_input_size": architecture.fixed_size,
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "crop_mode": "squash",
+            "interpolation": rule.filter,
+            "crop_pct": rule.share,
+            "crop_mode": "center" if rule.keep_aspect else "squash",
             "mean": list(architecture.mean),
             "std": list(architecture.std),
             "num_classes": len(classes),

@@ -20,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import onnx_files
+from tailorbird.backbone.contract import rule_entry
 from tailorbird.engines.agreement import check_agreement
 from tailorbird.engines.torch import backend, description
 from tailorbird.engines.torch.description import PREFIX
 from tailorbird.engines.torch.networks import Architecture
 from tailorbird.errors import BackboneError
+from tailorbird.images import ResizeRule
 from tailorbird.inference import first_line
 
 if TYPE_CHECKING:
@@ -42,7 +44,11 @@ _SAME = 1e-5
 
 
 def export(
-    model: Any, architecture: Architecture, size: int, about: Mapping[str, str]
+    model: Any,
+    architecture: Architecture,
+    size: int,
+    about: Mapping[str, str],
+    rule: ResizeRule | None = None,
 ) -> onnx.ModelProto:
     """Return the content of a backbone file for a network, not yet compared.
 
@@ -53,6 +59,7 @@ def export(
         architecture: its name, arguments and normalisation.
         size: S in pixels.
         about: further metadata.
+        rule: how photos are resized, at any size; None: squashed.
 
     Raises BackboneError for a network that cannot be converted.
     """
@@ -75,16 +82,22 @@ def export(
     module.map_kind = kind
     names = ["features", "feature_map"] if kind else ["features"]
     proto, unused = convert(module, images, names, architecture.name)
+    rule = rule.at(size) if rule is not None else ResizeRule(size)
     facts = {
         "pooling": "mean" if kind else f"the network's own ({_pooling(model)})",
         "input": f"uint8 RGB (N,{size},{size},3)",
-        "resize": f"squashed to {size} x {size} by tailorbird's resize rule; the publisher's: "
-        f"{architecture.interpolation}, the centre {architecture.crop:g} cut out",
+        "resize": f"{rule.sentence()}; the publisher's: {_published(architecture)}",
+        **rule_entry(rule),
         "converter": str(CONVERTER),
     }
     entry = description.describe(architecture, unused)
     onnx_files.set_metadata(proto, {**facts, **entry, **about})
     return proto
+
+
+def _published(architecture: Architecture) -> str:
+    """Return in words how timm resizes photos."""
+    return architecture.rule.sentence() if architecture.rule is not None else "padded to a square"
 
 
 def verify(

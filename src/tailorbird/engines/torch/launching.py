@@ -33,7 +33,7 @@ from tailorbird.engines.protocol import Regularisation, TrainableNetwork
 from tailorbird.errors import TailorbirdError, TrainingError
 from tailorbird.files import write_bytes, write_text
 from tailorbird.head import Dense, Head
-from tailorbird.images import Augmentation
+from tailorbird.images import Augmentation, ResizeRule
 from tailorbird.progress import Progress
 
 FOLDER = "processes"
@@ -147,6 +147,7 @@ def write_task(task: FinetuneTask, folder: Path) -> None:
         "seed": task.seed,
         "classes": task.classes,
         "identity": dict(task.identity),
+        "rule": None if task.rule is None else task.rule.as_dict(),
     }
     write_text(folder / TASK, json.dumps(facts))
     arrays: dict[str, Any] = {f"labels/{name}": task.labels[name] for name in PARTS}
@@ -180,6 +181,7 @@ def read_task(folder: Path, network: TrainableNetwork) -> FinetuneTask:
         classes=facts["classes"],
         features=arrays.get("features"),
         identity=facts["identity"],
+        rule=None if facts["rule"] is None else ResizeRule.from_dict(facts["rule"]),
     )
 
 

@@ -14,10 +14,13 @@ from typing import Any
 
 from tailorbird.engines.torch import backend
 from tailorbird.errors import BackboneError, SettingsError
+from tailorbird.images import FILTERS, LEAST_SHARE, ResizeRule
 from tailorbird.inference import first_line
 
 SCHEME = "timm:"
 LEAST_SIDE, MOST_SIDE = 8, 2048
+DEFAULT_SHARE = 0.875
+"""Share of the shorter side that timm keeps where nothing is stated."""
 
 Arguments = Mapping[str, Any]
 """Arguments of `timm.create_model`, such as {"pad_type": "same"}, and perhaps `mean` and `std`: the
@@ -34,8 +37,7 @@ class Architecture:
         mean, std: pixels from 0 to 1 are normalised by them, in the order RGB.
         size: S in pixels that the weights were trained at.
         fixed_size: whether the network has to be told its input size.
-        interpolation, crop: how timm resizes a photo: `bicubic`, and the share of the shorter side
-            that is cut out of the middle.
+        rule: how timm resizes photos for these weights; None if it pads them instead.
         classes: outputs of the published classifier; 0 if it has none.
         classifier: names of its last layers in the weights.
         published: where timm downloads the weights from: a repository OWNER/REPO of the hub, or a
@@ -51,8 +53,7 @@ class Architecture:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     size: int = 224
     fixed_size: bool = False
-    interpolation: str = "bicubic"
-    crop: float = 0.875
+    rule: ResizeRule | None = None
     classes: int = 1000
     classifier: tuple[str, ...] = ()
     published: str = ""
@@ -111,14 +112,27 @@ def find(name: str, arguments: Arguments | None = None) -> Architecture:
         std=_triple("std", given.get("std", stated["std"])),
         size=int(side),
         fixed_size=bool(stated.get("fixed_input_size")),
-        interpolation=str(stated.get("interpolation") or "bicubic"),
-        crop=float(stated.get("crop_pct") or 1.0),
+        rule=published_rule(stated, int(side)),
         classes=int(stated.get("num_classes") or 0),
         classifier=(classifier,) if isinstance(classifier, str) else tuple(classifier),
         published=str(stated.get("hf_hub_id") or stated.get("url") or ""),
         tag=str(stated.get("tag") or ""),
         licence=str(stated.get("license") or ""),
     )
+
+
+def published_rule(stated: Mapping[str, Any], size: int) -> ResizeRule | None:
+    """Return timm's own resize rule (`timm.data.create_transform`), None if this is no such rule.
+
+    stated: `crop_mode`, `crop_pct` and `interpolation`, as `pretrained_cfg` has them.
+    """
+    mode, words = stated.get("crop_mode") or "center", stated.get("interpolation") or "bilinear"
+    share = stated.get("crop_pct") or DEFAULT_SHARE
+    if mode not in ("center", "squash") or words not in FILTERS:
+        return None
+    if not isinstance(share, int | float) or not share >= LEAST_SHARE:
+        return None
+    return ResizeRule(size, mode == "center", min(1.0, float(share)), words)
 
 
 def _triple(name: str, value: Any) -> tuple[float, ...]:

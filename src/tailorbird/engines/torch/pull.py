@@ -16,12 +16,20 @@ from tailorbird.backbone.catalogue import SUFFIX, installed_version
 from tailorbird.backbone.catalogue import folder as catalogue_folder
 from tailorbird.backbone.hub_errors import translate
 from tailorbird.backbone.reference import Reference
+from tailorbird.engines.protocol import SQUASH
 from tailorbird.engines.torch import backend, description, networks
 from tailorbird.engines.torch.exporting import CONVERTER, export, verify
 from tailorbird.engines.torch.networks import SCHEME, Architecture, Arguments
 from tailorbird.engines.torch.weights_files import read_weights
-from tailorbird.errors import BackboneError, HubError, StorageError, TailorbirdError
+from tailorbird.errors import (
+    BackboneError,
+    HubError,
+    SettingsError,
+    StorageError,
+    TailorbirdError,
+)
 from tailorbird.files import sha256_file, write_bytes
+from tailorbird.images import ResizeRule
 from tailorbird.inference import first_line
 from tailorbird.progress import NoProgress, Progress
 from tailorbird.rendering.probes import probe_images
@@ -33,6 +41,7 @@ def pull(
     size: int | None = None,
     weights: Path | None = None,
     arguments: Arguments | None = None,
+    resize: str = SQUASH,
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -44,6 +53,8 @@ def pull(
         weights: a weights file to load instead of downloading: safetensors, or a .pth file that
             holds tensors only; with or without classes on top.
         arguments: further arguments of timm.create_model, such as {"pad_type": "same"}.
+        resize: how photos are to be resized: `squash`, or as timm does for these weights,
+            `published`.
         folder: where to write; by default the catalogue. An equal file there is used again.
         progress: receives notes.
 
@@ -62,7 +73,7 @@ def pull(
     if weights is not None and not weights.is_file():
         read_weights(weights)  # raises
     digest = sha256_file(weights) if weights is not None else None
-    request = _request(name, size, arguments, digest)
+    request = _request(name, size, arguments, digest, resize)
     kept = _kept(folder, request)
     if kept is not None:
         note(f"{kept.name} is already there")
@@ -70,7 +81,9 @@ def pull(
     architecture = networks.find(name, arguments)
     model = load(architecture, size, weights, note)
     side = size or architecture.size
+    rule = _rule(architecture, resize)
     stem = name + (f"-{side}" if side != architecture.size else "")
+    stem += "" if resize == SQUASH else f"-{resize}"
     about = {
         "name": stem,
         "adapted_by": f"tailorbird {installed_version()}, {backend.versions()}",
@@ -78,7 +91,7 @@ def pull(
         **origin(architecture, weights),
     }
     note(f"converting {name} for images of {side} x {side} pixels")
-    proto = export(model, architecture, side, about)
+    proto = export(model, architecture, side, about, rule)
     gap = verify(proto, model, architecture, probe_images(side))
     target = folder / f"{stem}{SUFFIX}"
     write_bytes(target, proto.SerializeToString())
@@ -154,10 +167,25 @@ def origin(architecture: Architecture, file: Path | None) -> dict[str, str]:
     }
 
 
-def _request(name: str, size: int | None, arguments: Arguments | None, digest: str | None) -> str:
+def _rule(architecture: Architecture, resize: str) -> ResizeRule | None:
+    """Return the resize rule of a pulled network; None: squashed. Raises SettingsError."""
+    if resize == SQUASH:
+        return None
+    if architecture.rule is None:
+        raise SettingsError(
+            f"timm pads photos to a square for {architecture.name}, which is not supported; leave "
+            "--resize out, so that they are squashed"
+        )
+    return architecture.rule
+
+
+def _request(
+    name: str, size: int | None, arguments: Arguments | None, digest: str | None, resize: str
+) -> str:
     """Return everything that a pulled file depends on, as text."""
     named = [f"{key}={value}" for key, value in sorted((arguments or {}).items())]
     parts = [f"size={size}" if size else "", *named, f"weights={digest}" if digest else ""]
+    parts.append(f"resize={resize}" if resize != SQUASH else "")
     return " ".join([f"{SCHEME}{name}", *filter(None, parts)])
 
 

@@ -19,7 +19,8 @@ import { t } from "./texts.js";
  * @typedef {{label: string, probability: number, unsure: boolean, unfamiliar?: boolean, top:
  *   Ranked[], threshold: number, receipt: string | null, heatmaps?: Heatmap[]}} Result
  * @typedef {{model: {name: string, sha256: string}, results: Result[]}} Answer
- * @typedef {{name: string, sha256: string, classes: string[], display: {label: string, name:
+ * @typedef {{size: number, keep_aspect?: boolean, share?: number}} ResizeRule
+ * @typedef {{name: string, sha256: string, classes: string[], resize: ResizeRule, display: {label: string, name:
  *   string}[], scores: Record<string, any>, created:
  *   string, heatmaps: boolean, corrections: boolean,
  *   new_classes: boolean, keep_photos: boolean, accepts: string[],

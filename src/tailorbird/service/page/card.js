@@ -4,7 +4,7 @@ import { explained, worthRetrying } from "./messages.js";
 import { corrections } from "./corrections.js";
 import { counted, parts, percent, t } from "./texts.js";
 import { el, freshId, icon } from "./dom.js";
-import { heatmapSwitch } from "./heatmap.js";
+import { heatmapSwitch, kept } from "./heatmap.js";
 import { naming } from "./calls.js";
 
 const STAGE = 4 / 3; // width to height of the preview, as in upload.css
@@ -19,6 +19,7 @@ export class Card {
     this.name = name;
     this.onRetry = onRetry;
     this.url = "";
+    this.sides = [1, 1]; // width and height of the preview
     const heading = freshId("photo");
     this.canvas = el("canvas", { role: "img", "aria-label": "", hidden: true });
     this.frame = el("div", { class: "frame" }, this.canvas);
@@ -105,6 +106,7 @@ export class Card {
     this.release();
     if (!width) return;
     this.url = URL.createObjectURL(blob);
+    this.sides = [width, height];
     const picture = (attributes) =>
       el("img", { src: this.url, width, height, decoding: "async", ...attributes });
     const alt = t("card.preview", { name: this.name });
@@ -153,7 +155,9 @@ export class Card {
             el("p", { class: "verdict" }, named(result.label)),
             el("p", { class: "sureness" }, t("card.sure", { share })),
           ]),
-      ...(maps.length && !blank && this.url ? [heatmapSwitch(maps, this.canvas, named)] : []),
+      ...(maps.length && !blank && this.url
+        ? [heatmapSwitch(maps, this.canvas, named, kept(model.resize, ...this.sides))]
+        : []),
       ...(result.unsure && asks ? [] : [bars(result.top, named)]),
       ...(asks ? [corrections(subject)] : []),
     );

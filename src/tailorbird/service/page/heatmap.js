@@ -62,28 +62,53 @@ export function stretched(row, length) {
 }
 
 /**
- * Draws a map, or clears the canvas.
- * @param {HTMLCanvasElement} canvas
- * @param {import("./calls.js").Heatmap | null} map
+ * @typedef {{left: number, top: number, width: number, height: number}} Region of a photo, as shares
+ *   of its sides
  */
-export function paint(canvas, map) {
+
+/**
+ * Returns the part of a photo that the model's resize rule keeps.
+ * @param {import("./calls.js").ResizeRule} rule @param {number} width @param {number} height
+ * @returns {Region}
+ */
+export function kept({ size, share = 1, keep_aspect: aspect = false }, width, height) {
+  const part = size / Math.floor(size / share);
+  const shorter = Math.min(width, height);
+  const [across, down] = aspect ? [(part * shorter) / width, (part * shorter) / height] : [part, part];
+  return { left: (1 - across) / 2, top: (1 - down) / 2, width: across, height: down };
+}
+
+/**
+ * Draws a map, or clears the canvas.
+ * @param {HTMLCanvasElement} canvas covers the photo
+ * @param {import("./calls.js").Heatmap | null} map
+ * @param {Region} region what the map covers
+ */
+export function paint(canvas, map, region) {
   canvas.width = SIDE;
   canvas.height = SIDE; // setting the size clears it
   canvas.hidden = !map;
   const context = canvas.getContext("2d");
   if (!map || !context) return;
-  const rows = map.values.map((row) => stretched(row, SIDE)); // along x, then along y
-  const pixels = context.createImageData(SIDE, SIDE);
-  for (let x = 0; x < SIDE; x += 1) {
+  const [left, top, right, bottom] = [
+    region.left,
+    region.top,
+    region.left + region.width,
+    region.top + region.height,
+  ].map((share) => Math.round(share * SIDE));
+  const across = Math.max(1, right - left);
+  const rows = map.values.map((row) => stretched(row, across)); // along x, then along y
+  const pixels = context.createImageData(across, Math.max(1, bottom - top));
+  for (let x = 0; x < across; x += 1) {
     stretched(
       rows.map((row) => row[x]),
-      SIDE,
+      pixels.height,
     ).forEach((reached, y) => {
       const value = Math.min(1, Math.max(0, reached)); // cubic interpolation may overshoot
-      pixels.data.set([...colour(value), value * STRONGEST * 255], (y * SIDE + x) * 4);
+      pixels.data.set([...colour(value), value * STRONGEST * 255], (y * across + x) * 4);
     });
   }
-  context.putImageData(pixels, 0, 0);
+  context.putImageData(pixels, left, top);
 }
 
 /**
@@ -91,8 +116,9 @@ export function paint(canvas, map) {
  * @param {import("./calls.js").Heatmap[]} maps
  * @param {HTMLCanvasElement} canvas drawn on each change
  * @param {(label: string) => string} named
+ * @param {Region} region what the maps cover
  */
-export function heatmapSwitch(maps, canvas, named) {
+export function heatmapSwitch(maps, canvas, named, region) {
   const group = freshId("heatmap");
   const choice = (text, map, checked) =>
     el(
@@ -103,7 +129,7 @@ export function heatmapSwitch(maps, canvas, named) {
         name: group,
         checked,
         onchange: () => {
-          paint(canvas, map);
+          paint(canvas, map, region);
           canvas.setAttribute(
             "aria-label",
             map ? t("heatmap.name", { label: text }) : "",

@@ -4,6 +4,7 @@
  */
 
 const LONGEST = 1024; // pixels; models use 128 to 384
+const SHORTEST = 448; // pixels of the shorter side, of which a model may cut out a square
 const SMALL = 1024 * 1024; // bytes
 const QUALITY = 0.9;
 
@@ -14,7 +15,7 @@ const QUALITY = 0.9;
 
 /**
  * Returns the photo to send: unchanged if it is small or cannot be decoded here, else upright, over
- * white, at most LONGEST pixels per side, as JPEG.
+ * white, at most LONGEST pixels per side unless the other would be below SHORTEST, as JPEG.
  * @param {Blob} file
  * @param {string[]} accepts the server's formats, such as "JPEG"
  * @returns {Promise<Prepared>}
@@ -29,9 +30,11 @@ export async function prepare(file, accepts) {
   try {
     const { width, height } = bitmap;
     const known = accepts.some((format) => file.type === `image/${format.toLowerCase()}`);
-    if (known && Math.max(width, height) <= LONGEST && file.size <= SMALL)
-      return { blob: file, width, height };
-    const scale = Math.min(1, LONGEST / Math.max(width, height));
+    const scale = Math.min(
+      1,
+      Math.max(LONGEST / Math.max(width, height), SHORTEST / Math.min(width, height)),
+    );
+    if (known && scale === 1 && file.size <= SMALL) return { blob: file, width, height };
     const canvas = document.createElement("canvas");
     canvas.width = Math.max(1, Math.round(width * scale));
     canvas.height = Math.max(1, Math.round(height * scale));
