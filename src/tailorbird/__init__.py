@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tailorbird.experiments import find_learning_rate, learning_curve, sweep
     from tailorbird.explanation import Explanation, explain
     from tailorbird.importing import import_model
+    from tailorbird.inference import use_device
     from tailorbird.label_errors import Suspect, Suspects, suspects
     from tailorbird.metrics.scores import Scores
     from tailorbird.model import Classifier, Failure, Prediction, load
@@ -61,6 +62,7 @@ __all__ = [
     "suspects",
     "sweep",
     "train",
+    "use_device",
     "write_manifest",
 ]
 
@@ -97,6 +99,7 @@ _HOMES = {
     "suspects": "label_errors",
     "sweep": "experiments",
     "train": "training",
+    "use_device": "inference",
     "write_manifest": "dataset",
 }
 

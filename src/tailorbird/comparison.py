@@ -310,7 +310,8 @@ def _run(
         rows = (model.run(batch)[0] for model, batch in zip(pair, batches, strict=True))
         return list(zip(*rows, strict=True))
 
-    return map_batches(entries, load, run)
+    device = max((model.device for model in pair), key=lambda device: device.batch)
+    return map_batches(entries, load, run, device=device)
 
 
 def _pixels(data: bytes, rules: Sequence[ResizeRule]) -> list[Pixels]:

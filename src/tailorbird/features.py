@@ -3,7 +3,8 @@
 A row's key is the photo's content (SHA-256); its folder names the backbone's content, the resize
 rule and the view. View 0 is the photo as it will be served; views 1, 2, ... are augmented.
 Of combined backbones, and of a view and its mirror image, each has a folder of its own, so that
-what one combination computed serves every other.
+what one combination computed serves every other. So have the features of a device whose features
+are not the CPU's: in float16, or an int8 backbone in float.
 Shapes: N photos, K features.
 """
 
@@ -40,17 +41,23 @@ def open_store(
     augmentation: Augmentation | None = None,
     *,
     mirrored: bool = False,
+    variant: str = "",
 ) -> RowStore:
-    """Open the cached features of one backbone and view: float32 (N, K) by SHA-256 digest."""
+    """Open the cached features of one backbone and view: float32 (N, K) by SHA-256 digest.
+
+    Features of a device that do not agree with the CPU's have a folder of their own, by `variant`.
+    """
     name = "plain" if view == 0 else f"view-{(augmentation or Augmentation()).key}-{view}"
     name += "-mirrored" * mirrored
-    folder = cache_folder() / "features" / f"{info.sha256[:32]}-{info.rule.key}" / name
+    kept = f"{info.sha256[:32]}-{info.rule.key}" + f"-{variant}" * bool(variant)
+    folder = cache_folder() / "features" / kept / name
     about = {
         "backbone": info.name,
         "sha256": info.sha256,
         "resize": info.rule.key,
         "view": name,
         "features": info.width,
+        **({"computed": variant} if variant else {}),
     }
     return RowStore(folder, dtype=np.float32, width=info.width, about=about)
 
@@ -114,7 +121,13 @@ class Embedder:
             [
                 _Column(
                     part,
-                    open_store(part.info, view, self._augmentation, mirrored=mirrored),
+                    open_store(
+                        part.info,
+                        view,
+                        self._augmentation,
+                        mirrored=mirrored,
+                        variant=part.variant,
+                    ),
                     mirrored=mirrored,
                 )
                 for mirrored in (False, True)[: 1 + backbone.info.mirror]

@@ -96,7 +96,7 @@ def test_only_inference_makes_and_runs_sessions(folder: str) -> None:
     """
     allowed = {SOURCE / "quantization.py": "onnxruntime.quantization."}
     for path in (ROOT / folder).rglob("*.py"):
-        if path == SOURCE / "inference.py":
+        if path.parent == SOURCE / "inference":
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         found = {name for name in imported(tree) if name.split(".")[0] == "onnxruntime"}

@@ -11,6 +11,7 @@ from tailorbird.backbone.combining import combine
 from tailorbird.backbone.contract import Backbone, BackboneInfo, check
 from tailorbird.errors import BackboneError
 from tailorbird.files import cache_folder
+from tailorbird.inference import chosen
 
 SHIPPED = ("lite", "pocket")
 """Names of the backbones in the package: the stronger one and the faster one."""
@@ -111,8 +112,13 @@ def open_backbone(names: str | Path = DEFAULT, *, mirror: bool = False) -> Backb
         names: One name or path, or several, separated by commas.
         mirror: Whether to average features with those of the mirrored image.
 
+    It runs on the device asked for by `inference.use_device`.
+
     Raises:
         BackboneError: No backbone has this name, a file breaks the contract, or they cannot be
             joined.
+        SettingsError: The device is not available.
     """
-    return combine([Backbone(find(name)) for name in names_in(names)], mirror=mirror)
+    choice = chosen()
+    backbones = [Backbone(find(name), choice=choice) for name in names_in(names)]
+    return combine(backbones, mirror=mirror)

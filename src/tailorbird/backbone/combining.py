@@ -23,9 +23,10 @@ from PIL import Image
 
 from tailorbird import onnx_files
 from tailorbird.backbone.assembly import names_of, rename, rename_own_names, unused_prefix
-from tailorbird.backbone.contract import TOLERANCE, Backbone, BackboneInfo, random_images
+from tailorbird.backbone.contract import Backbone, BackboneInfo, random_images
 from tailorbird.errors import BackboneError
-from tailorbird.inference import Runner, first_line
+from tailorbird.inference import Device, Runner, first_line
+from tailorbird.inference.choosing import TOLERANCE
 from tailorbird.onnx_files import NodeBuilder
 
 if TYPE_CHECKING:
@@ -43,18 +44,21 @@ class _DerivedBackbone(Backbone):
         proto: onnx.ModelProto,
         info: BackboneInfo,
         seconds_per_image: float,
+        device: Device,
         parts: tuple[Backbone, ...] = (),
     ) -> None:
         self.path = info.path
         self.proto = proto
         self.info = info
         self.seconds_per_image = seconds_per_image
+        self._device = device
         self._parts = parts
 
     @cached_property
     def runner(self) -> Runner:
-        """The graph, opened on a device."""
-        return Runner(self.proto, f"the graph of {self.info.name}", BackboneError)
+        """The graph, opened on the device of the backbone that it is made from."""
+        name = f"the graph of {self.info.name}"
+        return Runner(self.proto, name, BackboneError, device=self._device)
 
     @property
     def parts(self) -> tuple[Backbone, ...]:
@@ -94,7 +98,7 @@ def combine(backbones: Sequence[Backbone], *, mirror: bool) -> Backbone:
     if mirror:
         proto, info = mirrored(proto), mirrored_info(_derived(info, "mirrored"))
     seconds = (1 + mirror) * sum(part.seconds_per_image for part in parts)
-    return _DerivedBackbone(proto, info, seconds, parts)
+    return _DerivedBackbone(proto, info, seconds, backbones[0].runner.device, parts)
 
 
 def _check_rules(infos: Sequence[BackboneInfo], size: int) -> None:
@@ -312,7 +316,7 @@ def _part(backbone: Backbone, size: int, opset: int) -> Backbone:
         info = replace(_derived(info, f"shrinking {size}"), rule=info.rule.at(size))
     if proto is backbone.proto:
         return backbone
-    return _DerivedBackbone(proto, info, backbone.seconds_per_image)
+    return _DerivedBackbone(proto, info, backbone.seconds_per_image, backbone.runner.device)
 
 
 def _converted(backbone: Backbone, opset: int) -> onnx.ModelProto:
@@ -328,7 +332,8 @@ def _converted(backbone: Backbone, opset: int) -> onnx.ModelProto:
         ) from None
     images = random_images(2, backbone.info.size)
     expected = backbone.features(images)
-    found = Runner(proto, str(backbone.path), BackboneError).run(images, ["features"])[0]
+    runner = Runner(proto, str(backbone.path), BackboneError, device=backbone.runner.device)
+    found = runner.run(images, ["features"])[0]
     gap = float(np.abs(found - expected).max())
     if not gap <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise BackboneError(

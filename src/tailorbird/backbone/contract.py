@@ -22,14 +22,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import onnx_files
+from tailorbird import onnx_files, parallel
 from tailorbird.errors import BackboneError, InputError
 from tailorbird.files import sha256_file
 from tailorbird.images import ResizeRule
-from tailorbird.inference import Runner
+from tailorbird.inference import CPU, DeviceChoice, Runner, open_runner
+from tailorbird.inference.choosing import TOLERANCE, difference, tolerance
 
 if TYPE_CHECKING:
     import onnx
+
+_CPU = DeviceChoice(CPU.name)
 
 Features = npt.NDArray[np.float32]
 """float32 (N, K)."""
@@ -38,9 +41,6 @@ LEAST_OPSET = 11
 
 RULE = "resize_rule"
 """Metadata entry of a resize rule that is not the default."""
-
-TOLERANCE = 1e-3
-"""Maximum difference of features that must be equal, relative to max(1, the largest feature)."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,16 @@ class BackboneInfo:
 class Backbone:
     """An opened backbone. `features` may be called from several threads at once."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, choice: DeviceChoice = _CPU) -> None:
         """Open and audit a file, compare it with the contract and run it on two images.
+
+        Args:
+            path: The file.
+            choice: The device to run it on.
 
         Raises:
             BackboneError: Names every way in which the contract is broken.
+            SettingsError: The device is not available.
         """
         self.path = Path(path)
         self.proto = onnx_files.read_audited(self.path, BackboneError)
@@ -119,13 +124,34 @@ class Backbone:
                 f"{self.path}: {len(damaged)} weights hold NaN, the first is {damaged[0]!r}; "
                 "the file is damaged or badly converted: download or convert it again"
             )
+        self._choice = choice
         self.seconds_per_image = self._probe()
-        """Time to run one image on one thread, from a single measurement."""
+        """Seconds of a core that an image takes, from a single measurement.
+
+        Where one device works for all cores, an image keeps all of them waiting.
+        """
 
     @cached_property
     def runner(self) -> Runner:
         """The graph, opened on a device."""
-        return Runner(self.proto, str(self.path), BackboneError)
+        return open_runner(
+            self.proto,
+            str(self.path),
+            BackboneError,
+            outputs=["features"],
+            choice=self._choice,
+        )
+
+    @cached_property
+    def variant(self) -> str:
+        """How the device's features are told from the CPU's in the cache; empty: they agree."""
+        device = self.runner.device
+        if device.is_cpu:
+            return ""
+        cpu = Runner(self.proto, str(self.path), BackboneError)
+        if difference(cpu, self.runner, "features") <= TOLERANCE:
+            return ""
+        return f"{device.kind}-{device.precision}"
 
     @property
     def parts(self) -> tuple[Backbone, ...]:
@@ -163,7 +189,7 @@ class Backbone:
                 f"{self.path}: features of random images are not finite; "
                 "the file is damaged or badly converted"
             )
-        allowed = TOLERANCE * max(1.0, float(np.abs(features).max()))
+        allowed = tolerance(self.runner.device) * max(1.0, float(np.abs(features).max()))
         start = time.perf_counter()
         alone = self.runner.run_batch(images[1:], ["features"])[0]
         seconds = time.perf_counter() - start
@@ -179,7 +205,14 @@ class Backbone:
                     f"{self.path}: features are not the average of feature_map (largest difference "
                     f"{gap:.3g}); leave feature_map out when pooling is anything but an average"
                 )
-        return seconds
+        return self._shared_seconds() if self.runner.device.loads_ahead else seconds
+
+    def _shared_seconds(self) -> float:
+        """Return the time of one image of a large batch, in seconds of all cores together."""
+        images = random_images(self.runner.device.batch, self.info.size)
+        start = time.perf_counter()
+        self.runner.run_batch(images, ["features"])
+        return (time.perf_counter() - start) / len(images) * parallel.cores()
 
 
 def random_images(count: int, size: int) -> npt.NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from tailorbird.cli.options import (
     ModelArgument,
     PhotosArgument,
     SplitOption,
+    on_device,
     reads_photos,
 )
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tailorbird.comparison import Comparison, Differing
 
 
+@on_device
 @reads_photos
 def compare(
     data: Any,

@@ -17,6 +17,7 @@ from tailorbird.cli.options import (
     PhotosArgument,
     ReportOption,
     SplitOption,
+    on_device,
     reads_photos,
 )
 from tailorbird.cli.results import print_confusion, print_scores
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tailorbird.report import Format
 
 
+@on_device
 @reads_photos
 def evaluate(
     data: Any,

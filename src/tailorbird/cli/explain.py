@@ -14,6 +14,7 @@ from tailorbird.cli.options import (
     ImagesArgument,
     JsonLinesOption,
     ModelArgument,
+    on_device,
 )
 from tailorbird.cli.predict import FAILURES_EXIT_CODE, print_failure, print_json_line
 from tailorbird.cli.sources import sources
@@ -29,6 +30,7 @@ File systems allow names of 255 bytes; `-2.explained.png` follows.
 """
 
 
+@on_device
 def explain(
     model: ModelArgument,
     photos: ImagesArgument,

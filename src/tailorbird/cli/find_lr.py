@@ -18,6 +18,7 @@ from tailorbird.cli.options import (
     PhotosArgument,
     PictureOption,
     SplitSeedOption,
+    on_device,
     reads_photos,
 )
 
@@ -28,6 +29,7 @@ ROWS = 8
 """Approximate number of rows of the table."""
 
 
+@on_device
 @reads_photos
 def find_lr(
     data: Any,

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailorbird.cli import output
-from tailorbird.cli.options import JsonOption, reads_photos
+from tailorbird.cli.options import JsonOption, on_device, reads_photos
 from tailorbird.cli.results import print_confusion, print_scores
 
 if TYPE_CHECKING:
     from tailorbird.importing import ImportResult
 
 
+@on_device
 @reads_photos
 def import_model(
     model: Annotated[

@@ -13,6 +13,7 @@ from tailorbird.cli.options import (
     BackboneOption,
     FollowLinksOption,
     MirrorOption,
+    on_device,
 )
 from tailorbird.cli.review import show_page
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tailorbird.labelling import Labelling
 
 
+@on_device
 def label(
     photos: Annotated[
         Path,

@@ -20,6 +20,7 @@ from tailorbird.cli.options import (
     PictureOption,
     RepeatsOption,
     SplitSeedOption,
+    on_device,
     reads_photos,
 )
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tailorbird.experiments import ClassGain, LearningCurve
 
 
+@on_device
 @reads_photos
 def learning_curve(
     data: Any,

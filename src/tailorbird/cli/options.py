@@ -212,6 +212,27 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def on_device(function: Callable[..., None]) -> Callable[..., None]:
+    """Add --device and --half to a command: where the models run that it opens."""
+
+    @functools.wraps(function)
+    def command(*, device: str | None, half: bool, **values: Any) -> None:
+        if device is None and not half:
+            return function(**values)
+        from tailorbird.inference import use_device
+
+        with use_device(device, half=half):
+            return function(**values)
+
+    signature = inspect.signature(function, eval_str=True)
+    kept = list(signature.parameters.values())
+    end = next((i for i, one in enumerate(kept) if one.name == "json"), len(kept))
+    after = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in kept[end:]]
+    parameters = [*kept[:end], *_DEVICE, *after]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
 def reads_photos(function: Callable[..., None]) -> Callable[..., None]:
     """Replace a command's parameter `data`, a DataSettings, by an option for each of its fields."""
 
@@ -278,6 +299,25 @@ _DATA = (
         "--follow-links",
         text="Also read files outside the dataset, through links inside it.",
     ),
+)
+
+
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="Where to run the model: auto (the default: the fastest with the right answers), cpu, "
+        "cuda, cuda:1, openvino, coreml, directml and so on; see `tailorbird doctor`.",
+    ),
+]
+HalfOption = Annotated[
+    bool, typer.Option("--half", help="Compute in float16, on a device that can.")
+]
+_DEVICE = (
+    inspect.Parameter(
+        "device", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=DeviceOption
+    ),
+    inspect.Parameter("half", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HalfOption),
 )
 
 

@@ -16,6 +16,7 @@ from tailorbird.cli.options import (
     JsonLinesOption,
     ModelArgument,
     StrictOption,
+    on_device,
 )
 from tailorbird.cli.sources import sources
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 FAILURES_EXIT_CODE = 3
 
 
+@on_device
 def predict(
     model: ModelArgument,
     photos: ImagesArgument,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailorbird.cli import output
-from tailorbird.cli.options import JsonOption, reads_photos
+from tailorbird.cli.options import JsonOption, on_device, reads_photos
 from tailorbird.cli.secrets import secret_from
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 WORSE_EXIT_CODE = 3
 
 
+@on_device
 @reads_photos
 def retrain(
     data: Any,

@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailorbird.cli import output
-from tailorbird.cli.options import DEFAULT_BACKBONE, BackboneOption, MirrorOption, reads_photos
+from tailorbird.cli.options import (
+    DEFAULT_BACKBONE,
+    BackboneOption,
+    MirrorOption,
+    on_device,
+    reads_photos,
+)
 
 if TYPE_CHECKING:
     from tailorbird.review import Review
 
 
+@on_device
 @reads_photos
 def review(
     data: Any,

@@ -14,6 +14,7 @@ from tailorbird.cli.options import (
     ContactSheetOption,
     JsonOption,
     PhotosArgument,
+    on_device,
     reads_photos,
 )
 from tailorbird.cli.results import print_advice
@@ -27,6 +28,7 @@ SHOWN = 20
 """Maximum number of findings of a kind printed without --verbose."""
 
 
+@on_device
 @reads_photos
 def scan(
     data: Any,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailorbird.cli import output
+from tailorbird.cli.options import DeviceOption, HalfOption
 from tailorbird.cli.secrets import secret_from
 
 if TYPE_CHECKING:
@@ -148,8 +149,11 @@ _Queue = Annotated[
     ),
 ]
 _Batch = Annotated[
-    int,
-    typer.Option(envvar="TAILORBIRD_BATCH", help="Maximum inference batch size."),
+    int | None,
+    typer.Option(
+        envvar="TAILORBIRD_BATCH",
+        help="Maximum inference batch size; by default the device's, 2 on the CPU.",
+    ),
 ]
 _Deadline = Annotated[
     float,
@@ -193,10 +197,12 @@ def serve(
     max_megabytes: _MaxMegabytes = 20,
     max_megapixels: _MaxMegapixels = 50,
     queue: _Queue = 64,
-    batch: _Batch = 2,
+    batch: _Batch = None,
     deadline: _Deadline = 30,
     drain: _Drain = 1,
     strict: _Strict = False,
+    device: DeviceOption = None,
+    half: HalfOption = False,
 ) -> None:
     """Serve a model as a web page and an HTTP API.
 
@@ -233,6 +239,8 @@ def serve(
         deadline=deadline,
         drain=drain,
         strict=strict,
+        device=device,
+        half=half,
     )
 
     def announce(address: str) -> None:

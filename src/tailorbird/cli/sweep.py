@@ -21,6 +21,7 @@ from tailorbird.cli.options import (
     PictureOption,
     RepeatsOption,
     SplitSeedOption,
+    on_device,
     reads_photos,
 )
 from tailorbird.cli.parsing import alternatives, inner_alternatives
@@ -82,6 +83,7 @@ _Csv = Annotated[
 ]
 
 
+@on_device
 @reads_photos
 def sweep(
     data: Any,

@@ -20,6 +20,7 @@ from tailorbird.cli.options import (
     NoReportOption,
     PhotosArgument,
     ReportOption,
+    on_device,
     reads_photos,
 )
 
@@ -173,6 +174,7 @@ _Suspects = Annotated[
 ]
 
 
+@on_device
 @reads_photos
 def train(
     data: Any,

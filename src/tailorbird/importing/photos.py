@@ -17,7 +17,7 @@ from tailorbird.dataset import Dataset, DataSettings, Sample, pixels_of
 from tailorbird.errors import BackboneError, DatasetError
 from tailorbird.head import Head
 from tailorbird.images import ResizeRule
-from tailorbird.inference import Runner
+from tailorbird.inference import open_runner
 from tailorbird.model.graph import BackboneGraph
 from tailorbird.preparation import PreparedData, Steps, evenly_spread, prepare_data
 from tailorbird.progress import Progress
@@ -146,7 +146,7 @@ class ImportedNetwork:
     def __init__(self, backbone_graph: BackboneGraph, head: Head, name: str) -> None:
         """Open the network. Raises BackboneError."""
         self._graph = backbone_graph
-        self._runner = Runner(backbone_graph.proto, name, BackboneError)
+        self._runner = open_runner(backbone_graph.proto, name, BackboneError, outputs=["features"])
         self._head = head
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -142,7 +142,7 @@ def quantise_model(
         )
     if output is None and target.exists():
         raise SettingsError(f"{target} exists already; name the file to write: -o NAME.onnx")
-    classifier = Classifier(source)
+    classifier = Classifier(source, device="cpu")
     backbone_graph, head, unfamiliarity = take_apart(
         onnx_files.read_audited(source, ModelFileError), str(source)
     )

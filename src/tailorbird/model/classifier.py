@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias, overload
 
@@ -25,7 +25,7 @@ from tailorbird.errors import (
     UnsupportedImage,
 )
 from tailorbird.images import MAX_PIXELS, Pixels, decode, from_array, from_pil, resize
-from tailorbird.inference import CPU, Runner
+from tailorbird.inference import Device, DeviceChoice, Runner, chosen, open_runner
 from tailorbird.model.metadata import info_from
 from tailorbird.model.prediction import THUMBNAIL, Failure, Prediction
 from tailorbird.model.self_test import SelfTest, compared, probe_image
@@ -64,7 +64,15 @@ class Classifier:
     It can be pickled: the copy opens the same path again.
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 1, strict: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        threads: int = 1,
+        strict: bool = False,
+        device: str | DeviceChoice | None = None,
+        half: bool = False,
+    ) -> None:
         """Audit and open a model file and run its self-test.
 
         Args:
@@ -73,34 +81,70 @@ class Classifier:
                 all cores.
             strict: Whether to refuse a file that gives other answers on this device than where it
                 was made; otherwise a warning is logged.
+            device: Where to run: `auto`, `cpu`, `cuda`, `cuda:1` and so on; None: as asked for by
+                `tailorbird.use_device`, else by TAILORBIRD_DEVICE, else `auto`.
+            half: Whether to compute in float16, on a device that can.
 
         Raises:
             ModelFileError: The file is missing, damaged, unsafe or of an unknown format, or fails
                 its self-test.
+            SettingsError: The device is not available.
         """
         self.path = Path(path)
         proto = onnx_files.read_audited(self.path, ModelFileError)
         self.info = info_from(proto, str(self.path))
-        device = replace(CPU, threads=threads)
-        self._runner = Runner(proto, str(self.path), ModelFileError, device=device)
         self._strict = strict
+        self._threads = threads
+        self._choice = device if isinstance(device, DeviceChoice) else chosen(device, half=half)
+        self._runner = open_runner(
+            proto,
+            str(self.path),
+            ModelFileError,
+            outputs=self._outputs(heatmaps=False),
+            problem_with=self._problem_with,
+            choice=self._choice,
+            threads=threads,
+        )
         self.self_test = self._tested()
         """The result of the self-test; None for a file that was written before there were any."""
 
-    def __reduce__(self) -> tuple[Callable[..., Classifier], tuple[Path, int, bool]]:
-        return _reopen, (self.path.resolve(), self._runner.device.threads, self._strict)
+    def __reduce__(self) -> tuple[Callable[..., Classifier], tuple[Path, int, bool, DeviceChoice]]:
+        return _reopen, (self.path.resolve(), self._threads, self._strict, self._choice)
 
-    def _tested(self) -> SelfTest | None:
-        """Run the probe image on this device. Raises ModelFileError."""
-        if not self.info.self_test:
+    @property
+    def device(self) -> Device:
+        """Where the model runs."""
+        return self._runner.device
+
+    def _problem_with(self, runner: Runner) -> str | None:
+        """Return why `auto` must not take a device: the model fails its self-test there."""
+        expected = self.info.self_test
+        if not expected:
+            return "is not taken: the file has no self-test to check it with"
+        result = self._compared(runner)
+        if result.passed:
             return None
-        found = self.run(probe_image(self.info.resize.size))[0][0]
+        return (
+            f"is not taken: a probability of the self-test differs by {result.difference:.2g}, at "
+            f"most {result.allowed:g} is allowed"
+        )
+
+    def _compared(self, runner: Runner) -> SelfTest:
+        """Run the probe image. Raises ModelFileError for probabilities that are not finite."""
+        probe = probe_image(self.info.resize.size)
+        found = runner.run_batch(probe, ["probabilities"])[0][0]
         if not np.isfinite(found).all():
             raise ModelFileError(
-                f"{self.path} fails its self-test on the device {self._runner.device.name}: "
+                f"{self.path} fails its self-test on the device {runner.device.name}: "
                 "probabilities are NaN or infinite; the file or the ONNX Runtime is damaged"
             )
-        result = compared(found, self.info.self_test, self._runner.device.name)
+        return compared(found, self.info.self_test, runner.device.name)
+
+    def _tested(self) -> SelfTest | None:
+        """Run the self-test on this device. Raises ModelFileError."""
+        if not self.info.self_test:
+            return None
+        result = self._compared(self._runner)
         if not result.passed:
             if self._strict:
                 raise ModelFileError(result.sentence(str(self.path)))
@@ -287,13 +331,20 @@ class Classifier:
         )
 
 
-def load(path: str | Path, *, threads: int = 1, strict: bool = False) -> Classifier:
+def load(
+    path: str | Path,
+    *,
+    threads: int = 1,
+    strict: bool = False,
+    device: str | None = None,
+    half: bool = False,
+) -> Classifier:
     """Open a model file; the same as `Classifier` with these arguments. Raises ModelFileError."""
-    return Classifier(path, threads=threads, strict=strict)
+    return Classifier(path, threads=threads, strict=strict, device=device, half=half)
 
 
-def _reopen(path: Path, threads: int, strict: bool) -> Classifier:
-    return Classifier(path, threads=threads, strict=strict)
+def _reopen(path: Path, threads: int, strict: bool, choice: DeviceChoice) -> Classifier:
+    return Classifier(path, threads=threads, strict=strict, device=choice)
 
 
 def _picture(source: Source, at_least: int, max_pixels: int) -> Image.Image:

@@ -42,7 +42,7 @@ def answered(content: Content, entries: Sequence[Mapping[str, Any]]) -> list[Sho
     """
     if content.answers is None or not entries:
         return []
-    classifier = Classifier(content.model)
+    classifier = Classifier(content.model, device="cpu")
     maps = classifier.has_heatmaps
     data = [_read(content.answers.paths[entry["photo"]]) for entry in entries]
     readable = [one for one in data if one is not None]

@@ -85,9 +85,8 @@ def serve(
         configure_logging(quiet=quiet)
         if settings.workers > 1:
             # A bad model, or page, is reported once here, not once per process.
-            settings.page.check_classes(
-                open_served(settings.model, strict=settings.strict).classifier.classes
-            )
+            opened = open_served(settings.model, strict=settings.strict, device=settings.choice)
+            settings.page.check_classes(opened.classifier.classes)
             supervise(settings, bound, quiet=quiet, announce=started)
         else:
             run(create_app(settings), bound, announce=started)

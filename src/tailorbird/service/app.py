@@ -49,12 +49,20 @@ class Service:
         Raises ModelFileError, SettingsError, StorageError or MissingExtra.
         """
         telemetry = Telemetry()
-        slot = Slot(settings.model, settings.runtime, log, strict=settings.strict)
+        slot = Slot(
+            settings.model,
+            settings.runtime,
+            log,
+            strict=settings.strict,
+            device=settings.choice,
+        )
+        device = slot.current.classifier.device
         store = _open_corrections(settings)
         batcher = Batcher(
             threads=max(1, parallel.cores() // settings.workers),
             queue=settings.queue,
-            batch=settings.batch,
+            batch=settings.batch or device.batch,
+            runs=device.streams,
             decode_seconds=settings.decode_seconds,
             meter=telemetry,
         )

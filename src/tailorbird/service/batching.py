@@ -75,14 +75,23 @@ class Batcher:
     """Decode and classify photos with bounded queues; its methods belong to the event loop."""
 
     def __init__(
-        self, *, threads: int, queue: int, batch: int, decode_seconds: float, meter: Meter
+        self,
+        *,
+        threads: int,
+        queue: int,
+        batch: int,
+        decode_seconds: float,
+        meter: Meter,
+        runs: int | None = None,
     ) -> None:
-        """Prepare `threads` decoders and as many runners.
+        """Prepare `threads` decoders, and runners.
 
+        runs: model runs at once; None: as many as decoders.
         queue: photos that may be under way. batch: maximum inference batch size.
         decode_seconds: processor time that decoding one photo may take.
         """
         self.threads = threads
+        self._runs = runs or threads
         self._queue = queue
         self._batch = batch
         self._meter = meter
@@ -92,7 +101,7 @@ class Batcher:
         self._jobs: deque[_Job] = deque()
         self._decoders = Decoders(threads, decode_seconds)
         self._decode_pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._runners = ThreadPoolExecutor(threads, thread_name_prefix="run")
+        self._runners = ThreadPoolExecutor(self._runs, thread_name_prefix="run")
 
     @property
     def under_way(self) -> int:
@@ -188,7 +197,7 @@ class Batcher:
 
     def _start_runs(self) -> None:
         """Give every idle runner a batch, as long as photos wait."""
-        while self._running < self.threads and (jobs := self._take()):
+        while self._running < self._runs and (jobs := self._take()):
             self._running += 1
             run = asyncio.get_running_loop().run_in_executor(self._runners, _run, jobs)
             run.add_done_callback(partial(self._finished, jobs))
@@ -199,7 +208,7 @@ class Batcher:
         now = time.monotonic()
         # On one core a run takes as long as all of its photos. So the waiting photos are divided
         # among the idle runners.
-        share = -(-len(self._jobs) // self.threads)
+        share = -(-len(self._jobs) // self._runs)
         while self._jobs and len(jobs) < min(self._batch, share):
             job = self._jobs[0]
             if job.future.done() or job.deadline < now:

@@ -269,6 +269,7 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(19)
     from tailorbird.images import SERVED, load
+    from tailorbird.inference import CPU, DeviceChoice
     from tailorbird.service.served import open_served
 
     path, max_pixels = Path(sys.argv[1]), int(sys.argv[2])
@@ -276,7 +277,8 @@ def main() -> None:
     sys.stdout = sys.stderr  # nothing else may write between the messages
     with contextlib.suppress(EOFError, BrokenPipeError):
         try:
-            served = open_served(path)
+            # The model that answers has the other devices for itself.
+            served = open_served(path, device=DeviceChoice(CPU.name))
             send(target, {"sha256": served.sha256}, b"")
             while True:
                 _, data = receive(source)

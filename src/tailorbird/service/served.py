@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from tailorbird.errors import ModelFileError, StorageError
 from tailorbird.files import sha256_file, write_bytes
 from tailorbird.images import ResizeRule
+from tailorbird.inference import DeviceChoice
 from tailorbird.model import Classifier
 
 LAST_GOOD = "last-good.onnx"
@@ -45,15 +47,22 @@ class Served:
         return self.classifier.info.resize
 
 
-def open_served(path: Path, *, name: str | None = None, strict: bool = False) -> Served:
+def open_served(
+    path: Path,
+    *,
+    name: str | None = None,
+    strict: bool = False,
+    device: DeviceChoice | None = None,
+) -> Served:
     """Open, audit and test a model file.
 
     strict: whether a difference in the self-test is an error rather than a logged warning.
+    device: where to run; None: as `Classifier` chooses.
 
     Raises ModelFileError when any of it fails, or when the file changes meanwhile.
     """
     digest = _digest(path)
-    classifier = Classifier(path, strict=strict)
+    classifier = Classifier(path, strict=strict, device=device)
     if _digest(path) != digest:
         raise ModelFileError(
             f"{path} changed while it was read; put a new model in place by renaming, then reload"
@@ -128,26 +137,29 @@ class Slot:
         note: Callable[..., None] | None = None,
         *,
         strict: bool = False,
+        device: DeviceChoice | None = None,
     ) -> None:
         """Open the model that the other workers serve or, in the first of them, the file.
 
         A restarted worker does not read the file: it may be invalid by now, or a new model that
         was not loaded yet, so that the workers would serve different models.
 
-        note: receives an event and its fields. strict: see `open_served`. Raises ModelFileError.
+        note: receives an event and its fields. strict, device: see `open_served`.
+
+        Raises ModelFileError, or SettingsError for a device that is not available.
         """
         self._path = path
-        self._strict = strict
+        self._open = partial(open_served, strict=strict, device=device)
         self._good = runtime / LAST_GOOD if runtime else None
         self._lock = asyncio.Lock()
         if self._good is not None and self._good.exists():
             try:
-                self.current = open_served(self._good, name=path.stem, strict=strict)
+                self.current = self._open(self._good, name=path.stem)
                 return
             except ModelFileError as error:
                 if note:
                     note("model-bad", level="error", message=f"{error}; trying the file itself")
-        self.current = open_served(path, strict=strict)
+        self.current = self._open(path)
         self.keep_good()
 
     async def reload(self) -> bool:
@@ -156,7 +168,7 @@ class Slot:
         Raises ModelFileError and keeps the old one.
         """
         async with self._lock:
-            fresh = await asyncio.to_thread(open_served, self._path, strict=self._strict)
+            fresh = await asyncio.to_thread(self._open, self._path)
             changed = fresh.sha256 != self.current.sha256
             if changed:
                 self.current = fresh

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tailorbird.corrections.database import default_photos
+from tailorbird.inference import DeviceChoice, chosen
 from tailorbird.service.page_settings import PageSettings
 from tailorbird.service.web.settings import WebSettings
 from tailorbird.validation import Problems
@@ -36,8 +37,9 @@ class ServeSettings(WebSettings):
     max_photos: photos in one request.
     queue: photos accepted but not yet answered, in each process; further ones are refused at
         once. 64 photos wait less than a second on two cores.
-    batch: maximum inference batch size; small, because a run on one core takes as long as all
-        of its photos together, and longer where their activations do not fit its cache.
+    batch: maximum inference batch size; None: the device's. On the CPU it is small, 2, because a
+        run on one core takes as long as all of its photos together, and longer where their
+        activations do not fit its cache.
     decode_seconds: processor time that decoding one photo may take; 50 megapixels take one or
         two seconds.
     drain: time after SIGTERM in which the service reports "not ready" and closes connections
@@ -45,6 +47,8 @@ class ServeSettings(WebSettings):
     trusted_proxies: addresses or networks of proxies whose X-Forwarded-* headers are believed;
         by default those of the environment variable FORWARDED_ALLOW_IPS, else loopback.
     strict: refuse a model that gives other answers on this device than where it was made.
+    device: where the model runs: auto, cpu, cuda and so on; None: that of TAILORBIRD_DEVICE, else
+        auto. half: compute in float16, on a device that can.
     page: how the pages present themselves.
     candidate: another model file, which runs on the same photos without answering; each process
         runs one. Its answers are stored with the corrections.
@@ -60,14 +64,21 @@ class ServeSettings(WebSettings):
     max_pixels: int = 50_000_000
     max_photos: int = 32
     queue: int = 64
-    batch: int = 2
+    batch: int | None = None
     decode_seconds: float = 10.0
     drain: float = 1.0
     trusted_proxies: tuple[str, ...] = field(default_factory=_proxies_of_environment)
     strict: bool = False
+    device: str | None = None
+    half: bool = False
     page: PageSettings = field(default_factory=PageSettings)
     candidate: Path | None = None
     runtime: Path | None = None
+
+    @property
+    def choice(self) -> DeviceChoice:
+        """The device asked for. Raises SettingsError for something that names none."""
+        return chosen(self.device, half=self.half)
 
     def ranges(self) -> list[tuple[str, float, float, float]]:
         """Return (name, value, lowest, highest) of every setting that is a number."""
@@ -77,7 +88,7 @@ class ServeSettings(WebSettings):
             ("max pixels", self.max_pixels, 4096, 1_000_000_000),
             ("max photos", self.max_photos, 1, 1000),
             ("queue", self.queue, self.max_photos, 100_000),
-            ("batch", self.batch, 1, 256),
+            ("batch", 1 if self.batch is None else self.batch, 1, 256),
             ("decode seconds", self.decode_seconds, 0.01, 3600),
             ("drain", self.drain, 0, 600),
         ]

@@ -16,7 +16,7 @@ from tailorbird.dataset import NONE_OF_THESE, Sample, pixels_of
 from tailorbird.errors import ModelFileError
 from tailorbird.head import Fit, Head, SearchResult
 from tailorbird.images import ResizeRule, resize
-from tailorbird.inference import Runner
+from tailorbird.inference import Runner, open_runner
 from tailorbird.model.fitting import MOST_RUN, Fitted, Known, fit_unfamiliarity
 from tailorbird.model.graph import BackboneGraph
 from tailorbird.preparation import PreparedData, evenly_spread
@@ -110,7 +110,7 @@ def run_network(
     progress: Progress | None = None,
 ) -> Seen:
     """Run a network on photos, computed as the model file will; progress counts them."""
-    runner = Runner(backbone_graph.proto, "the trained network", ModelFileError)
+    runner = _opened(backbone_graph)
     logits, compared = [], []
     for row in runner.rows(samples, lambda sample: pixels_of(sample, rule), "features"):
         logits.append(head.logits(row[None]))
@@ -161,8 +161,13 @@ def unfamiliarity_of(
 
 
 def _compared(network: BackboneGraph, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    runner = Runner(network.proto, "the trained network", ModelFileError)
-    return network.to_compare(runner.run(images, ["features"])[0])
+    return network.to_compare(_opened(network).run(images, ["features"])[0])
+
+
+def _opened(network: BackboneGraph) -> Runner:
+    """Open the network on the device asked for."""
+    name = "the trained network"
+    return open_runner(network.proto, name, ModelFileError, outputs=["features"])
 
 
 def none_photos(data: PreparedData) -> tuple[list[Sample], list[Sample]]:

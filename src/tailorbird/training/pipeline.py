@@ -30,6 +30,7 @@ from tailorbird.errors import DatasetError
 from tailorbird.features import Embedder, expected_seconds, picture_features
 from tailorbird.head import refit as refit_head
 from tailorbird.head import search
+from tailorbird.inference import use_device
 from tailorbird.label_errors import judge_prepared
 from tailorbird.label_errors.confident import reported
 from tailorbird.metrics import drift
@@ -89,6 +90,12 @@ def train(
     output = Path(output)
     settings = settings_for(photos, output, settings, options)
     run = TrainingRun(output, settings, progress or NoProgress(), StageTimer())
+    with use_device(settings.device, half=settings.half):
+        return _train(run, photos)
+
+
+def _train(run: TrainingRun, photos: str | Path) -> TrainResult:
+    """Train by the steps in which everything is trained."""
     opened = _open(run, photos)
     data = _prepare(run, opened)
     network = _learn(run, data, opened)

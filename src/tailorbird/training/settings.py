@@ -15,6 +15,7 @@ from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
 from tailorbird.engines.protocol import Regularisation
 from tailorbird.engines.registry import SCRATCH, engine_for_reference
 from tailorbird.head import HeadSettings
+from tailorbird.inference import chosen
 from tailorbird.model.fitting import REFUSE
 from tailorbird.preparation import MOST_VIEWS
 from tailorbird.report import FORMATS, Format, report_path
@@ -62,6 +63,10 @@ class TrainSettings:
             settings; None: leave it frozen. With `cnn` they are the settings of the whole training.
         mirror: average the features of each photo with those of the mirrored photo, in the model
             file too, so that each prediction runs the backbone twice.
+        device: where features are computed: auto, cpu, cuda, cuda:1 and so on; None: as asked for
+            by `tailorbird.use_device`, else by TAILORBIRD_DEVICE, else auto. An engine that
+            fine-tunes chooses its own device.
+        half: compute features in float16, on a device that can.
     """
 
     backbone: str | Path = DEFAULT
@@ -82,6 +87,8 @@ class TrainSettings:
     engine: str | None = None
     finetune: FinetuneSettings | None = None
     mirror: bool = False
+    device: str | None = None
+    half: bool = False
 
     def __post_init__(self) -> None:
         """Raise one SettingsError that names every problem."""
@@ -95,6 +102,7 @@ class TrainSettings:
                 "nothing; leave one of them out",
             )
             problems.seed(self.seed)
+            problems.attempt(partial(chosen, self.device, half=self.half))
             problems.attempt(partial(build, HeadSettings, self.fixed or {}, "fixed"))
             problems.choice("report_format", self.report_format, FORMATS)
             problems.need(

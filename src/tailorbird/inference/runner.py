@@ -1,20 +1,25 @@
-"""Run ONNX graphs: the only place that makes and runs ONNX Runtime sessions.
+"""Run ONNX graphs on a device.
 
-A `Device` defines how work is divided: images per run, runs at once, threads per run. A `Runner` is
-a graph opened on a device. On the CPU many small runs at once, each on one thread, beat one large
-run on all cores, because the activations of two images stay in a core's cache: a batch of 8 takes
-a quarter to two fifths more time per image (benchmarks/README.md).
+A `Runner` is a graph opened on a `Device`. On the CPU many small runs at once, each on one thread,
+beat one large run on all cores, because the activations of two images stay in a core's cache: a
+batch of 8 takes a quarter to two fifths more time per image (benchmarks/README.md). A GPU wants
+few large runs, and all cores load photos for it meanwhile.
+
+A device that fails costs no result: when its memory is full, the batch is halved; when it is lost,
+the CPU computes the rest, from the same graph in the same precision.
 
 Shapes: images are uint8 (N, S, S, 3); outputs are arrays whose first axis is N.
 """
 
 from __future__ import annotations
 
-import re
+import contextlib
+import logging
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,10 +29,16 @@ import numpy.typing as npt
 
 from tailorbird import parallel
 from tailorbird.errors import InputError
+from tailorbird.inference.devices import CPU, Device
+from tailorbird.inference.sessions import (
+    first_line,
+    is_out_of_memory,
+    open_session,
+    without_source_places,
+)
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -35,27 +46,7 @@ Note = TypeVar("Note")
 Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
 
-
-@dataclass(frozen=True)
-class Device:
-    """Where graphs run, and how work is divided for it.
-
-    Attributes:
-        name: The name users give.
-        providers: ONNX Runtime's execution providers, in order of preference.
-        batch: Images per run.
-        streams: Runs at once; None for one per core.
-        threads: CPU threads within one run.
-    """
-
-    name: str
-    providers: tuple[str, ...]
-    batch: int
-    streams: int | None
-    threads: int
-
-
-CPU = Device("cpu", ("CPUExecutionProvider",), batch=2, streams=None, threads=1)
+log = logging.getLogger(__name__)
 
 
 class Runner:
@@ -77,30 +68,30 @@ class Runner:
             error: The exception to raise when the runtime refuses the graph or fails to run it.
             device: Where to run.
         """
-        import onnxruntime
-
         self.name = name
         self.device = device
         self._error = error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = device.threads
-        options.inter_op_num_threads = 1
-        # Failures arrive as exceptions; the runtime's own log would go to the user's terminal.
-        options.log_severity_level = 4
-        # Threads that spin while they wait take the cores that decode the next photos.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         content = model if isinstance(model, bytes) else model.SerializeToString()
         try:
-            self._session: onnxruntime.InferenceSession = onnxruntime.InferenceSession(
-                content, options, providers=list(device.providers)
-            )
+            self._session = open_session(content, device)
         except Exception as problem:  # the runtime's exceptions share no base class
+            on = "" if device.is_cpu else f" on the device {device.name}"
             raise error(
-                f"{name} cannot be run by ONNX Runtime {onnxruntime.__version__}: "
+                f"{name} cannot be run by ONNX Runtime {runtime_version()}{on}: "
                 f"{first_line(problem)}"
             ) from None
         self._input = self._session.get_inputs()[0].name
+        self.input_shape: tuple[int | str, ...] = tuple(self._session.get_inputs()[0].shape)
         self.outputs = tuple(output.name for output in self._session.get_outputs())
+        self._content = b"" if device.is_cpu else content
+        self._most: int | None = None
+        self._lock = threading.Lock()
+        self._streams = _at_once(device)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the device failed, so that the CPU does its work."""
+        return not self.device.is_cpu and not self._content
 
     def run_batch(self, images: Array, outputs: Sequence[str] | None = None) -> list[Array]:
         """Run once, in the calling thread, on all images given.
@@ -109,13 +100,68 @@ class Runner:
             images: The input, usually uint8 (N, S, S, 3).
             outputs: Names of the outputs to return; None for all.
         """
+        most = self._most
+        if most is not None and len(images) > most:
+            parts = [
+                self.run_batch(images[start : start + most], outputs)
+                for start in range(0, len(images), most)
+            ]
+            return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        session = self._session
         try:
-            return list(self._session.run(outputs, {self._input: images}))
+            with self._streams:
+                return list(session.run(outputs, {self._input: images}))
         except Exception as problem:  # the runtime's exceptions share no base class
-            raise self._error(
-                f"{self.name} fails on an input of shape {images.shape}: "
-                f"{_without_source_places(problem)}"
-            ) from None
+            if self.device.is_cpu or (self.lost and session is self._session):
+                raise self._failed(images, problem) from None
+            return self._recovered(images, outputs, problem)
+
+    def _failed(self, images: Array, problem: Exception) -> InputError:
+        return self._error(
+            f"{self.name} fails on an input of shape {images.shape}: "
+            f"{without_source_places(problem)}"
+        )
+
+    def _recovered(
+        self, images: Array, outputs: Sequence[str] | None, problem: Exception
+    ) -> list[Array]:
+        """Run images on which the device failed: in smaller batches, or on the CPU."""
+        if is_out_of_memory(problem) and len(images) > 1 and not self.lost:
+            smaller = len(images) // 2
+            with self._lock:
+                if self._most is None or smaller < self._most:
+                    self._most = smaller
+                    log.warning(
+                        "the memory of the device %s is full at %d images a run; going on with %d",
+                        self.device.name,
+                        len(images),
+                        smaller,
+                    )
+            return self.run_batch(images, outputs)
+        with self._lock:
+            self._go_on_with_cpu(images, outputs, problem)
+        return self.run_batch(images, outputs)
+
+    def _go_on_with_cpu(
+        self, images: Array, outputs: Sequence[str] | None, problem: Exception
+    ) -> None:
+        """Replace the session by one on the CPU, unless that fails on the same images too."""
+        if self.lost:  # another thread has done so
+            return
+        try:
+            session = open_session(
+                self._content, replace(CPU, threads=parallel.cores(), half=self.device.half)
+            )
+            session.run(outputs, {self._input: images})
+        except Exception as same:  # the images are the cause, or the graph
+            raise self._failed(images, same) from None
+        log.warning(
+            "the device %s failed while running %s (%s); the CPU does the rest",
+            self.device.name,
+            self.name,
+            without_source_places(problem),
+        )
+        self._session, self._content = session, b""
 
     def run(self, images: Array, outputs: Sequence[str] | None = None) -> list[Array]:
         """Run on any number of images, in batches of the device's size and streams.
@@ -186,22 +232,31 @@ def map_batches(
         load: Called in worker threads; returns a note and what to run, or None for nothing to run.
         run: Called in worker threads with at most `device.batch` loaded values; returns one result
             for each.
-        device: Gives the batch size and, where `workers` is None, the number of threads.
-        workers: Threads; each loads and runs its own batches.
+        device: Gives the batch size, and whether all cores load for its next runs.
+        workers: Threads that load; None: one per core. On the CPU each also runs its own batches.
 
     Yields:
         For each item its note and its result, or None.
     """
 
-    def one(batch: list[T]) -> list[tuple[Note, Result | None]]:
-        loaded = [load(item) for item in batch]
+    def results(loaded: list[tuple[Note, Loaded | None]]) -> list[tuple[Note, Result | None]]:
         wanted = [value for _, value in loaded if value is not None]
-        results = iter(run(wanted) if wanted else ())
-        return [(note, next(results) if value is not None else None) for note, value in loaded]
+        found = iter(run(wanted) if wanted else ())
+        return [(note, next(found) if value is not None else None) for note, value in loaded]
 
-    batches = _batches(items, device.batch)
-    for results in parallel.ordered(one, batches, workers=workers or device.streams):
-        yield from results
+    if device.loads_ahead:
+        workers = workers or parallel.cores()
+        # Enough for the next run while one is under way.
+        ahead = 1 + -(-device.batch // workers)
+        loaded = parallel.ordered(load, items, workers=workers, ahead=ahead)
+        runs = parallel.ordered(results, _batches(loaded, device.batch), workers=device.streams)
+    else:
+        batches = _batches(items, device.batch)
+        runs = parallel.ordered(
+            lambda batch: results([load(item) for item in batch]), batches, workers=workers
+        )
+    for batch in runs:
+        yield from batch
 
 
 def speeds(
@@ -263,16 +318,11 @@ def runtime_version() -> str:
     return str(onnxruntime.__version__)
 
 
-def first_line(problem: Exception) -> str:
-    """Return the first line of a library's error message, at most 300 characters."""
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:300]
-
-
-def _without_source_places(problem: Exception) -> str:
-    """Return the runtime's message of a failed run without file names of its source code."""
-    text = " ".join(str(problem).split())
-    found = re.search(r"running (\w+) node.*?Status Message: (?:/\S+ .*?\) )?(.*)", text)
-    return f"{found[1]}: {found[2][:250]}" if found else first_line(problem)
+def _at_once(device: Device) -> contextlib.AbstractContextManager[Any]:
+    """Return a lock that lets in as many runs at once as the device has streams."""
+    if device.streams is None:
+        return contextlib.nullcontext()
+    return threading.BoundedSemaphore(device.streams)
 
 
 def _batches(items: Iterable[T], most: int) -> Iterator[list[T]]:
