@@ -119,7 +119,7 @@ def test_public_names_are_pinned_and_all_there() -> None:
         "FinetuneSettings", "InputError", "Prediction", "RetrainSettings", "Retraining", "RunError",
         "Sample", "Scores", "Suspect", "Suspects", "TailorbirdError", "TrainResult",
         "TrainSettings", "compare", "evaluate", "explain", "find_learning_rate", "import_model",
-        "learning_curve", "load", "retrain", "scan", "suspects", "sweep", "train",
+        "learning_curve", "load", "retrain", "scan", "suspects", "sweep", "train", "use_device",
         "write_manifest",
     ]  # fmt: skip
     for name in tailorbird.__all__:
