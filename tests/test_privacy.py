@@ -127,6 +127,7 @@ COMMANDS = {
     "backbones": "backbones",
     "backbones quantize": "backbones quantize pocket --photos {photos}",
     "cache": "cache",
+    "doctor": "doctor",
     "cache clear": "cache clear",
 }
 """Commands that run to their end without a service or a deep-learning framework."""

@@ -29,7 +29,7 @@ def install(extra: str) -> str:
         record = None
     source = Path(__file__).resolve().parents[2]
     checkout = source if (source / "pyproject.toml").is_file() else None
-    return _shown([sys.executable, "-m", "pip", "install", *_target(record, checkout, extra)])
+    return shown([sys.executable, "-m", "pip", "install", *_target(record, checkout, extra)])
 
 
 def program() -> str:
@@ -40,13 +40,13 @@ def program() -> str:
     """
     own = Path(sys.executable).with_name(PACKAGE + (".exe" if os.name == "nt" else ""))
     if not own.is_file():
-        return _shown([sys.executable, "-m", PACKAGE])
+        return shown([sys.executable, "-m", PACKAGE])
     known = shutil.which(PACKAGE)
     if known is not None and Path(known).resolve() == own.resolve():
         return PACKAGE
     here = Path.cwd()
     below = here != own.parent and own.is_relative_to(here)
-    return _shown([str(own.relative_to(here) if below else own)])
+    return shown([str(own.relative_to(here) if below else own)])
 
 
 def runnable(command: str) -> str:
@@ -75,6 +75,6 @@ def _target(record: Distribution | None, checkout: Path | None, extra: str) -> l
     return [f"{PACKAGE}[{extra}]"]
 
 
-def _shown(words: list[str]) -> str:
+def shown(words: list[str]) -> str:
     """Return a command as a shell reads it."""
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

@@ -357,6 +357,7 @@ def test_json_of_the_rest(ask: Ask, trained: Path, shapes: Path, tmp_path: Path)
         is not None
     )
     assert ask("corrections forget", database, digest)[0] == {"rows": 1, "photo": True}
+    ask("doctor")
     ask("cache")
     ask("cache clear")
 

@@ -44,7 +44,7 @@ class FakeDevice:
         monkeypatch.setattr(devices, "at_hand", lambda: (CPU, self.device))
         monkeypatch.setattr(runner, "open_session", self._open)
         monkeypatch.setattr(
-            choosing, "_speed", lambda one, _: 100.0 if one.device.is_cpu else self.speed
+            choosing, "speed", lambda one, _: 100.0 if one.device.is_cpu else self.speed
         )
         monkeypatch.delenv(choosing.VARIABLE, raising=False)
 

@@ -12,6 +12,7 @@ from tailorbird.cli import (
     compare,
     corrections,
     demo,
+    doctor,
     evaluate,
     explain,
     export,
@@ -85,6 +86,7 @@ for _name, _function in (
     ("export", export.export),
     ("serve", serve.serve),
     ("health", health.health),
+    ("doctor", doctor.doctor),
 ):
     app.command(_name, cls=Command)(common(_function))
 for _name, _group in (

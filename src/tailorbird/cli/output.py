@@ -249,6 +249,7 @@ _UNITS = {
     "labels": "fits",
     "fits": "fits",
     "draw": "pictures",
+    "devices": "devices",
 }
 """Units of the steps by stage; photos by default."""
 

@@ -152,7 +152,7 @@ def open_runner(
         return Runner(model, name, error, device=replace(CPU, threads=threads))
     cpu = Runner(model, name, error, device=replace(CPU, threads=threads))
     test = problem_with or partial(_disagreement, cpu, outputs[0])
-    best = _Offer(cpu, _speed(cpu, outputs))
+    best = _Offer(cpu, speed(cpu, outputs))
     said = [f"cpu {best.speed:,.0f} images/s"]
     for device in others:
         device = replace(device, half=choice.half)
@@ -197,16 +197,16 @@ def _offer(
     try:
         runner = opened()
         problem = problem_with(runner)
-        speed = 0.0 if problem else _speed(runner, outputs)
+        rate = 0.0 if problem else speed(runner, outputs)
         if runner.lost:
             problem = "fails"
     except InputError as refused:
         return _Offer(None, 0.0, f"cannot be used: {refused}")
-    return _Offer(None if problem else runner, speed, problem)
+    return _Offer(None if problem else runner, rate, problem)
 
 
-def _speed(runner: Runner, outputs: Sequence[str]) -> float:
-    """Return images per second, as `Runner.run` divides the work, after a run to warm up."""
+def speed(runner: Runner, outputs: Sequence[str]) -> float:
+    """Return the images per second of any number of images, after a run to warm up."""
     device = runner.device
     count = device.batch * (device.streams or parallel.cores())
     sides = [side for side in runner.input_shape[1:] if isinstance(side, int)]
