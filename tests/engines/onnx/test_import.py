@@ -134,15 +134,93 @@ def test_scores_that_only_look_like_probabilities_keep_their_values(tmp_path: Pa
     assert np.abs(rows - answers(path, images, "unit")).max() < 1e-5
 
 
-def test_a_batch_that_is_fixed_beyond_repair_is_refused_with_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["mean over images", "operator"])
+def test_a_batch_that_is_fixed_beyond_repair_is_refused_with_what_to_do(
+    kind: str, tmp_path: Path
+) -> None:
     write = files.Writer()
     pooled = write.node("Flatten", write.node("GlobalAveragePool", files.trunk(write)), axis=1)
-    turned = write.node("Reshape", pooled, write.weight("s", np.array([files.WIDTH, 1])))
-    joined = write.node("Transpose", turned, perm=[1, 0])
+    if kind == "operator":
+        zero = write.weight("zero", np.array([[0]]))
+        joined = write.node("ScatterND", pooled, zero, write.normal("row", 1, files.WIDTH))
+        joined = write.node("Add", joined, write.node("ReduceSum", pooled, keepdims=1))
+    else:
+        joined = write.node("ReduceMean", pooled, axes=[0], keepdims=0)
+        joined = write.node("Reshape", joined, write.weight("s", np.array([1, files.WIDTH])))
     write.node("Gemm", joined, write.normal("w", files.WIDTH, CLASSES), to="logits")
     model = write.model([1, 3, SIDE, SIDE], {"logits": [1, CLASSES]})
     with pytest.raises(ModelFileError, match=r"fixed to batches of 1 inside; .*dynamic=True"):
         open_classifier(save(model, tmp_path / "model.onnx"))
+
+
+def rows_before_images(write: files.Writer, tokens: str) -> str:
+    """Attention as torch.nn.MultiheadAttention has it: (T, K) for one image, heads in front."""
+    first = write.node("Transpose", tokens, perm=[1, 0, 2])
+    alone = write.node("Squeeze", first, write.weight("one", np.array([1])))
+    parts = []
+    for name in "qkv":
+        rows = write.node("Gemm", alone, write.normal(name, files.WIDTH, files.WIDTH))
+        heads = write.node("Reshape", rows, write.weight(f"{name}h", np.array([64, 2, 3])))
+        parts.append(write.node("Transpose", heads, perm=[1, 0, 2]))
+    keys = write.node("Transpose", parts[1], perm=[0, 2, 1])
+    shares = write.node("Softmax", write.node("MatMul", parts[0], keys), axis=-1)
+    mixed = write.node("Transpose", write.node("MatMul", shares, parts[2]), perm=[1, 0, 2])
+    flat = write.node("Reshape", mixed, write.weight("rows", np.array([64, files.WIDTH])))
+    dense = write.node("Gemm", flat, write.normal("o", files.WIDTH, files.WIDTH))
+    seen = write.node("Reshape", dense, write.weight("seen", np.array([64, 1, files.WIDTH])))
+    return write.node("Transpose", seen, perm=[1, 0, 2])
+
+
+def windows(write: files.Writer, tokens: str) -> str:
+    """Shifted windows as in Swin: 4 of 16 tokens beside the images, with a mask for each."""
+    grid = write.node("Reshape", tokens, write.weight("g", np.array([1, 2, 4, 2, 4, files.WIDTH])))
+    apart = write.node("Transpose", grid, perm=[0, 1, 3, 2, 4, 5])
+    cut = write.node("Reshape", apart, write.weight("c", np.array([4, 16, files.WIDTH])))
+    keys = write.node("Transpose", cut, perm=[0, 2, 1])
+    scores = write.node("MatMul", cut, keys)
+    masked = write.node("Add", scores, write.normal("mask", 4, 16, 16))
+    seen = write.node("MatMul", write.node("Softmax", masked, axis=-1), cut)
+    back = write.node("Reshape", seen, write.weight("b", np.array([1, 2, 2, 4, 4, files.WIDTH])))
+    ordered = write.node("Transpose", back, perm=[0, 1, 3, 2, 4, 5])
+    return write.node("Reshape", ordered, write.weight("t", np.array([1, 64, files.WIDTH])))
+
+
+def strided(write: files.Writer, tokens: str) -> str:
+    """as_strided, as PyTorch's exporter decomposes it: entries of the flattened image by number."""
+    flat = write.node("Reshape", tokens, write.weight("flat", np.array([-1])))
+    order = np.random.default_rng(2).permutation(64 * files.WIDTH).reshape(1, 64, files.WIDTH)
+    return write.node("Gather", flat, write.weight("order", order), axis=0)
+
+
+def expanded(write: files.Writer, tokens: str) -> str:
+    """A target shape that is computed, a token that is expanded, and an Einsum."""
+    shape = write.node("Concat", *(write.weight(f"n{n}", np.array([n])) for n in (1, 64)), axis=0)
+    whole = write.node("Concat", shape, write.weight("k", np.array([files.WIDTH])), axis=0)
+    same = write.node("Reshape", tokens, whole)
+    mean = write.node("ReduceMean", same, axes=[1], keepdims=1)
+    wide = write.node("Expand", mean, write.weight("e", np.array([1, 64, files.WIDTH])))
+    dense = write.normal("d", files.WIDTH, files.WIDTH)
+    return write.node("Einsum", write.node("Add", same, wide), dense, equation="btk,kl->btl")
+
+
+@pytest.mark.parametrize("block", [rows_before_images, windows, strided, expanded])
+def test_a_transformer_for_one_image_takes_any_number(
+    block: Callable[[files.Writer, str], str], tmp_path: Path
+) -> None:
+    write = files.Writer()
+    shape = write.weight("tokens", np.array([1, files.WIDTH, 64]))
+    tokens = write.node(
+        "Transpose", write.node("Reshape", files.trunk(write), shape), perm=[0, 2, 1]
+    )
+    pooled = write.node("ReduceMean", block(write, tokens), axes=[1], keepdims=0)
+    write.node("Gemm", pooled, write.normal("w", files.WIDTH, CLASSES), to="logits")
+    path = save(write.model([1, 3, SIDE, SIDE], {"logits": [1, CLASSES]}), tmp_path / "model.onnx")
+    result = import_model(path, tmp_path / "out.onnx", classes=NAMES, preprocess="unit")
+    assert "takes 1 at a time; the model file takes any number" in result.notes[0]
+    images = probe_images(SIDE, 5)
+    rows = imported(tmp_path / "out.onnx", images)
+    assert np.abs(rows - answers(path, images, "unit")).max() < 1e-5
+    assert np.abs(rows[0] - rows[1]).max() > 1e-4, "the images differ"
 
 
 def test_a_token_joined_to_one_image_is_joined_to_each(tmp_path: Path) -> None:

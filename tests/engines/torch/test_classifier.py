@@ -164,3 +164,43 @@ def test_a_pickle_with_code_is_never_run(tmp_path: Path) -> None:
     torch.save(nan, tmp_path / "nan.pth")
     with pytest.raises(BackboneError, match="1 weights hold NaN, the first is 'weight'"):
         read_weights(tmp_path / "nan.pth")
+
+
+def small(name: str) -> tuple[Any, int]:
+    """Return a network of timm or torchvision with random weights, and its input size."""
+    torch, _ = backend.load()
+    from torchvision.models import SwinTransformer, VisionTransformer
+
+    torch.manual_seed(0)
+    if name == "torchvision vit":
+        model: Any = VisionTransformer(32, 8, 2, 2, 24, 48, num_classes=5)
+        torch.nn.init.normal_(model.heads.head.weight)
+        return model.eval(), 32
+    if name == "torchvision swin":
+        return SwinTransformer([4, 4], 24, [2], [2], [7, 7], num_classes=5).eval(), 112
+    return network(name), 160 if name == VIT else SIDE
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporters'
+@pytest.mark.parametrize(
+    ("name", "dynamo"),
+    [
+        (VIT, True),
+        (CONVNEXT, True),
+        ("torchvision vit", True),
+        ("torchvision vit", False),
+        ("torchvision swin", True),
+        ("torchvision swin", False),
+    ],
+)
+def test_exports_for_one_image_take_any_number(name: str, dynamo: bool, tmp_path: Path) -> None:
+    torch, _ = backend.load()
+    model, side = small(name)
+    path = tmp_path / "one.onnx"
+    torch.onnx.export(model, (torch.zeros(1, 3, side, side),), str(path), dynamo=dynamo,
+                      opset_version=18 if dynamo else 17)  # fmt: skip
+    result = import_model(path, tmp_path / "out.onnx", classes=NAMES, preprocess="unit")
+    assert "takes 1 at a time" in result.notes[0]
+    images = probe_images(side, 3)
+    gap = imported(tmp_path / "out.onnx", images) - chances(model, images, 0, 1)
+    assert np.abs(gap).max() < 1e-4

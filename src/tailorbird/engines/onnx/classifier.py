@@ -20,7 +20,8 @@ from tailorbird.backbone.feature_output import FeatureOutput
 from tailorbird.backbone.preprocessor import Preprocessing
 from tailorbird.engines import source_graphs
 from tailorbird.engines.onnx.analysis import Structure, Weights, analyse, walked
-from tailorbird.engines.onnx.reading import ADVICE, OpenedOnnx, free_batch, open_onnx
+from tailorbird.engines.onnx.batch_axis import NotFreed, free_batch
+from tailorbird.engines.onnx.reading import ADVICE, OpenedOnnx, open_onnx
 from tailorbird.engines.preprocessing import PREPROCESS, prepare
 from tailorbird.engines.protocol import KnownNetwork
 from tailorbird.errors import ModelFileError
@@ -325,14 +326,18 @@ def _with_outputs(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     return probe
 
 
-def measure(opened: OpenedOnnx, names: list[str]) -> dict[str, npt.NDArray[Any]]:
-    """Run a file on noise and return tensors by name. Raises ModelFileError."""
-    count = opened.batch or 2
-    random = np.random.default_rng(0)
-    noise = random.random((count, opened.size, opened.size, 3), np.float32)
+def measure(
+    opened: OpenedOnnx, names: list[str], noise: npt.NDArray[np.float32] | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """Run a file on noise (N, S, S, 3) and return tensors by name. Raises ModelFileError."""
+    noise = _noise(opened.batch or 2, opened.size) if noise is None else noise
     runner = Runner(_with_outputs(opened.proto, names), str(opened.path), ModelFileError)
     found = dict(zip(runner.outputs, runner.run_batch(_pixels(noise, opened)), strict=True))
     return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+
+
+def _noise(count: int, size: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(0).random((count, size, size, 3), np.float32)
 
 
 def _channels_last(head: Head, shape: tuple[int, int, int]) -> Head:
@@ -396,30 +401,39 @@ def _any_batch(opened: OpenedOnnx) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         return opened.proto, ()
     proto = onnx.ModelProto()
     proto.CopyFrom(opened.proto)
-    changed = free_batch(proto, opened.pixel.name, opened.batch)
-    free = replace(opened, proto=proto, batch=None)
-    fixed = measure(opened, [opened.scores])[opened.scores]
     refusal = (
         f"{opened.path} is fixed to batches of {opened.batch} inside; export it again with a free "
         "batch axis: dynamic=True in Ultralytics, dynamic_shapes or dynamic_axes in "
         "torch.onnx.export"
     )
     try:
-        alone, more = (
-            measure(replace(free, batch=count), [opened.scores])[opened.scores]
-            for count in (opened.batch, opened.batch + 1)
-        )
-    except ModelFileError:
-        raise ModelFileError(refusal) from None
-    allowed = _AGREEMENT * max(float(np.abs(fixed).max()), 1e-6)
-    rows = fixed.reshape(opened.batch, -1)
-    for found, count in ((alone, opened.batch), (more, opened.batch + 1)):
-        if found.size != rows.size // opened.batch * count:
-            raise ModelFileError(refusal)
-        # The noise of a longer batch begins with that of a shorter one.
-        same = found.reshape(count, -1)[: opened.batch]
-        if float(np.abs(same - rows).max()) > allowed:
-            raise ModelFileError(refusal)
+        changed = free_batch(proto, opened.pixel.name, opened.batch, _shapes(opened))
+        _compare_batches(opened, replace(opened, proto=proto, batch=None))
+    except (NotFreed, ModelFileError) as problem:
+        raise ModelFileError(refusal) from problem
     how = f" ({changed} nodes of its graph changed)" if changed else ""
     note = f"the file takes {opened.batch} at a time; the model file takes any number of images"
     return proto, (note + how,)
+
+
+def _shapes(opened: OpenedOnnx) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the input and of everything that nodes give."""
+    noise = _noise(opened.batch or 1, opened.size)
+    tensors = [name for node in opened.proto.graph.node for name in node.output if name]
+    found = {name: value.shape for name, value in measure(opened, tensors, noise).items()}
+    return {**found, opened.pixel.name: _pixels(noise, opened).shape}
+
+
+def _compare_batches(fixed: OpenedOnnx, free: OpenedOnnx) -> None:
+    """Raise NotFreed unless two batches at once, and one, give the scores of each by itself."""
+    count, scores = fixed.batch or 1, fixed.scores
+    noise = _noise(2 * count, fixed.size)
+    halves = [measure(fixed, [scores], part)[scores] for part in (noise[:count], noise[count:])]
+    rows = np.concatenate(halves)
+    allowed = _AGREEMENT * max(float(np.abs(rows).max()), 1e-6)
+    for some in (2 * count, count):
+        found = measure(free, [scores], noise[:some])[scores]
+        if found.shape != rows[:some].shape:
+            raise NotFreed(f"the scores have shape {found.shape} for {some} images")
+        if not float(np.abs(found - rows[:some]).max()) <= allowed:
+            raise NotFreed("scores depend on the other images")

@@ -13,7 +13,6 @@ from tailorbird.backbone import published
 from tailorbird.backbone.assembly import names_of, rename
 from tailorbird.backbone.contract import LEAST_OPSET
 from tailorbird.backbone.published import PixelInput
-from tailorbird.engines.onnx.analysis import Weights, attributes
 from tailorbird.errors import BackboneError, ModelFileError, SettingsError
 from tailorbird.images import ResizeRule
 
@@ -245,55 +244,3 @@ def _literal(text: str | None) -> Any:
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             continue
     return None
-
-
-def free_batch(model: onnx.ModelProto, source: str, batch: int) -> int:
-    """Make what states the fixed number of images take any; return how many nodes were changed.
-
-    Reshapes: in a target shape, 0 stands for the same axis of the input. Constants that are joined
-    to each image's tokens, such as a class token, are repeated as often as there are images.
-
-    source: name of the input.
-    """
-    import numpy as np
-    from onnx import helper, numpy_helper
-
-    weights, changed = Weights(model.graph), 0
-    nodes: list[onnx.NodeProto] = []
-    for number, node in enumerate(model.graph.node):
-        name = f"free_batch/{number}"
-        if node.op_type == "Reshape":
-            shape = weights.array(node.input[1])
-            if shape is not None and len(shape) > 1 and shape[0] == batch and 0 not in shape:
-                free = np.array([0, *shape[1:]], np.int64)
-                model.graph.initializer.append(numpy_helper.from_array(free, name))
-                node.input[1] = name
-                kept = [one for one in node.attribute if one.name != "allowzero"]
-                del node.attribute[:]
-                node.attribute.extend(kept)
-                changed += 1
-        elif node.op_type == "Concat" and attributes(node).get("axis") != 0 and batch == 1:
-            values = [weights.array(one) for one in node.input]
-            for place, value in enumerate(values):
-                moving = any(one is None for one in values)
-                if value is None or not moving or value.shape[:1] != (1,):
-                    continue
-                count, rest, target, repeated = (f"{name}/{place}/{n}" for n in range(4))
-                ones = np.ones(value.ndim - 1, np.int64)
-                model.graph.initializer.append(numpy_helper.from_array(ones, rest))
-                nodes += [
-                    helper.make_node("Shape", [source], [f"{count}/all"]),
-                    helper.make_node("Gather", [f"{count}/all", f"{name}/first"], [count], axis=0),
-                    helper.make_node("Concat", [count, rest], [target], axis=0),
-                    helper.make_node("Expand", [node.input[place], target], [repeated]),
-                ]
-                first = np.zeros(1, np.int64)
-                if not any(one.name == f"{name}/first" for one in model.graph.initializer):
-                    model.graph.initializer.append(numpy_helper.from_array(first, f"{name}/first"))
-                node.input[place] = repeated
-                changed += 1
-        nodes.append(node)
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    return changed
