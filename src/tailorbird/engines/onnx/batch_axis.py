@@ -185,8 +185,9 @@ class _Walk:
         """Return whether entries of one flattened image are put in another order (as_strided)."""
         place = self.places.get(node.input[0])
         order = self.weights.array(node.input[1])
-        flat = place is not None and len(self._shape(node.input[0])) == 1
-        return flat and place == Place(0, 1, place.inner) and order is not None and self.batch == 1
+        if place is None or order is None or len(self._shape(node.input[0])) != 1:
+            return False
+        return place.outer == 1 and self.batch == 1
 
     def _picked(self, node: onnx.NodeProto, given: Shape) -> Place:
         """Make a Gather from one flattened image one from each; images come first."""
