@@ -129,6 +129,15 @@ class Checkpoints:
             damaged.append(path.name)
         return None
 
+    def files(self) -> list[Path]:
+        """Return the files of the newest checkpoint, from which a run can be resumed elsewhere."""
+        for path in self._states():
+            content = _content(path)
+            if content is not None:
+                named = [content["state"]["name"], *(f["name"] for f in content["kept"].values())]
+                return [path, *(self.folder / name for name in dict.fromkeys(named))]
+        return []
+
     def clear(self) -> None:
         """Delete all checkpoints and cached activations."""
         if not self._writes:

@@ -14,27 +14,31 @@ class StopRequested(KeyboardInterrupt):
 
 
 class Interrupt:
-    """Whether Ctrl-C was pressed."""
+    """Whether Ctrl-C was pressed, or the host of the process asks it to stop."""
 
-    def __init__(self, agree: Callable[[float], float]) -> None:
+    def __init__(self, agree: Callable[[float], float], asked: Callable[[], bool]) -> None:
         self.wanted = False
         self._agree = agree
+        self._asked = asked
 
     def check(self) -> None:
-        """Raise StopRequested if Ctrl-C was pressed. Called where a run can stop."""
-        if self._agree(self.wanted):
+        """Raise StopRequested if a stop is wanted. Called where a run can stop."""
+        if self._agree(self.wanted or self._asked()):
             raise StopRequested
 
 
 @contextlib.contextmanager
-def deferred_interrupt(agree: Callable[[float], float] = float) -> Iterator[Interrupt]:
+def deferred_interrupt(
+    agree: Callable[[float], float] = float, asked: Callable[[], bool] = bool
+) -> Iterator[Interrupt]:
     """Record the first Ctrl-C during the block; a second one has its usual effect at once.
 
     In threads other than the main one, which receive no signals, nothing changes.
 
     agree: gives the first process's value to each of several that stop together.
+    asked: returns whether something other than Ctrl-C asks to stop; by default never.
     """
-    interrupt = Interrupt(agree)
+    interrupt = Interrupt(agree, asked)
     before = signal.getsignal(signal.SIGINT)
     in_main_thread = threading.current_thread() is threading.main_thread()
     # A handler that Python did not install (None) cannot be restored; SIG_IGN is intended.

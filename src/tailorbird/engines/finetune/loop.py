@@ -61,9 +61,9 @@ def finetune(task: FinetuneTask, *, progress: Progress | None = None) -> Finetun
         "output"
     )
     network = task.network
-    network.launch(task, progress)
+    (task.host.launch or network.launch)(task, progress)
     lock = exclusive(task.folder / "lock", busy) if not network.process else nullcontext()
-    with lock, deferred_interrupt(network.agree) as interrupt:
+    with lock, deferred_interrupt(network.agree, task.host.stop_wanted) as interrupt:
         run = _opened(task, progress)
         try:
             _fit(run, interrupt)

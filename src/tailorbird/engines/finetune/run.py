@@ -148,7 +148,8 @@ class Run:
         self.unsettled: deque[tuple[int, Step]] = deque()
         self._fingerprint = task.fingerprint(self.stages)
         self._checkpoints = Checkpoints(task.folder, writes=not task.network.process)
-        self._saved_at = self._spent_at = time.perf_counter()
+        self._saved_at = 0.0
+        self._spent_at = time.perf_counter()
 
     @property
     def stage(self) -> Stage:
@@ -192,7 +193,8 @@ class Run:
         if saved.damaged:
             note(f"ignored damaged checkpoints: {', '.join(saved.damaged)}; using the one before")
         changed = differences(saved.about["fingerprint"], self._fingerprint)
-        if not changed:
+        # What was launched elsewhere is this run, even if other devices there planned its caches.
+        if not changed or self.task.host.launch is not None:
             return saved
         began, now = saved.about["fingerprint"].get("framework"), self._fingerprint.get("framework")
         if began != now:
@@ -222,8 +224,10 @@ class Run:
         self.resumed_from = (position.stage + 1, position.epoch, position.step)
         task.network.attach(task.head, task.settings.regularisation, task.features)
         self._begin()
-        task.network.restore(_under("network/", saved.state))
-        task.network.load_averages(_under("ema/", saved.state))
+        self._saved_at = position.seconds
+        if not position.over:  # a finished run has its best weights, and maybe another device
+            task.network.restore(_under("network/", saved.state))
+            task.network.load_averages(_under("ema/", saved.state))
         self.ema.updates = position.updates
         self.whole = self.saved = True
 
@@ -337,11 +341,17 @@ class Run:
         state = {f"network/{name}": value for name, value in network.items()}
         state |= {f"ema/{name}": value for name, value in averages.items()}
         self._checkpoints.save(about, state, {"best": self.best.file, "leader": self.leader.file})
-        self.saved, self._saved_at = True, time.perf_counter()
+        if self.task.host.saved is not None:
+            first = not self.task.network.process
+            self.task.host.saved(self._checkpoints.files() if first else [])
+        self.saved, self._saved_at = True, self.position.seconds
 
     def save_when_due(self) -> None:
-        """Write a checkpoint within an epoch when the last one is old enough."""
-        if time.perf_counter() - self._saved_at >= self.task.settings.checkpoint_seconds:
+        """Write a checkpoint within an epoch when the last one is old enough.
+
+        Measured in the run's own seconds, on which all its processes agree.
+        """
+        if self.position.seconds - self._saved_at >= self.task.settings.checkpoint_seconds:
             self.save()
 
 

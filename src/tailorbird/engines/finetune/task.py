@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,29 @@ from tailorbird.engines.finite import listed, non_finite
 from tailorbird.engines.protocol import TrainableNetwork
 from tailorbird.head import Head
 from tailorbird.images import ResizeRule
+from tailorbird.progress import Progress
 from tailorbird.validation import Problems
 
 Labels = NDArray[np.int64]
 
 PARTS = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class Host:
+    """What runs training processes from outside, such as a cluster; by default nothing does.
+
+    Attributes:
+        launch: called where the run is wanted: trains the task in other processes, after which its
+            folder holds the finished run. None: the network does what it needs.
+        stop_wanted: called in a training process after each step: whether it is to save and stop.
+        saved: called in every training process after each checkpoint, with the files of it; none in
+            all but the first process.
+    """
+
+    launch: Callable[[FinetuneTask, Progress], None] | None = None
+    stop_wanted: Callable[[], bool] = bool
+    saved: Callable[[Sequence[Path]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,7 @@ class FinetuneTask:
             normalisation in the head is initialised; None for a network with random weights.
         identity: further entries of the fingerprint, such as the backbone's SHA-256.
         rule: how photos are resized, whatever the size; None: squashed.
+        host: what runs the training processes, if not this program.
 
     Raises SettingsError that names everything that does not fit.
     """
@@ -64,6 +83,7 @@ class FinetuneTask:
     features: NDArray[np.float32] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
     rule: ResizeRule | None = None
+    host: Host = Host()
 
     def __post_init__(self) -> None:
         """Check that photos, labels, features and head fit each other."""

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ FOLDER = "processes"
 TASK, ARRAYS, BACKBONE, STOP, OUTCOME = (
     "task.json", "task.npz", "backbone.onnx", "stop", "outcome.json"
 )  # fmt: skip
+STOPPED = "stopped"
+"""Name of the error of a child that Ctrl-C stopped."""
 MARK = "tailorbird:"
 """Begins the lines on a child's standard output that are for the parent."""
 POLL_SECONDS = 0.2
@@ -122,11 +124,8 @@ def _check(folder: Path, code: int, lines: list[str]) -> None:
         json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"*-{OUTCOME}"))
     ]
     for found in outcomes:
-        if found["error"] == "stopped":
-            raise StopRequested
         if found["error"] is not None:
-            kind = getattr(errors, found["error"], TrainingError)
-            raise kind(found["message"])
+            raise error_of(found["error"], found["message"])
     if code or not outcomes:
         raise TrainingError(
             f"a training process ended with code {code}: {' / '.join(lines) or 'it said nothing'}; "
@@ -138,7 +137,7 @@ def write_task(task: FinetuneTask, folder: Path) -> None:
     """Write a task as files that `read_task` reads: JSON, plain arrays and the backbone."""
     facts = {
         "parts": {
-            name: [{**asdict(one), "path": str(one.path)} for one in task.parts[name]]
+            name: [{**asdict(one), "path": str(one.path.absolute())} for one in task.parts[name]]
             for name in PARTS
         },
         "settings": asdict(task.settings),
@@ -198,39 +197,57 @@ def _settings(values: dict[str, Any]) -> FinetuneSettings:
     )
 
 
-class Reporter:
-    """A Progress that writes each call as a line for the parent."""
+Call = tuple[str, tuple[Any, ...], dict[str, float]]
+"""A call of a Progress: the method's name and its arguments."""
 
-    def _send(self, name: str, *args: object, **values: float) -> None:
-        print(MARK + json.dumps([name, args, values]), flush=True)
+
+def _print(call: Call) -> None:
+    print(MARK + json.dumps(call), flush=True)
+
+
+class Reporter:
+    """A Progress that sends each call to the parent, by default as a line."""
+
+    def __init__(self, send: Callable[[Call], object] = _print) -> None:
+        self._send = send
 
     def stage(self, name: str, total: int | None = None) -> None:
         """Report the stage."""
-        self._send("stage", name, total)
+        self._send(("stage", (name, total), {}))
 
     def advance(self, done: int, total: int) -> None:
         """Report the steps."""
-        self._send("advance", done, total)
+        self._send(("advance", (done, total), {}))
 
     def note(self, text: str) -> None:
         """Report the sentence."""
-        self._send("note", text)
+        self._send(("note", (text,), {}))
 
     def metrics(self, **values: float) -> None:
         """Report the values."""
-        self._send("metrics", **{name: float(value) for name, value in values.items()})
+        self._send(("metrics", (), {name: float(value) for name, value in values.items()}))
 
 
 def report_outcome(folder: Path, process: int, error: BaseException | None) -> None:
     """Write how a child ended."""
-    name = None if error is None else type(error).__name__
-    if isinstance(error, KeyboardInterrupt):
-        name = "stopped"
-    elif error is not None and not isinstance(error, TailorbirdError):
-        name = TrainingError.__name__
-    message = "" if error is None else str(error)
-    text = json.dumps({"error": name, "message": message})
+    name = None if error is None else name_of(error)
+    text = json.dumps({"error": name, "message": "" if error is None else str(error)})
     write_text(folder / f"{process}-{OUTCOME}", text)
+
+
+def name_of(error: BaseException) -> str:
+    """Return the name under which an error is sent to another process."""
+    if isinstance(error, KeyboardInterrupt):
+        return STOPPED
+    return (type(error) if isinstance(error, TailorbirdError) else TrainingError).__name__
+
+
+def error_of(name: str, message: str) -> BaseException:
+    """Return the error that another process sent."""
+    if name == STOPPED:
+        return StopRequested()
+    kind: type[TailorbirdError] = getattr(errors, name, TrainingError)
+    return kind(message)
 
 
 @contextlib.contextmanager
