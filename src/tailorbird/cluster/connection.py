@@ -87,10 +87,15 @@ def connected(address: str = LOCAL, *, cores: int | None = None) -> Iterator[Any
         yield ray
 
 
-def load() -> Any:
-    """Return the module `ray`, imported on first use. Raises MissingExtra."""
+def require() -> None:
+    """Raise MissingExtra if Ray is not installed; does not import it."""
     if importlib.util.find_spec("ray") is None:
         raise MissingExtra(f"Ray is not installed; to install it: {installing.install('ray')}")
+
+
+def load() -> Any:
+    """Return the module `ray`, imported on first use. Raises MissingExtra."""
+    require()
     for name, value in _SILENCE.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():

@@ -19,7 +19,6 @@ from tailorbird.experiments.data import ExperimentData
 from tailorbird.head import EpochLog, HeadSettings, search
 from tailorbird.head.fit import Data, fit_prepared, prepare
 from tailorbird.parallel import one_blas_thread
-from tailorbird.progress import Progress
 from tailorbird.validation import Problems
 
 CACHED_BYTES = 2**30
@@ -183,41 +182,34 @@ DEFAULT_RECIPE = -1
 """The number that stands for plain `train` in place of a setting's."""
 
 
-def default_recipe(
-    data: ExperimentData, partitions: Sequence[Partition], progress: Progress
-) -> Iterator[FitScore]:
-    """Yield the scores of what plain `train` does, on each partition.
+def recipe_score(data: ExperimentData, partitions: Sequence[Partition], number: int) -> FitScore:
+    """Return the score of what plain `train` does, on one partition.
 
     It searches a few settings and averages the best heads. It chooses by the log-loss on the photos
     held out, as in `train` by that on validation: its scores are a little optimistic, like those of
     a setting that was chosen among others.
-
-    progress: receives the stage `recipe` and the partitions done.
     """
-    progress.stage("recipe", len(partitions))
-    for number, part in enumerate(partitions):
-        seed = int(np.random.SeedSequence(part.seed).generate_state(1)[0])
-        try:
-            best = search(
-                data.features[:1, part.train],
-                data.labels[part.train],
-                data.features[0, part.held_out],
-                data.labels[part.held_out],
-                classes=len(data.classes),
-                seed=seed,
-            ).best
-            score = FitScore(
-                DEFAULT_RECIPE,
-                number,
-                best.validation_accuracy,
-                best.validation_loss,
-                best.best_epoch,
-                best.seconds,
-            )
-        except TrainingError as error:
-            score = FitScore(DEFAULT_RECIPE, number, math.nan, math.nan, 0, 0.0, str(error))
-        yield score
-        progress.advance(number + 1, len(partitions))
+    part = partitions[number]
+    seed = int(np.random.SeedSequence(part.seed).generate_state(1)[0])
+    try:
+        best = search(
+            data.features[:1, part.train],
+            data.labels[part.train],
+            data.features[0, part.held_out],
+            data.labels[part.held_out],
+            classes=len(data.classes),
+            seed=seed,
+        ).best
+    except TrainingError as error:
+        return FitScore(DEFAULT_RECIPE, number, math.nan, math.nan, 0, 0.0, str(error))
+    return FitScore(
+        DEFAULT_RECIPE,
+        number,
+        best.validation_accuracy,
+        best.validation_loss,
+        best.best_epoch,
+        best.seconds,
+    )
 
 
 class _Stopped(Exception):
@@ -293,6 +285,16 @@ class Fitter:
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def recipe(self) -> Iterator[FitScore]:
+        """Yield the score of plain `train` on each partition, in order."""
+        for number in range(len(self.partitions)):
+            yield recipe_score(self.data, self.partitions, number)
+
+    def one(self, job: Job) -> FitScore:
+        """Return the score of a job, on one core."""
+        with one_blas_thread():
+            return self._one(job, threading.Event())
 
     def _one(self, job: Job, stop: threading.Event) -> FitScore:
         def check(_: EpochLog) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tailorbird.experiments import optuna_search
 from tailorbird.experiments.alternatives import check_alternatives, most_views
-from tailorbird.experiments.cross_validation import FitScore, Fitter, default_recipe, partitions
+from tailorbird.experiments.cross_validation import FitScore, Fitter, partitions
 from tailorbird.experiments.data import ExperimentData, given_or_read
 from tailorbird.experiments.sweep_results import SweepResult
 from tailorbird.experiments.sweep_run import OnFit, SweepRun, SweepSettings
@@ -23,6 +23,7 @@ def sweep(
     *,
     progress: Progress | None = None,
     on_fit: OnFit | None = None,
+    fitter: Callable[..., Fitter] = Fitter,
     **options: Any,
 ) -> SweepResult:
     """Compare settings of the head by repeated, stratified cross-validation.
@@ -50,6 +51,7 @@ def sweep(
         settings: folds, seeds, metric and so on; None: the defaults.
         progress: receives the stages of reading photos, and `recipe`.
         on_fit: called after each fit of a setting.
+        fitter: makes what runs the fits, from data, partitions and `workers`; by default threads.
         options: fields of SweepSettings, in place of those in `settings`.
 
     Raises:
@@ -66,9 +68,9 @@ def sweep(
     parts = partitions(
         data.labels, data.groups, folds=settings.folds, seeds=settings.seeds, seed=settings.seed
     )
-    run = SweepRun(
-        data, checked, Fitter(data, parts, workers=settings.workers), settings.metric, on_fit
-    )
+    fits = fitter(data, parts, workers=settings.workers)
+    run = SweepRun(data, checked, fits, settings.metric, on_fit)
+    progress = progress or NoProgress()
     default_fits: list[FitScore] = []
     interrupted = False
     try:
@@ -78,8 +80,10 @@ def sweep(
             run.whole_grid()
         else:
             run.one_at_a_time()
-        for score in default_recipe(data, parts, progress or NoProgress()):
+        progress.stage("recipe", len(parts))
+        for number, score in enumerate(fits.recipe(), start=1):
             default_fits.append(score)  # one by one: what was done stays after Ctrl-C
+            progress.advance(number, len(parts))
     except KeyboardInterrupt:
         if not run.done:
             raise

@@ -25,7 +25,7 @@ from tailorbird.service.openapi import document
 from tailorbird.service.page_settings import PageSettings
 from tailorbird.service.served import Served, Slot
 from tailorbird.service.settings import ServeSettings
-from tailorbird.service.state import State, state_of
+from tailorbird.service.state import Peers, State, state_of
 from tailorbird.service.telemetry import Telemetry, accuracy_metrics, uploads_metrics
 from tailorbird.service.web.logs import log
 from tailorbird.service.web.middleware import Guard, route_path
@@ -41,10 +41,10 @@ COUNT_SECONDS = 2.0
 class Service:
     """The ASGI application with its state."""
 
-    def __init__(self, settings: ServeSettings, *, supervisor: int | None = None) -> None:
+    def __init__(self, settings: ServeSettings, *, peers: Peers | None = None) -> None:
         """Open the model and the corrections.
 
-        supervisor: process to notify of a reload; it notifies the other processes.
+        peers: the other processes that serve the model, which a reload concerns too.
 
         Raises ModelFileError, SettingsError, StorageError or MissingExtra.
         """
@@ -57,7 +57,7 @@ class Service:
             device=settings.choice,
         )
         device = slot.current.classifier.device
-        store = _open_corrections(settings)
+        store = open_corrections(settings)
         batcher = Batcher(
             threads=max(1, parallel.cores() // settings.workers),
             queue=settings.queue,
@@ -83,7 +83,7 @@ class Service:
             batcher,
             store,
             secret,
-            supervisor,
+            peers,
             candidate,
             Tally(store) if store else None,
         )
@@ -215,7 +215,7 @@ class _Counts:
         return self._counts
 
 
-def _open_corrections(settings: ServeSettings) -> Corrections | None:
+def open_corrections(settings: ServeSettings) -> Corrections | None:
     """Open the database; where that fails, the error names the options."""
     if not settings.corrections:
         return None

@@ -184,12 +184,10 @@ async def reload(request: Request) -> JSONResponse:
         )
         raise Problem(403, "forbidden", message)
     try:
-        changed = await state.reload(trigger="http")
+        changed = await state.reload_everywhere()
     except ModelFileError as error:
         message = f"the new model was refused, the old one is still served: {error}"
         raise Problem(409, "conflict", message) from None
-    # Always, even if unchanged here: another process may still serve an older model.
-    state.notify_other_processes()
     return JSONResponse({"sha256": state.slot.current.sha256, "changed": changed})
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from starlette.requests import Request
 
@@ -20,11 +21,38 @@ from tailorbird.service.telemetry import Telemetry
 from tailorbird.service.web.logs import log
 
 
+class Peers(Protocol):
+    """The other processes that serve the same model."""
+
+    async def refresh(self) -> None:
+        """Bring this process's copy of the model file up to date. Raises ModelFileError."""
+
+    def notify(self) -> None:
+        """Make the others reload as well."""
+
+
+@dataclass(frozen=True)
+class Siblings:
+    """Processes on this machine, which one supervisor started; they read the same file.
+
+    supervisor: id of its process, which forwards SIGHUP to all.
+    """
+
+    supervisor: int
+
+    async def refresh(self) -> None:
+        """Do nothing: all read the file itself."""
+
+    def notify(self) -> None:
+        """Make the others reload as well."""
+        os.kill(self.supervisor, signal.SIGHUP)
+
+
 @dataclass
 class State:
     """One process of the service.
 
-    supervisor: id of the process that started this one and restarts it, None where there is none.
+    peers: the other processes, None where this is the only one.
     """
 
     settings: ServeSettings
@@ -33,7 +61,7 @@ class State:
     batcher: Batcher
     corrections: Corrections | None
     secret: bytes
-    supervisor: int | None = None
+    peers: Peers | None = None
     candidate: Candidate | None = None
     tally: Tally | None = None
     ready: bool = True
@@ -82,10 +110,15 @@ class State:
         log("reloaded", changed=changed, told_by=trigger, serving=self.slot.current.sha256)
         return changed
 
-    def notify_other_processes(self) -> None:
-        """Make the other processes reload as well."""
-        if self.supervisor is not None:
-            os.kill(self.supervisor, signal.SIGHUP)
+    async def reload_everywhere(self) -> bool:
+        """Reload here as `reload` does, then make the other processes reload as well."""
+        if self.peers is not None:
+            await self.peers.refresh()
+        changed = await self.reload(trigger="http")
+        # Always, even if unchanged here: another process may still serve an older model.
+        if self.peers is not None:
+            self.peers.notify()
+        return changed
 
 
 def state_of(request: Request) -> State:

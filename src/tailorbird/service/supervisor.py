@@ -21,6 +21,7 @@ from prometheus_client import multiprocess
 
 from tailorbird.errors import RunError, TailorbirdError
 from tailorbird.service.settings import ServeSettings
+from tailorbird.service.state import Siblings
 from tailorbird.service.web.logs import configure_logging, log
 from tailorbird.service.web.terminal import Terminal
 
@@ -193,7 +194,7 @@ def _work(
 
     configure_logging(quiet=quiet)
     try:
-        service = Service(settings, supervisor=parent)
+        service = Service(settings, peers=Siblings(parent))
     except TailorbirdError as error:
         log("cannot-start", level="error", message=str(error))
         sys.exit(error.exit_code)

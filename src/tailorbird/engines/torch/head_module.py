@@ -30,13 +30,15 @@ def build(
     regularisation: Regularisation,
     generator: Any,
     device: Any,
+    part: tuple[int, int] = (0, 1),
 ) -> Any:
     """Return a module from features float32 (B, K) to logits (B, C), with these weights.
 
     generator: of the dropout masks.
+    part: number of this process and of all that share each batch.
     """
     torch, _ = backend.load()
-    made = _module_class()(weights, regularisation.dropout, generator).to(device)
+    made = _module_class()(weights, regularisation.dropout, generator, part).to(device)
     with torch.no_grad():
         for name, tensor in tensors(made).items():
             tensor.copy_(torch.from_numpy(np.ascontiguousarray(as_torch(name, weights[name]))))
@@ -66,10 +68,14 @@ def _module_class() -> Any:
 
     class HeadModule(base):  # type: ignore[misc]
         def __init__(
-            self, weights: Mapping[str, npt.NDArray[Any]], dropout: float, generator: Any
+            self,
+            weights: Mapping[str, npt.NDArray[Any]],
+            dropout: float,
+            generator: Any,
+            part: tuple[int, int],
         ) -> None:
             super().__init__()
-            self.dropout, self.generator = dropout, generator
+            self.dropout, self.generator, self.part = dropout, generator, part
             shapes: list[tuple[int, ...]] = []
             while f"head/{len(shapes)}/kernel" in weights:
                 shapes.append(weights[f"head/{len(shapes)}/kernel"].shape)
@@ -85,7 +91,12 @@ def _module_class() -> Any:
         def _dropped(self, hidden: Any) -> Any:
             if not self.dropout or not self.training:
                 return hidden
-            drawn = torch.rand(hidden.shape, generator=self.generator, device=hidden.device)
+            # For the photos of all processes, so that each has the masks that one process would
+            # draw for its photos, and the generators of all are in the same state.
+            process, processes = self.part
+            shape = (len(hidden) * processes, *hidden.shape[1:])
+            drawn = torch.rand(shape, generator=self.generator, device=hidden.device)
+            drawn = drawn[process::processes]
             return hidden * (drawn >= self.dropout) / (1 - self.dropout)
 
         def forward(self, features: Any) -> Any:

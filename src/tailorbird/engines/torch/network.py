@@ -204,9 +204,13 @@ class TorchNetwork:
         if not weights:
             raise SettingsError("there is no head yet: attach one before the first stage begins")
         self._stage = None
-        self._generator.manual_seed(training.seed + self.process)
+        self._generator.manual_seed(training.seed)
         self._head = head_module.build(
-            weights, training.regularisation, self._generator, self._device
+            weights,
+            training.regularisation,
+            self._generator,
+            self._device,
+            part=(self.process, self.processes),
         )
         place = traced.places[training.cut]
         factors = _factors(place.layers, training)
@@ -407,8 +411,6 @@ class TorchNetwork:
         if scaler:
             stage.scaler.load_state_dict({name: value.item() for name, value in scaler.items()})
         self._generator.set_state(torch.from_numpy(np.array(state[GENERATOR])))
-        if self.process:  # the saved state is that of the first process
-            self._generator.manual_seed(int(self._generator.initial_seed()) + self.process)
 
     def _begun(self) -> _Stage:
         if self._stage is None:

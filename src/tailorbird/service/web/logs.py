@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 import traceback
-from typing import Any
+from typing import Any, TextIO
 
 _LOGGER = logging.getLogger("tailorbird.service")
 
@@ -51,15 +51,16 @@ def log(
         _LOGGER.log(number, event, extra={"fields": fields}, exc_info=exc_info)
 
 
-def configure_logging(*, quiet: bool = False) -> None:
+def configure_logging(*, quiet: bool = False, stream: TextIO | None = None) -> None:
     """Send the records of all loggers to standard error as JSON lines.
 
     That includes warnings, exceptions of threads and of tasks that nobody awaited, and the
     messages of libraries from level WARNING on.
 
     quiet: leave out what is not a problem, such as the line of each answered request.
+    stream: where the lines go; by default standard error.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers = [handler]
