@@ -18,18 +18,19 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tailorbird.cluster.connection import load
+from tailorbird.cluster.resources import Place, place
 from tailorbird.engines.finetune.checkpoints import Checkpoints
 from tailorbird.engines.finetune.interrupts import deferred_interrupt
 from tailorbird.engines.finetune.loop import finetune
 from tailorbird.engines.finetune.task import FinetuneTask, Host
 from tailorbird.engines.torch import launching
 from tailorbird.engines.torch.worker import opened_network
-from tailorbird.errors import ClusterError, SettingsError, TailorbirdError
+from tailorbird.errors import ClusterError, TailorbirdError
 from tailorbird.progress import NoProgress, Progress
 
 if TYPE_CHECKING:
@@ -41,34 +42,6 @@ LOSSES: Final = 3
 """Number of times that workers are started again after one was lost."""
 POLL_SECONDS: Final = 0.2
 FILES: Final = (launching.TASK, launching.ARRAYS, launching.BACKBONE)
-
-
-@dataclass(frozen=True)
-class Place:
-    """What each worker of a cluster gets: cores, and whether a GPU."""
-
-    workers: int
-    cores: int
-    gpu: bool
-
-
-def place(ray: Any, workers: int) -> Place:
-    """Return what each of several workers gets: a GPU if there are any, and equally many cores.
-
-    Raises SettingsError for more workers than the cluster has room for.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    cores = [int(node.get("CPU", 0)) for node in nodes]
-    most, unit = (gpus, "GPU") if gpus else (sum(cores), "processor core")
-    if not 1 <= workers <= most:
-        raise SettingsError(
-            f"workers is {workers}, but the Ray cluster has {most} {unit}{'s' * (most != 1)}; "
-            f"use 1 to {most}"
-        )
-    shares = range(max(cores), 0, -1)
-    share = next((n for n in shares if sum(count // n for count in cores) >= workers), 1)
-    return Place(workers, share, gpus > 0)
 
 
 def host(ray: Any, workers: int) -> Host:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tailorbird.errors import ModelFileError
+from tailorbird.inference import DeviceChoice
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
@@ -70,7 +71,8 @@ class Board:
 
         try:
             fresh = self._read()
-            open_served(Path(self._paths["model"]), strict=self._strict)
+            cpu = DeviceChoice("cpu")
+            open_served(Path(self._paths["model"]), strict=self._strict, device=cpu)
         except ModelFileError as error:
             return str(error)
         self._fresh = fresh

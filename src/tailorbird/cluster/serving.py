@@ -1,8 +1,8 @@
 """Serve a model from replicas on a Ray cluster: `service` as a deployment of Ray Serve.
 
 Ray Serve starts as many replicas as the requests need, and ends them again. Each runs the same
-application on one core. Ray's proxy takes the requests; accepted ones survive a reload, as the
-model is replaced within each replica, and the end, for which Ray waits.
+application on one core, or on a GPU. Accepted requests survive a reload, as the model is replaced
+within each replica, and the end, for which Ray waits.
 """
 
 from __future__ import annotations
@@ -17,19 +17,24 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from tailorbird.cluster.connection import LOCAL, connected, require
 from tailorbird.cluster.replica import METRICS, Application, Board, Replica
+from tailorbird.cluster.resources import Place, gpus, place
 from tailorbird.corrections.database import locate
-from tailorbird.errors import ClusterError
+from tailorbird.errors import ClusterError, SettingsError
+from tailorbird.inference import DeviceChoice
+from tailorbird.inference.choosing import AUTO
 from tailorbird.service import ServeSettings, need_extra
 from tailorbird.validation import Problems
 
 NAME: Final = "tailorbird"
 """Name of the application on the cluster; one is served on each."""
+BATCH: Final = 2
+"""Photos that a replica works on at once, as on the CPU; more are started above twice as many."""
 MOST_REPLICAS: Final = 10_000
 FOLLOW_SECONDS: Final = 5.0
 """Time between two health checks, after which all replicas serve a reloaded model."""
@@ -40,7 +45,7 @@ POLL_SECONDS: Final = 0.2
 class Replicas:
     """How many replicas serve, depending on the requests.
 
-    lowest: 1 or more. highest: None: one per core of the cluster.
+    lowest: 1 or more. highest: None: one per core of the cluster, or per GPU.
     """
 
     lowest: int = 1
@@ -94,6 +99,8 @@ def serve(
     bound = listen(settings)  # that the port is free
     shown, port = url(settings, bound), bound.getsockname()[1]
     bound.close()
+    choice = settings.choice  # of this process's environment; a replica has another
+    settings = replace(settings, device=choice.name, half=choice.half)
     with connected(address) as ray:
         configure_logging(quiet=quiet)
         with _deployed(ray, settings, port, replicas, quiet=quiet) as board:
@@ -123,7 +130,7 @@ def _try(settings: ServeSettings) -> None:
     from tailorbird.service.served import open_served
 
     for path in filter(None, (settings.model, settings.candidate)):
-        served = open_served(path, strict=settings.strict)
+        served = open_served(path, strict=settings.strict, device=DeviceChoice("cpu"))
         if path == settings.model:
             settings.page.check_classes(served.classifier.classes)
     store = open_corrections(settings)
@@ -141,8 +148,8 @@ def _deployed(
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     _refuse_others(serving)
     board = _board(ray, settings)
+    share = _share(ray, settings)
     counters = Path(tempfile.gettempdir()) / f"tailorbird-counters-{uuid.uuid4().hex}"
-    cores = int(ray.cluster_resources().get("CPU", 1))
     deployment = serving.deployment(
         serving.ingress(Application(settings, board, quiet=quiet))(Replica)
     ).options(
@@ -150,12 +157,15 @@ def _deployed(
         max_ongoing_requests=settings.connections,  # the application's own limits decide
         autoscaling_config={
             "min_replicas": replicas.lowest,
-            "max_replicas": replicas.highest or max(replicas.lowest, cores),
-            "target_ongoing_requests": 2 * settings.batch,
+            "max_replicas": replicas.highest or max(replicas.lowest, share.workers),
+            "target_ongoing_requests": 2 * (settings.batch or BATCH),
         },
         ray_actor_options={
-            "num_cpus": 1,
-            "runtime_env": {"env_vars": {METRICS: str(counters), "TAILORBIRD_THREADS": "1"}},
+            "num_cpus": share.cores,
+            "num_gpus": int(share.gpu),
+            "runtime_env": {
+                "env_vars": {METRICS: str(counters), "TAILORBIRD_THREADS": str(share.cores)}
+            },
         },
         health_check_period_s=FOLLOW_SECONDS,
         graceful_shutdown_timeout_s=settings.deadline + 5,
@@ -168,6 +178,21 @@ def _deployed(
         with contextlib.suppress(Exception):  # the cluster may be gone
             serving.shutdown()
         shutil.rmtree(counters, ignore_errors=True)
+
+
+def _share(ray: Any, settings: ServeSettings) -> Place:
+    """Return what a replica gets, and how many there is room for.
+
+    A GPU where the cluster has any, unless another device is asked for; else one core.
+    """
+    device, there = settings.choice.name, gpus(ray)
+    if device.startswith("cuda") and not there:
+        raise SettingsError(
+            f"device is {device!r}, but the Ray cluster has no GPU; use cpu or auto"
+        )
+    if there and (device.startswith("cuda") or device == AUTO):
+        return place(ray, there)
+    return Place(max(1, int(ray.cluster_resources().get("CPU", 1))), 1, gpu=False)
 
 
 def _board(ray: Any, settings: ServeSettings) -> Any:
