@@ -24,8 +24,6 @@ from tailorbird.errors import ModelFileError
 from tailorbird.inference import DeviceChoice
 
 if TYPE_CHECKING:
-    from starlette.types import Message, Receive, Scope, Send
-
     from tailorbird.service import ServeSettings
     from tailorbird.service.app import Service
 
@@ -158,7 +156,7 @@ class Application:
         self._service: Service | None = None
         self._app: Any = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Answer one request, or run the lifespan, which comes first (ASGI)."""
         if self._app is None:
             await self._open()
@@ -169,7 +167,7 @@ class Application:
         elif path == "/metrics":
             await self._exchange_metrics()
 
-        async def sent(message: Message) -> None:
+        async def sent(message: dict[str, Any]) -> None:
             if message["type"] == "lifespan.shutdown.complete":
                 await self._close()
             if message["type"] == "http.response.start":
