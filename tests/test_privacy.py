@@ -134,7 +134,7 @@ COMMANDS = {
 
 ELSEWHERE = {"serve", "health", "review", "label", "import", "export", "backbones pull",
              "corrections", "corrections stats", "corrections export",
-             "corrections forget"}  # fmt: skip
+             "corrections forget", "features"}  # fmt: skip
 """Commands that other tests of this file run."""
 
 
@@ -236,6 +236,16 @@ def test_pytorch_contacts_nobody_but_the_hub_and_leaves_no_file(
         watched.run("backbones", "pull", "timm:test_vit", HF_ENDPOINT=hub.url)
         assert hub.requests
     assert watched.hosts() == {"127.0.0.1"}
+
+
+@pytest.mark.ray
+def test_a_local_cluster_contacts_nobody_and_leaves_no_file(
+    watched: Watched, shapes: Path, trained: Path
+) -> None:
+    watched.run("features", shapes, "--backbone", "pocket", "-o", "features")
+    watched.run("predict", trained, shapes, "-o", "answers", "--ray")
+    assert watched.hosts() <= {"127.0.0.1"} | {one for one in watched.hosts() if one[:1] == "/"}
+    assert watched.left() == []
 
 
 def test_telemetry_can_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +39,14 @@ ImagesArgument = Annotated[
     typer.Argument(
         metavar="PHOTOS",
         help="Photos, folders and globs; - reads paths, or one photo, from standard input.",
+    ),
+]
+SourcesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PHOTOS",
+        help="Folders, photos, CSV or Parquet files with a column path, and addresses such as "
+        "s3://shop/photos or gs://shop/photos.",
     ),
 ]
 FollowLinksOption = Annotated[
@@ -139,6 +146,10 @@ WorkersOption = Annotated[
         rich_help_panel=CLUSTER,
     ),
 ]
+PartitionRowsOption = Annotated[
+    int,
+    typer.Option(help="Photos in a partition, 1 to 100000.", rich_help_panel=CLUSTER),
+]
 JsonOption = Annotated[
     bool,
     typer.Option(
@@ -181,21 +192,18 @@ def _with_addresses(args: list[str]) -> list[str]:
     """Return the arguments with `--ray=ADDRESS` for `--ray ADDRESS`, and for `--ray` alone."""
     from tailorbird.cluster.connection import LOCAL, is_address
 
+    end = args.index("--") if "--" in args else len(args)
     result: list[str] = []
-    rest = iter(args)
-    for one in rest:
-        if one == "--":
-            return [*result, one, *rest]
-        if one != "--ray":
-            result.append(one)
-            continue
-        following = next(rest, None)
-        if following is not None and is_address(following):
-            result.append(f"--ray={following}")
-        else:
-            result.append(f"--ray={LOCAL}")
-            rest = itertools.chain([] if following is None else [following], rest)
-    return result
+    position = 0
+    while position < end:
+        one, position = args[position], position + 1
+        if one == "--ray":
+            address = LOCAL
+            if position < end and is_address(args[position]):
+                address, position = args[position], position + 1
+            one = f"--ray={address}"
+        result.append(one)
+    return result + args[end:]
 
 
 def common(function: Callable[..., None]) -> Callable[..., None]:

@@ -15,16 +15,18 @@ from tailorbird.cli.options import (
     ImagesArgument,
     JsonLinesOption,
     ModelArgument,
+    PartitionRowsOption,
+    RayOption,
     StrictOption,
     on_device,
+    WorkersOption,
 )
+from tailorbird.cli.partitions import FAILURES_EXIT_CODE, run_job
 from tailorbird.cli.sources import sources
 
 if TYPE_CHECKING:
     from tailorbird.explanation import Explanation
     from tailorbird.model import Failure, Prediction
-
-FAILURES_EXIT_CODE = 3
 
 
 @on_device
@@ -32,7 +34,19 @@ def predict(
     model: ModelArgument,
     photos: ImagesArgument,
     top: Annotated[int, typer.Option(help="Number of classes to print per photo.", min=1)] = 3,
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write Parquet files to this folder, here or in an object store, and print "
+            "nothing; PHOTOS may then be manifests and addresses, as in `features`.",
+        ),
+    ] = None,
     follow_links: FollowLinksOption = False,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    partition_rows: PartitionRowsOption = 1000,
     strict: StrictOption = False,
     json: JsonLinesOption = False,
     as_csv: Annotated[
@@ -43,13 +57,23 @@ def predict(
     """Classify photos.
 
     Photos that cannot be used are reported on standard error, and the others are classified. Exits
-    3 if any photo could not be used.
+    3 if any photo could not be used. With --output, each partition of the photos becomes one
+    Parquet file, and a run that was interrupted is resumed at the partitions that are missing.
     """
     from tailorbird.errors import SettingsError
     from tailorbird.model import Classifier, Failure
 
-    if json and as_csv:
-        raise SettingsError("--json and --csv were both given; choose one")
+    if as_csv and (json or answers is not None):
+        other = "--json" if json else "--output"
+        raise SettingsError(f"{other} and --csv were both given; choose one")
+    if answers is not None or ray is not None or workers is not None:
+        from tailorbird.cluster.partitions import Job
+        from tailorbird.cluster.running import RaySettings
+        from tailorbird.cluster.work import Predict
+
+        where = RaySettings(ray, workers)
+        job = Job(tuple(photos), answers or "", partition_rows, follow_links)
+        run_job(job, Predict.of(model, top=top, strict=strict), where, json=json)
     classifier = Classifier(model, strict=strict)
     given = sources(photos, follow_links)
     total = len(given) if isinstance(given, list) else None

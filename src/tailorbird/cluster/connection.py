@@ -37,7 +37,7 @@ _OBJECT_STORE_BYTES: Final = 512 * 2**20
 
 _SILENCE: Final = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_TQDM": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # what fails arrives as exceptions
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the announcement of a future default
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
@@ -137,15 +137,16 @@ def _start(ray: Any, cores: int, stack: contextlib.ExitStack) -> None:
     folder = tempfile.mkdtemp(prefix="tailorbird-ray-", dir=_short_folder())
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     try:
-        ray.init(
-            address="local",
-            num_cpus=cores,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            _temp_dir=folder,
-        )
+        with _muted():
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                _temp_dir=folder,
+            )
     except Exception as error:  # the exceptions of its many parts share no base class
         raise ClusterError(f"a local Ray cluster could not be started: {_reason(error)}") from error
     host = ray.util.get_node_ip_address()
@@ -175,7 +176,8 @@ def _join(ray: Any, address: str) -> None:
         )
     _check_port(address)
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        with _muted():
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except Exception as error:  # the exceptions of its many parts share no base class
         raise ClusterError(
             f"the Ray cluster {address} cannot be used: {_reason(error)}; this machine must belong "
@@ -196,6 +198,21 @@ def _check_port(address: str) -> None:
             f"the Ray cluster {address} cannot be reached: {error.strerror or error}; check the "
             "address, and that the cluster runs (ray status)"
         ) from None
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """Drop what Ray's native part writes to standard error while it starts: its own log level."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 def _reason(error: Exception) -> str:

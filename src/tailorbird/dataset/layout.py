@@ -6,7 +6,7 @@ import os
 import stat
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -16,7 +16,7 @@ from tailorbird.dataset.samples import Finding, printable
 from tailorbird.dataset.settings import DataSettings
 from tailorbird.dataset.split_folders import arrange
 from tailorbird.dataset.table import Row, read_table
-from tailorbird.dataset.walk import Tree, walk
+from tailorbird.dataset.walk import Tree, each_file, hidden, skipped, walk
 from tailorbird.errors import DatasetError
 from tailorbird.images import EXTENSIONS
 
@@ -188,19 +188,40 @@ def _dealt(name: str, present: set[str | None]) -> str | None:
     return "train" if "train" in present else min(filter(None, present))
 
 
-def photo_paths(folder: Path, *, follow_links: bool = False) -> tuple[list[Path], list[Finding]]:
-    """List the files below a folder that a scan would open as photos, sorted by name.
+def each_photo(
+    folder: Path, *, follow_links: bool = False, findings: list[Finding] | None = None
+) -> Iterator[Path]:
+    """Yield the files below a folder that a scan would open as photos, sorted by name.
 
     As in `find`, hidden files and documents are left out, and every other file is listed; whether
-    it is a photo is decided later, by its content. The findings are about skipped folders and
-    links.
+    it is a photo is decided later, by its content. No list of the files is made: millions of them
+    take no memory.
+
+    Args:
+        folder: where to look.
+        follow_links: also read files outside the folder, through links inside it.
+        findings: receives, at the end, what was skipped: folders and links.
 
     Raises:
         DatasetError: the folder cannot be listed.
     """
-    tree = walk(folder, follow_links=follow_links)
-    files = sorted(tree.files, key=lambda file: file.name)
-    return [Path(file.path) for file in files if not _document(file.parts[-1])], tree.findings
+    tree = Tree()
+    for file in each_file(folder, tree, follow_links=follow_links):
+        if not _document(file.parts[-1]):
+            yield Path(file.path)
+    if findings is not None:
+        findings += skipped(tree)
+
+
+def photo_paths(folder: Path, *, follow_links: bool = False) -> tuple[list[Path], list[Finding]]:
+    """Return what `each_photo` yields, and what was skipped. Raises DatasetError."""
+    findings: list[Finding] = []
+    return list(each_photo(folder, follow_links=follow_links, findings=findings)), findings
+
+
+def looks_like_a_photo(name: str) -> bool:
+    """Return whether a scan would open a file of this name: it is neither hidden nor a document."""
+    return not hidden(name) and not _document(name)
 
 
 def _from_folder(root: Path, data: DataSettings) -> Layout:

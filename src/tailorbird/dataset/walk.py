@@ -68,27 +68,47 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
         DatasetError: the root cannot be listed.
     """
     tree = Tree()
-    real_root = os.path.realpath(root)
-    stack = [_Folder(os.fspath(root), (), ())]
-    while stack:
-        folder = stack.pop()
-        children = _children(folder, root, tree)
-        if folder.parts and children == []:
-            tree.empty.append("/".join(folder.parts))
-        for child in children or ():
-            parts = (*folder.parts, child.name)
-            target = os.path.realpath(child.path) if child.is_symlink() else None
-            if target is not None and not follow_links and not _within(target, real_root):
-                name = "/".join(parts) + ("/" if _is_folder(child) else "")
-                tree.outside.setdefault("/".join(folder.parts), []).append(name)
-            elif not _is_folder(child):
-                tree.files.append(File(child.path, parts))
-            elif target is None:
-                stack.append(_Folder(child.path, parts, folder.resolved))
-            elif _enter(folder, target, _LINKS_FOLLOWED if follow_links else _LINKS):
-                stack.append(_Folder(child.path, parts, (*folder.resolved, target)))
-    tree.findings.extend(_outside_findings(tree.outside))
+    tree.files.extend(each_file(root, tree, follow_links=follow_links))
+    tree.findings = skipped(tree)
     return tree
+
+
+def each_file(root: Path, tree: Tree, *, follow_links: bool = False) -> Iterator[File]:
+    """Yield the files below `root` as `walk` finds them, sorted by name, without a list of them.
+
+    tree: receives what else is found.
+    """
+    real_root = os.path.realpath(root)
+    stack = [_waiting(_Folder(os.fspath(root), (), ()), root, tree)]
+    while stack:
+        folder, children = stack[-1]
+        child = next(children, None)
+        if child is None:
+            stack.pop()
+            continue
+        parts = (*folder.parts, child.name)
+        target = os.path.realpath(child.path) if child.is_symlink() else None
+        if target is not None and not follow_links and not _within(target, real_root):
+            name = "/".join(parts) + ("/" if _is_folder(child) else "")
+            tree.outside.setdefault("/".join(folder.parts), []).append(name)
+        elif not _is_folder(child):
+            yield File(child.path, parts)
+        elif target is None:
+            inner = _Folder(child.path, parts, folder.resolved)
+            stack.append(_waiting(inner, root, tree))
+        elif _enter(folder, target, _LINKS_FOLLOWED if follow_links else _LINKS):
+            inner = _Folder(child.path, parts, (*folder.resolved, target))
+            stack.append(_waiting(inner, root, tree))
+
+
+def _waiting(
+    folder: _Folder, root: Path, tree: Tree
+) -> tuple[_Folder, Iterator[os.DirEntry[str]]]:
+    """Return a folder and what is in it."""
+    children = _children(folder, root, tree)
+    if folder.parts and children == []:
+        tree.empty.append("/".join(folder.parts))
+    return folder, iter(children or ())
 
 
 def _children(folder: _Folder, root: Path, tree: Tree) -> list[os.DirEntry[str]] | None:
@@ -110,7 +130,8 @@ def _children(folder: _Folder, root: Path, tree: Tree) -> list[os.DirEntry[str]]
             Finding("unreadable", (name,), f"the folder {name} cannot be read: {error.strerror}")
         )
         return None
-    return sorted(children, key=lambda child: child.name)
+    # As the whole paths would be sorted: a folder's begin with its name and a slash.
+    return sorted(children, key=lambda child: child.name + "/" * _is_folder(child))
 
 
 def _is_folder(child: os.DirEntry[str]) -> bool:
@@ -127,6 +148,11 @@ def _enter(folder: _Folder, target: str, most: int) -> bool:
         and target not in folder.resolved
         and not _within(os.path.realpath(folder.path), target)
     )
+
+
+def skipped(tree: Tree) -> list[Finding]:
+    """Return the findings about folders and links that were skipped."""
+    return [*tree.findings, *_outside_findings(tree.outside)]
 
 
 def _outside_findings(outside: dict[str, list[str]]) -> Iterator[Finding]:
