@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import ipaddress
 import os
@@ -28,7 +29,7 @@ with connected(cores=1) as ray:
     host = ray.util.get_node_ip_address()
     context = ray.get_runtime_context()
     gcs = context.gcs_address
-    other = dict(os.environ, RAY_AUTH_TOKEN="0" * 64)
+    other = dict(os.environ, RAY_AUTH_TOKEN="0" * 64, RAY_NUM_REDIS_GET_RETRIES="2")
     import subprocess
     code = f"import ray; ray.init(address={gcs!r}, logging_level='critical'); print('inside')"
     stranger = subprocess.run(
@@ -92,6 +93,7 @@ def test_missing_ray_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cluster_without_authentication_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    importlib.import_module("ray._raylet").Config.initialize("")  # as if imported just now
     with pytest.raises(ClusterError, match="RAY_AUTH_MODE=token"), connected("127.0.0.1:1"):
         pass
 

@@ -13,9 +13,10 @@ from pyarrow import parquet
 from support.cluster_tasks import KilledOnce, Refused
 from support.data import encoded, picture
 from tailorbird.cluster.partitions import Job
-from tailorbird.cluster.running import Done, RaySettings, run
+from tailorbird.cluster.running import Done, RaySettings, run, share_of
 from tailorbird.cluster.work import Features, Predict
 from tailorbird.errors import ClusterError, ModelFileError, SettingsError
+from tailorbird.inference import DeviceChoice
 from tailorbird.model import Classifier, Failure
 
 TWO = RaySettings("local", 2)
@@ -113,7 +114,7 @@ def test_errors_of_workers_are_raised_here(
 ) -> None:
     model = trained.read_bytes()
     job = Job([str(photos)], str(tmp_path / "out"), rows=5)
-    with pytest.raises(ModelFileError, match="^no such model here$"):
+    with pytest.raises(ModelFileError, match=r"^no such model here$"):
         run(job, Refused(model), TWO)
     with pytest.raises(ClusterError, match="ZeroDivisionError: a mistake"):
         run(job, Refused(model, mistake=True), TWO)
@@ -136,6 +137,15 @@ def test_progress_and_the_summary_count_photos(photos: Path, trained: Path, tmp_
     done = run(job, Predict.of(trained), progress=Watching())
     assert seen == [(0, 12), (5, 12), (10, 12), (12, 12)]
     assert isinstance(done, Done) and json.dumps(done.as_dict())
+
+
+def test_a_worker_has_a_core_or_a_gpu_with_its_part_of_the_cores() -> None:
+    cluster = {"CPU": 16.0, "GPU": 4.0, "memory": 1e9}
+    assert share_of(cluster, DeviceChoice("auto")) == (4, 4, 1)
+    assert share_of(cluster, DeviceChoice("cuda")) == (4, 4, 1)
+    assert share_of(cluster, DeviceChoice("cpu")) == (16, 1, 0)
+    assert share_of({"CPU": 3.0}, DeviceChoice("auto")) == (3, 1, 0)
+    assert share_of({"CPU": 1.0, "GPU": 2.0}, DeviceChoice("auto")) == (2, 1, 1)
 
 
 @pytest.mark.parametrize(

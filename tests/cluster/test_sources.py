@@ -33,7 +33,7 @@ OBJECTS = {
     "photos/4.jpg": jpeg(4),
     "photos/broken.jpg": b"nothing",
     "photos/readme.txt": b"a document",
-    "list.csv": "path,label\nphotos/4.jpg,disc\ns3://shop/photos/a/1.jpg,\n".encode(),
+    "list.csv": b"path,label\nphotos/4.jpg,disc\ns3://shop/photos/a/1.jpg,\n",
 }
 
 
@@ -123,9 +123,7 @@ def test_files_of_an_object_store_are_read_and_written(server: str) -> None:
     assert read(f"s3://{BUCKET}/new/one") == b"content"
 
 
-def test_photos_and_answers_in_an_object_store(
-    server: str, trained: Path, tmp_path: Path
-) -> None:
+def test_photos_and_answers_in_an_object_store(server: str, trained: Path, tmp_path: Path) -> None:
     """The same answers as from a folder with the same photos, on a cluster and without."""
     for name, content in OBJECTS.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -146,9 +144,9 @@ def test_photos_and_answers_in_an_object_store(
             assert run(job, task).resumed == 3
             found = {}
             for number in range(3):
-                content = read(f"s3://{BUCKET}/{output}/part-{number:05d}.parquet")
-                assert content is not None
-                for row in parquet.read_table(pa.BufferReader(content)).to_pylist():
+                part = read(f"s3://{BUCKET}/{output}/part-{number:05d}.parquet")
+                assert part is not None
+                for row in parquet.read_table(pa.BufferReader(part)).to_pylist():
                     name = row.pop("path").removeprefix(f"s3://{BUCKET}/")
                     assert (row["error"] is None) == (name != "photos/broken.jpg")
                     found[name] = {**row, "error": None}

@@ -16,7 +16,8 @@ from tailorbird.cli.options import (
     ModelArgument,
     on_device,
 )
-from tailorbird.cli.predict import FAILURES_EXIT_CODE, print_failure, print_json_line
+from tailorbird.cli.partitions import FAILURES_EXIT_CODE
+from tailorbird.cli.predict import print_failure, print_json_line
 from tailorbird.cli.sources import sources
 
 if TYPE_CHECKING:

@@ -16,10 +16,12 @@ from tailorbird.cli.options import (
     RayOption,
     SourcesArgument,
     WorkersOption,
+    on_device,
 )
 from tailorbird.cli.partitions import run_job
 
 
+@on_device
 def features(
     photos: SourcesArgument,
     answers: Annotated[

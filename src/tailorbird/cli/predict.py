@@ -18,8 +18,8 @@ from tailorbird.cli.options import (
     PartitionRowsOption,
     RayOption,
     StrictOption,
-    on_device,
     WorkersOption,
+    on_device,
 )
 from tailorbird.cli.partitions import FAILURES_EXIT_CODE, run_job
 from tailorbird.cli.sources import sources

@@ -8,6 +8,7 @@ the block that started it. A cluster of several machines is started by whoever r
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import ipaddress
 import logging
@@ -35,7 +36,9 @@ AUTO: Final = "auto"
 _OBJECT_STORE_BYTES: Final = 512 * 2**20
 """Shared memory of a local cluster for results on their way between processes."""
 
-_SILENCE: Final = {
+_DEFAULTS: Final = {
+    "RAY_NUM_REDIS_GET_RETRIES": "120",  # seconds that a busy machine has to start the cluster
+    "RAY_raylet_start_wait_time_s": "120",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # what fails arrives as exceptions
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the announcement of a future default
@@ -77,8 +80,15 @@ def connected(address: str = LOCAL, *, cores: int | None = None) -> Iterator[Any
             wanted = {**_LOCAL_ONLY, _AUTHENTICATION: "token", _TOKEN: token}
         else:
             wanted = {_AUTHENTICATION: os.environ.get(_AUTHENTICATION) or "token"}
+        if wanted[_AUTHENTICATION].lower() == "disabled":
+            raise ClusterError(
+                "RAY_AUTH_MODE is 'disabled': whoever reaches such a cluster can run programs on "
+                "its machines; start every machine of it with RAY_AUTH_MODE=token, and unset it "
+                "here"
+            )
         stack.enter_context(_variables(wanted))
         ray = load()
+        _read_environment(local=address == LOCAL)
         if address == LOCAL:
             _start(ray, cores or parallel.cores(), stack)
         else:
@@ -96,12 +106,22 @@ def require() -> None:
 def load() -> Any:
     """Return the module `ray`, imported on first use. Raises MissingExtra."""
     require()
-    for name, value in _SILENCE.items():
+    for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import ray
     return ray
+
+
+def _read_environment(*, local: bool) -> None:
+    """Make Ray see the variables that were set: it reads some when it is imported.
+
+    local: whether to listen on the loopback interface only.
+    """
+    importlib.import_module("ray._raylet").Config.initialize("")
+    constants = importlib.import_module("ray._private.ray_constants")
+    constants.ENABLE_RAY_CLUSTER = not local
 
 
 def check_address(address: str) -> None:
@@ -153,9 +173,8 @@ def _start(ray: Any, cores: int, stack: contextlib.ExitStack) -> None:
     if not ipaddress.ip_address(host).is_loopback:
         ray.shutdown()
         raise ClusterError(
-            f"Ray would listen on {host}, because it was imported before it could be told "
-            "otherwise; call ray.init() in your program and that cluster is used, or import Ray "
-            "later"
+            f"this version of Ray would listen on {host}, not on the loopback interface; call "
+            "ray.init() in your own program, and that cluster is used"
         )
 
 
@@ -168,12 +187,6 @@ def _short_folder() -> str | None:
 
 def _join(ray: Any, address: str) -> None:
     """Connect to a running cluster, as one of its machines."""
-    mode = os.environ[_AUTHENTICATION]
-    if mode.lower() == "disabled":
-        raise ClusterError(
-            "RAY_AUTH_MODE is 'disabled': whoever reaches such a cluster can run programs on its "
-            "machines; start every machine of it with RAY_AUTH_MODE=token, and unset it here"
-        )
     _check_port(address)
     try:
         with _muted():

@@ -15,7 +15,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 from tailorbird import errors, parallel
 from tailorbird.cluster.connection import connected
@@ -23,6 +24,7 @@ from tailorbird.cluster.partitions import Job, Plan, failures_in, photos_in, pla
 from tailorbird.cluster.storage import is_remote
 from tailorbird.cluster.work import Task, Worker
 from tailorbird.errors import ClusterError, TailorbirdError
+from tailorbird.inference import DeviceChoice
 from tailorbird.progress import NoProgress, Progress
 from tailorbird.validation import Problems
 
@@ -203,15 +205,17 @@ def _on_cluster(
     cores = None if workers is None else max(workers, parallel.cores())
     with connected(address, cores=cores) as ray:
         data = _quiet_data()
-        count = min(workers or int(ray.cluster_resources().get("CPU", 1)), len(missing))
+        share = share_of(ray.cluster_resources(), task.device)
+        count = min(workers or share.workers, len(missing))
         parts = data.from_items([{"id": n} for n in missing], override_num_blocks=len(missing))
         parts = parts.map_batches(
             PartitionWorker,
             batch_size=1,
             fn_constructor_args=(task, _absolute(job.output), tailorbird.__version__),
             compute=data.ActorPoolStrategy(size=count),
-            num_cpus=1,
-            runtime_env={"env_vars": {THREADS: "1", "OMP_NUM_THREADS": "1"}},
+            num_cpus=share.cores,
+            num_gpus=share.gpus,
+            runtime_env={"env_vars": {THREADS: str(share.cores)}},
         )
         try:
             # Ray prints what it retries to standard output, which belongs to the answers.
@@ -226,8 +230,29 @@ def _on_cluster(
             raise unexpected(error) from error
 
 
+class Share(NamedTuple):
+    """What one worker has of a cluster, and how many such workers it has room for."""
+
+    workers: int
+    cores: int
+    gpus: int
+
+
+def share_of(resources: Mapping[str, float], device: DeviceChoice) -> Share:
+    """Return one worker for each GPU with its part of the cores, else one for each core.
+
+    Args:
+        resources: of the cluster, as Ray counts them.
+        device: asked for; GPUs are not used for `cpu`.
+    """
+    cores, gpus = (max(0, int(resources.get(name, 0))) for name in ("CPU", "GPU"))
+    if gpus and device.name != "cpu":
+        return Share(gpus, max(1, cores // gpus), 1)
+    return Share(max(1, cores), 1, 0)
+
+
 def _absolute(output: str) -> str:
-    return output if is_remote(output) else os.path.abspath(output)
+    return output if is_remote(output) else str(Path(output).absolute())
 
 
 def _quiet_data() -> Any:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
 from tailorbird.cluster import storage
@@ -55,7 +54,7 @@ def photos_of(sources: Sequence[str], *, follow_links: bool = False) -> Iterator
 
 
 def _photos(source: str, follow_links: bool) -> Iterator[Photo]:
-    ending = os.path.splitext(source)[1].lower()
+    ending = PurePosixPath(source).suffix.lower()
     if ending in MANIFESTS and not _is_folder(source):
         yield from _csv(source) if ending == ".csv" else _parquet(source)
     elif storage.is_remote(source):
@@ -107,11 +106,11 @@ def _remote(address: str) -> Iterator[Photo]:
 
 def _placed(manifest: str, path: str) -> str:
     """Return a manifest's path; relative ones are looked up beside the manifest."""
-    if storage.is_remote(path) or os.path.isabs(path):
+    if storage.is_remote(path) or Path(path).is_absolute():
         return path
     if storage.is_remote(manifest):
         return storage.joined(manifest.rpartition("/")[0], path)
-    return os.path.join(os.path.dirname(manifest), path)
+    return str(Path(manifest).parent / path)
 
 
 def _photo(manifest: str, row: dict[str, Any], number: int) -> Photo:

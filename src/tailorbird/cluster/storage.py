@@ -85,7 +85,7 @@ def file_system(address: str) -> tuple[Any, str]:
 
 def joined(folder: str, name: str) -> str:
     """Return the address of a file in a folder."""
-    return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else os.path.join(folder, name)
+    return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else str(Path(folder) / name)
 
 
 class RemotePhoto:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -24,7 +24,7 @@ from tailorbird.cluster.sources import Photo
 from tailorbird.dataset.samples import printable
 from tailorbird.errors import BackboneError, ImageError, ModelFileError, StorageError
 from tailorbird.images import decode, resize
-from tailorbird.inference import map_batches
+from tailorbird.inference import DeviceChoice, chosen, map_batches, use_device
 from tailorbird.model import Classifier, Failure, Source
 from tailorbird.validation import Problems
 
@@ -60,6 +60,10 @@ def _kept(output: str, count: int) -> tuple[bytes, ...]:
 class Task(Protocol):
     """What to compute of each photo; it can be pickled."""
 
+    @property
+    def device(self) -> DeviceChoice:
+        """Where it is computed, by whichever process opens it."""
+
     def about(self) -> Mapping[str, Any]:
         """Return what decides about the answers, as JSON."""
 
@@ -78,11 +82,13 @@ class Predict:
         model: the content of the file; empty where it is kept in the folder of the answers.
         top: number of most probable classes to keep.
         strict: whether to refuse a file that gives other answers on this device.
+        device: where to run.
     """
 
     model: bytes
     top: int = 3
     strict: bool = False
+    device: DeviceChoice = field(default_factory=chosen)
 
     def __post_init__(self) -> None:
         """Raise SettingsError for an invalid `top`."""
@@ -96,13 +102,14 @@ class Predict:
         Raises:
             ModelFileError: the file is missing, damaged or unsafe.
         """
-        Classifier(path, strict=strict)
+        Classifier(path, device="cpu")
         return cls(path.read_bytes(), top, strict)
 
     def about(self) -> Mapping[str, Any]:
         """Return what decides about the answers, as JSON."""
         digest = hashlib.sha256(self.model).hexdigest()
-        return {"holds": "predictions", "model_sha256": digest, "top": self.top}
+        about = {"holds": "predictions", "model_sha256": digest, "top": self.top}
+        return {**about, "half": self.device.half}
 
     def keep(self, output: str) -> Predict:
         """Write the model to the folder of the answers. Raises StorageError."""
@@ -116,7 +123,8 @@ class Predict:
             path = Path(folder) / "model.onnx"
             path.write_bytes(model)
             try:
-                return _Predicting(Classifier(path, strict=self.strict), self.top)
+                classifier = Classifier(path, strict=self.strict, device=self.device)
+                return _Predicting(classifier, self.top)
             except ModelFileError as error:
                 raise ModelFileError(str(error).replace(str(path), "the model file")) from None
 
@@ -163,11 +171,13 @@ class Features:
         count: number of backbones.
         mirror: whether to average features with those of the mirrored photo.
         backbones: the content of each file; empty where they are kept in the folder of the answers.
+        device: where to run.
     """
 
     count: int
     mirror: bool = False
     backbones: tuple[bytes, ...] = ()
+    device: DeviceChoice = field(default_factory=chosen)
 
     @classmethod
     def of(cls, names: str | Path, *, mirror: bool = False) -> Features:
@@ -176,14 +186,16 @@ class Features:
         Raises:
             BackboneError: there is no such backbone, or its file breaks the contract.
         """
-        open_backbone(names, mirror=mirror)
+        with use_device("cpu"):
+            open_backbone(names, mirror=mirror)
         contents = tuple(find(name).read_bytes() for name in names_in(names))
         return cls(len(contents), mirror, contents)
 
     def about(self) -> Mapping[str, Any]:
         """Return what decides about the features, as JSON."""
         digests = [hashlib.sha256(content).hexdigest() for content in self.backbones]
-        return {"holds": "features", "backbones_sha256": digests, "mirror": self.mirror}
+        about = {"holds": "features", "backbones_sha256": digests, "mirror": self.mirror}
+        return {**about, "half": self.device.half}
 
     def keep(self, output: str) -> Features:
         """Write the backbones to the folder of the answers. Raises StorageError."""
@@ -197,8 +209,9 @@ class Features:
             paths = [Path(folder) / f"{i}.onnx" for i in range(self.count)]
             for path, content in zip(paths, contents, strict=True):
                 path.write_bytes(content)
-            backbone = open_backbone(",".join(map(str, paths)), mirror=self.mirror)
-            _ = [part.runner for part in backbone.parts]  # opened while the files are there
+            with use_device(self.device.name, half=self.device.half):
+                backbone = open_backbone(",".join(map(str, paths)), mirror=self.mirror)
+                _ = [part.runner for part in backbone.parts]  # opened while the files are there
             return _Embedding(backbone)
 
 
@@ -240,14 +253,12 @@ class _Embedding:
             except ImageError as error:
                 return error, None
 
-        def run(images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-            return backbone.features(np.stack(images))
+        def run(images: list[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.float32]]:
+            return list(backbone.features(np.stack(images)))
 
-        for photo, (error, row) in zip(
-            photos,
-            map_batches(photos, load, run, workers=_threads(photos)),
-            strict=True,
-        ):
+        device = backbone.parts[0].runner.device
+        rows = map_batches(photos, load, run, device=device, workers=_threads(photos))
+        for photo, (error, row) in zip(photos, rows, strict=True):
             if row is not None and not np.isfinite(row).all():
                 raise BackboneError(
                     f"the backbone gives features of {printable(photo.path)} that are NaN or "

@@ -101,9 +101,7 @@ def each_file(root: Path, tree: Tree, *, follow_links: bool = False) -> Iterator
             stack.append(_waiting(inner, root, tree))
 
 
-def _waiting(
-    folder: _Folder, root: Path, tree: Tree
-) -> tuple[_Folder, Iterator[os.DirEntry[str]]]:
+def _waiting(folder: _Folder, root: Path, tree: Tree) -> tuple[_Folder, Iterator[os.DirEntry[str]]]:
     """Return a folder and what is in it."""
     children = _children(folder, root, tree)
     if folder.parts and children == []:
