@@ -120,7 +120,7 @@ def _read_environment(*, local: bool) -> None:
     local: whether to listen on the loopback interface only.
     """
     importlib.import_module("ray._raylet").Config.initialize("")
-    constants = importlib.import_module("ray._private.ray_constants")
+    constants: Any = importlib.import_module("ray._private.ray_constants")
     constants.ENABLE_RAY_CLUSTER = not local
 
 
