@@ -29,6 +29,7 @@ import numpy.typing as npt
 from tailorbird import onnx_files
 from tailorbird.errors import BackboneError
 from tailorbird.inference import CPU, Runner, simplified
+from tailorbird.inference.precision import is_quantised
 
 if TYPE_CHECKING:
     import onnx
@@ -56,11 +57,6 @@ ACTIVATIONS = frozenset({"Relu", "Clip"})
 
 BETWEEN = frozenset({"Add", "MaxPool", "Pad", "Concat"})
 """Operators that also run on 8-bit activations, so that values stay 8-bit between convolutions."""
-
-
-def is_quantised(model: onnx.ModelProto) -> bool:
-    """Return whether a graph holds quantised weights or activations."""
-    return any(node.op_type == "DequantizeLinear" for node in onnx_files.nodes(model.graph))
 
 
 def quantise(

@@ -146,12 +146,13 @@ class Backbone:
     def variant(self) -> str:
         """How the device's features are told from the CPU's in the cache; empty: they agree."""
         device = self.runner.device
-        if device.is_cpu:
+        if device.is_plain:
             return ""
-        cpu = Runner(self.proto, str(self.path), BackboneError)
-        if difference(cpu, self.runner, "features") <= TOLERANCE:
-            return ""
-        return f"{device.kind}-{device.precision}"
+        if not self.runner.converted:
+            cpu = Runner(self.proto, str(self.path), BackboneError)
+            if difference(cpu, self.runner, "features") <= TOLERANCE:
+                return ""
+        return f"{device.kind}-{self.runner.arithmetic}"
 
     @property
     def parts(self) -> tuple[Backbone, ...]:
@@ -189,7 +190,7 @@ class Backbone:
                 f"{self.path}: features of random images are not finite; "
                 "the file is damaged or badly converted"
             )
-        allowed = tolerance(self.runner.device) * max(1.0, float(np.abs(features).max()))
+        allowed = tolerance(self.runner) * max(1.0, float(np.abs(features).max()))
         start = time.perf_counter()
         alone = self.runner.run_batch(images[1:], ["features"])[0]
         seconds = time.perf_counter() - start

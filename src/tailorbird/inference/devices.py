@@ -62,6 +62,11 @@ class Device:
         return self.providers == (CPU_PROVIDER,)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether graphs run on the CPU as they are."""
+        return self.is_cpu and self.int8 and not self.half
+
+    @property
     def kind(self) -> str:
         """The name without a number."""
         return self.name.partition(":")[0]

@@ -30,6 +30,7 @@ import numpy.typing as npt
 from tailorbird import parallel
 from tailorbird.errors import InputError
 from tailorbird.inference.devices import CPU, Device
+from tailorbird.inference.precision import is_quantised, onnx_of, prepared
 from tailorbird.inference.sessions import (
     first_line,
     is_out_of_memory,
@@ -72,7 +73,11 @@ class Runner:
         self.device = device
         self._error = error
         content = model if isinstance(model, bytes) else model.SerializeToString()
+        self.quantised = not device.is_plain and is_quantised(onnx_of(content))
+        """Whether the graph given is in int8, which every device but the CPU rounds otherwise."""
         try:
+            if self.converted:
+                content = prepared(content, int8=device.int8, half=device.half)
             self._session = open_session(content, device)
         except Exception as problem:  # the runtime's exceptions share no base class
             on = "" if device.is_cpu else f" on the device {device.name}"
@@ -92,6 +97,23 @@ class Runner:
     def lost(self) -> bool:
         """Whether the device failed, so that the CPU does its work."""
         return not self.device.is_cpu and not self._content
+
+    @property
+    def now_on(self) -> Device:
+        """The device that does the work now: the same arithmetic on the CPU, after a loss."""
+        if not self.lost:
+            return self.device
+        return replace(self.device, providers=CPU.providers, options=(), plugin=None)
+
+    @property
+    def converted(self) -> bool:
+        """Whether the graph computes in another arithmetic than it was given in."""
+        return self.device.half or (self.quantised and not self.device.int8)
+
+    @property
+    def arithmetic(self) -> str:
+        """What most of the graph computes in: int8, float32 or float16."""
+        return "int8" if self.quantised and self.device.int8 else self.device.precision
 
     def run_batch(self, images: Array, outputs: Sequence[str] | None = None) -> list[Array]:
         """Run once, in the calling thread, on all images given.
@@ -149,9 +171,7 @@ class Runner:
         if self.lost:  # another thread has done so
             return
         try:
-            session = open_session(
-                self._content, replace(CPU, threads=parallel.cores(), half=self.device.half)
-            )
+            session = open_session(self._content, replace(CPU, threads=parallel.cores()))
             session.run(outputs, {self._input: images})
         except Exception as same:  # the images are the cause, or the graph
             raise self._failed(images, same) from None

@@ -10,10 +10,10 @@ from tailorbird import onnx_files
 from tailorbird.backbone import files_read
 from tailorbird.engines.registry import engine_for_reference
 from tailorbird.errors import BackboneError, SettingsError
+from tailorbird.inference.precision import is_quantised
 from tailorbird.int8.figures import AccuracyLost
 from tailorbird.int8.model import QuantisedModel, quantise_model
 from tailorbird.progress import Progress
-from tailorbird.quantization import is_quantised
 from tailorbird.training import TrainResult, TrainSettings, train
 
 

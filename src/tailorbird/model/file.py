@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tailorbird import onnx_files
 from tailorbird.errors import ModelFileError, TrainingError
 from tailorbird.files import atomic_path
-from tailorbird.inference import Runner
+from tailorbird.inference import CPU, Device, Runner
 from tailorbird.model.metadata import KEY, ModelInfo, info_from
 from tailorbird.model.self_test import probe_image
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 AGREEMENT = 1e-3
 """The largest difference of a probability between the finished file and the pipeline."""
+
+HALF_AGREEMENT = 1e-2
+"""The same where the pipeline computed in float16."""
 
 UNFAMILIARITY_AGREEMENT = 2e-2
 """The largest difference of the unfamiliarity, whose threshold is about 1."""
@@ -36,6 +39,7 @@ def write(
     expected: npt.NDArray[np.floating[Any]],
     unfamiliarity: npt.NDArray[np.float32] | None = None,
     extra: Mapping[str, str] | None = None,
+    device: Device = CPU,
 ) -> None:
     """Write a model file, after running the finished file on real photos.
 
@@ -47,6 +51,8 @@ def write(
         expected: The pipeline's probabilities of these photos, (M, C).
         unfamiliarity: The pipeline's unfamiliarity of these photos, (M,); None: the graph has none.
         extra: Metadata entries to write beside the one of `info`.
+        device: Where the pipeline computed; the file is compared with it there. The self-test
+            always holds the answers of the CPU.
 
     Raises:
         TrainingError: The file and the pipeline differ by `AGREEMENT` or more.
@@ -58,7 +64,9 @@ def write(
     model.CopyFrom(graph)
     with atomic_path(path) as temporary:
         _save(model, info, extra, temporary)
-        runner = verify(temporary, images, expected, unfamiliarity)
+        runner = verify(temporary, images, expected, unfamiliarity, device=device)
+        if not device.is_plain:
+            runner = Runner(model, str(path), ModelFileError)
         # Only the metadata changes now: the graph's probabilities of the probe image are added.
         probe = runner.run_batch(probe_image(info.resize.size), ["probabilities"])[0][0]
         rounded = tuple(round(float(probability), 6) for probability in probe)
@@ -77,6 +85,8 @@ def verify(
     images: npt.NDArray[np.uint8],
     expected: npt.NDArray[np.floating[Any]],
     unfamiliarity: npt.NDArray[np.float32] | None = None,
+    *,
+    device: Device = CPU,
 ) -> Runner:
     """Open a model file as a user would, run it and compare it with the pipeline.
 
@@ -85,6 +95,7 @@ def verify(
         images: uint8 (M, S, S, 3).
         expected: The pipeline's probabilities of these images, (M, C).
         unfamiliarity: The pipeline's unfamiliarity of these images, (M,); None: not compared.
+        device: Where to run it.
 
     Returns:
         The opened graph.
@@ -95,17 +106,18 @@ def verify(
     """
     proto = onnx_files.read_audited(path, ModelFileError)
     info_from(proto, str(path))
-    runner = Runner(proto, str(path), ModelFileError)
+    runner = Runner(proto, str(path), ModelFileError, device=device)
     results = dict(zip(runner.outputs, runner.run(images), strict=True))
     if not all(np.isfinite(result).all() for result in results.values()):
         raise TrainingError(
             "the finished model gives values that are not finite; it was not written"
         )
     worst = float(np.abs(results["probabilities"] - expected).max())
-    if worst >= AGREEMENT:
+    allowed = HALF_AGREEMENT if device.half else AGREEMENT
+    if worst >= allowed:
         raise TrainingError(
             f"the finished model's probabilities differ from the pipeline's by up to {worst:.2g}, "
-            f"{AGREEMENT:g} is allowed; it was not written"
+            f"{allowed:g} is allowed; it was not written"
         )
     if unfamiliarity is not None:
         worst = float(np.abs(results["unfamiliarity"] - unfamiliarity).max())

@@ -30,7 +30,7 @@ from tailorbird.errors import DatasetError
 from tailorbird.features import Embedder, expected_seconds, picture_features
 from tailorbird.head import refit as refit_head
 from tailorbird.head import search
-from tailorbird.inference import use_device
+from tailorbird.inference import CPU, Device, use_device
 from tailorbird.label_errors import judge_prepared
 from tailorbird.label_errors.confident import reported
 from tailorbird.metrics import drift
@@ -367,9 +367,17 @@ def _write(run: TrainingRun, data: PreparedData, network: TrainedNetwork, info: 
             expected=expected,
             unfamiliarity=fitted.scores["validation"][rows] if fitted else None,
             extra=network.extra,
+            device=_computed_on(data, network),
         )
         if network.tuned is not None:
             delete_run(run)
+
+
+def _computed_on(data: PreparedData, network: TrainedNetwork) -> Device:
+    """Return where the expected probabilities come from; a framework computes as the CPU does."""
+    if data.embedder is None or network.tuned is not None:
+        return CPU
+    return data.embedder.backbone.runner.now_on
 
 
 def _result(
