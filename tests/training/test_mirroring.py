@@ -16,7 +16,11 @@ from tailorbird.features import Embedder
 from tailorbird.head import search
 from tailorbird.preparation import PreparedData, Steps, prepare_data
 from tailorbird.progress import NoProgress
-from tailorbird.training.mirroring import accuracies_mirrored, without_harmful_flip
+from tailorbird.training.mirroring import (
+    accuracies_mirrored,
+    averaging_helps,
+    without_harmful_flip,
+)
 
 
 class Notes(NoProgress):
@@ -70,3 +74,18 @@ def test_validation_decides_whether_photos_are_mirrored(
         assert plain is None
     off = FinetuneSettings(augmentation=None)
     assert without_harmful_flip(off, data, head, progress) is off
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_validation_decides_whether_mirrored_views_are_averaged_in(better: bool) -> None:
+    labels = np.arange(12) % 3
+    exact = np.eye(3, dtype=np.float32)[labels]
+    confused = exact + 0.8 * np.eye(3, dtype=np.float32)[(labels + np.arange(12) // 6) % 3]
+    random = np.random.default_rng(0)
+    noisy = confused + random.normal(0, 0.5, confused.shape).astype(np.float32)
+    progress = Notes()
+    plain, averaged = (noisy, exact) if better else (exact, noisy)
+    assert averaging_helps(plain, averaged, labels, progress) is better
+    (line,) = progress.lines
+    assert line.startswith(f"mirrored views are {'averaged in' if better else 'left out'}: ")
+    assert "accuracy 100.0% with them" in line or not better

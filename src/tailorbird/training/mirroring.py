@@ -1,12 +1,18 @@
-"""Whether mirrored photos show their class: hands, letters and arrows do not always."""
+"""Whether mirrored photos show their class: hands, letters and arrows do not always.
+
+Validation decides: before fine-tuning, whether photos are mirrored in training; after it, whether
+the model averages the features of each photo and its mirror image.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from tailorbird.dataset import stacked_pixels
+from tailorbird.engines.finetune.results import score
 from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.head import Head
 from tailorbird.metrics.paired import better
@@ -60,3 +66,23 @@ def accuracies_mirrored(data: PreparedData, head: Head) -> tuple[float | None, f
     )
     worse = better(only_plain, only_mirrored) == "a"
     return (float(plain.mean()) if worse else None), float(mirrored.mean())
+
+
+def averaging_helps(
+    plain: npt.NDArray[np.float32],
+    averaged: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    progress: Progress,
+) -> bool:
+    """Return whether mirrored views, averaged in, lower the log-loss on the validation photos.
+
+    plain, averaged: logits (M, C) without and with mirrored views. labels: int64 (M,).
+    """
+    alone, both = score(plain, labels), score(averaged, labels)
+    helps = both.log_loss < alone.log_loss
+    progress.note(
+        f"mirrored views are {'averaged in' if helps else 'left out'}: validation log-loss "
+        f"{both.log_loss:.3f}, accuracy {100 * both.accuracy:.1f}% with them; "
+        f"{alone.log_loss:.3f}, {100 * alone.accuracy:.1f}% without"
+    )
+    return helps

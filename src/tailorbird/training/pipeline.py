@@ -127,7 +127,9 @@ def _open(run: TrainingRun, photos: str | Path) -> Opened:
                 name = trainable(name, settings.engine, run.progress)
             elif engine_for_reference(str(name)):
                 name = pulled(str(name), run.progress)
-            backbone = open_backbone(name, mirror=settings.mirror)
+            # Where the network trains, mirrored views are judged when it is finished.
+            mirror = settings.mirror and not settings.trains_network
+            backbone = open_backbone(name, mirror=mirror)
             embedder = Embedder(backbone)
             if settings.trains_network:  # last, because importing a framework takes seconds
                 (alone,) = backbone.parts  # TrainSettings refuses several
@@ -314,7 +316,7 @@ def _describe(
         backbone=network.about,
         settings={
             "views_made": settings.views,
-            "mirror": settings.mirror,
+            "mirror": bool(network.about.get("mirror")),
             "precision": settings.precision,
             "refuse": settings.refuse,
             "refit": settings.refit,

@@ -62,7 +62,8 @@ class TrainSettings:
         finetune: after the head is found on cached features, train the backbone too with these
             settings; None: leave it frozen. With `cnn` they are the settings of the whole training.
         mirror: average the features of each photo with those of the mirrored photo, in the model
-            file too, so that each prediction runs the backbone twice.
+            file too, so that each prediction runs the backbone twice. A network that trains does
+            so only if that lowers the validation log-loss.
         device: where features are computed: auto, cpu, cuda, cuda:1 and so on; None: as asked for
             by `tailorbird.use_device`, else by TAILORBIRD_DEVICE, else auto. An engine that
             fine-tunes chooses its own device.

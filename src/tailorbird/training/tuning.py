@@ -23,7 +23,7 @@ from tailorbird.metrics.calibration import softmax
 from tailorbird.model.file import AGREEMENT
 from tailorbird.model.graph import BackboneGraph
 from tailorbird.preparation import PreparedData
-from tailorbird.training.mirroring import without_harmful_flip
+from tailorbird.training.mirroring import averaging_helps, without_harmful_flip
 from tailorbird.training.network import (
     Logits,
     TrainedNetwork,
@@ -112,13 +112,16 @@ def _fine_tuned(run: TrainingRun, data: PreparedData, task: FinetuneTask) -> Tra
     expected = np.concatenate(
         [network.logits(images[i : i + CPU.batch]) for i in range(0, len(images), CPU.batch)]
     )
+    seen = {"validation": run_network(backbone_graph, head, validation, info.rule)}
     if run.settings.mirror:
-        info = mirrored_info(info)
-        backbone_graph, expected = _mirrored(backbone_graph, head, images, expected)
-    seen = {
-        name: run_network(backbone_graph, head, data.parts[name], info.rule)
-        for name in ("validation", "test")
-    }
+        both, averaged = _mirrored(backbone_graph, head, images, expected)
+        doubled = run_network(both, head, validation, info.rule)
+        if averaging_helps(
+            seen["validation"].logits, doubled.logits, data.labels["validation"], run.progress
+        ):
+            info, backbone_graph, expected = mirrored_info(info), both, averaged
+            seen["validation"] = doubled
+    seen["test"] = run_network(backbone_graph, head, data.parts["test"], info.rule)
     return TrainedNetwork(
         backbone_graph=backbone_graph,
         head=head,
