@@ -298,6 +298,7 @@ def test_bfloat16_keeps_float32_weights_and_is_used_only_where_it_is_faster(
     training = Training(size=SIZE, cut=0, regularisation=PLAIN, mixed_precision=True)
     times = iter([2.0, 1.0, 1.0, 2.0])
     monkeypatch.setattr(devices, "seconds", lambda run, repeats=3: next(times))
+    monkeypatch.setattr(devices, "_bfloat16_instructions", lambda: False)
     made = begun(training)
     assert made._stage is not None and made._stage.dtype is backend.load()[0].bfloat16
     (_, said) = made.notes(training)
@@ -310,6 +311,20 @@ def test_bfloat16_keeps_float32_weights_and_is_used_only_where_it_is_faster(
     slow = begun(training)
     assert slow._stage is not None and slow._stage.dtype is None
     assert slow.notes(training)[1].startswith("bfloat16 is not used: it takes 2.00 times")
+
+
+@pytest.mark.parametrize("name", [CNN, VIT])
+def test_bfloat16_is_the_default_on_processors_with_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(devices, "_bfloat16_instructions", lambda: True)
+    made = TorchNetwork(proto(name))
+    assert made.sixteen_bit is (name == CNN)
+    if made.sixteen_bit:
+        training = Training(size=SIZE, cut=0, mixed_precision=True)
+        assert made.notes(training)[1].startswith("bfloat16 is used: this processor has")
+    monkeypatch.setattr(devices, "_bfloat16_instructions", lambda: False)
+    assert not TorchNetwork(proto(name)).sixteen_bit
 
 
 def test_logits_are_computed_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:

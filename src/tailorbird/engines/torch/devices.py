@@ -56,10 +56,23 @@ def check_count(count: int) -> None:
         )
 
 
-def sixteen_bit(on: Any) -> bool:
-    """Return whether sixteen-bit arithmetic is the default: on GPUs with bfloat16."""
+def sixteen_bit(on: Any, layout: Any = None) -> bool:
+    """Return whether sixteen-bit arithmetic is the default.
+
+    It is on GPUs with bfloat16, and on processors with instructions for it in networks whose
+    feature maps lie channels last. Which processor it is decides, not a measurement: a run that is
+    resumed must not change its arithmetic.
+    """
     torch, _ = backend.load()
+    if on.type == "cpu":
+        return layout is torch.channels_last and _bfloat16_instructions()
     return on.type == "cuda" and bool(torch.cuda.get_device_capability(on) >= (8, 0))
+
+
+def _bfloat16_instructions() -> bool:
+    torch, _ = backend.load()
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def precision(on: Any, *, mixed: bool) -> Any:

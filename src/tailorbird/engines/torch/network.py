@@ -20,6 +20,7 @@ from tailorbird.engines.torch import (
     description,
     devices,
     exporting,
+    folding,
     head_module,
     launching,
     optimizers,
@@ -91,7 +92,8 @@ class TorchNetwork:
         self.takes_pixels = on_gpu
         # Sampling that repeats the border is not there on every version of Apple's GPUs.
         self.takes_views = self._device.type == "cuda"
-        self.sixteen_bit = devices.sixteen_bit(self._device)
+        self.single_size = not self._architecture.fixed_size
+        self.sixteen_bit = devices.sixteen_bit(self._device, self._layout)
         self.process, self.processes = self._processes.number, self._processes.count
         blocks = getattr(net, "blocks", ()) if hasattr(net, "num_prefix_tokens") else ()
         self.depth_decay = BLOCK_DECAY ** len(blocks) if len(blocks) else CNN_DECAY
@@ -176,6 +178,9 @@ class TorchNetwork:
         share = f", {training.devices} of them" if training.devices > 1 else ""
         found = [f"training with {self.framework} ({devices.name(self._device)}{share})"]
         if training.mixed_precision and self._device.type == "cpu":
+            if self.sixteen_bit:
+                found.append("bfloat16 is used: this processor has instructions for it")
+                return found
             slow, ratio = self._bfloat16_is_slow(training.size)
             verb = "not used: it takes" if slow else "used: it takes"
             found.append(f"bfloat16 is {verb} {ratio:.2f} times as long as float32 here")
@@ -239,7 +244,7 @@ class TorchNetwork:
         last = training.cut == len(traced.places) - 1
         pixels = training.cut == 0 or self.takes_pixels
         below = traced.below(training.cut) if pixels and training.cut else None
-        above = None if last else traced.above(training.cut)
+        above = None if last else folding.folded(traced.above(training.cut))
         mean, std = self._architecture.mean, self._architecture.std
         return _stage_module()(
             (mean, std) if pixels else None, below, above, self._head, dtype, self._layout
@@ -469,7 +474,7 @@ class TorchNetwork:
         return torch.nn.functional.one_hot(self._sent(labels), classes).float()
 
     def _precision(self, training: Training) -> Any:
-        if training.mixed_precision and self._device.type == "cpu":
+        if training.mixed_precision and self._device.type == "cpu" and not self.sixteen_bit:
             slow, _ = self._bfloat16_is_slow(training.size)
             return devices.precision(self._device, mixed=not slow)
         return devices.precision(self._device, mixed=training.mixed_precision)
@@ -481,10 +486,11 @@ class TorchNetwork:
         images = torch.zeros(8, 3, size, size).to(memory_format=self._layout)
 
         images.requires_grad_()
+        part = folding.folded(self._at(size).above(0))
 
         def run(dtype: Any) -> None:
             with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-                features = self._net(images)
+                features = part(images)
             torch.autograd.grad(features.float().sum(), images)
 
         plain = devices.seconds(partial(run, None))

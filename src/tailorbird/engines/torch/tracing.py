@@ -172,7 +172,7 @@ class TracedNetwork:
         number: index into `places`, but not that of the features.
         """
         key = self.places[number].key
-        return self.net if key is None else self._part(key, self._output)
+        return self.net if self._graph is None else self._part(key, self._output)
 
     def below(self, number: int) -> Any:
         """Return the part below a cut, but not cut 0, as a module: normalised pixels to it."""
