@@ -106,7 +106,7 @@ _Size = Annotated[
     str | None,
     _tuning(
         text="Input sizes, one training stage per size, such as 150,299; by default a smaller "
-        "one, then the backbone's."
+        "one, then, with Keras, the backbone's."
     ),
 ]
 _Unfreeze = Annotated[
@@ -150,7 +150,7 @@ _MixedPrecision = Annotated[
     bool | None,
     _tuning(
         "--mixed-precision/--no-mixed-precision",
-        text="Use 16-bit arithmetic; by default where a GPU is made for it.",
+        text="Use 16-bit arithmetic; by default where the device is made for it.",
     ),
 ]
 _Devices = Annotated[

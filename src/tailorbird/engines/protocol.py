@@ -174,6 +174,8 @@ class TrainableNetwork(Protocol):
     device."""
     depth_decay: float
     """Default of `Training.depth_decay` for the whole backbone."""
+    single_size: bool
+    """Whether it trains at one size by default, and not at rising ones."""
     sixteen_bit: bool
     """Whether sixteen-bit arithmetic is the default on its device."""
     process: int

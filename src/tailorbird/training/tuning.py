@@ -9,9 +9,11 @@ import numpy.typing as npt
 
 from tailorbird.backbone import Backbone
 from tailorbird.backbone.combining import mirrored, mirrored_info
-from tailorbird.dataset import stacked_pixels
+from tailorbird import parallel
+from tailorbird.dataset import picture_of, stacked_pixels
 from tailorbird.engines.finetune.loop import discard, finetune
-from tailorbird.engines.finetune.settings import FROM_SCRATCH
+from tailorbird.engines.finetune.plan import single_size
+from tailorbird.engines.finetune.settings import FROM_SCRATCH, FinetuneSettings
 from tailorbird.engines.finetune.task import FinetuneTask
 from tailorbird.engines.protocol import TrainableNetwork, Training
 from tailorbird.engines.registry import carried, scratch_network
@@ -22,7 +24,7 @@ from tailorbird.inference import CPU, Runner
 from tailorbird.metrics.calibration import softmax
 from tailorbird.model.file import AGREEMENT
 from tailorbird.model.graph import BackboneGraph
-from tailorbird.preparation import PreparedData
+from tailorbird.preparation import PreparedData, evenly_spread
 from tailorbird.training.mirroring import averaging_helps, without_harmful_flip
 from tailorbird.training.network import (
     Logits,
@@ -35,6 +37,8 @@ from tailorbird.training.network import (
 from tailorbird.training.run import TrainingRun
 
 TUNED = "tuned.backbone.onnx"
+MEASURED_PHOTOS = 64
+"""Training photos whose size decides about the default input size."""
 
 
 def tune(
@@ -46,12 +50,13 @@ def tune(
     """
     assert data.embedder is not None and run.settings.finetune is not None
     info, settings = data.embedder.backbone.info, run.settings.finetune
+    settings = _with_size(settings.for_network(network), network, data, info.size)
     task = FinetuneTask(
         network,
         data.parts,
         data.labels,
         found.best.head,
-        without_harmful_flip(settings.for_network(network), data, found.best.head, run.progress),
+        without_harmful_flip(settings, data, found.best.head, run.progress),
         size=info.size,
         folder=run.folder,
         seed=run.settings.seed,
@@ -68,6 +73,22 @@ def tune(
         fit=found.best,
         search=found,
     )
+
+
+def _with_size(
+    settings: FinetuneSettings, network: TrainableNetwork, data: PreparedData, size: int
+) -> FinetuneSettings:
+    """Return the settings with the default size of a network that trains at one size.
+
+    size: the backbone's own.
+    """
+    if settings.sizes is not None or not network.single_size:
+        return settings
+    samples = data.parts["train"]
+    some = [samples[index] for index in evenly_spread(len(samples), MEASURED_PHOTOS)]
+    pictures = parallel.ordered(lambda sample: picture_of(sample, size), some)
+    side = int(np.median([min(picture.size) for picture in pictures]))
+    return replace(settings, sizes=(single_size(network, size, side),))
 
 
 def train_from_scratch(run: TrainingRun, data: PreparedData) -> TrainedNetwork:

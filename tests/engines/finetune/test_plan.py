@@ -12,7 +12,13 @@ import pytest
 from support.numpy_network import NumpyNetwork
 from tailorbird.engines.finetune import schedules
 from tailorbird.engines.finetune.ema import EMA, Averages
-from tailorbird.engines.finetune.plan import Stage, apportion, default_sizes, plan
+from tailorbird.engines.finetune.plan import (
+    Stage,
+    apportion,
+    default_sizes,
+    plan,
+    single_size,
+)
 from tailorbird.engines.finetune.schedules import Plateau
 from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.protocol import Cut, Regularisation
@@ -217,6 +223,24 @@ def test_sizes_when_none_are_given() -> None:
         and default_sizes(96) == (64, 96)
     )
     assert default_sizes(32) == (32,)
+
+
+@pytest.mark.parametrize(
+    ("side", "size"), [(2000, 192), (192, 192), (180, 192), (150, 160), (100, 128), (28, 128)]
+)
+def test_one_size_depends_on_the_size_of_the_photos(side: int, size: int) -> None:
+    assert single_size(Deep(), 260, side) == size
+
+
+def test_one_size_of_a_network_too_deep_for_a_smaller_one_is_its_own() -> None:
+    class Demanding(Deep):
+        def cuts(self, size: int) -> Sequence[Cut]:
+            if size < 71:
+                raise SettingsError(f"size = {size}; Demanding takes images of 71 pixels and more")
+            return super().cuts(size)
+
+    assert single_size(Demanding(), 96, 500) == 96
+    assert single_size(Deep(), 32, 500) == 32
 
 
 def test_epochs_by_shares() -> None:

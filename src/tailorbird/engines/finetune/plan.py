@@ -7,6 +7,7 @@ later stage is never above that of an earlier one, so layers that have trained g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from tailorbird.errors import SettingsError
 
 SMALLER = 0.7
 """Default first size as a share of the last."""
+SMALLEST = 0.5
+"""Default size for small photos as a share of the backbone's own, for networks with one size."""
 SIZE_STEP = 32
 """Default sizes are multiples of 32, as convolutional networks halve the side five times."""
 TOP_SHARE = 0.7
@@ -209,6 +212,23 @@ def default_sizes(size: int) -> tuple[int, ...]:
     """Return a smaller size, a multiple of 32, if there is one, and the backbone's own."""
     smaller = max(SIZE_STEP, round(SMALLER * size / SIZE_STEP) * SIZE_STEP)
     return (smaller, size) if smaller < size else (size,)
+
+
+def single_size(network: TrainableNetwork, size: int, side: int) -> int:
+    """Return the default size of a network that trains, and is used, at one size.
+
+    It is the smaller one of `default_sizes`, and for small photos it is smaller still: enlarged
+    photos cost as much as sharp ones and show nothing more. Training at one size and predicting at
+    another loses accuracy where the network has learned how large and how sharp things are.
+
+    Args:
+        network: the network to fine-tune.
+        size: the backbone's own input size in pixels.
+        side: shorter side of a typical photo in pixels.
+    """
+    least = max(SIZE_STEP, round(SMALLEST * size / SIZE_STEP) * SIZE_STEP)
+    sharp = max(least, math.ceil(side / SIZE_STEP) * SIZE_STEP)
+    return _possible(network, (min(default_sizes(size)[0], sharp), size))[0]
 
 
 def _possible(network: TrainableNetwork, sizes: tuple[int, ...]) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ class FinetuneSettings:
 
     sizes: tuple[int, ...] | None = None
     """Input sizes in pixels, rising, one training stage per size; None: one smaller size, then the
-    backbone's own."""
+    backbone's own; or, for networks with `single_size`, the smaller one alone."""
     unfreeze: Literal["gradual", "all"] | int = "gradual"
     """Backbone layers that train in addition to the head. gradual: the top of the backbone first,
     then all but its first layers; all; or N: at least the N topmost layers (0: the head alone)."""
@@ -60,7 +60,7 @@ class FinetuneSettings:
     patience: int | None = None
     """End a stage after this many epochs without a lower validation log-loss; None: never."""
     mixed_precision: bool | None = None
-    """Sixteen-bit arithmetic; None: where the engine finds a GPU that is made for it."""
+    """Sixteen-bit arithmetic; None: where the engine finds a device that is made for it."""
     devices: int = 1
     augmentation: Augmentation | None = field(default_factory=Augmentation)
     """Augmentation of the training photos; None disables it."""
