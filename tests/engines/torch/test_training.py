@@ -30,6 +30,7 @@ from tailorbird.progress import NoProgress
 from tailorbird.training import TrainResult, settings_from_options, train
 
 OPTIONS = ["--unfreeze", "all", "--epochs", "4", "--batch-size", "8", "--learning-rate", "0.005"]
+OPTIONS += ["--size", str(SIDE)]
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +184,23 @@ class Notes(NoProgress):
 
     def note(self, text: str) -> None:
         self.lines.append(text)
+
+
+def test_without_a_size_there_is_one_and_validation_judges_mirrored_views(
+    tmp_path: Path, shapes: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAILORBIRD_CACHE", str(cache))
+    settings = settings_from_options(
+        backbone=f"timm:{CNN}", finetune=True, epochs=2, mirror=True, report=False
+    )
+    progress = Notes()
+    info = train(shapes, tmp_path / "m.onnx", settings, progress=progress).info
+    tuned = info.settings["finetune"]
+    assert tuned["settings"]["sizes"] == [SIDE // 2]
+    assert {stage["size"] for stage in tuned["stages"]} == {SIDE // 2}
+    (said,) = (line for line in progress.lines if line.startswith("mirrored views are"))
+    averaged = said.startswith("mirrored views are averaged in")
+    assert info.settings["mirror"] is averaged and info.backbone["mirror"] is averaged
 
 
 def test_a_shipped_int8_backbone_is_trained_as_its_float_network(
