@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird import parallel
 from tailorbird.backbone import Backbone
 from tailorbird.backbone.combining import mirrored, mirrored_info
-from tailorbird import parallel
 from tailorbird.dataset import picture_of, stacked_pixels
 from tailorbird.engines.finetune.loop import discard, finetune
 from tailorbird.engines.finetune.plan import single_size
