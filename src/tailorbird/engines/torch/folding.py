@@ -33,7 +33,8 @@ def folded(part: Any) -> Any:
         before = node.all_input_nodes[0] if node.op == "call_module" else None
         if before is None or before.op != "call_module" or len(before.users) > 1:
             continue
-        convolution, norm = modules.get(before.target), modules.get(node.target)
+        convolution: Any = modules.get(before.target)
+        norm: Any = modules.get(node.target)
         if type(convolution) not in _convolutions() or type(norm) not in _norms():
             continue
         if not norm.affine or not norm.track_running_stats:
