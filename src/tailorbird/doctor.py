@@ -226,7 +226,8 @@ def _advice(
             yield f"{plugin.package} cannot be used: {plugin.problem}"
         elif kind is not None and kind.name not in providers:
             yield (
-                f"{plugin.package} finds no device here: it needs {kind.hardware} and its driver"
+                f"{plugin.package} finds no device here; it runs on: {kind.hardware}, with the "
+                "driver installed"
             )
     for one in examined:
         if one.problem is not None:

@@ -183,10 +183,12 @@ def test_a_plugin_package_that_cannot_be_registered_is_reported(
     package = tmp_path / "onnxruntime_ep_broken"
     package.mkdir()
     (package / "__init__.py").write_text("def get_library_path(): return '/no/such/library.so'\n")
+    (tmp_path / "onnxruntime_ep_broken-1.0.dist-info").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
     found = {one.package: one.problem for one in devices.plugins.__wrapped__()}
     problem = found["onnxruntime-ep-broken"]
     assert problem is not None and "/no/such/library.so" in problem
+    assert not [name for name in found if "dist-info" in name]
 
 
 def test_the_real_devices_here_begin_with_the_cpu_and_never_hold_a_remote_one() -> None:

@@ -190,7 +190,7 @@ def test_features_that_are_the_cpus_share_its_place_in_the_cache(
 
 @pytest.mark.parametrize(
     ("int8", "half", "variant"),
-    [(False, False, "fake-float32"), (False, True, "fake-float16")],
+    [(False, False, "fake-float32"), (False, True, "fake-float16"), (True, True, "fake-float16")],
 )
 def test_other_features_have_a_place_of_their_own(
     int8: bool, half: bool, variant: str, backbone_file: Path, monkeypatch: pytest.MonkeyPatch

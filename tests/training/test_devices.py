@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from support.devices import FAKE, FakeDevice
 from tailorbird import load, train
 from tailorbird.errors import SettingsError
+from tailorbird.inference import runtime_version
 from tailorbird.model import Classifier
 
 QUICK: dict[str, Any] = {"fixed": {"inner": (), "epochs": 15}, "report": False}
@@ -93,8 +96,6 @@ def test_a_model_file_runs_on_the_device_asked_for(
     assert Classifier(trained, device="cpu").device.name == "cpu"
     monkeypatch.setenv("TAILORBIRD_DEVICE", "cpu")
     assert Classifier(trained).device.name == "cpu"
-    import pickle
-
     again = pickle.loads(pickle.dumps(Classifier(trained, device="fake")))
     assert again.device.name == "fake"
 
@@ -107,3 +108,18 @@ def test_auto_leaves_a_device_on_which_a_model_fails_its_self_test(
     assert not [one for one in caplog.records if one.levelname == "WARNING"]
     assert Classifier(trained, device="fake").self_test is not None  # a warning, as ever
     assert [one for one in caplog.records if "gives other answers" in one.getMessage()]
+
+
+def test_the_package_of_the_runtime_may_have_any_name(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "onnxruntime":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    result = train(shapes, tmp_path / "m.onnx", backbone="pocket", **QUICK)
+    assert result.info.versions["onnxruntime"] == runtime_version()

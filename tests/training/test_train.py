@@ -254,10 +254,10 @@ from tailorbird.model import file
 from tailorbird.cli.parsing import inner_alternatives, inner_layers
 from tailorbird.training import TrainSettings, settings_from_options, train
 verify = file.verify
-def slow(*arguments):
+def slow(*arguments, **options):
     print("writing", flush=True)
     time.sleep(60)
-    return verify(*arguments)
+    return verify(*arguments, **options)
 file.verify = slow
 train(sys.argv[1], sys.argv[2], fixed={"inner": (), "epochs": 5}, backbone="pocket")
 """

@@ -25,6 +25,7 @@ from tailorbird.importing.classes import read_classes
 from tailorbird.importing.photos import ImportedNetwork, ScoringData, read_scoring_data, spread
 from tailorbird.importing.result import ImportResult
 from tailorbird.importing.settings import ImportSettings
+from tailorbird.inference import runtime_version
 from tailorbird.label_errors.crossfit import fold_numbers
 from tailorbird.metrics import drift
 from tailorbird.metrics.calibration import softmax, temperature
@@ -500,7 +501,7 @@ def _describe(
             "left_out": len(photos.data.left_out),
             "threshold_reached": threshold.reached,
         }
-    packages = ("tailorbird", "onnxruntime", "onnx", "numpy", "pillow", *classifier.packages)
+    packages = ("tailorbird", "onnx", "numpy", "pillow", *classifier.packages)
     return ModelInfo(
         classes=run.classes,
         resize=classifier.rule,
@@ -523,6 +524,7 @@ def _describe(
         data=data,
         versions={
             "python": platform.python_version(),
+            "onnxruntime": runtime_version(),  # of whichever package contains it
             **{name: distributions.version(name) for name in packages},
         },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -160,7 +160,12 @@ KINDS = (
         int8=True,
     ),
     Kind("directml", "DmlExecutionProvider", "GPU on Windows", "onnxruntime-directml"),
-    Kind("webgpu", "WebGpuExecutionProvider", "GPU", "onnxruntime-ep-webgpu"),
+    Kind(
+        "webgpu",
+        "WebGpuExecutionProvider",
+        "GPU with Vulkan, Direct3D 12 or Metal",
+        "onnxruntime-ep-webgpu",
+    ),
 )
 """The kinds with settings of their own; any other provider has the name of ONNX Runtime."""
 
@@ -210,7 +215,8 @@ def _plugin_folders() -> Iterator[Path]:
     """Yield the folders of installed packages with a plugin provider."""
     for entry in sys.path:
         with contextlib.suppress(OSError):
-            yield from Path(entry or ".").glob("onnxruntime_ep_*/")
+            found = Path(entry or ".").glob("onnxruntime_ep_*/")
+            yield from (place for place in found if place.name.isidentifier())  # no metadata
 
 
 @cache
@@ -299,7 +305,7 @@ def named(name: str, *, half: bool = False) -> Device:
     if device is None:
         raise SettingsError(
             f"the device {name} is not available here; available: "
-            f"{', '.join(device.name for device in at_hand())}; {_how_to_get(kind)}"
+            f"{', '.join(one.name for one in at_hand())}; {_how_to_get(kind)}"
         )
     if half and device.is_cpu:
         raise SettingsError(
@@ -326,7 +332,8 @@ def parsed(name: str) -> tuple[str, int]:
 
 
 def _how_to_get(kind: str) -> str:
-    package = next((one.install for one in KINDS if one.name == kind), "")
+    here = any(device.kind == kind for device in at_hand())
+    package = next((one.install for one in KINDS if one.name == kind and not here), "")
     wanted = f"{kind} comes with the package {package}; " if package else ""
     return f"{wanted}`tailorbird doctor` shows what is installed and what is missing"
 

@@ -24,7 +24,7 @@ def prepared(content: bytes, *, int8: bool, half: bool) -> bytes:
         half: Whether to compute in float16.
     """
     model = onnx_of(content)
-    if is_quantised(model) and not int8:
+    if is_quantised(model) and (half or not int8):  # scales of int8 are float32
         model = in_float(model)
     result: bytes = (in_half(model) if half else model).SerializeToString()
     return result

@@ -113,7 +113,7 @@ class Runner:
     @property
     def arithmetic(self) -> str:
         """What most of the graph computes in: int8, float32 or float16."""
-        return "int8" if self.quantised and self.device.int8 else self.device.precision
+        return self.device.precision if self.converted else "int8" if self.quantised else "float32"
 
     def run_batch(self, images: Array, outputs: Sequence[str] | None = None) -> list[Array]:
         """Run once, in the calling thread, on all images given.

@@ -30,7 +30,7 @@ from tailorbird.errors import DatasetError
 from tailorbird.features import Embedder, expected_seconds, picture_features
 from tailorbird.head import refit as refit_head
 from tailorbird.head import search
-from tailorbird.inference import CPU, Device, use_device
+from tailorbird.inference import CPU, Device, runtime_version, use_device
 from tailorbird.label_errors import judge_prepared
 from tailorbird.label_errors.confident import reported
 from tailorbird.metrics import drift
@@ -306,7 +306,7 @@ def _describe(
     settings, parts = run.settings, data.parts
     learned_from = parts["train"] + (parts["validation"] if settings.refit else ())
     learned_from += data.none.get("train", ())
-    packages = ("tailorbird", "onnxruntime", "onnx", "numpy", "pillow")
+    packages = ("tailorbird", "onnx", "numpy", "pillow")
     return ModelInfo(
         classes=data.classes,
         resize=network.rule,
@@ -336,6 +336,7 @@ def _describe(
         unfamiliarity=network.unfamiliarity.as_dict() if network.unfamiliarity else {},
         versions={
             "python": platform.python_version(),
+            "onnxruntime": runtime_version(),  # of whichever package contains it
             **{name: distributions.version(name) for name in packages},
         },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
