@@ -244,7 +244,9 @@ class TorchNetwork:
         last = training.cut == len(traced.places) - 1
         pixels = training.cut == 0 or self.takes_pixels
         below = traced.below(training.cut) if pixels and training.cut else None
-        above = None if last else folding.folded(traced.above(training.cut))
+        above = None if last else traced.above(training.cut)
+        if above is not None and dtype is not None and self._device.type == "cpu":
+            above = folding.folded(above)
         mean, std = self._architecture.mean, self._architecture.std
         return _stage_module()(
             (mean, std) if pixels else None, below, above, self._head, dtype, self._layout
