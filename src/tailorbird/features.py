@@ -23,6 +23,7 @@ from PIL import Image
 from tailorbird import parallel
 from tailorbird.backbone import Backbone, BackboneInfo
 from tailorbird.dataset import Sample, picture_of
+from tailorbird.dataset.scanner import Elsewhere
 from tailorbird.errors import BackboneError, StorageError
 from tailorbird.files import RowStore, cache_folder
 from tailorbird.images import Augmentation, Pixels, resize, view_random, warp
@@ -109,13 +110,19 @@ class Embedder:
     """
 
     def __init__(
-        self, backbone: Backbone, *, view: int = 0, augmentation: Augmentation | None = None
+        self,
+        backbone: Backbone,
+        *,
+        view: int = 0,
+        augmentation: Augmentation | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.backbone = backbone
+        self.elsewhere = elsewhere
         self.at_least = backbone.info.rule.least_side
         self.embedded = 0
         """Photos run through the backbone by this object."""
-        self._view = view
+        self.view = view
         self._augmentation = augmentation or Augmentation()
         self._parts = [
             [
@@ -140,6 +147,27 @@ class Embedder:
         self._batch: list[tuple[bytes, Pixels]] = []
         self._not_finite: set[bytes] = set()
 
+    @property
+    def not_finite(self) -> frozenset[bytes]:
+        """The photos, by SHA-256, whose features are NaN or infinite."""
+        return frozenset(self._not_finite)
+
+    def seen_elsewhere(self, digests: Sequence[bytes]) -> None:
+        """Take over the features of these photos that other processes wrote to the cache.
+
+        Raises:
+            StorageError: they are not there: the processes have another cache folder.
+        """
+        self.embedded += sum(map(self.wants, digests))
+        for column in self._columns:
+            column.store.refresh()
+        missing = sum(map(self.wants, digests))
+        if missing:
+            raise StorageError(
+                f"features of {missing:,} photos that workers computed are not in the cache folder "
+                f"{cache_folder()}; every machine must share that folder (TAILORBIRD_CACHE)"
+            )
+
     def wants(self, digest: bytes) -> bool:
         """Return whether features of this photo are not in the cache."""
         return any(digest not in column.store for column in self._columns)
@@ -147,8 +175,8 @@ class Embedder:
     def see(self, digest: bytes, image: Image.Image) -> None:
         """Take one decoded RGB photo; run and write in the calling thread when a batch is full."""
         rule = self.backbone.info.rule
-        random = view_random(digest, self._view)
-        plain = self._view == 0
+        random = view_random(digest, self.view)
+        plain = self.view == 0
         pixels = resize(image, rule) if plain else warp(image, rule, self._augmentation, random)
         with self._lock:
             self._batch.append((digest, pixels))
@@ -229,6 +257,13 @@ def embed(
     }
     if missing:
         progress.stage(stage, len(missing))
+    if missing and embedder.elsewhere is not None:
+        done = 0
+        for more in embedder.elsewhere.embed([one.path for one in missing.values()], embedder.view):
+            done += more
+            progress.advance(done, len(missing))
+        embedder.seen_elsewhere(list(missing))
+        return
 
     def one(item: tuple[bytes, Sample]) -> None:
         digest, sample = item

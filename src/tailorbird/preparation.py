@@ -124,7 +124,9 @@ class PreparedData:
         assert self.embedder is not None, "there is no backbone"
         matrices = [self.embedder.matrix(samples)]
         for view in range(1, views):
-            augmented = Embedder(self.embedder.backbone, view=view)
+            augmented = Embedder(
+                self.embedder.backbone, view=view, elsewhere=self.embedder.elsewhere
+            )
             embed(samples, augmented, progress=progress, stage=f"view {view + 1}")
             self.embedder.embedded += augmented.embedded
             matrices.append(augmented.matrix(samples))
@@ -213,14 +215,24 @@ def _scanned(
         if embedder is not None:
             embed(photos.samples, embedder, progress=progress)
         return photos
+    elsewhere = None if embedder is None else embedder.elsewhere
     try:
         if isinstance(photos, Layout):
             progress.stage("scan" if embedder is None else "embed", len(photos.entries))
-            return scan_layout(photos, photos.root, visitor=embedder, progress=progress)
-        return scan(photos, data=data, visitor=embedder, progress=progress)
+            scanned = scan_layout(
+                photos, photos.root, visitor=embedder, elsewhere=elsewhere, progress=progress
+            )
+        else:
+            scanned = scan(
+                photos, data=data, visitor=embedder, elsewhere=elsewhere, progress=progress
+            )
     finally:
         if embedder is not None:
             embedder.flush()
+    if embedder is not None and elsewhere is not None:
+        digests = {bytes.fromhex(sample.digest) for sample in scanned.samples}
+        embedder.seen_elsewhere(sorted(digests))
+    return scanned
 
 
 def _check_classes(scanned: Dataset) -> None:

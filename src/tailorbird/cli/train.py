@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,10 +20,15 @@ from tailorbird.cli.options import (
     MirrorOption,
     NoReportOption,
     PhotosArgument,
+    RayOption,
     ReportOption,
+    WorkersOption,
     on_device,
     reads_photos,
 )
+
+if TYPE_CHECKING:
+    from tailorbird.training import TrainSettings
 
 _INNER = "Inner layers: 0 for none, 100 for one, 100x50 for two"
 _SEARCHED = "by default it is searched"
@@ -222,6 +228,8 @@ def train(
     devices: _Devices = None,
     suspects: _Suspects = False,
     int8: _Int8 = False,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
     report: ReportOption = None,
     no_report: NoReportOption = False,
     report_format: FormatOption = "html",
@@ -282,14 +290,24 @@ def train(
     if no_augment or augment is not None:
         given["augmentation"] = None if no_augment else parsing.augmentation(augment or "")
     settings = training.settings_from_options(finetune=finetune, **given)
-    with output.ProgressBar() as progress:
+    with output.ProgressBar() as progress, _elsewhere(ray, workers, settings) as elsewhere:
         if int8:
-            both = train_int8(photos, model, settings, progress=progress)
+            both = train_int8(photos, model, settings, progress=progress, elsewhere=elsewhere)
             result = both.trained
         else:
-            result = training.train(photos, model, settings, progress=progress)
+            result = training.train(photos, model, settings, progress=progress, elsewhere=elsewhere)
     if int8:
         output.print_json_or_text(both, results.print_quantised_training, json=json)
     else:
         output.print_json_or_text(result, results.print_result, json=json)
     output.print_report_path(None if json else result.report, result.report_error)
+
+
+def _elsewhere(ray: str | None, workers: int | None, settings: TrainSettings) -> Any:
+    """Return a context with the workers that read and embed photos; None without a cluster."""
+    if ray is None and workers is None:
+        return contextlib.nullcontext()
+    from tailorbird.cluster.running import RaySettings
+    from tailorbird.cluster.training import embedding_on
+
+    return embedding_on(RaySettings(ray, workers), settings)

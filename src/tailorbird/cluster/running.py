@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -172,16 +172,22 @@ class PartitionWorker:
         Errors raised on purpose are returned: of an exception, Ray passes on the text alone.
         """
         row: dict[str, Any] = {"photos": 0, "failures": 0, "process": os.getpid()}
-        try:
-            if self._worker is None:
-                check_version(self._version)
-                self._worker = self._task.open(self._output)
-            (number,) = batch["id"]
-            row |= _compute(self._worker, self._output, int(number))
-            row |= {"error": "", "message": ""}
-        except TailorbirdError as error:
-            row |= {"error": type(error).__name__, "message": str(error)}
-        return {name: [value] for name, value in row.items()}
+        return reported(row, lambda: self._row(int(batch["id"][0])))
+
+    def _row(self, number: int) -> dict[str, int]:
+        if self._worker is None:
+            check_version(self._version)
+            self._worker = self._task.open(self._output)
+        return _compute(self._worker, self._output, number)
+
+
+def reported(row: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return a batch of one row: what `compute` returns, or `row` with the error it raised."""
+    try:
+        row = {**row, **compute(), "error": "", "message": ""}
+    except TailorbirdError as error:
+        row = {**row, "error": type(error).__name__, "message": str(error)}
+    return {name: [value] for name, value in row.items()}
 
 
 def check_version(version: str) -> None:
@@ -202,28 +208,58 @@ def _on_cluster(
     import tailorbird
 
     task = task.keep(job.output)
-    cores = None if workers is None else max(workers, parallel.cores())
-    with connected(address, cores=cores) as ray:
+    with connected(address, cores=cores_for(workers)) as ray:
+        arguments = (task, _absolute(job.output), tailorbird.__version__)
+        items = [{"id": number} for number in missing]
+        spread = Spread(ray, task.device, workers)
+        for row in spread.over(PartitionWorker, arguments, items):
+            yield {**row, "workers": min(spread.share.workers, len(missing))}
+
+
+def cores_for(workers: int | None) -> int | None:
+    """Return the cores of a local cluster with so many workers."""
+    return None if workers is None else max(workers, parallel.cores())
+
+
+class Spread:
+    """Gives items of work to the workers of a cluster."""
+
+    def __init__(self, ray: Any, device: DeviceChoice, workers: int | None) -> None:
+        """Prepare for at most so many workers; None: as many as the cluster has room for."""
+        found = share_of(ray.cluster_resources(), device)
+        self.share = found._replace(workers=workers or found.workers)
+
+    def over(
+        self, worker: type, arguments: Sequence[Any], items: Sequence[dict[str, Any]]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the row that a worker returns for each item, in any order.
+
+        Args:
+            worker: a class whose objects are called with a batch of one item, and return a batch
+                of one row with the columns `error` and `message`; see `raised`.
+            arguments: of its constructor.
+            items: values by name.
+
+        Raises:
+            TailorbirdError: what a worker reported; ClusterError for an exception of Ray.
+        """
         data = _quiet_data()
-        share = share_of(ray.cluster_resources(), task.device)
-        count = min(workers or share.workers, len(missing))
-        parts = data.from_items([{"id": n} for n in missing], override_num_blocks=len(missing))
-        parts = parts.map_batches(
-            PartitionWorker,
+        rows = data.from_items(list(items), override_num_blocks=len(items)).map_batches(
+            worker,
             batch_size=1,
-            fn_constructor_args=(task, _absolute(job.output), tailorbird.__version__),
-            compute=data.ActorPoolStrategy(size=count),
-            num_cpus=share.cores,
-            num_gpus=share.gpus,
-            runtime_env={"env_vars": {THREADS: str(share.cores)}},
+            fn_constructor_args=tuple(arguments),
+            compute=data.ActorPoolStrategy(size=min(self.share.workers, len(items))),
+            num_cpus=self.share.cores,
+            num_gpus=self.share.gpus,
+            runtime_env={"env_vars": {THREADS: str(self.share.cores)}},
         )
         try:
             # Ray prints what it retries to standard output, which belongs to the answers.
             with contextlib.redirect_stdout(sys.stderr):
-                for row in parts.iter_rows():
+                for row in rows.iter_rows():
                     if (error := raised(row)) is not None:
                         raise error
-                    yield {**row, "workers": count}
+                    yield row
         except TailorbirdError:
             raise
         except Exception as error:  # the exceptions of its many parts share no base class

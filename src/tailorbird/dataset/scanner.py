@@ -6,10 +6,10 @@ import hashlib
 import re
 import threading
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,8 @@ from tailorbird.dataset.grouping import group_samples
 from tailorbird.dataset.layout import Entry, Layout, find
 from tailorbird.dataset.samples import Dataset, Finding, Sample, printable
 from tailorbird.dataset.settings import DataSettings
-from tailorbird.errors import DatasetError, ImageError
+from tailorbird.errors import DatasetError, ImageError, StorageError
+from tailorbird.files import RowStore, cache_folder
 from tailorbird.progress import NoProgress, Progress
 
 _LEAST_SIDE: Final = 128
@@ -34,6 +35,28 @@ _LEAST_FOR_FACTS: Final = 96
 """If a visitor requests a smaller side than this, photos are decoded again for their facts."""
 
 _BATCH: Final = 4096
+
+
+class ReadFile(NamedTuple):
+    """What is known of a file that was read elsewhere.
+
+    number: of the file. digest: SHA-256, 32 bytes; zeros where the file could not be read. error:
+    kind and message where it cannot be used.
+    """
+
+    number: int
+    digest: bytes
+    error: tuple[str, str] | None
+
+
+class Elsewhere(Protocol):
+    """Other processes that read and embed photos, and write what they find to the same cache."""
+
+    def read(self, paths: Sequence[Path]) -> Iterator[ReadFile]:
+        """Read files; yield one result for each, in any order, when the cache has its facts."""
+
+    def embed(self, paths: Sequence[Path], view: int) -> Iterator[int]:
+        """Compute features of a view; yield how many photos more are in the cache."""
 
 
 class Visitor(Protocol):
@@ -56,6 +79,7 @@ def scan(
     workers: int | None = None,
     progress: Progress | None = None,
     visitor: Visitor | None = None,
+    elsewhere: Elsewhere | None = None,
     store: bool = True,
 ) -> Dataset:
     """Read a folder or CSV: return its usable photos, classes, splits and problems.
@@ -67,6 +91,7 @@ def scan(
         progress: receives the stage `scan`, or `embed` with a visitor, and its files.
         visitor: receives the decoded photos that it requests; an exception it raises stops the
             scan.
+        elsewhere: processes that read the files in place of this one, with a visitor of their own.
         store: remember what was computed in the cache folder, so that a second scan only reads
             and hashes.
 
@@ -77,7 +102,13 @@ def scan(
     if progress is not None:
         progress.stage("scan" if visitor is None else "embed", len(layout.entries))
     return scan_layout(
-        layout, source, workers=workers, progress=progress, visitor=visitor, store=store
+        layout,
+        source,
+        workers=workers,
+        progress=progress,
+        visitor=visitor,
+        elsewhere=elsewhere,
+        store=store,
     )
 
 
@@ -88,12 +119,16 @@ def scan_layout(
     workers: int | None = None,
     progress: Progress | None = None,
     visitor: Visitor | None = None,
+    elsewhere: Elsewhere | None = None,
     store: bool = True,
 ) -> Dataset:
     """Scan the files of a layout; `source` names them in the error if none of them is usable."""
-    reading = _Reading(layout.entries, visitor, store)
+    reading = _Reading(layout.entries, visitor, _Stores.opened(store))
     with parallel.one_blas_thread():  # the threads that read take the cores
-        reading.run(workers or parallel.cores(), progress or NoProgress())
+        if elsewhere is not None:
+            reading.run_elsewhere(elsewhere, progress or NoProgress())
+        else:
+            reading.run(workers or parallel.cores(), progress or NoProgress())
     findings = [*layout.findings, *reading.findings()]
     samples = _samples(layout, reading)
     if not samples:
@@ -173,10 +208,48 @@ def _nothing_usable(source: str | Path, layout: Layout, findings: list[Finding])
     )
 
 
+class FileReader:
+    """Reads files for a scan in another process; what it finds is in the cache afterwards."""
+
+    def __init__(self, visitor: Visitor) -> None:
+        self._visitor = visitor
+        self._stores = _Stores.opened(True)
+
+    def read(self, paths: Sequence[Path]) -> list[ReadFile]:
+        """Read files, with facts and what the visitor computes; one result for each, in order.
+
+        Raises:
+            StorageError: the cache folder cannot be read or written.
+        """
+        if self._stores.facts is None:
+            raise StorageError(f"the cache folder {cache_folder()} cannot be read")
+        entries = [Entry(path, str(path), "", None) for path in paths]
+        reading = _Reading(entries, self._visitor, self._stores)
+        with parallel.one_blas_thread():
+            reading.run(parallel.cores(), NoProgress())
+        return [
+            ReadFile(number, digest.tobytes(), reading.error(number))
+            for number, digest in enumerate(reading.digests)
+        ]
+
+
+@dataclass
+class _Stores:
+    """The caches of a scan: facts and corners of photos."""
+
+    facts: RowStore | None
+    corners: CornerStore
+
+    @classmethod
+    def opened(cls, store: bool) -> _Stores:
+        """Open the cache folder's, or keep everything in memory if `store` is false."""
+        return cls(open_facts() if store else None, CornerStore(store))
+
+
 class _Reading:
     """State of one pass: arrays with a row per file, filled in by the worker threads."""
 
-    def __init__(self, entries: Sequence[Entry], visitor: Visitor | None, store: bool) -> None:
+    def __init__(self, entries: Sequence[Entry], visitor: Visitor | None, stores: _Stores) -> None:
         self.entries = entries
         self.visitor = visitor
         self.digests: npt.NDArray[np.uint8] = np.zeros((len(entries), 32), np.uint8)
@@ -186,8 +259,8 @@ class _Reading:
         self._first: dict[bytes, int] = {}
         self._again: list[tuple[int, int]] = []  # (file, earlier file with the same bytes)
         self._cached: list[tuple[int, bytes]] = []
-        self._store = open_facts() if store else None
-        self.corners = CornerStore(store)
+        self._store = stores.facts
+        self.corners = stores.corners
         self._new: tuple[list[bytes], list[npt.NDArray[Any]]] = ([], [])
         self._next = iter(range(len(entries)))
         self._lock = threading.Lock()
@@ -223,6 +296,32 @@ class _Reading:
         if self._failure is not None:
             raise self._failure
         progress.advance(total, total)
+        self._fill_in()
+
+    def run_elsewhere(self, elsewhere: Elsewhere, progress: Progress) -> None:
+        """Have every file read by other processes, and take the results from the cache."""
+        total = len(self.entries)
+        paths = [entry.path for entry in self.entries]
+        for done, (number, digest, error) in enumerate(elsewhere.read(paths), start=1):
+            self.digests[number] = np.frombuffer(digest, np.uint8)
+            first = self._first.setdefault(digest, number)
+            if error is not None:
+                self._errors[number] = error
+            elif first != number:
+                self._again.append((number, first))
+            else:
+                self._cached.append((number, digest))
+            progress.advance(done, total)
+        stores = _Stores.opened(True)
+        self._store, self.corners = stores.facts, stores.corners
+        self._fill_in()
+
+    def error(self, i: int) -> tuple[str, str] | None:
+        """Return kind and message of what makes a file unusable."""
+        return self._errors.get(i)
+
+    def _fill_in(self) -> None:
+        """Take facts from the cache, and those of copies from their first file."""
         self._copy_cached()
         for i, first in self._again:
             self.facts[i], self.usable[i] = self.facts[first], self.usable[first]

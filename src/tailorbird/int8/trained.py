@@ -14,6 +14,7 @@ from tailorbird.inference.precision import is_quantised
 from tailorbird.int8.figures import AccuracyLost
 from tailorbird.int8.model import QuantisedModel, quantise_model
 from tailorbird.progress import Progress
+from tailorbird.training.run import OpensElsewhere
 from tailorbird.training import TrainResult, TrainSettings, train
 
 
@@ -37,7 +38,12 @@ class QuantisedTraining:
 
 
 def train_int8(
-    photos: str | Path, output: str | Path, settings: TrainSettings, *, progress: Progress
+    photos: str | Path,
+    output: str | Path,
+    settings: TrainSettings,
+    *,
+    progress: Progress,
+    elsewhere: OpensElsewhere | None = None,
 ) -> QuantisedTraining:
     """Train as `train` does, then write NAME.int8.onnx beside NAME.onnx, unless that is refused.
 
@@ -45,7 +51,7 @@ def train_int8(
     AccuracyLost.
     """
     _refuse_int8(settings)
-    trained = train(photos, output, settings, progress=progress)
+    trained = train(photos, output, settings, progress=progress, elsewhere=elsewhere)
     target, refused = Path(output).with_suffix(".int8.onnx"), ""
     try:
         int8 = quantise_model(trained.model, photos, target, data=settings.data, progress=progress)

@@ -53,7 +53,7 @@ from tailorbird.training.network import (
     verification_rows,
 )
 from tailorbird.training.result import TrainResult, content_of, digests
-from tailorbird.training.run import Opened, TrainingRun
+from tailorbird.training.run import Opened, OpensElsewhere, TrainingRun
 from tailorbird.training.settings import TrainSettings, settings_for
 from tailorbird.training.tuning import delete_run, train_from_scratch, tune
 
@@ -64,6 +64,7 @@ def train(
     settings: TrainSettings | None = None,
     *,
     progress: Progress | None = None,
+    elsewhere: OpensElsewhere | None = None,
     **options: Any,
 ) -> TrainResult:
     """Train a classifier on a folder or CSV of labelled photos and write it as one ONNX file.
@@ -76,6 +77,8 @@ def train(
             and verified one.
         settings: backbone, head, seed, reports and so on; None: the defaults.
         progress: receives stages, steps, notes and metrics.
+        elsewhere: given the backbone, returns processes that read and embed the photos in place of
+            this one.
         options: fields of TrainSettings, in place of those in `settings`; for example
             `train("photos/", "shop.onnx", backbone="pocket", seed=1)`.
 
@@ -89,7 +92,7 @@ def train(
     """
     output = Path(output)
     settings = settings_for(photos, output, settings, options)
-    run = TrainingRun(output, settings, progress or NoProgress(), StageTimer())
+    run = TrainingRun(output, settings, progress or NoProgress(), StageTimer(), elsewhere)
     with use_device(settings.device, half=settings.half):
         return _train(run, photos)
 
@@ -130,7 +133,8 @@ def _open(run: TrainingRun, photos: str | Path) -> Opened:
             # Where the network trains, mirrored views are judged when it is finished.
             mirror = settings.mirror and not settings.trains_network
             backbone = open_backbone(name, mirror=mirror)
-            embedder = Embedder(backbone)
+            elsewhere = None if run.elsewhere is None else run.elsewhere(backbone)
+            embedder = Embedder(backbone, elsewhere=elsewhere)
             if settings.trains_network:  # last, because importing a framework takes seconds
                 (alone,) = backbone.parts  # TrainSettings refuses several
                 network = open_network(alone.proto, alone.path, settings.engine)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tailorbird.backbone import Backbone
 from tailorbird.corrections import Labelled
 from tailorbird.dataset.layout import Layout
+from tailorbird.dataset.scanner import Elsewhere
 from tailorbird.features import Embedder
 from tailorbird.progress import Progress, StageTimer
 from tailorbird.training.settings import TrainSettings
@@ -16,14 +19,22 @@ if TYPE_CHECKING:
     from tailorbird.engines.protocol import TrainableNetwork
 
 
+OpensElsewhere = Callable[[Backbone], Elsewhere]
+"""Returns processes that read and embed photos with a backbone."""
+
+
 @dataclass(frozen=True)
 class TrainingRun:
-    """A running training: the model file to write, the settings, progress and timing."""
+    """A running training: the model file to write, the settings, progress and timing.
+
+    elsewhere: returns processes that read and embed the photos; None: this one does.
+    """
 
     output: Path
     settings: TrainSettings
     progress: Progress
     timer: StageTimer
+    elsewhere: OpensElsewhere | None = None
 
     @property
     def folder(self) -> Path:
