@@ -14,8 +14,8 @@ from tailorbird.inference.precision import is_quantised
 from tailorbird.int8.figures import AccuracyLost
 from tailorbird.int8.model import QuantisedModel, quantise_model
 from tailorbird.progress import Progress
-from tailorbird.training.run import OpensElsewhere
 from tailorbird.training import TrainResult, TrainSettings, train
+from tailorbird.training.run import OpensElsewhere
 
 
 @dataclass(frozen=True)
