@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 from tailorbird.cluster.connection import connected
 from tailorbird.cluster.embedding import ClusterEmbedding
