@@ -53,6 +53,8 @@ def test_the_file_says_on_the_cpu_and_on_the_device_what_was_tested(
     model = tmp_path / "m.onnx"
     result = train(shapes, model, backbone=backbone, device="fake", half=half, **QUICK)
     assert result.test.accuracy > 0.9
+    arithmetic = {"lite": "fake-float32", "pocket": "fake-float16" if half else None}[backbone]
+    assert result.info.settings.get("computed_on") == arithmetic
     on_cpu, there = load(model, device="cpu"), load(model, device="fake", half=half)
     assert on_cpu.self_test is not None and on_cpu.self_test.difference < 1e-5
     assert there.self_test is not None and there.self_test.passed

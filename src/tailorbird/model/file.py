@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from tailorbird.model.self_test import probe_image
 
 if TYPE_CHECKING:
     import onnx
+
+log = logging.getLogger(__name__)
 
 AGREEMENT = 1e-3
 """The largest difference of a probability between the finished file and the pipeline."""
@@ -67,6 +70,14 @@ def write(
         runner = verify(temporary, images, expected, unfamiliarity, device=device)
         if not device.is_plain:
             runner = Runner(model, str(path), ModelFileError)
+            found = runner.run(images, ["probabilities"])[0]
+            log.info(
+                "probabilities of %d validation photos differ by up to %.2g on the CPU from those "
+                "on %s, on which the scores are measured",
+                len(images),
+                float(np.abs(found - expected).max()),
+                device.name,
+            )
         # Only the metadata changes now: the graph's probabilities of the probe image are added.
         probe = runner.run_batch(probe_image(info.resize.size), ["probabilities"])[0][0]
         rounded = tuple(round(float(probability), 6) for probability in probe)

@@ -324,6 +324,7 @@ def _describe(
             "precision": settings.precision,
             "refuse": settings.refuse,
             "refit": settings.refit,
+            **_computed(data, network),
             **network.settings,
         },
         seed=settings.seed,
@@ -378,6 +379,14 @@ def _write(run: TrainingRun, data: PreparedData, network: TrainedNetwork, info: 
         )
         if network.tuned is not None:
             delete_run(run)
+
+
+def _computed(data: PreparedData, network: TrainedNetwork) -> dict[str, str]:
+    """Return where the scores were measured, unless the CPU's features are the same."""
+    if data.embedder is None or network.tuned is not None:
+        return {}
+    variants = {part.variant for part in data.embedder.backbone.parts} - {""}
+    return {"computed_on": ", ".join(sorted(variants))} if variants else {}
 
 
 def _computed_on(data: PreparedData, network: TrainedNetwork) -> Device:
