@@ -5,7 +5,7 @@ Shapes: N photos, V views, K features, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,10 +31,16 @@ from tailorbird.dataset.layout import Layout
 from tailorbird.dataset.scanner import scan_layout
 from tailorbird.errors import DatasetError
 from tailorbird.features import Embedder, embed
+from tailorbird.head.stored import BLOCK_ROWS, StoredRows
 from tailorbird.progress import NoProgress, Progress, StageTimer
 
 MOST_VIEWS = 32
 """Maximum number of views of a photo: the photo itself and its augmented versions."""
+
+MOST_BYTES = 2**30
+"""Features of so many bytes are trained on in memory, more from disk: a head trains on a scaled
+copy, so that memory holds them twice.
+"""
 
 Splitter = Callable[[Dataset], Dataset]
 """Gives every photo of a dataset a split."""
@@ -121,16 +127,44 @@ class PreparedData:
             ImageError: a photo changed since it was scanned.
             StorageError: the cache cannot be written, or was cleared meanwhile.
         """
+        return np.stack([one.matrix(samples) for one in self._embedders(samples, views, progress)])
+
+    def stored_features(
+        self, samples: Sequence[Sample], *, views: int = 1, progress: Progress | None = None
+    ) -> StoredRows:
+        """Return what `features` does, on disk: (V, N, K) that need not fit in memory.
+
+        Raises:
+            ImageError: a photo changed since it was scanned.
+            StorageError: there is no room for the file, or the cache cannot be written or was
+                cleared meanwhile.
+        """
         assert self.embedder is not None, "there is no backbone"
-        matrices = [self.embedder.matrix(samples)]
+        result = StoredRows((views, len(samples), self.embedder.backbone.info.width))
+        for view, embedder in enumerate(self._embedders(samples, views, progress)):
+            for start in range(0, len(samples), BLOCK_ROWS):
+                result.write(view, start, embedder.matrix(samples[start : start + BLOCK_ROWS]))
+        return result
+
+    def fits_in_memory(self, views: int) -> bool:
+        """Whether the features of all photos are small enough to be held in memory twice."""
+        assert self.embedder is not None, "there is no backbone"
+        width = self.embedder.backbone.info.width
+        return 4 * views * width * len(self.dataset.samples) <= MOST_BYTES
+
+    def _embedders(
+        self, samples: Sequence[Sample], views: int, progress: Progress | None
+    ) -> Iterator[Embedder]:
+        """Yield an embedder of each view, after it computed what is not in the cache."""
+        assert self.embedder is not None, "there is no backbone"
+        yield self.embedder
         for view in range(1, views):
             augmented = Embedder(
                 self.embedder.backbone, view=view, elsewhere=self.embedder.elsewhere
             )
             embed(samples, augmented, progress=progress, stage=f"view {view + 1}")
             self.embedder.embedded += augmented.embedded
-            matrices.append(augmented.matrix(samples))
-        return np.stack(matrices)
+            yield augmented
 
 
 def prepare_data(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tailorbird.errors import SettingsError, TrainingError
 from tailorbird.head import network as net
 from tailorbird.head.network import Floats, Head, Labels, Network
+from tailorbird.head.stored import StoredRows
 from tailorbird.parallel import one_blas_thread
 from tailorbird.validation import Problems
 
@@ -118,7 +119,11 @@ class Fit:
 
 @dataclass(frozen=True)
 class Data:
-    """Checked data, scaled as `(raw - mean) * scale`, shared by all fits of a search."""
+    """Checked data, scaled as `(raw - mean) * scale`, shared by all fits of a search.
+
+    stored, stored_validation: the raw features (V, N, K) and (1, M, K) where they are on disk;
+    `features` and `validation_features` are empty then.
+    """
 
     features: Floats
     labels: Labels
@@ -127,6 +132,33 @@ class Data:
     classes: int
     mean: Floats
     scale: Floats
+    stored: StoredRows | None = None
+    stored_validation: StoredRows | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The (V, N, K) of the training features."""
+        return self.stored.shape if self.stored is not None else self.features.shape
+
+    def take(self, picked: NDArray[np.int64], out: Floats) -> None:
+        """Copy scaled rows into `out` (n, K); row v * N + n is sample n in view v."""
+        if self.stored is None:
+            views, samples, width = self.features.shape
+            rows = self.features.reshape(views * samples, width)
+            np.take(rows, picked, axis=0, out=out, mode="clip")
+            return
+        self.stored.take(picked, out)
+        out -= self.mean
+        out *= self.scale
+
+    def validation_logits(self, network: Network) -> Floats:
+        """Return the logits (M, C) of the validation features."""
+        if self.stored_validation is None:
+            return net.forward(network, self.validation_features)
+        blocks = self.stored_validation.blocks()
+        return np.concatenate(
+            [net.forward(network, (rows - self.mean) * self.scale) for _, rows in blocks]
+        )
 
 
 def prepare(
@@ -144,12 +176,7 @@ def prepare(
     """
     _check(features, labels, validation_features, validation_labels, classes)
     for name, values in (("training", features), ("validation", validation_features)):
-        bad = values.size - int(np.count_nonzero(np.isfinite(values)))
-        if bad:
-            raise TrainingError(
-                f"{bad:,} {name} features are infinite or not a number: the backbone or its cache "
-                "is damaged; clear the cache (tailorbird cache clear) or use another backbone"
-            )
+        _refuse_not_finite(name, values.size - int(np.count_nonzero(np.isfinite(values))))
     mean = features[0].mean(axis=0, dtype=np.float64).astype(np.float32)
     centred = np.subtract(features, mean, dtype=np.float32)
     variance = np.einsum("nk,nk->k", centred[0], centred[0], dtype=np.float64) / len(labels)
@@ -164,6 +191,62 @@ def prepare(
         mean=mean,
         scale=scale,
     )
+
+
+def prepare_stored(
+    features: StoredRows,
+    labels: Labels,
+    validation: StoredRows,
+    validation_labels: Labels,
+    classes: int,
+) -> Data:
+    """Do what `prepare` does for features on disk, without reading them all into memory.
+
+    Raises as `prepare` does.
+    """
+    width = features.shape[2]
+    _check(
+        np.broadcast_to(np.float32(0), features.shape),
+        labels,
+        np.broadcast_to(np.float32(0), validation.shape[1:]),
+        validation_labels,
+        classes,
+    )
+    for name, stored in (("training", features), ("validation", validation)):
+        bad = sum(
+            rows.size - int(np.count_nonzero(np.isfinite(rows)))
+            for view in range(stored.shape[0])
+            for _, rows in stored.blocks(view)
+        )
+        _refuse_not_finite(name, bad)
+    total = np.zeros(width)
+    for _, rows in features.blocks():
+        total += rows.sum(axis=0, dtype=np.float64)
+    mean = (total / len(labels)).astype(np.float32)
+    squares = np.zeros(width)
+    for _, rows in features.blocks():
+        rows -= mean
+        squares += np.einsum("nk,nk->k", rows, rows, dtype=np.float64)
+    scale = _pareto_scale(mean, np.sqrt(squares / len(labels))).astype(np.float32)
+    return Data(
+        features=np.empty((features.shape[0], 0, width), np.float32),
+        labels=np.asarray(labels, np.int64),
+        validation_features=np.empty((0, width), np.float32),
+        validation_labels=np.asarray(validation_labels, np.int64),
+        classes=classes,
+        mean=mean,
+        scale=scale,
+        stored=features,
+        stored_validation=validation,
+    )
+
+
+def _refuse_not_finite(name: str, bad: int) -> None:
+    if bad:
+        raise TrainingError(
+            f"{bad:,} {name} features are infinite or not a number: the backbone or its cache "
+            "is damaged; clear the cache (tailorbird cache clear) or use another backbone"
+        )
 
 
 def _pareto_scale(mean: Floats, deviation: Floats) -> Floats:
@@ -311,7 +394,7 @@ def start_run(data: Data, settings: HeadSettings, seed: tuple[int, int]) -> Run:
     Raises:
         SettingsError: a negative seed, or more views than are cached.
     """
-    views, samples, width = data.features.shape
+    views, samples, width = data.shape
     if min(seed) < 0:
         raise SettingsError(f"seed is {seed[0]}, but must be at least 0")
     if settings.views > views:
@@ -359,8 +442,7 @@ def train_epoch(run: Run, data: Data, number: int) -> EpochLog:
     Raises:
         TrainingError: the loss or a weight is infinite or not a number.
     """
-    views, samples, width = data.features.shape
-    rows = data.features.reshape(views * samples, width)
+    samples = data.shape[1]
     order = run.generator.permutation(samples)
     picked = order
     if run.settings.views > 1:
@@ -369,7 +451,7 @@ def train_epoch(run: Run, data: Data, number: int) -> EpochLog:
     loss = correct = 0.0
     for step, part in enumerate(batches(samples, run.settings.batch_size), start=1):
         inputs = run.batch[: part.stop - part.start]
-        np.take(rows, picked[part], axis=0, out=inputs, mode="clip")
+        data.take(picked[part], inputs)
         batch_loss, batch_correct = train_step(run, inputs, data.labels[order[part]])
         if not math.isfinite(batch_loss):
             raise TrainingError(_diverged(f"loss became {batch_loss}", number, step, run.settings))
@@ -378,7 +460,7 @@ def train_epoch(run: Run, data: Data, number: int) -> EpochLog:
     # The loss may stay finite: max(NaN, 0) is 0 on some processors.
     if not np.isfinite(run.network.flat).all():
         raise TrainingError(_diverged("weights are not finite", number, step, run.settings))
-    logits = net.forward(run.network, data.validation_features)
+    logits = data.validation_logits(run.network)
     return EpochLog(
         epoch=number,
         learning_rate=rate,

@@ -12,17 +12,18 @@ from numpy.typing import NDArray
 
 from tailorbird import parallel
 from tailorbird.head import network as net
-from tailorbird.head.fit import Data, Fit, prepare, start_run, train_epoch
+from tailorbird.head.fit import Data, Fit, prepare, prepare_stored, start_run, train_epoch
 from tailorbird.head.network import Head, Labels, blend
 from tailorbird.head.search import SearchResult
+from tailorbird.head.stored import StoredRows
 from tailorbird.parallel import one_blas_thread
 
 
 def refit(
     found: SearchResult,
-    features: NDArray[np.float32],
+    features: NDArray[np.float32] | StoredRows,
     labels: Labels,
-    validation_features: NDArray[np.float32],
+    validation_features: NDArray[np.float32] | StoredRows,
     validation_labels: Labels,
     *,
     classes: int,
@@ -33,9 +34,15 @@ def refit(
     Arrays as in `search`; a validation sample stands in for its own augmented views. The result has
     no validation score, since validation is training data now.
     """
-    everything = _together(features, validation_features)
     known = np.concatenate([labels, validation_labels])
-    data = prepare(everything, known, validation_features, validation_labels, classes)
+    if isinstance(features, StoredRows) and isinstance(validation_features, StoredRows):
+        stored = _stored_together(features, validation_features)
+        data = prepare_stored(stored, known, validation_features, validation_labels, classes)
+    else:
+        assert not isinstance(features, StoredRows)
+        assert not isinstance(validation_features, StoredRows)
+        everything = _together(features, validation_features)
+        data = prepare(everything, known, validation_features, validation_labels, classes)
     with one_blas_thread():
         heads = [
             _train(data, member, (seed, 1000 + number))
@@ -86,6 +93,18 @@ def _together(
     """Return float32 (V, N + M, K); a validation sample stands in for its augmented views."""
     shape = (len(features), *validation_features.shape)
     return np.concatenate([features, np.broadcast_to(validation_features, shape)], axis=1)
+
+
+def _stored_together(features: StoredRows, validation: StoredRows) -> StoredRows:
+    """Return what `_together` does, on disk."""
+    views, samples, width = features.shape
+    result = StoredRows((views, samples + validation.shape[1], width))
+    for view in range(views):
+        for part, rows in features.blocks(view):
+            result.write(view, part.start, rows)
+        for part, rows in validation.blocks():
+            result.write(view, samples + part.start, rows)
+    return result
 
 
 def _train(data: Data, member: Fit, seed: tuple[int, int]) -> Head:

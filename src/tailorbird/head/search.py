@@ -19,8 +19,10 @@ from tailorbird.head.fit import (
     batches,
     fit_prepared,
     prepare,
+    prepare_stored,
 )
 from tailorbird.head.network import Labels, blend, log_loss
+from tailorbird.head.stored import StoredRows, logits_of
 from tailorbird.parallel import one_blas_thread
 from tailorbird.progress import NoProgress, Progress
 
@@ -78,9 +80,9 @@ class SearchResult:
 
 
 def search(
-    features: NDArray[np.float32],
+    features: NDArray[np.float32] | StoredRows,
     labels: Labels,
-    validation_features: NDArray[np.float32],
+    validation_features: NDArray[np.float32] | StoredRows,
     validation_labels: Labels,
     *,
     classes: int,
@@ -93,9 +95,9 @@ def search(
     Searched are inner, dropout, learning_rate, l2 and, where there are several views, views.
 
     Args:
-        features: float32 (V, N, K), the plain view first.
+        features: float32 (V, N, K), the plain view first; in memory or on disk.
         labels: int64 (N,), 0 to classes - 1. A class may be absent.
-        validation_features: float32 (M, K), M at least 1.
+        validation_features: float32 (M, K), M at least 1; (1, M, K) where features are on disk.
         validation_labels: int64 (M,).
         classes: at least 2.
         fixed: fields of HeadSettings that are not searched, such as {"inner": (100,)}.
@@ -109,8 +111,8 @@ def search(
     fixed = dict(fixed or {})
     progress = progress or NoProgress()
     _check(fixed)
-    data = prepare(features, labels, validation_features, validation_labels, classes)
-    plan = plan_trials(fixed, views=len(features), samples=min(len(labels), SEARCH_SAMPLES))
+    data = _prepared(features, labels, validation_features, validation_labels, classes)
+    plan = plan_trials(fixed, views=data.shape[0], samples=min(len(labels), SEARCH_SAMPLES))
     part = _subsample(data, SEARCH_SAMPLES, seed) if len(plan) > 1 else data
     blended = 1 if "inner" in fixed else BLENDED
     refits = min(blended, len(plan)) if part is not data else 0
@@ -134,6 +136,20 @@ def search(
             winners = _fits(_train(data, again, seed, lambda done: report(len(plan) + done)))
         best, members = _blend(winners, validation_features, data.validation_labels)
     return SearchResult(best, members, tuple(map(_trial, plan, outcomes)))
+
+
+def _prepared(
+    features: NDArray[np.float32] | StoredRows,
+    labels: Labels,
+    validation: NDArray[np.float32] | StoredRows,
+    validation_labels: Labels,
+    classes: int,
+) -> Data:
+    if isinstance(features, StoredRows) and isinstance(validation, StoredRows):
+        return prepare_stored(features, labels, validation, validation_labels, classes)
+    if isinstance(features, StoredRows) or isinstance(validation, StoredRows):
+        raise SettingsError("features on disk need validation features on disk, and vice versa")
+    return prepare(features, labels, validation, validation_labels, classes)
 
 
 def _check(fixed: Mapping[str, object]) -> None:
@@ -176,7 +192,13 @@ def _subsample(data: Data, limit: int, seed: int) -> Data:
     shuffled = np.random.default_rng((seed, 1)).permutation(len(data.labels))
     rows = [shuffled[data.labels[shuffled] == label] for label in np.unique(data.labels)]
     kept = np.sort(np.concatenate([row[: math.ceil(share * len(row))] for row in rows]))
-    return replace(data, features=data.features[:, kept], labels=data.labels[kept])
+    if data.stored is None:
+        return replace(data, features=data.features[:, kept], labels=data.labels[kept])
+    views, samples, width = data.shape
+    part = np.empty((views, len(kept), width), np.float32)
+    for view in range(views):
+        data.take(view * samples + kept, part[view])
+    return replace(data, features=part, labels=data.labels[kept], stored=None)
 
 
 def _train(
@@ -224,13 +246,15 @@ def _best_first(outcomes: Sequence[Fit | TrainingError]) -> list[int]:
 
 
 def _blend(
-    fits: Sequence[Fit], validation_features: NDArray[np.float32], validation_labels: Labels
+    fits: Sequence[Fit],
+    validation_features: NDArray[np.float32] | StoredRows,
+    validation_labels: Labels,
 ) -> tuple[Fit, tuple[Fit, ...]]:
     """Return the average of `fits` if it beats the first on validation, else the first alone."""
     best = fits[0]
     if len(fits) > 1:
         head = blend([result.head for result in fits])
-        logits = head.logits(validation_features)
+        logits = logits_of(head, validation_features)
         loss = log_loss(logits, validation_labels)
         if loss < best.validation_loss:
             accuracy = float(np.mean(logits.argmax(axis=1) == validation_labels))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata as distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from tailorbird.errors import DatasetError
 from tailorbird.features import Embedder, expected_seconds, picture_features
 from tailorbird.head import refit as refit_head
 from tailorbird.head import search
+from tailorbird.head.stored import StoredRows, logits_of
 from tailorbird.inference import CPU, Device, runtime_version, use_device
 from tailorbird.label_errors import judge_prepared
 from tailorbird.label_errors.confident import reported
@@ -41,7 +42,7 @@ from tailorbird.model.file import write
 from tailorbird.model.fitting import Fitted, Known, fit_unfamiliarity
 from tailorbird.model.graph import BackboneGraph, build
 from tailorbird.model.metadata import ModelInfo
-from tailorbird.preparation import PreparedData, Steps, prepare_data
+from tailorbird.preparation import PreparedData, Steps, evenly_spread, prepare_data
 from tailorbird.progress import NoProgress, Progress, StageTimer
 from tailorbird.rendering.strangers import draw_strangers
 from tailorbird.report import attempt, report_path
@@ -56,6 +57,9 @@ from tailorbird.training.result import TrainResult, content_of, digests
 from tailorbird.training.run import Opened, OpensElsewhere, TrainingRun
 from tailorbird.training.settings import TrainSettings, settings_for
 from tailorbird.training.tuning import delete_run, train_from_scratch, tune
+
+MOST_FITTED: Final = 20_000
+"""Training photos that the unfamiliarity is fitted on, where the features are on disk."""
 
 
 def train(
@@ -189,11 +193,10 @@ def _learn(run: TrainingRun, data: PreparedData, opened: Opened) -> TrainedNetwo
 def _find_head(run: TrainingRun, data: PreparedData) -> TrainedNetwork:
     """Search the head on the frozen backbone's cached features."""
     assert data.embedder is not None
-    settings, parts, labels = run.settings, data.parts, data.labels
+    settings, labels = run.settings, data.labels
     backbone = data.embedder.backbone
     with run.timer.measure("embed"):
-        train = data.features(parts["train"], views=settings.views, progress=run.progress)
-        held, tested = (data.features(parts[name])[0] for name in ("validation", "test"))
+        train, held, tested = _features(run, data)
     known = (train, labels["train"], held, labels["validation"])
     options: dict[str, Any] = {"classes": len(data.classes), "seed": settings.seed}
     with run.timer.measure("head"):
@@ -203,23 +206,26 @@ def _find_head(run: TrainingRun, data: PreparedData) -> TrainedNetwork:
     graph = BackboneGraph.of(backbone)
     folds = crossfitted = unfamiliarity = None
     if not settings.trains_network:
-        folds = fold_photos(data, seed=settings.seed)
+        # On disk there are so many that thresholds are chosen on validation alone.
+        folds = fold_photos(data, seed=settings.seed) if isinstance(train, np.ndarray) else None
         if graph.can_compare:
             with run.timer.measure("unfamiliarity"):
-                unfamiliarity = _fit_unfamiliarity(run, data, train[0], (held, tested), folds)
+                unfamiliarity = _fit_unfamiliarity(run, data, train, (held, tested), folds)
         refused = unfamiliarity.chosen_on_refused if unfamiliarity else None
         with run.timer.measure("crossfit"):
-            crossfitted = crossfit(
-                data, found, train, held, folds, refused=refused, seed=settings.seed
-            )
+            if isinstance(train, np.ndarray) and isinstance(held, np.ndarray):
+                crossfitted = crossfit(
+                    data, found, train, held, folds, refused=refused, seed=settings.seed
+                )
+    validated = logits_of(final, held)
     return TrainedNetwork(
         backbone_graph=graph,
         head=final,
         about=backbone.info.as_dict(),
         rule=backbone.info.rule,
-        validation=best.head.logits(held),
-        test=final.logits(tested),
-        expected=final.logits(held[verification_rows(len(held))]),
+        validation=logits_of(best.head, held),
+        test=logits_of(final, tested),
+        expected=validated[verification_rows(len(validated))],
         settings=search_settings(found),
         extra=carried(backbone.proto),
         fit=best,
@@ -229,28 +235,60 @@ def _find_head(run: TrainingRun, data: PreparedData) -> TrainedNetwork:
     )
 
 
+Features = npt.NDArray[np.float32] | StoredRows
+
+
+def _features(run: TrainingRun, data: PreparedData) -> tuple[Features, Features, Features]:
+    """Return the features of train (V, N, K), and of validation and test (N, K).
+
+    Those that do not fit in memory are on disk, (1, N, K) for validation and test.
+    """
+    parts, views = data.parts, run.settings.views
+    if data.fits_in_memory(views):
+        train = data.features(parts["train"], views=views, progress=run.progress)
+        held, tested = (data.features(parts[name])[0] for name in ("validation", "test"))
+        return train, held, tested
+    stored = data.stored_features(parts["train"], views=views, progress=run.progress)
+    validation, test = (data.stored_features(parts[name]) for name in ("validation", "test"))
+    return stored, validation, test
+
+
 def _fit_unfamiliarity(
     run: TrainingRun,
     data: PreparedData,
-    train: npt.NDArray[np.float32],
-    held: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    train: Features,
+    held: tuple[Features, Features],
     folds: npt.NDArray[np.int64] | None,
 ) -> Fitted | None:
-    """Fit on cached features (N, K) of train; held are those of validation and test."""
+    """Fit on cached features of train; held are those of validation and test.
+
+    Of features on disk, evenly spread photos of train are taken.
+    """
     assert data.embedder is not None
-    taught, others = (data.features(some)[0] if some else train[:0] for some in none_photos(data))
+    labels = data.labels["train"]
+    if isinstance(train, StoredRows):
+        rows = evenly_spread(len(labels), MOST_FITTED)
+        known_rows = np.empty((len(rows), train.shape[2]), np.float32)
+        train.take(rows, known_rows)
+        labels = labels[rows]
+    else:
+        known_rows = train[0]
+    taught, others = (
+        data.features(some)[0] if some else known_rows[:0] for some in none_photos(data)
+    )
     strangers = {
         kind: picture_features(pictures, data.embedder)
         for kind, pictures in draw_strangers().items()
     }
     known = Known(
-        train,
-        data.labels["train"],
+        known_rows,
+        labels,
         len(data.classes),
         taught,
-        None if folds is None else folds[: len(train)],
+        None if folds is None else folds[: len(known_rows)],
     )
-    parts = dict(zip(("validation", "test"), held, strict=True))
+    rows_of = (one.mapped()[0] if isinstance(one, StoredRows) else one for one in held)
+    parts = dict(zip(("validation", "test"), rows_of, strict=True))
     return fit_unfamiliarity(
         known,
         parts,
