@@ -29,8 +29,9 @@ from tailorbird.engines.finetune.interrupts import deferred_interrupt
 from tailorbird.engines.finetune.loop import finetune
 from tailorbird.engines.finetune.task import FinetuneTask, Host
 from tailorbird.engines.torch import launching
+from tailorbird.engines.torch.network import TorchNetwork
 from tailorbird.engines.torch.worker import opened_network
-from tailorbird.errors import ClusterError, TailorbirdError
+from tailorbird.errors import ClusterError, SettingsError, TailorbirdError
 from tailorbird.progress import NoProgress, Progress
 
 if TYPE_CHECKING:
@@ -99,6 +100,11 @@ def _launch(ray: Any, where: Place, task: FinetuneTask, progress: Progress) -> N
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    if not isinstance(task.network, TorchNetwork):
+        raise SettingsError(
+            f"{task.network.name} trains with {task.network.framework}, but only PyTorch trains on "
+            "a Ray cluster; use --engine timm with a backbone of timm, or leave --ray out"
+        )
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     messages = ray.remote(Messages).options(num_cpus=0, scheduling_strategy=here).remote()
     config = {

@@ -36,6 +36,11 @@ def place(ray: Any, workers: int) -> Place:
     return Place(workers, share, gpus > 0)
 
 
+def default_workers(ray: Any) -> int:
+    """Return one for each GPU of the cluster or, if it has none, for each machine."""
+    return gpus(ray) or sum(bool(node["Alive"]) for node in ray.nodes())
+
+
 def gpus(ray: Any) -> int:
     """Return the number of GPUs of the cluster."""
     return int(ray.cluster_resources().get("GPU", 0))

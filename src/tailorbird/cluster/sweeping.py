@@ -8,10 +8,15 @@ from __future__ import annotations
 import queue
 import tempfile
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
+from tailorbird import experiments
+from tailorbird.cluster.connection import connected
+from tailorbird.cluster.running import RaySettings
 from tailorbird.errors import ClusterError
+from tailorbird.experiments import SweepResult
 from tailorbird.experiments.cross_validation import FitScore, Fitter, Job, Partition, recipe_score
 from tailorbird.experiments.data import ExperimentData
 
@@ -22,6 +27,29 @@ Trial = Job | tuple[str, int]
 
 _OPENED: dict[str, Fitter] = {}
 """The fitter of the sweep that this worker works for, by the address of its data."""
+
+
+def sweep(
+    photos: str | Path | ExperimentData,
+    alternatives: Mapping[str, Sequence[Any]] | None,
+    where: RaySettings,
+    **options: Any,
+) -> SweepResult:
+    """Compare settings as `experiments.sweep` does, with the fits on a cluster.
+
+    Args:
+        photos: as for `experiments.sweep`, read by this process.
+        alternatives: as for `experiments.sweep`.
+        where: the cluster and the number of fits at the same time; None: one for each core.
+        options: as for `experiments.sweep`.
+
+    Raises what `experiments.sweep` raises; ClusterError; MissingExtra.
+    """
+    assert where.address is not None
+    with connected(where.address):
+        return experiments.sweep(
+            photos, alternatives, fitter=TuneFitter, workers=where.workers, **options
+        )
 
 
 class TuneFitter(Fitter):

@@ -8,6 +8,7 @@ from typing import Any
 
 from tailorbird import onnx_files
 from tailorbird.backbone import files_read
+from tailorbird.engines.finetune.task import Host
 from tailorbird.engines.registry import engine_for_reference
 from tailorbird.errors import BackboneError, SettingsError
 from tailorbird.inference.precision import is_quantised
@@ -44,6 +45,7 @@ def train_int8(
     *,
     progress: Progress,
     elsewhere: OpensElsewhere | None = None,
+    host: Host | None = None,
 ) -> QuantisedTraining:
     """Train as `train` does, then write NAME.int8.onnx beside NAME.onnx, unless that is refused.
 
@@ -51,7 +53,9 @@ def train_int8(
     AccuracyLost.
     """
     _refuse_int8(settings)
-    trained = train(photos, output, settings, progress=progress, elsewhere=elsewhere)
+    trained = train(
+        photos, output, settings, progress=progress, elsewhere=elsewhere, host=host
+    )
     target, refused = Path(output).with_suffix(".int8.onnx"), ""
     try:
         int8 = quantise_model(trained.model, photos, target, data=settings.data, progress=progress)

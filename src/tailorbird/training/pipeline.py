@@ -19,6 +19,7 @@ from tailorbird.backbone import open_backbone
 from tailorbird.corrections import read_labelled
 from tailorbird.dataset import NONE_OF_THESE, split, stacked_pixels, write_manifest
 from tailorbird.dataset.layout import find, with_none_of_these
+from tailorbird.engines.finetune.task import Host
 from tailorbird.engines.registry import (
     carried,
     engine_for_reference,
@@ -69,6 +70,7 @@ def train(
     *,
     progress: Progress | None = None,
     elsewhere: OpensElsewhere | None = None,
+    host: Host | None = None,
     **options: Any,
 ) -> TrainResult:
     """Train a classifier on a folder or CSV of labelled photos and write it as one ONNX file.
@@ -83,6 +85,7 @@ def train(
         progress: receives stages, steps, notes and metrics.
         elsewhere: given the backbone, returns processes that read and embed the photos in place of
             this one.
+        host: what fine-tunes in place of this process, such as a cluster.
         options: fields of TrainSettings, in place of those in `settings`; for example
             `train("photos/", "shop.onnx", backbone="pocket", seed=1)`.
 
@@ -96,7 +99,9 @@ def train(
     """
     output = Path(output)
     settings = settings_for(photos, output, settings, options)
-    run = TrainingRun(output, settings, progress or NoProgress(), StageTimer(), elsewhere)
+    run = TrainingRun(
+        output, settings, progress or NoProgress(), StageTimer(), elsewhere, host or Host()
+    )
     with use_device(settings.device, half=settings.half):
         return _train(run, photos)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from tailorbird.backbone import Backbone
 from tailorbird.corrections import Labelled
 from tailorbird.dataset.layout import Layout
 from tailorbird.dataset.scanner import Elsewhere
+from tailorbird.engines.finetune.task import Host
 from tailorbird.features import Embedder
 from tailorbird.progress import Progress, StageTimer
 from tailorbird.training.settings import TrainSettings
@@ -28,6 +29,7 @@ class TrainingRun:
     """A running training: the model file to write, the settings, progress and timing.
 
     elsewhere: returns processes that read and embed the photos; None: this one does.
+    host: what fine-tunes in place of this process, if anything does.
     """
 
     output: Path
@@ -35,6 +37,7 @@ class TrainingRun:
     progress: Progress
     timer: StageTimer
     elsewhere: OpensElsewhere | None = None
+    host: Host = field(default_factory=Host)
 
     @property
     def folder(self) -> Path:

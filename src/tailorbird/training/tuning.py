@@ -63,6 +63,7 @@ def tune(
         classes=len(data.classes),
         features=data.features(data.parts["train"])[0],
         identity={"backbone": info.sha256, "framework": network.framework},
+        host=run.host,
         rule=info.rule,
     )
     result = _fine_tuned(run, data, task)
@@ -109,6 +110,7 @@ def train_from_scratch(run: TrainingRun, data: PreparedData) -> TrainedNetwork:
         seed=run.settings.seed,
         classes=len(data.classes),
         identity={"backbone": network.name, "framework": network.framework},
+        host=run.host,
     )
     return _fine_tuned(run, data, task)
 
