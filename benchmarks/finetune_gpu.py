@@ -91,6 +91,31 @@ def loop_rates(task: FinetuneTask) -> list[float]:
     return [one.images_per_second for one in found.history if one.images_per_second]
 
 
+def task_on(
+    photos: Path, network: TorchNetwork, settings: FinetuneSettings, *, size: int, folder: Path
+) -> FinetuneTask:
+    """Return the task of fine-tuning a network, with a head of zeros, on class folders."""
+    dataset = split(scan(photos), seed=0)
+    parts: dict[str, list[Sample]] = {
+        part: [one for one in dataset.samples if one.split == part]
+        for part in ("train", "validation")
+    }
+    classes = sorted({one.label for one in dataset.samples})
+    width = network.cuts(size)[-1].values
+    head = Dense(np.zeros((width, len(classes)), np.float32), np.zeros(len(classes), np.float32))
+    return FinetuneTask(
+        network,
+        parts,
+        {key: np.array([classes.index(one.label) for one in part]) for key, part in parts.items()},
+        Head((head,)),
+        settings,
+        size=size,
+        folder=folder,
+        seed=0,
+        classes=len(classes),
+    )
+
+
 def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -109,38 +134,13 @@ def main() -> None:
     count = given.count or (8192 if on_gpu else 160)
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        dataset = split(scan(given.photos or draw(place / "photos", count)), seed=0)
-        parts: dict[str, list[Sample]] = {
-            part: [one for one in dataset.samples if one.split == part]
-            for part in ("train", "validation")
-        }
-        classes = sorted({one.label for one in dataset.samples})
         network = opened(name, size)
-        width = network.cuts(size)[-1].values
         settings = FinetuneSettings(
             sizes=(size,), unfreeze="all", epochs=given.epochs, batch_size=batch
         ).for_network(network)
-        task = FinetuneTask(
-            network,
-            parts,
-            {
-                key: np.array([classes.index(one.label) for one in part])
-                for key, part in parts.items()
-            },
-            Head(
-                (
-                    Dense(
-                        np.zeros((width, len(classes)), np.float32),
-                        np.zeros(len(classes), np.float32),
-                    ),
-                )
-            ),
-            settings,
-            size=size,
-            folder=place / "run",
-            seed=0,
-            classes=len(classes),
-        )
+        photos = given.photos or draw(place / "photos", count)
+        task = task_on(photos, network, settings, size=size, folder=place / "run")
+        parts = task.parts
         print(
             f"{name}, {size} px, batches of {batch}, {len(parts['train'])} photos; "
             f"{common.machine()}"

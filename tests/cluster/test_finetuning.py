@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.cli import run
 from support.timm_networks import SIDE
 from support.timm_tasks import Notes, timm_task
 from tailorbird.cluster import finetuning
-from tailorbird.cluster.connection import connected
 from tailorbird.engines.finetune.loop import finetune
 from tailorbird.engines.finetune.results import FinetuneResult
 from tailorbird.engines.finetune.task import FinetuneTask, Host
@@ -23,12 +23,6 @@ from tailorbird.errors import ImageError, SettingsError
 
 EPOCHS = 12
 """Of runs in which something happens between two epochs."""
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
-    with connected(cores=2) as module:
-        yield module
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +55,13 @@ def compare(one: FinetuneResult, two: FinetuneResult) -> None:
     assert one.best.epoch == two.best.epoch
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_result_of_one_process(
-    task: FinetuneTask, ray: Any, tmp_path: Path
+    task: FinetuneTask, cluster: Any, tmp_path: Path
 ) -> None:
     one = finetune(shared(task, tmp_path / "one", HERE))
     progress = Notes()
-    given = shared(task, tmp_path / "two", finetuning.host(ray, 2))
+    given = shared(task, tmp_path / "two", finetuning.host(cluster, 2))
     two = finetune(given, progress=progress)
     compare(one, two)
     assert two.best.size == SIDE
@@ -110,19 +105,22 @@ def train_workers() -> list[int]:
     return sorted(n for n, name in names.items() if "TrainWorker" in name and ours(n))
 
 
-def test_a_killed_worker_costs_no_result(task: FinetuneTask, ray: Any, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_no_result(task: FinetuneTask, cluster: Any, tmp_path: Path) -> None:
     one = finetune(shared(task, tmp_path / "one", HERE, EPOCHS))
     killer = Killer()
-    two = finetune(shared(task, tmp_path / "two", finetuning.host(ray, 2), EPOCHS), progress=killer)
+    two = finetune(
+        shared(task, tmp_path / "two", finetuning.host(cluster, 2), EPOCHS), progress=killer
+    )
     assert killer.killed and not Path(f"/proc/{killer.killed[0]}").exists()
     assert sum("resuming at stage 1, epoch" in line for line in killer.lines) == 1
     compare(one, two)
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_is_raised_here_at_once(
-    task: FinetuneTask, ray: Any, tmp_path: Path
+    task: FinetuneTask, cluster: Any, tmp_path: Path
 ) -> None:
-    given = shared(task, tmp_path / "run", finetuning.host(ray, 2))
+    given = shared(task, tmp_path / "run", finetuning.host(cluster, 2))
     broken = [replace(one, digest="0" * 64) for one in task.parts["train"]]
     progress = Notes()
     with pytest.raises(ImageError, match="the file has changed since"):
@@ -130,8 +128,47 @@ def test_an_error_in_a_worker_is_raised_here_at_once(
     assert sum("stage 1/1" in line for line in progress.lines) == 1, "not tried again"
 
 
-def test_more_workers_than_the_cluster_has_room_for_are_refused(ray: Any) -> None:
+def test_more_workers_than_the_cluster_has_room_for_are_refused(cluster: Any) -> None:
     with pytest.raises(SettingsError, match="workers is 3, but the Ray cluster has 2 processor"):
-        finetuning.host(ray, 3)
+        finetuning.host(cluster, 3)
     with pytest.raises(SettingsError, match="workers is 0"):
-        finetuning.host(ray, 0)
+        finetuning.host(cluster, 0)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_is_resumed(task: FinetuneTask, cluster: Any, tmp_path: Path) -> None:
+    one = finetune(shared(task, tmp_path / "one", HERE, EPOCHS))
+    given = shared(task, tmp_path / "two", finetuning.host(cluster, 2), EPOCHS)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(given, progress=Stopper())
+    assert list(given.folder.glob("state-*.json"))
+    progress = Notes()
+    network = TorchNetwork(task.network._proto)  # type: ignore[attr-defined]
+    two = finetune(replace(given, network=network), progress=progress)
+    assert any("resuming at stage 1, epoch" in line for line in progress.lines)
+    compare(one, two)
+
+
+class Stopper(Notes):
+    """Presses Ctrl-C once, after the second epoch."""
+
+    def note(self, text: str) -> None:
+        super().note(text)
+        if "epoch 2/" in text:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_the_command_fine_tunes_on_a_cluster(
+    task: FinetuneTask, shapes: Path, tmp_path: Path
+) -> None:
+    backbone = tmp_path / "small.onnx"
+    backbone.write_bytes(task.network.backbone(SIDE).SerializeToString())
+    options = ("train", shapes, "--backbone", backbone, "--finetune", "--epochs", "3", "--json")
+    here = json.loads(run(*options, "-o", tmp_path / "one.onnx").stdout)
+    there = json.loads(run(*options, "-o", tmp_path / "two.onnx", "--ray", "--workers", "1").stdout)
+    one, two = (found["finetune"]["best"]["score"]["log_loss"] for found in (here, there))
+    assert two == pytest.approx(one, rel=1e-3)
+    assert not (tmp_path / "two.onnx.finetune").exists()
+    both = run(*options, "-o", tmp_path / "x.onnx", "--ray", "--devices", "2", code=2)
+    assert "give --workers instead of --devices" in both.stderr

@@ -29,7 +29,7 @@ from tailorbird.cluster.serving import Replicas, serve
 from tailorbird.service import ServeSettings
 said = json.loads(sys.argv[1])
 settings = ServeSettings(**{**said, "model": pathlib.Path(said["model"]), "port": 0})
-serve(settings, Replicas(2, 2), announce=lambda address: print(address, flush=True))
+serve(settings, Replicas("local", 2, 2), announce=lambda address: print(address, flush=True))
 """
 
 
@@ -166,6 +166,6 @@ def test_what_replicas_cannot_share_is_refused(
 
 def test_the_numbers_of_replicas_are_checked() -> None:
     with pytest.raises(SettingsError, match="min_replicas is 0"):
-        Replicas(0, 2)
+        Replicas("local", 0, 2)
     with pytest.raises(SettingsError, match="min_replicas is 3 and max_replicas 2"):
-        Replicas(3, 2)
+        Replicas("local", 3, 2)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.cli import POCKET, run
 from support.experiment_data import blobs
-from tailorbird.cluster.connection import connected
 from tailorbird.cluster.sweeping import TuneFitter
 from tailorbird.errors import ClusterError
 from tailorbird.experiments import Standing, SweepResult, sweep
@@ -17,25 +18,20 @@ from tailorbird.experiments.cross_validation import Job, partitions
 FAST: dict[str, Any] = {"learning_rate": [1e-3, 1e-2], "inner": [(), (8,)], "epochs": [3]}
 
 
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
-    with connected(cores=2) as module:
-        yield module
-
-
 def plain(result: SweepResult) -> dict[str, Any]:
     """Return a result as its table and report show it, without durations."""
 
-    def strip(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: strip(v) for k, v in value.items() if "seconds" not in k}
-        return [strip(one) for one in value] if isinstance(value, list | tuple) else value
-
-    found: dict[str, Any] = strip(result.as_dict())
+    found: dict[str, Any] = without_seconds(result.as_dict())
     return found
 
 
-def test_the_same_settings_scores_and_recommendation(ray: Any) -> None:
+def without_seconds(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_seconds(v) for k, v in value.items() if "seconds" not in k}
+    return [without_seconds(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def test_the_same_settings_scores_and_recommendation(cluster: Any) -> None:
     here = sweep(blobs((20, 20, 20)), FAST, folds=2, seeds=1)
     seen: list[Standing] = []
     there = sweep(
@@ -47,9 +43,7 @@ def test_the_same_settings_scores_and_recommendation(ray: Any) -> None:
     assert len(there.default_fits) == 2
 
 
-def test_leaving_the_loop_ends_the_trials_and_a_lost_sweep_is_an_error(
-    ray: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leaving_the_loop_ends_the_trials_and_a_lost_sweep_is_an_error(cluster: Any) -> None:
     data = blobs((20, 20))
     fitter = TuneFitter(data, partitions(data.labels, data.groups, folds=2, seeds=1, seed=0))
     settings = sweep(data, FAST, folds=2, seeds=1).chosen.settings
@@ -59,3 +53,12 @@ def test_leaving_the_loop_ends_the_trials_and_a_lost_sweep_is_an_error(
     wrong = fitter.run([Job(0, settings, 7)])
     with pytest.raises(ClusterError, match="fits on the Ray cluster failed"):
         list(wrong)
+
+
+@pytest.mark.slow
+def test_the_command_prints_what_one_process_prints(shapes: Path) -> None:
+    options = ("sweep", shapes, *POCKET, "--learning-rate", "0.001,0.01", "--inner", "0",
+               "--folds", "2", "--seeds", "1", "--json")  # fmt: skip
+    here = json.loads(run(*options).stdout)
+    there = json.loads(run(*options, "--ray").stdout)
+    assert without_seconds(there) == without_seconds(here)

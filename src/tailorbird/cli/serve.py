@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailorbird.cli import output
-from tailorbird.cli.options import DeviceOption, HalfOption
+from tailorbird.cli.options import CLUSTER, DeviceOption, HalfOption, RayOption
 from tailorbird.cli.secrets import secret_from
 
 if TYPE_CHECKING:
@@ -175,6 +175,23 @@ _Strict = Annotated[
         "was made.",
     ),
 ]
+_MinReplicas = Annotated[
+    int | None,
+    typer.Option(
+        envvar="TAILORBIRD_MIN_REPLICAS",
+        help="Lowest number of replicas on the cluster; by default 1.",
+        rich_help_panel=CLUSTER,
+    ),
+]
+_MaxReplicas = Annotated[
+    int | None,
+    typer.Option(
+        envvar="TAILORBIRD_MAX_REPLICAS",
+        help="Highest number of replicas; by default one for each GPU of the cluster, else for "
+        "each core.",
+        rich_help_panel=CLUSTER,
+    ),
+]
 
 
 def serve(
@@ -203,6 +220,9 @@ def serve(
     strict: _Strict = False,
     device: DeviceOption = None,
     half: HalfOption = False,
+    ray: RayOption = None,
+    min_replicas: _MinReplicas = None,
+    max_replicas: _MaxReplicas = None,
 ) -> None:
     """Serve a model as a web page and an HTTP API.
 
@@ -246,7 +266,13 @@ def serve(
     def announce(address: str) -> None:
         _announce(settings, address)
 
-    service.serve(settings, announce=announce, quiet=output.STATE.quiet)
+    if ray is None and min_replicas is None and max_replicas is None:
+        service.serve(settings, announce=announce, quiet=output.STATE.quiet)
+        return
+    from tailorbird.cluster import serving
+
+    replicas = serving.Replicas(ray, 1 if min_replicas is None else min_replicas, max_replicas)
+    serving.serve(settings, replicas, announce=announce, quiet=output.STATE.quiet)
 
 
 def _announce(settings: ServeSettings, address: str) -> None:

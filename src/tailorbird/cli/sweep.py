@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +20,10 @@ from tailorbird.cli.options import (
     MirrorOption,
     PhotosArgument,
     PictureOption,
+    RayOption,
     RepeatsOption,
     SplitSeedOption,
+    WorkersOption,
     on_device,
     reads_photos,
 )
@@ -109,6 +112,8 @@ def sweep(
     seed: SplitSeedOption = 0,
     picture: PictureOption = None,
     csv: _Csv = None,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
     json: JsonOption = False,
 ) -> None:
     """Compare settings of the head by cross-validation.
@@ -137,11 +142,17 @@ def sweep(
             "--schedule", schedule, {"cosine": "cosine", "constant": "constant"}
         ),
     }
+    run: Any = experiments.sweep
+    if ray is not None or workers is not None:
+        from tailorbird.cluster import sweeping
+        from tailorbird.cluster.running import RaySettings
+
+        run = partial(sweeping.sweep, where=RaySettings(ray, workers))
     experiments.check_outputs(photos, backbone, data=data, picture=picture, csv=csv)
     board = Board()
     progress = output.ProgressBar()
     try:
-        result = experiments.sweep(
+        result = run(
             photos,
             {name: values for name, values in given.items() if values is not None} or None,
             grid=grid,

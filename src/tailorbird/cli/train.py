@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from tailorbird.cli import output, parsing, results
 from tailorbird.cli.options import (
+    CLUSTER,
     DEFAULT_BACKBONE,
     FINETUNING,
     HEAD,
@@ -22,13 +23,12 @@ from tailorbird.cli.options import (
     PhotosArgument,
     RayOption,
     ReportOption,
-    WorkersOption,
     on_device,
     reads_photos,
 )
 
 if TYPE_CHECKING:
-    from tailorbird.training import TrainSettings
+    pass
 
 _INNER = "Inner layers: 0 for none, 100 for one, 100x50 for two"
 _SEARCHED = "by default it is searched"
@@ -162,6 +162,14 @@ _MixedPrecision = Annotated[
 _Devices = Annotated[
     int | None, _tuning(text="Number of GPUs of this machine that share each step.")
 ]
+_Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of workers of the cluster; by default one for each core or GPU that embeds, "
+        "and one for each GPU, else each machine, that fine-tunes.",
+        rich_help_panel=CLUSTER,
+    ),
+]
 _Int8 = Annotated[
     bool,
     typer.Option(
@@ -226,10 +234,10 @@ def train(
     clip: _Clip = None,
     mixed_precision: _MixedPrecision = None,
     devices: _Devices = None,
+    ray: RayOption = None,
+    workers: _Workers = None,
     suspects: _Suspects = False,
     int8: _Int8 = False,
-    ray: RayOption = None,
-    workers: WorkersOption = None,
     report: ReportOption = None,
     no_report: NoReportOption = False,
     report_format: FormatOption = "html",
@@ -290,24 +298,15 @@ def train(
     if no_augment or augment is not None:
         given["augmentation"] = None if no_augment else parsing.augmentation(augment or "")
     settings = training.settings_from_options(finetune=finetune, **given)
-    with output.ProgressBar() as progress, _elsewhere(ray, workers, settings) as elsewhere:
-        if int8:
-            both = train_int8(photos, model, settings, progress=progress, elsewhere=elsewhere)
-            result = both.trained
-        else:
-            result = training.train(photos, model, settings, progress=progress, elsewhere=elsewhere)
-    if int8:
-        output.print_json_or_text(both, results.print_quantised_training, json=json)
-    else:
-        output.print_json_or_text(result, results.print_result, json=json)
+    run: Any = train_int8 if int8 else training.train
+    if ray is not None or workers is not None:
+        from tailorbird.cluster.running import RaySettings
+        from tailorbird.cluster.training import train as train_on_cluster
+
+        run = partial(train_on_cluster, where=RaySettings(ray, workers), run=run)
+    with output.ProgressBar() as progress:
+        found = run(photos, model, settings, progress=progress)
+    result = found.trained if int8 else found
+    show = results.print_quantised_training if int8 else results.print_result
+    output.print_json_or_text(found, show, json=json)
     output.print_report_path(None if json else result.report, result.report_error)
-
-
-def _elsewhere(ray: str | None, workers: int | None, settings: TrainSettings) -> Any:
-    """Return a context with the workers that read and embed photos; None without a cluster."""
-    if ray is None and workers is None:
-        return contextlib.nullcontext()
-    from tailorbird.cluster.running import RaySettings
-    from tailorbird.cluster.training import embedding_on
-
-    return embedding_on(RaySettings(ray, workers), settings)

@@ -40,6 +40,7 @@ _DEFAULTS: Final = {
     "RAY_NUM_REDIS_GET_RETRIES": "120",  # seconds that a busy machine has to start the cluster
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # Ray Tune's, which prints even where it is told not to
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # what fails arrives as exceptions
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the announcement of a future default
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",

@@ -38,7 +38,8 @@ class RaySettings:
 
     Attributes:
         address: of the cluster, as for `connection.connected`; None: in this process, without Ray.
-        workers: number of workers, each on one core; None: one for each core of the cluster.
+        workers: number of workers; None: one for each core of the cluster or, to fine-tune, for
+            each GPU, else for each machine.
     """
 
     address: str | None = None

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tailorbird.cluster.connection import LOCAL, connected, require
+from tailorbird.cluster.connection import LOCAL, check_address, connected, require
 from tailorbird.cluster.replica import METRICS, Application, Board, Replica
 from tailorbird.cluster.resources import Place, gpus, place
 from tailorbird.corrections.database import locate
@@ -43,17 +43,25 @@ POLL_SECONDS: Final = 0.2
 
 @dataclass(frozen=True)
 class Replicas:
-    """How many replicas serve, depending on the requests.
+    """Where replicas serve, and how many, depending on the requests.
 
-    lowest: 1 or more. highest: None: one per core of the cluster, or per GPU.
+    address: of the cluster; see `connected`.
+    lowest: number of replicas, 1 or more.
+    highest: number of replicas; None: one per core of the cluster, or per GPU.
     """
 
+    address: str | None = LOCAL
     lowest: int = 1
     highest: int | None = None
 
     def __post_init__(self) -> None:
         """Raise one SettingsError that names every problem."""
         with Problems() as problems:
+            address = self.address
+            if address is None:
+                problems.add("replicas are of a cluster; add --ray, or use --workers here")
+            else:
+                problems.attempt(lambda: check_address(address))
             problems.whole("min_replicas", self.lowest, 1, MOST_REPLICAS)
             if self.highest is not None:
                 problems.whole("max_replicas", self.highest, 1, MOST_REPLICAS)
@@ -68,7 +76,6 @@ def serve(
     settings: ServeSettings,
     replicas: Replicas | None = None,
     *,
-    address: str = LOCAL,
     announce: Callable[[str], None] = print,
     quiet: bool = False,
 ) -> None:
@@ -76,8 +83,8 @@ def serve(
 
     Args:
         settings: as for one process; corrections are in PostgreSQL or off, `workers` is 1.
-        replicas: how many replicas there may be; None: 1 to the number of cores.
-        address: of the cluster; see `connected`.
+        replicas: where and how many; None: on a cluster of this machine alone, 1 to the number of
+            cores.
         announce: called with the service's address once it accepts requests.
         quiet: log problems only.
 
@@ -101,7 +108,8 @@ def serve(
     bound.close()
     choice = settings.choice  # of this process's environment; a replica has another
     settings = replace(settings, device=choice.name, half=choice.half)
-    with connected(address) as ray:
+    assert replicas.address is not None
+    with connected(replicas.address) as ray:
         configure_logging(quiet=quiet)
         with _deployed(ray, settings, port, replicas, quiet=quiet) as board:
             announce(shown)

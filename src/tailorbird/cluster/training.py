@@ -15,7 +15,6 @@ from tailorbird.cluster.embedding import ClusterEmbedding
 from tailorbird.cluster.resources import default_workers
 from tailorbird.cluster.running import RaySettings, cores_for
 from tailorbird.engines.finetune.settings import FinetuneSettings
-from tailorbird.errors import SettingsError
 from tailorbird.inference import chosen
 from tailorbird.progress import Progress
 from tailorbird.training import TrainSettings

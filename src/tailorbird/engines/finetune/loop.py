@@ -83,7 +83,8 @@ def finetune(task: FinetuneTask, *, progress: Progress | None = None) -> Finetun
         stages=run.stages,
         best=run.best.best,
         start=run.start,
-        resumed_from=run.resumed_from,
+        # What was launched elsewhere is read here as a finished run, which is no resuming.
+        resumed_from=None if task.host.launch is not None else run.resumed_from,
         seconds=run.position.seconds,
         stopped=run.position.stopped(),
     )
