@@ -15,12 +15,13 @@ from support.data import MakeDataset, encoded, picture
 from tailorbird.backbone import open_backbone
 from tailorbird.cluster.embedding import ClusterEmbedding
 from tailorbird.cluster.running import RaySettings
-from tailorbird.cluster.training import embedding_on
+from tailorbird.cluster.training import train as train_on_cluster
 from tailorbird.dataset.duplicates.facts import open_facts
 from tailorbird.errors import StorageError
 from tailorbird.features import open_store
 from tailorbird.files import RowStore
 from tailorbird.head import Head
+from tailorbird.progress import NoProgress
 from tailorbird.training import TrainResult, TrainSettings, train
 
 SETTINGS = TrainSettings(backbone="pocket", views=2, mirror=True, report=False)
@@ -71,8 +72,14 @@ def test_a_cluster_fills_the_cache_as_one_process_does(
 ) -> None:
     here = trained_here(photos, tmp_path, monkeypatch)
     monkeypatch.setenv("TAILORBIRD_CACHE", str(tmp_path / "shared"))
-    with embedding_on(RaySettings("local", 2), SETTINGS) as elsewhere:
-        there = train(photos, tmp_path / "there.onnx", SETTINGS, elsewhere=elsewhere)
+    there = train_on_cluster(
+        photos,
+        tmp_path / "there.onnx",
+        SETTINGS,
+        RaySettings("local", 2),
+        progress=NoProgress(),
+        run=train,
+    )
     assert there.dataset == here.dataset
     assert there.left_out == here.left_out and there.embedded == here.embedded
     assert there.info.scores == here.info.scores

@@ -27,9 +27,6 @@ from tailorbird.cli.options import (
     reads_photos,
 )
 
-if TYPE_CHECKING:
-    pass
-
 _INNER = "Inner layers: 0 for none, 100 for one, 100x50 for two"
 _SEARCHED = "by default it is searched"
 

@@ -53,9 +53,7 @@ def train_int8(
     AccuracyLost.
     """
     _refuse_int8(settings)
-    trained = train(
-        photos, output, settings, progress=progress, elsewhere=elsewhere, host=host
-    )
+    trained = train(photos, output, settings, progress=progress, elsewhere=elsewhere, host=host)
     target, refused = Path(output).with_suffix(".int8.onnx"), ""
     try:
         int8 = quantise_model(trained.model, photos, target, data=settings.data, progress=progress)
