@@ -121,6 +121,13 @@ def main() -> None:
         backbone = Backbone(find(name))
         print(f"{backbone.info.name}: {name}")
         runners = opened(backbone, wanted)
+        for text, changed in (("int8 in float", {"int8": False}), ("in float16", {"half": True})):
+            other = Runner(
+                backbone.proto, name, BackboneError, device=replace(CPU, name=text, **changed)
+            )
+            if other.converted:
+                gap = difference(backbone.runner, other, "features")
+                print(f"  {text}, computed by the CPU: features differ by {gap:.2g}")
         batch = max(runner.device.batch for runner in runners.values())
         count = given.images or 2 * max(batch, 8)
         images = np.random.default_rng(0).integers(

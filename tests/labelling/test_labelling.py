@@ -20,7 +20,7 @@ from support.labelling import (  # noqa: F401  (fixtures)
     true,
     truth,
 )
-from tailorbird import scan, train
+from tailorbird import TrainSettings, scan, train, use_device
 from tailorbird.errors import DatasetError, SettingsError, StorageError, StorageFull
 from tailorbird.labelling import (
     Answer,
@@ -30,6 +30,7 @@ from tailorbird.labelling import (
     LabelSettings,
     default_manifest,
     open_labelling,
+    trainer,
 )
 from tailorbird.labelling.screens import Labels
 from tailorbird.labelling.session import default_model
@@ -59,11 +60,11 @@ def test_from_nothing_to_a_model(roll: Path) -> None:
         assert outlook.blind == len(blind_names) and outlook.accuracy is not None
         low, high = outlook.interval
         assert low <= outlook.accuracy <= high + 1e-9
-        trainer = Trainer(opened)
-        trainer.start()
-        state = trainer.wait(600)
+        training = Trainer(opened)
+        training.start()
+        state = training.wait(600)
         assert state.state == "done", state
-        assert trainer.report is not None and trainer.report.is_file()
+        assert training.report is not None and training.report.is_file()
     manifest = default_manifest(roll)
     table = rows(manifest)
     assert len(table) == 90 and all(label == true(path) for path, (label, _) in table.items())
@@ -274,6 +275,25 @@ def test_a_single_class_and_too_few_labels(roll: Path) -> None:
         assert not opened.can_train
         with pytest.raises(SettingsError, match="too few labels"):
             Trainer(opened).start()
+
+
+def test_a_training_runs_on_the_device_of_the_page(
+    roll: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a thread of its own, which does not see the device of the one that opened the page."""
+    asked: list[TrainSettings] = []
+
+    def stop(manifest: Path, model: Path, settings: TrainSettings, **_: object) -> None:
+        asked.append(settings)
+        raise SettingsError("enough")
+
+    monkeypatch.setattr(trainer, "train", stop)
+    with use_device("cpu"), labelling(roll) as opened:
+        monkeypatch.setattr(Labelling, "can_train", True)
+        training = Trainer(opened)
+        training.start()
+        assert training.wait(60).message == "enough"
+    assert [settings.device for settings in asked] == ["cpu"]
 
 
 def test_a_screen_of_one_class(roll: Path) -> None:

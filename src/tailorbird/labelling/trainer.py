@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tailorbird.errors import SettingsError, TailorbirdError
+from tailorbird.inference import chosen
 from tailorbird.labelling.session import Labelling
 from tailorbird.training import TrainResult, TrainSettings, train
 
@@ -36,6 +37,7 @@ class Trainer:
 
     def __init__(self, labelling: Labelling) -> None:
         self._labelling = labelling
+        self._choice = chosen()  # a thread of its own does not see `use_device`
         self._state = TrainingState()
         self._result: TrainResult | None = None
         self._lock = threading.Lock()
@@ -89,6 +91,8 @@ class Trainer:
             backbone=labelling.settings.backbone,
             mirror=labelling.settings.mirror,
             seed=labelling.settings.seed,
+            device=self._choice.name,
+            half=self._choice.half,
         )
         try:
             result = train(labelling.manifest, labelling.model, settings, progress=self)
