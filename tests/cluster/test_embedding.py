@@ -42,7 +42,7 @@ def photos(make_dataset: MakeDataset) -> Path:
 def contents(store: RowStore | None) -> dict[bytes, bytes]:
     """Return the rows of a store by their keys."""
     assert store is not None
-    keys = sorted(store._where)
+    keys = sorted(store.keys())
     return {key: row.tobytes() for key, row in zip(keys, store.get(keys), strict=True)}
 
 
