@@ -62,7 +62,7 @@ def explain(
     from tailorbird.explanation import explain_many
     from tailorbird.model import Failure
 
-    found = list(sources(photos, follow_links))
+    found = list(sources(photos, follow_links)[0])
     folder, name = _target(target, len(found))
     _check(model, photos, folder / (name or "photo.explained.png"))
     originals = {Path(photo).resolve() for photo in found if isinstance(photo, str | Path)}

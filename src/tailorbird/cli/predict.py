@@ -75,8 +75,7 @@ def predict(
         job = Job(tuple(photos), answers or "", partition_rows, follow_links)
         run_job(job, Predict.of(model, top=top, strict=strict), where, json=json)
     classifier = Classifier(model, strict=strict)
-    given = sources(photos, follow_links)
-    total = len(given) if isinstance(given, list) else None
+    given, total = sources(photos, follow_links)
     print_one = print_json_line if json else _csv_printer(top) if as_csv else _print_text
     failures = 0
     with output.ProgressBar() as progress:

@@ -13,21 +13,26 @@ if TYPE_CHECKING:
     from tailorbird.model import Source
 
 
-def sources(names: list[str], follow_links: bool = False) -> list[Source] | Iterator[Source]:
-    """Return the photos of the arguments; standard input alone is read as it arrives.
+def sources(names: list[str], follow_links: bool = False) -> tuple[Iterator[Source], int | None]:
+    """Return the photos of the arguments and their number; None with standard input among them.
 
+    They are listed as they are read, and once before to count them: millions take no memory.
     follow_links: also read files outside a folder, through links inside it. Raises DatasetError for
     a folder or a glob without photos.
     """
-    if names == ["-"]:
-        return _standard_input(follow_links)
-    found: list[Source] = []
-    for name in names:
-        found.extend(_standard_input(follow_links) if name == "-" else _expand(name, follow_links))
-    return found
+
+    def photos(warn: bool) -> Iterator[Source]:
+        for name in names:
+            yield from (
+                _standard_input(follow_links) if name == "-" else _expand(name, follow_links, warn)
+            )
+
+    if "-" in names:
+        return photos(warn=True), None
+    return photos(warn=False), sum(1 for _ in photos(warn=True))
 
 
-def _expand(name: str, follow_links: bool) -> Iterator[Path]:
+def _expand(name: str, follow_links: bool, warn: bool = True) -> Iterator[Path]:
     """Yield the photos of one argument: a file, a folder, or a glob the shell did not expand."""
     from tailorbird.errors import DatasetError
 
@@ -44,27 +49,31 @@ def _expand(name: str, follow_links: bool) -> Iterator[Path]:
         yield path  # too long or not permitted: opening it raises the precise error
         return
     if is_folder:
-        yield from _photos_in(path, follow_links)
+        yield from _photos_in(path, follow_links, warn)
     elif matches:
         for match in matches:
-            yield from _photos_in(match, follow_links) if match.is_dir() else [match]
+            yield from _photos_in(match, follow_links, warn) if match.is_dir() else [match]
     elif is_pattern:
         raise DatasetError(f"no file matches {name}; check the pattern and the folder")
     else:
         yield path
 
 
-def _photos_in(folder: Path, follow_links: bool) -> list[Path]:
-    """Return the files of a folder that `scan` would open too. Raises DatasetError for none."""
-    from tailorbird.dataset.layout import photo_paths
+def _photos_in(folder: Path, follow_links: bool, warn: bool) -> Iterator[Path]:
+    """Yield the files of a folder that `scan` would open too. Raises DatasetError for none."""
+    from tailorbird.dataset.layout import each_photo
+    from tailorbird.dataset.samples import Finding
     from tailorbird.errors import DatasetError
 
-    found, findings = photo_paths(folder, follow_links=follow_links)
-    for finding in findings:
+    findings: list[Finding] = []
+    found = False
+    for path in each_photo(folder, follow_links=follow_links, findings=findings):
+        found = True
+        yield path
+    for finding in findings if warn else ():
         output.print_error(f"warning: {folder}: {finding.message}")
     if not found:
         raise DatasetError(f"{folder} holds no photos, or only documents and hidden files")
-    return found
 
 
 def _standard_input(follow_links: bool) -> Iterator[Source]:
