@@ -50,6 +50,16 @@ def test_a_device_that_cannot_be_used_is_listed_with_the_reason(
     assert "libcudnn.so.9 is missing" in advice
 
 
+@pytest.mark.parametrize("driver", [True, False])
+def test_what_cuda_lacks_is_told(driver: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "has_nvidia", lambda: driver)
+    broken = RuntimeError("CUDAExecutionProvider cannot be loaded: libcublasLt.so.13: cannot open")
+    FakeDevice(device=replace(FAKE, name="cuda"), opens=broken).install(monkeypatch)
+    (advice,) = [one for one in doctor.examine().advice if "cuda cannot be used" in one]
+    assert advice.startswith(f"the device cuda cannot be used: {broken}; ")
+    assert ("onnxruntime-gpu[cuda,cudnn]" in advice) == driver
+
+
 def test_a_device_that_fails_in_its_first_runs_is_no_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -131,7 +141,7 @@ def test_extras_name_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "requires", lambda _: lines)
     found = {one.name: one.missing for one in doctor.extras()}
     assert found["good"] == () and found["other"] == ()
-    assert [text.split(";")[0] for text in found["bad"]] == ["no-such-package>=3", "pillow>=9999"]
+    assert list(found["bad"]) == ["no-such-package>=3", "pillow>=9999"]
 
 
 def test_extras_of_a_checkout_come_from_its_project_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from tailorbird.backbone import Backbone, find
 from tailorbird.backbone.catalogue import DEFAULT, installed_version
 from tailorbird.errors import BackboneError
 from tailorbird.inference import CPU, DeviceChoice, Runner, devices
-from tailorbird.inference.choosing import difference, speed
+from tailorbird.inference.choosing import difference, reason, speed
 from tailorbird.progress import NoProgress, Progress
 
 LIBRARIES = ("numpy", "pillow", "onnx")
@@ -31,7 +31,7 @@ _PLUGIN = "onnxruntime-ep-"
 _NOT_RUNTIMES = ("extensions", "genai", "easy", "tools")
 """Ends of names of packages beside ONNX Runtime, which do not contain it."""
 
-_GPU_OPTIONS = "onnxruntime-gpu[cuda,cudnn]"
+_CUDA = "onnxruntime-gpu[cuda,cudnn]"
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _examined(runtimes: tuple[Package, ...], progress: Progress) -> Iterator[Exa
                 raise BackboneError("it failed in its first runs")
             yield Examined(device.name, hardware, source, round(rate, 1), round(gap, 6))
         except BackboneError as error:
-            yield Examined(device.name, hardware, source, problem=str(error))
+            yield Examined(device.name, hardware, source, problem=reason(error))
         progress.advance(done, len(at_hand))
 
 
@@ -165,7 +165,9 @@ def extras() -> Iterator[Extra]:
     for name, requirement in _requirements():
         wanted.setdefault(name, []).append(requirement)
     for name, requirements in wanted.items():
-        missing = tuple(str(one) for one in requirements if not _is_met(one, name))
+        missing = tuple(
+            str(one).partition(";")[0].strip() for one in requirements if not _is_met(one, name)
+        )
         yield Extra(name, missing, installing.install(name))
 
 
@@ -205,8 +207,21 @@ def _advice(
     broken: str | None,
 ) -> Iterator[str]:
     """Yield what is wrong or could be faster, and what to do."""
-    names = [one.name for one in runtimes]
+    kinds = {one.name.partition(":")[0] for one in examined}
     pip = installing.shown([sys.executable, "-m", "pip"])
+    yield from _about_runtimes([one.name for one in runtimes], broken, pip)
+    yield from _about_plugins(plugins, kinds)
+    yield from _about_devices(examined, pip)
+    if has_nvidia() and not kinds & {"cuda", "tensorrt"}:
+        others = " ".join(one.name for one in runtimes) or "onnxruntime"
+        yield (
+            "there is an NVIDIA GPU, but no provider for CUDA: "
+            f"{pip} uninstall -y {others} && {pip} install '{_CUDA}'"
+        )
+
+
+def _about_runtimes(names: list[str], broken: str | None, pip: str) -> Iterator[str]:
+    """Yield what is wrong with the packages of ONNX Runtime."""
     if len(names) > 1:
         best = next((name for name in names if name != "onnxruntime"), names[0])
         yield (
@@ -214,30 +229,38 @@ def _advice(
             "installed last has overwritten the others, and removing one damages the rest. Keep "
             f"one: {pip} uninstall -y {' '.join(names)} && {pip} install {best}"
         )
-    if broken is not None or not runtimes:
+    if broken is not None or not names:
         yield (
             f"ONNX Runtime is missing or damaged ({broken or 'no package is installed'}): "
             f"{pip} install --force-reinstall --no-deps onnxruntime"
         )
-    providers = {one.name.partition(":")[0] for one in examined}
+
+
+def _about_plugins(plugins: tuple[devices.Plugin, ...], kinds: set[str]) -> Iterator[str]:
+    """Yield which plugin providers are of no use here, and why."""
     for plugin in plugins:
         kind = next((one for one in devices.KINDS if one.install == plugin.package), None)
         if plugin.problem is not None:
             yield f"{plugin.package} cannot be used: {plugin.problem}"
-        elif kind is not None and kind.name not in providers:
+        elif kind is not None and kind.name not in kinds:
             yield (
                 f"{plugin.package} finds no device here; it runs on: {kind.hardware}, with the "
                 "driver installed"
             )
+
+
+def _about_devices(examined: tuple[Examined, ...], pip: str) -> Iterator[str]:
+    """Yield why devices that `auto` would take cannot be used."""
     for one in examined:
-        if one.problem is not None:
-            yield f"the device {one.name} cannot be used: {one.problem}"
-    if has_nvidia() and not providers & {"cuda", "tensorrt"}:
-        others = " ".join(names) or "onnxruntime"
-        yield (
-            "there is an NVIDIA GPU, but no provider for CUDA: "
-            f"{pip} uninstall -y {others} && {pip} install '{_GPU_OPTIONS}'"
-        )
+        kind = one.name.partition(":")[0]
+        if one.problem is None or any(k.name == kind and not k.automatic for k in devices.KINDS):
+            continue
+        advice = ""
+        if kind == "cuda" and has_nvidia():
+            advice = f"; its libraries: {pip} install '{_CUDA}'"
+        elif kind == "cuda":
+            advice = "; there is no NVIDIA GPU, or no driver"
+        yield f"the device {one.name} cannot be used: {one.problem}{advice}"
 
 
 def has_nvidia() -> bool:

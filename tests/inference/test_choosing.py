@@ -66,7 +66,7 @@ def test_auto_leaves_a_device_that_cannot_be_opened(
 ) -> None:
     FakeDevice(opens=RuntimeError("no CUDA-capable device is detected")).install(monkeypatch)
     assert opened().device == CPU
-    assert "no CUDA-capable device is detected" in told(caplog)
+    assert "fake cannot be used: no CUDA-capable device is detected" in told(caplog)
 
 
 def test_auto_leaves_a_device_that_fails_in_the_first_run(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -210,8 +211,14 @@ def _offer(
         if runner.lost:
             problem = "fails"
     except InputError as refused:
-        return _Offer(None, 0.0, f"cannot be used: {refused}")
+        return _Offer(None, 0.0, f"cannot be used: {reason(refused)}")
     return _Offer(None if problem else runner, rate, problem)
+
+
+def reason(refused: InputError) -> str:
+    """Return why a device cannot be used, without what everybody knows: which graph and device."""
+    text = str(refused)
+    return re.sub(r"^.* cannot be run by ONNX Runtime \S+ on the device \S+: ", "", text)
 
 
 def speed(runner: Runner, outputs: Sequence[str]) -> float:

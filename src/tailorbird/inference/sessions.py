@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.inference import devices
@@ -34,6 +36,8 @@ def open_session(content: bytes, device: Device) -> onnxruntime.InferenceSession
     # Threads that spin while they wait take the cores that decode the next photos.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     provider = device.providers[0]
+    if not device.is_cpu:
+        onnxruntime.set_default_logger_severity(4)  # libraries that cannot be loaded are logged
     if device.kind in ("cuda", "tensorrt"):
         devices.load_cuda()
     if device.kind == "directml":  # as its documentation demands
@@ -46,8 +50,22 @@ def open_session(content: bytes, device: Device) -> onnxruntime.InferenceSession
     session = onnxruntime.InferenceSession(content, options, providers=wanted, enable_fallback=0)
     # Without its libraries or its driver a provider is left out, and the CPU would do the work.
     if provider not in session.get_providers():
-        raise RuntimeError(f"{provider} cannot be loaded: its libraries or its driver are missing")
+        raise RuntimeError(f"{provider} cannot be loaded: {_why_not_loaded(device.kind)}")
     return session
+
+
+def _why_not_loaded(kind: str) -> str:
+    """Return what the provider's library lacks, which the runtime only logs."""
+    import onnxruntime
+
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    for name in (f"libonnxruntime_providers_{kind}.so", f"onnxruntime_providers_{kind}.dll"):
+        if (folder / name).exists():
+            try:
+                ctypes.CDLL(str(folder / name))
+            except OSError as error:
+                return first_line(error)
+    return "its libraries or its driver are missing"
 
 
 def is_out_of_memory(problem: Exception) -> bool:
