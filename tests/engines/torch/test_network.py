@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -296,8 +297,8 @@ def test_bfloat16_keeps_float32_weights_and_is_used_only_where_it_is_faster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     training = Training(size=SIZE, cut=0, regularisation=PLAIN, mixed_precision=True)
-    times = iter([2.0, 1.0, 1.0, 2.0])
-    monkeypatch.setattr(devices, "seconds", lambda run, repeats=3: next(times))
+    ratios = iter([0.5, 2.0, 0.95])
+    monkeypatch.setattr(devices, "time_ratio", lambda one, other: next(ratios))
     monkeypatch.setattr(devices, "_bfloat16_instructions", lambda: False)
     made = begun(training)
     assert made._stage is not None and made._stage.dtype is backend.load()[0].bfloat16
@@ -311,6 +312,28 @@ def test_bfloat16_keeps_float32_weights_and_is_used_only_where_it_is_faster(
     slow = begun(training)
     assert slow._stage is not None and slow._stage.dtype is None
     assert slow.notes(training)[1].startswith("bfloat16 is not used: it takes 2.00 times")
+    close = begun(training)
+    assert close.notes(training)[1].startswith("bfloat16 is not used: it takes 0.95 times")
+
+
+def test_a_comparison_of_times_withstands_other_work_on_the_machine() -> None:
+    """Each run advances a clock; some of them are held up, and the machine grows slower."""
+    now, runs = 0.0, []
+
+    def run(name: str, seconds: float, spoilt: dict[int, float]) -> Callable[[], None]:
+        def go() -> None:
+            nonlocal now
+            runs.append(name)
+            number = runs.count(name)
+            now += seconds * (1 + number) + spoilt.get(number, 0.0)
+
+        return go
+
+    fast, slow = run("fast", 1, {2: 50, 5: 9}), run("slow", 2, {})
+    ratio = devices.time_ratio(fast, slow, pairs=7, clock=lambda: now)
+    assert ratio == pytest.approx(0.5, abs=0.01)
+    assert runs[2:8] == ["slow", "fast", "fast", "slow", "slow", "fast"], "in turns"
+    assert devices.time_ratio(lambda: None, lambda: None, clock=lambda: now) == 0
 
 
 @pytest.mark.parametrize("name", [CNN, VIT])

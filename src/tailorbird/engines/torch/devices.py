@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,12 @@ from tailorbird.errors import SettingsError
 
 LAG = 8
 """Steps that a GPU may be behind before the results of the first of them are read."""
+
+PAIRS = 5
+"""Runs of each by which two ways to compute are compared."""
+
+CLEARLY = 0.9
+"""Share of the time of float32 that bfloat16 may take on a CPU to be used."""
 
 
 def device() -> Any:
@@ -100,12 +107,26 @@ def exact() -> Iterator[None]:
             place.allow_tf32 = value
 
 
-def seconds(run: Callable[[], object], *, repeats: int = 3) -> float:
-    """Return the shortest of some durations of `run`, after one that is not counted."""
-    run()
+def time_ratio(
+    one: Callable[[], object],
+    other: Callable[[], object],
+    *,
+    pairs: int = PAIRS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Return how many times as long `one` takes as `other`: the median of some pairs of runs.
+
+    Both run in turns, first one then the other first, after a run of each that is not counted: what
+    else happens on the machine slows down both runs of a pair, or spoils single pairs.
+    """
+    one()
+    other()
     found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - start)
-    return min(found)
+    for number in range(pairs):
+        taken = {}
+        for run in (one, other) if number % 2 else (other, one):
+            start = clock()
+            run()
+            taken[run] = clock() - start
+        found.append(taken[one] / max(taken[other], 1e-9))
+    return statistics.median(found)

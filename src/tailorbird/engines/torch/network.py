@@ -483,7 +483,7 @@ class TorchNetwork:
 
     @cache  # noqa: B019 (few networks, each with few sizes)
     def _bfloat16_is_slow(self, size: int) -> tuple[bool, float]:
-        """Return whether bfloat16 is slower on this CPU, and its time over that of float32."""
+        """Return whether bfloat16 is not clearly faster here, and its time over that of float32."""
         torch, _ = backend.load()
         images = torch.zeros(8, 3, size, size).to(memory_format=self._layout)
 
@@ -495,9 +495,8 @@ class TorchNetwork:
                 features = part(images)
             torch.autograd.grad(features.float().sum(), images)
 
-        plain = devices.seconds(partial(run, None))
-        half = devices.seconds(partial(run, torch.bfloat16))
-        return half > plain, half / plain
+        ratio = devices.time_ratio(partial(run, torch.bfloat16), partial(run, None))
+        return ratio > devices.CLEARLY, ratio
 
 
 def input_size(proto: onnx.ModelProto) -> int:
