@@ -189,6 +189,9 @@ def test_a_plugin_package_that_cannot_be_registered_is_reported(
     problem = found["onnxruntime-ep-broken"]
     assert problem is not None and "/no/such/library.so" in problem
     assert not [name for name in found if "dist-info" in name]
+    monkeypatch.chdir(tmp_path)
+    here = [one.package for one in devices.plugins.__wrapped__()]
+    assert "onnxruntime-ep-broken" not in here, "nothing is imported from the working folder"
 
 
 def test_the_real_devices_here_begin_with_the_cpu_and_never_hold_a_remote_one() -> None:

@@ -212,11 +212,17 @@ def plugins() -> tuple[Plugin, ...]:
 
 
 def _plugin_folders() -> Iterator[Path]:
-    """Yield the folders of installed packages with a plugin provider."""
+    """Yield the folders of installed packages with a plugin provider.
+
+    The working folder is left out, though `python -m` imports from it: it may hold files of others.
+    """
     for entry in sys.path:
         with contextlib.suppress(OSError):
-            found = Path(entry or ".").glob("onnxruntime_ep_*/")
-            yield from (place for place in found if place.name.isidentifier())  # no metadata
+            place = Path(entry or ".")
+            if place.resolve() == Path.cwd():
+                continue
+            found = place.glob("onnxruntime_ep_*/")
+            yield from (one for one in found if one.name.isidentifier())  # no metadata
 
 
 @cache
