@@ -16,7 +16,7 @@ from support.devices import FAKE, FakeDevice
 from support.tiny_backbone import tiny
 from tailorbird.backbone import Backbone, find
 from tailorbird.errors import BackboneError
-from tailorbird.inference import CPU, DeviceChoice, Runner
+from tailorbird.inference import CPU, DeviceChoice, Runner, devices, sessions
 from tailorbird.inference.choosing import INT8_TOLERANCE, difference
 from tailorbird.inference.precision import in_float, in_half, is_quantised
 
@@ -170,6 +170,12 @@ def test_a_plugin_provider_runs_a_graph_through_its_device_object() -> None:
     plugin = replace(CPU, name="plugin", plugin=0)
     found = Runner(tiny(), "tiny", BackboneError, device=plugin).run(images(3), ["features"])[0]
     assert (found == run(tiny(), images(3), "features")).all()
+
+
+def test_a_plugin_of_cuda_computes_without_tf32() -> None:
+    plugin = replace(CPU, name="cuda:1", plugin=0, options=devices._PLUGIN_OPTIONS["cuda"])
+    session = sessions.open_session(tiny().SerializeToString(), plugin)
+    assert session.get_session_options().get_session_config_entry("ep.cuda.use_tf32") == "0"
 
 
 @pytest.fixture

@@ -47,6 +47,8 @@ def open_session(content: bytes, device: Device) -> onnxruntime.InferenceSession
         wanted = [(provider, dict(device.options)), *device.providers[1:]]
     else:
         options.add_provider_for_devices([devices.plugin_device(device)], dict(device.options))
+        for name, value in device.options:  # the CUDA plugin reads them here
+            options.add_session_config_entry(f"ep.{device.kind}.{name}", value)
     session = onnxruntime.InferenceSession(content, options, providers=wanted, enable_fallback=0)
     # Without its libraries or its driver a provider is left out, and the CPU would do the work.
     if provider not in session.get_providers():
