@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ from tailorbird.inference.choosing import INT8_TOLERANCE, difference
 from tailorbird.inference.precision import in_float, in_half, is_quantised
 
 SIZE = 16
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def images(count: int) -> npt.NDArray[np.uint8]:
@@ -119,6 +124,16 @@ def test_half_gives_the_features_rounded_and_keeps_its_inputs_and_outputs() -> N
     expected, found = (run(one, pixels, "features") for one in (model, converted))
     assert found.dtype == np.float32
     assert 0 < np.abs(found - expected).max() < 2e-3 * np.abs(expected).max()
+
+
+def test_the_quantiser_can_be_imported_after_a_conversion_to_half() -> None:
+    """Both import a package of ONNX Runtime that finds its own modules by a folder in sys.path."""
+    code = (
+        "from support.tiny_backbone import tiny; from tailorbird.inference import precision;"
+        "precision.in_half(tiny()); from tailorbird import quantization;"
+        "quantization.quantise(tiny(), [numpy.zeros((16, 16, 3), 'uint8')], lambda x: x, 'tiny')"
+    )
+    subprocess.run([sys.executable, "-c", f"import numpy; {code}"], check=True, env=ENVIRONMENT)
 
 
 def test_what_stands_behind_the_features_stays_in_float32() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -132,12 +131,9 @@ def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
     of features exceed the largest number of float16.
     """
     import onnx
-
-    front, behind = _divided(model)
-    path = list(sys.path)
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    sys.path[:] = path  # that package adds its own folder, whose modules have common names
+    front, behind = _divided(model)
     result: onnx.ModelProto = convert_float_to_float16(front, keep_io_types=True)
     own = {tensor.name for tensor in result.graph.initializer}
     new = {name: f"float32/{name}" for name in own & {name for n in behind for name in n.input}}
