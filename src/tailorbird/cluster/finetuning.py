@@ -22,8 +22,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import tailorbird
 from tailorbird.cluster.connection import load
 from tailorbird.cluster.resources import Place, place
+from tailorbird.cluster.running import check_version
 from tailorbird.engines.finetune.checkpoints import Checkpoints
 from tailorbird.engines.finetune.interrupts import deferred_interrupt
 from tailorbird.engines.finetune.loop import finetune
@@ -111,6 +113,7 @@ def _launch(ray: Any, where: Place, task: FinetuneTask, progress: Progress) -> N
         "task": ray.put(_packed(task)),
         "messages": messages,
         "cores": where.cores,
+        "version": tailorbird.__version__,
         "name": f"tailorbird-{uuid.uuid4().hex}",
     }
     progress.note(
@@ -129,14 +132,17 @@ def _launch(ray: Any, where: Place, task: FinetuneTask, progress: Progress) -> N
     fitting = threading.Thread(target=fit, name="tailorbird-ray", daemon=True)
     with deferred_interrupt() as interrupt:
         fitting.start()
-        asked = False
-        while fitting.is_alive():
-            fitting.join(POLL_SECONDS)
-            _pass_on(ray.get(messages.take.remote()), progress)
-            if interrupt.wanted and not asked:
-                asked = True
-                messages.stop.remote()
-        failure = ray.get(messages.failure.remote())
+        try:
+            asked = False
+            while fitting.is_alive():
+                fitting.join(POLL_SECONDS)
+                _pass_on(ray.get(messages.take.remote()), progress)
+                if interrupt.wanted and not asked:
+                    asked = True
+                    messages.stop.remote()
+            failure = ray.get(messages.failure.remote())
+        except ray.exceptions.RayError as error:
+            raise _lost(error) from error
     ended = outcome.get()
     checkpoint = None if isinstance(ended, BaseException) else ended.checkpoint
     if checkpoint is not None:
@@ -158,8 +164,8 @@ def _lost(error: BaseException) -> ClusterError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = lines[-1][:300] if lines else type(error).__name__
     return ClusterError(
-        f"training on the Ray cluster failed, after {LOSSES} new starts of its workers: {said}; "
-        "the last checkpoint stays: run the same command to resume"
+        f"training on the Ray cluster failed: {said}; its workers are started again up to {LOSSES} "
+        "times; the last checkpoint stays: run the same command to resume"
     )
 
 
@@ -188,6 +194,8 @@ def _trainer(where: Place, folder: Path, config: dict[str, Any]) -> Any:
 
 def _packed(task: FinetuneTask) -> dict[str, bytes]:
     """Return the files of a task, and of its newest checkpoint, by their names."""
+    if not task.settings.regularisation.batch_norm:
+        task = replace(task, features=None)  # which may not fit in memory, and nothing else needs
     with tempfile.TemporaryDirectory(prefix="tailorbird-") as name:
         launching.write_task(task, Path(name))
         files = {f"task/{part}": (Path(name) / part).read_bytes() for part in FILES}
@@ -213,6 +221,7 @@ def work(config: dict[str, Any]) -> None:
     place = Path(tempfile.gettempdir()) / f"{config['name']}-{rank}"
     shutil.rmtree(place, ignore_errors=True)  # of a worker that was lost
     try:
+        check_version(config["version"])
         for name, content in ray.get(config["task"]).items():
             path = place / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import platform
 import tempfile
@@ -20,7 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import tailorbird
+from tailorbird.cluster.running import check_version
 from tailorbird.errors import ModelFileError
+from tailorbird.files import write_bytes
 from tailorbird.inference import DeviceChoice
 
 if TYPE_CHECKING:
@@ -40,14 +44,17 @@ Files = dict[str, bytes]
 class Board:
     """An actor on the machine of the command, for what the replicas share."""
 
-    def __init__(self, model: str, candidate: str | None, *, strict: bool) -> None:
-        """Publish the files as they are. Raises ModelFileError when one cannot be read."""
-        self._paths = {"model": model, **({"candidate": candidate} if candidate else {})}
+    def __init__(self, paths: Mapping[str, str], *, strict: bool) -> None:
+        """Publish files as they are: `model`, and perhaps `candidate` and `logo`.
+
+        Raises ModelFileError when one cannot be read.
+        """
+        self._paths = paths
         self._strict = strict
         self._draining = False
         self._lines: list[str] = []
         self._metrics: dict[str, tuple[float, Files]] = {}
-        self._version = 1
+        self._version = time.time_ns()  # larger than before, where Ray starts the actor again
         self._files = self._read()
         self._fresh = self._files
 
@@ -149,6 +156,7 @@ class Application:
 
     def __init__(self, settings: ServeSettings, board: Any, *, quiet: bool) -> None:
         self._settings = settings
+        self._program = tailorbird.__version__
         self._board = board
         self._quiet = quiet
         self._version = 0
@@ -190,6 +198,7 @@ class Application:
 
     async def _open(self) -> None:
         """Open the service from the published files."""
+        check_version(self._program)
         _metrics_folder().mkdir(parents=True, exist_ok=True)
         from tailorbird.service.app import Service
         from tailorbird.service.web.logs import configure_logging
@@ -201,7 +210,8 @@ class Application:
         assert files is not None
         self._write(files)
         paths: dict[str, Any] = {name: self._path(name) for name in files}
-        settings = replace(self._settings, **paths)
+        page = replace(self._settings.page, logo=paths.pop("logo", None))
+        settings = replace(self._settings, page=page, **paths)
         peers = BoardPeers(self._board, self._write)
         self._service = await asyncio.to_thread(Service, settings, peers=peers)
         self._app = ForwardedHeaders(self._service, settings.trusted_proxies)
@@ -217,14 +227,12 @@ class Application:
     def _path(self, name: str) -> Path:
         """Return where a file lies here; its name is the one that answers show."""
         assert self._folder is not None
-        given: Path = getattr(self._settings, name)
+        given = files_of(self._settings)[name]
         folder = Path(self._folder.name) / name
         folder.mkdir(exist_ok=True)
         return folder / given.name
 
     def _write(self, files: Mapping[str, bytes]) -> None:
-        from tailorbird.files import write_bytes
-
         for name, content in files.items():
             write_bytes(self._path(name), content)
 
@@ -233,14 +241,15 @@ class Application:
         folder = _metrics_folder()
         _remove_dead(folder)
         others = await self._board.exchange.remote(_place(folder), _own_files(folder))
-        for number, (age, files) in enumerate(others.values(), start=1):
+        for other, (age, files) in others.items():
+            number = 1 + int(hashlib.sha256(other.encode()).hexdigest()[:8], 16)
             for name, content in files.items():
                 stem, _, process = name.removesuffix(".db").rpartition("_")
                 path = folder / f"{stem}_{number * FOREIGN + int(process)}.db"
                 if age > STALE_SECONDS and name.startswith(LIVE):
                     path.unlink(missing_ok=True)
                 else:
-                    path.write_bytes(content)
+                    write_bytes(path, content)
 
 
 def _without_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -248,8 +257,19 @@ def _without_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byt
     return [(name, value) for name, value in headers if name.lower() != b"x-request-id"]
 
 
+def files_of(settings: ServeSettings) -> dict[str, Path]:
+    """Return the files that a replica needs, by what they are."""
+    found = {
+        "model": settings.model,
+        "candidate": settings.candidate,
+        "logo": settings.page.logo,
+    }
+    return {name: path for name, path in found.items() if path is not None}
+
+
 FOREIGN: Final = 10**8
-"""Added to process ids of another machine, once for each machine; larger than any process id."""
+"""A machine's number times this is added to its process ids, which are smaller, in the names of
+files on other machines."""
 
 
 def _metrics_folder() -> Path:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tailorbird.cluster.connection import LOCAL, check_address, connected, require
-from tailorbird.cluster.replica import METRICS, Application, Board, Replica
+from tailorbird.cluster.replica import METRICS, Application, Board, Replica, files_of
 from tailorbird.cluster.resources import Place, gpus, place
 from tailorbird.corrections.database import locate
 from tailorbird.errors import ClusterError, SettingsError
@@ -108,12 +108,19 @@ def serve(
     bound.close()
     choice = settings.choice  # of this process's environment; a replica has another
     settings = replace(settings, device=choice.name, half=choice.half)
+    if settings.photos is not None:
+        settings = replace(settings, photos=settings.photos.absolute())
     assert replicas.address is not None
     with connected(replicas.address) as ray:
         configure_logging(quiet=quiet)
-        with _deployed(ray, settings, port, replicas, quiet=quiet) as board:
-            announce(shown)
-            _wait(ray, board, settings)
+        try:
+            with _deployed(ray, settings, port, replicas, quiet=quiet) as board:
+                announce(shown)
+                _wait(ray, board, settings)
+        except ray.exceptions.RayError as error:
+            raise ClusterError(
+                f"the Ray cluster that serves was lost: {str(error).splitlines()[0][:300]}"
+            ) from error
 
 
 def check(settings: ServeSettings) -> None:
@@ -208,12 +215,11 @@ def _board(ray: Any, settings: ServeSettings) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    model, candidate = (
-        None if path is None else str(path.absolute())
-        for path in (settings.model, settings.candidate)
+    kind = ray.remote(Board).options(
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
     )
-    kind = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here)
-    return kind.remote(model, candidate, strict=settings.strict)
+    paths = {name: str(path.absolute()) for name, path in files_of(settings).items()}
+    return kind.remote(paths, strict=settings.strict)
 
 
 def _run(
