@@ -205,3 +205,11 @@ def test_a_runner_on_the_cpu_gives_what_it_gave_before_there_were_devices() -> N
     plain = Runner(tiny(), "tiny", BackboneError).run(images, ["features"])[0]
     found = opened(DeviceChoice("cpu")).run(images, ["features"])[0]
     assert (found == plain).all()
+
+
+def test_a_device_of_an_extra_is_installed_by_the_name_of_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    FakeDevice().install(monkeypatch)
+    with pytest.raises(SettingsError, match=r"to install webgpu: .* pip install .*\[gpu\]"):
+        opened(DeviceChoice("webgpu"))

@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tailorbird import parallel
+from tailorbird import installing, parallel
 from tailorbird.errors import SettingsError
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -341,6 +341,8 @@ def _how_to_get(kind: str) -> str:
     here = any(device.kind == kind for device in at_hand())
     package = next((one.install for one in KINDS if one.name == kind and not here), "")
     wanted = f"{kind} comes with the package {package}; " if package else ""
+    if kind == "webgpu":
+        wanted = f"to install {kind}: {installing.install('gpu')}; "
     return f"{wanted}`tailorbird doctor` shows what is installed and what is missing"
 
 

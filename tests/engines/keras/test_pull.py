@@ -383,7 +383,7 @@ def test_the_command(weights_file: Path) -> None:
         (["keras:Xception", "--file", "model.onnx"], "--file and --revision are for hf:OWNER/REPO"),
         (
             ["hf:a/b", "--weights", str(weights_file)],
-            "--weights and --model-args are for keras:NAME",
+            "--weights, --model-args and --resize are for keras:NAME",
         ),
         (["keras:Xcepton"], "did you mean Xception"),
     ):

@@ -20,8 +20,8 @@ import { t } from "./texts.js";
  *   Ranked[], threshold: number, receipt: string | null, heatmaps?: Heatmap[]}} Result
  * @typedef {{model: {name: string, sha256: string}, results: Result[]}} Answer
  * @typedef {{size: number, keep_aspect?: boolean, share?: number}} ResizeRule
- * @typedef {{name: string, sha256: string, classes: string[], resize: ResizeRule, display: {label: string, name:
- *   string}[], scores: Record<string, any>, created:
+ * @typedef {{name: string, sha256: string, classes: string[], resize: ResizeRule, display: {label:
+ *   string, name: string}[], scores: Record<string, any>, created:
  *   string, heatmaps: boolean, corrections: boolean,
  *   new_classes: boolean, keep_photos: boolean, accepts: string[],
  *   limits: {body_bytes: number, pixels: number, photos:

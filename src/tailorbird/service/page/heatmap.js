@@ -62,8 +62,8 @@ export function stretched(row, length) {
 }
 
 /**
- * @typedef {{left: number, top: number, width: number, height: number}} Region of a photo, as shares
- *   of its sides
+ * @typedef {{left: number, top: number, width: number, height: number}} Region of a photo, as
+ *   shares of its sides
  */
 
 /**
@@ -74,7 +74,8 @@ export function stretched(row, length) {
 export function kept({ size, share = 1, keep_aspect: aspect = false }, width, height) {
   const part = size / Math.floor(size / share);
   const shorter = Math.min(width, height);
-  const [across, down] = aspect ? [(part * shorter) / width, (part * shorter) / height] : [part, part];
+  const side = part * shorter;
+  const [across, down] = aspect ? [side / width, side / height] : [part, part];
   return { left: (1 - across) / 2, top: (1 - down) / 2, width: across, height: down };
 }
 
