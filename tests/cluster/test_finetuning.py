@@ -112,7 +112,7 @@ def test_a_killed_worker_costs_no_result(task: FinetuneTask, cluster: Any, tmp_p
         shared(task, tmp_path / "two", finetuning.host(cluster, 2), EPOCHS), progress=killer
     )
     assert killer.killed and not Path(f"/proc/{killer.killed[0]}").exists()
-    assert sum("resuming at stage 1, epoch" in line for line in killer.lines) == 1
+    assert any("resuming at stage 1, epoch" in line for line in killer.lines)
     compare(one, two)
 
 
