@@ -285,3 +285,22 @@ def test_a_library_keeps_its_files_where_the_user_has_them(
     Path(usual).expanduser().rmdir()
     privacy.redirect_files(library)
     assert Path(os.environ[variable]).parts[-2:] == ("libraries", library)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_libraries_write_while_they_start_is_discarded(closed: bool) -> None:
+    program = (
+        "import os, sys\n"
+        "from tailorbird.privacy import stderr_discarded\n"
+        "with stderr_discarded():\n"
+        "    closed = sys.argv[1] == 'True'\n"
+        "    closed or os.write(2, b'from a library')\n"
+        "closed or os.write(2, b'afterwards')\n"
+        "print('done')\n"
+    )
+    command = [sys.executable, "-c", program, str(closed)]
+    if closed:
+        command = ["sh", "-c", '"$@" 2>&-', "sh", *command]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "done\n"
+    assert done.stderr == ("" if closed else "afterwards")

@@ -1,13 +1,16 @@
-"""Keep third-party libraries from sending telemetry and from leaving files in the home folder.
+"""Keep third-party libraries from sending telemetry, leaving files in the home folder, and writing
+to the terminal while they start.
 
 Every variable is set before the library that reads it is imported; most libraries look only once.
-This module imports nothing, so that `import tailorbird` can run it at once.
+This module imports nothing of tailorbird, so that `import tailorbird` can run it at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ALLOW = "TAILORBIRD_ALLOW_TELEMETRY"
@@ -58,3 +61,28 @@ def redirect_files(library: str) -> None:
     from tailorbird.files.cache import cache_folder
 
     os.environ[variable] = str(cache_folder() / "libraries" / library)
+
+
+@contextlib.contextmanager
+def stderr_discarded() -> Iterator[None]:
+    """Discard what C++ libraries write to standard error while they start.
+
+    TensorFlow and Ray write some lines before they read their log level. Exceptions are not
+    affected.
+    """
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # closed
+            sys.stderr.flush()
+    try:
+        saved = os.dup(2)
+    except OSError:  # standard error is closed
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)

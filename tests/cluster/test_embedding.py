@@ -67,6 +67,13 @@ def weights(result: TrainResult) -> list[Any]:
     return [array for layer in head.layers for array in (layer.weight, layer.bias)]
 
 
+def assert_same(there: TrainResult, here: TrainResult) -> None:
+    """Two trainings have the same data, scores and weights."""
+    assert there.dataset == here.dataset and there.info.scores == here.info.scores
+    for mine, theirs in zip(weights(there), weights(here), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
 def test_a_cluster_fills_the_cache_as_one_process_does(
     cluster: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,11 +87,8 @@ def test_a_cluster_fills_the_cache_as_one_process_does(
         progress=NoProgress(),
         run=train,
     )
-    assert there.dataset == here.dataset
     assert there.left_out == here.left_out and there.embedded == here.embedded
-    assert there.info.scores == here.info.scores
-    for mine, theirs in zip(weights(there), weights(here), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    assert_same(there, here)
     assert cached(tmp_path / "shared", monkeypatch) == cached(tmp_path / "cache", monkeypatch)
 
 
@@ -118,9 +122,7 @@ def test_a_worker_killed_in_the_midst_changes_nothing(
         progress=Killing(),
     )
     assert killed
-    assert there.dataset == here.dataset and there.info.scores == here.info.scores
-    for mine, theirs in zip(weights(there), weights(here), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    assert_same(there, here)
     assert cached(tmp_path / "shared", monkeypatch) == cached(tmp_path / "cache", monkeypatch)
 
 

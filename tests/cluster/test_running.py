@@ -13,10 +13,9 @@ from pyarrow import parquet
 from support.cluster_tasks import KilledOnce, Refused
 from support.data import encoded, picture
 from tailorbird.cluster.partitions import Job
-from tailorbird.cluster.running import Done, RaySettings, run, share_of
+from tailorbird.cluster.running import Done, RaySettings, run
 from tailorbird.cluster.work import Features, Predict
-from tailorbird.errors import ClusterError, ModelFileError, SettingsError
-from tailorbird.inference import DeviceChoice
+from tailorbird.errors import ClusterError, DatasetError, ModelFileError, SettingsError
 from tailorbird.model import Classifier, Failure
 
 TWO = RaySettings("local", 2)
@@ -139,15 +138,6 @@ def test_progress_and_the_summary_count_photos(photos: Path, trained: Path, tmp_
     assert isinstance(done, Done) and json.dumps(done.as_dict())
 
 
-def test_a_worker_has_a_core_or_a_gpu_with_its_part_of_the_cores() -> None:
-    cluster = {"CPU": 16.0, "GPU": 4.0, "memory": 1e9}
-    assert share_of(cluster, DeviceChoice("auto")) == (4, 4, 1)
-    assert share_of(cluster, DeviceChoice("cuda")) == (4, 4, 1)
-    assert share_of(cluster, DeviceChoice("cpu")) == (16, 1, 0)
-    assert share_of({"CPU": 3.0}, DeviceChoice("auto")) == (3, 1, 0)
-    assert share_of({"CPU": 1.0, "GPU": 2.0}, DeviceChoice("auto")) == (2, 1, 1)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -159,3 +149,21 @@ def test_a_worker_has_a_core_or_a_gpu_with_its_part_of_the_cores() -> None:
 def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         RaySettings(**settings)
+
+
+def test_a_run_is_not_resumed_from_a_damaged_or_deleted_partition(
+    trained: Path, photos: Path, tmp_path: Path
+) -> None:
+    job = Job([str(photos)], str(tmp_path / "out"), rows=5)
+    run(job, Predict.of(trained))
+    part = tmp_path / "out" / "part-00001.parquet"
+    part.write_bytes(part.read_bytes()[:-20])
+    with pytest.raises(DatasetError, match=r"part-00001\.parquet is damaged; delete it"):
+        run(job, Predict.of(trained))
+    part.unlink()
+    assert run(job, Predict.of(trained)).resumed == 2
+    about = tmp_path / "out" / "_about.json"
+    for content in (b"{", b"[]"):
+        about.write_bytes(content)
+        with pytest.raises(SettingsError, match=r"_about\.json is damaged; choose another"):
+            run(job, Predict.of(trained))

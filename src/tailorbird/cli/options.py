@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -232,13 +232,7 @@ def on_device(function: Callable[..., None]) -> Callable[..., None]:
         with use_device(device, half=half):
             return function(**values)
 
-    signature = inspect.signature(function, eval_str=True)
-    kept = list(signature.parameters.values())
-    end = next((i for i, one in enumerate(kept) if one.name == "json"), len(kept))
-    after = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in kept[end:]]
-    parameters = [*kept[:end], *_DEVICE, *after]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return command
+    return _with_options(command, function, _DEVICE)
 
 
 def reads_photos(function: Callable[..., None]) -> Callable[..., None]:
@@ -259,11 +253,22 @@ def reads_photos(function: Callable[..., None]) -> Callable[..., None]:
         data = DataSettings(split_names, choice, group_by, follow_links)
         function(data=data, **values)
 
+    return _with_options(command, function, _DATA, without="data")
+
+
+def _with_options(
+    command: Callable[..., None],
+    function: Callable[..., None],
+    added: Iterable[inspect.Parameter],
+    *,
+    without: str = "",
+) -> Callable[..., None]:
+    """Give a command the parameters of a function, but for one, and added ones before --json."""
     signature = inspect.signature(function, eval_str=True)
-    kept = [one for one in signature.parameters.values() if one.name != "data"]
+    kept = [one for one in signature.parameters.values() if one.name != without]
     end = next((i for i, one in enumerate(kept) if one.name == "json"), len(kept))
     after = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in kept[end:]]
-    parameters = [*kept[:end], *_DATA, *after]
+    parameters = [*kept[:end], *added, *after]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return command
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from tailorbird import installing, parallel
+from tailorbird import installing, parallel, privacy
 from tailorbird.errors import ClusterError, MissingExtra, SettingsError
 
 LOCAL: Final = "local"
@@ -158,7 +158,7 @@ def _start(ray: Any, cores: int, stack: contextlib.ExitStack) -> None:
     folder = tempfile.mkdtemp(prefix="tailorbird-ray-", dir=_short_folder())
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     try:
-        with _muted(), _without_api_server():
+        with privacy.stderr_discarded(), _without_api_server():
             ray.init(
                 address="local",
                 num_cpus=cores,
@@ -206,7 +206,7 @@ def _join(ray: Any, address: str) -> None:
     """Connect to a running cluster, as one of its machines."""
     _check_port(address)
     try:
-        with _muted():
+        with privacy.stderr_discarded():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except Exception as error:  # the exceptions of its many parts share no base class
         raise ClusterError(
@@ -228,21 +228,6 @@ def _check_port(address: str) -> None:
             f"the Ray cluster {address} cannot be reached: {error.strerror or error}; check the "
             "address, and that the cluster runs (ray status)"
         ) from None
-
-
-@contextlib.contextmanager
-def _muted() -> Iterator[None]:
-    """Drop what Ray's native part writes to standard error while it starts: its own log level."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
 
 
 def _reason(error: Exception) -> str:

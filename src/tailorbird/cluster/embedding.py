@@ -9,6 +9,7 @@ All machines share the photos and the cache folder under the same names.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -173,8 +174,6 @@ class EmbeddingWorker:
 
 def _see(embedder: Embedder, path: Path) -> None:
     """Embed a view of one photo. Raises ImageError."""
-    import hashlib
-
     try:
         data = read_bytes(path)
         digest = hashlib.sha256(data).digest()

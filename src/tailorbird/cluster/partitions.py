@@ -11,6 +11,7 @@ the names that begin with `_`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -130,9 +131,10 @@ def _check_same(output: str, written: bytes, wanted: Mapping[str, Any]) -> None:
     """Raise SettingsError where a folder was begun with other photos or settings."""
     try:
         before = json.loads(written)
-        assert isinstance(before, dict)
-    except (ValueError, AssertionError):
-        raise SettingsError(f"{output}/{ABOUT} is damaged; choose another folder") from None
+    except ValueError:
+        before = None
+    if not isinstance(before, dict):
+        raise SettingsError(f"{output}/{ABOUT} is damaged; choose another folder")
     differing = sorted(name for name in {*before, *wanted} if before.get(name) != wanted.get(name))
     if differing:
         pairs = ", ".join(
@@ -191,20 +193,26 @@ def _write_sources(photos: Iterator[Photo], rows: int, file: Any) -> dict[str, A
     return digest.as_dict()
 
 
-def photos_in(output: str, number: int) -> list[Photo]:
-    """Return the photos of a partition. Raises StorageError."""
+@contextlib.contextmanager
+def _opened(address: str) -> Iterator[Any]:
+    """Open a Parquet file, of which only what is asked for is read. Raises OSError, ValueError."""
     storage.pyarrow()
     from pyarrow import parquet
 
-    address = storage.joined(output, SOURCES)
-    try:
+    with contextlib.ExitStack() as stack:
+        source: Any = address
         if storage.is_remote(address):
             store, path = storage.file_system(address)
-            with store.open_input_file(path) as file:
-                rows = parquet.ParquetFile(file).read_row_group(number).to_pylist()
-        else:
-            with parquet.ParquetFile(address) as table:
-                rows = table.read_row_group(number).to_pylist()
+            source = stack.enter_context(store.open_input_file(path))
+        yield stack.enter_context(parquet.ParquetFile(source))
+
+
+def photos_in(output: str, number: int) -> list[Photo]:
+    """Return the photos of a partition. Raises StorageError."""
+    address = storage.joined(output, SOURCES)
+    try:
+        with _opened(address) as table:
+            rows = table.read_row_group(number).to_pylist()
     except (OSError, ValueError) as error:
         raise StorageError(
             f"{address} cannot be read: {storage.reason(error)}; every worker must reach the folder"
@@ -229,20 +237,20 @@ def failures_in(output: str, numbers: Sequence[int]) -> int:
         StorageError: a file cannot be read.
     """
     arrow = storage.pyarrow()
-    from pyarrow import parquet
-
     failed = 0
     for number in numbers:
         address = storage.joined(output, part_name(number))
-        content = storage.read(address)
-        if content is None:
-            raise StorageError(f"{address} was deleted meanwhile; run the command again")
         try:
-            about = parquet.read_metadata(io.BytesIO(content))
+            with _opened(address) as table:
+                about = table.metadata
+        except FileNotFoundError:
+            raise StorageError(f"{address} was deleted meanwhile; run the command again") from None
         except arrow.ArrowInvalid:
             raise DatasetError(
                 f"{address} is damaged; delete it and run the command again"
             ) from None
+        except OSError as error:
+            raise StorageError(f"{address} cannot be read: {storage.reason(error)}") from None
         column = about.schema.names.index("error")
         for group in range(about.num_row_groups):
             found = about.row_group(group)

@@ -14,13 +14,14 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from tailorbird import errors, parallel
-from tailorbird.cluster.connection import connected
+from tailorbird.cluster.connection import check_address, connected
 from tailorbird.cluster.partitions import Job, Plan, failures_in, photos_in, plan, write_part
+from tailorbird.cluster.resources import place_all
 from tailorbird.cluster.storage import is_remote
 from tailorbird.cluster.work import Task, Worker
 from tailorbird.errors import ClusterError, TailorbirdError
@@ -47,8 +48,6 @@ class RaySettings:
 
     def __post_init__(self) -> None:
         """Raise one SettingsError that names every problem."""
-        from tailorbird.cluster.connection import check_address
-
         with Problems() as problems:
             if self.address is not None:
                 address = self.address
@@ -227,8 +226,8 @@ class Spread:
 
     def __init__(self, ray: Any, device: DeviceChoice, workers: int | None) -> None:
         """Prepare for at most so many workers; None: as many as the cluster has room for."""
-        found = share_of(ray.cluster_resources(), device)
-        self.share = found._replace(workers=workers or found.workers)
+        found = place_all(ray, device)
+        self.share = replace(found, workers=workers or found.workers)
 
     def over(
         self, worker: type, arguments: Sequence[Any], items: Sequence[dict[str, Any]]
@@ -251,7 +250,7 @@ class Spread:
             fn_constructor_args=tuple(arguments),
             compute=data.ActorPoolStrategy(size=min(self.share.workers, len(items))),
             num_cpus=self.share.cores,
-            num_gpus=self.share.gpus,
+            num_gpus=int(self.share.gpu),
             runtime_env={"env_vars": {THREADS: str(self.share.cores)}},
         )
         try:
@@ -265,27 +264,6 @@ class Spread:
             raise
         except Exception as error:  # the exceptions of its many parts share no base class
             raise unexpected(error) from error
-
-
-class Share(NamedTuple):
-    """What one worker has of a cluster, and how many such workers it has room for."""
-
-    workers: int
-    cores: int
-    gpus: int
-
-
-def share_of(resources: Mapping[str, float], device: DeviceChoice) -> Share:
-    """Return one worker for each GPU with its part of the cores, else one for each core.
-
-    Args:
-        resources: of the cluster, as Ray counts them.
-        device: asked for; GPUs are not used for `cpu`.
-    """
-    cores, gpus = (max(0, int(resources.get(name, 0))) for name in ("CPU", "GPU"))
-    if gpus and device.name != "cpu":
-        return Share(gpus, max(1, cores // gpus), 1)
-    return Share(max(1, cores), 1, 0)
 
 
 def _absolute(output: str) -> str:

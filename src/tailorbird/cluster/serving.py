@@ -23,11 +23,10 @@ from typing import Any, Final
 
 from tailorbird.cluster.connection import LOCAL, check_address, connected, require
 from tailorbird.cluster.replica import METRICS, Application, Board, Replica, files_of
-from tailorbird.cluster.resources import Place, gpus, place
+from tailorbird.cluster.resources import place_all
 from tailorbird.corrections.database import locate
-from tailorbird.errors import ClusterError, SettingsError
+from tailorbird.errors import ClusterError
 from tailorbird.inference import DeviceChoice
-from tailorbird.inference.choosing import AUTO
 from tailorbird.service import ServeSettings, need_extra
 from tailorbird.validation import Problems
 
@@ -163,7 +162,7 @@ def _deployed(
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     _refuse_others(serving)
     board = _board(ray, settings)
-    share = _share(ray, settings)
+    share = place_all(ray, settings.choice)
     counters = Path(tempfile.gettempdir()) / f"tailorbird-counters-{uuid.uuid4().hex}"
     deployment = serving.deployment(
         serving.ingress(Application(settings, board, quiet=quiet))(Replica)
@@ -193,21 +192,6 @@ def _deployed(
         with contextlib.suppress(Exception):  # the cluster may be gone
             serving.shutdown()
         shutil.rmtree(counters, ignore_errors=True)
-
-
-def _share(ray: Any, settings: ServeSettings) -> Place:
-    """Return what a replica gets, and how many there is room for.
-
-    A GPU where the cluster has any, unless another device is asked for; else one core.
-    """
-    device, there = settings.choice.name, gpus(ray)
-    if device.startswith("cuda") and not there:
-        raise SettingsError(
-            f"device is {device!r}, but the Ray cluster has no GPU; use cpu or auto"
-        )
-    if there and (device.startswith("cuda") or device == AUTO):
-        return place(ray, there)
-    return Place(max(1, int(ray.cluster_resources().get("CPU", 1))), 1, gpu=False)
 
 
 def _board(ray: Any, settings: ServeSettings) -> Any:

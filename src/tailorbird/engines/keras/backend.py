@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from tailorbird import installing, privacy
@@ -58,29 +56,8 @@ def load() -> Any:
             privacy.redirect_files(library)
         for name in ("absl", "tensorflow", "jax"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        with _stderr_discarded():
+        with privacy.stderr_discarded():
             importlib.import_module("keras")
     import keras
 
     return keras
-
-
-@contextlib.contextmanager
-def _stderr_discarded() -> Iterator[None]:
-    """Discard what C++ libraries write to standard error while they start.
-
-    TensorFlow writes some lines before it reads its log level. Exceptions are not affected.
-    """
-    try:
-        saved = os.dup(2)
-    except OSError:  # standard error is closed
-        yield
-        return
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
