@@ -34,9 +34,9 @@ from PIL import Image
 ROUNDS = 2
 
 
-def draw(root: Path, count: int, side: int = 96) -> Path:
+def draw(root: Path, count: int, side: int = 96, first: int = 0) -> Path:
     """Draw distinct JPEG files in ten classes: smooth blobs, brighter in later classes."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(first)
     for label in range(10):
         (root / f"class {label}").mkdir(parents=True)
     for number in range(count):
@@ -69,13 +69,14 @@ def command(*words: object, cache: Path, out: Path | None = None) -> dict[str, f
 
 
 @contextmanager
-def work() -> Iterator[tuple[Path, Path]]:
-    """Yield a folder and a model in it, trained on 600 drawn photos with the default backbone."""
+def work(backbone: str = "lite") -> Iterator[tuple[Path, Path]]:
+    """Yield a folder and a model in it, trained on 600 drawn photos."""
     with folder() as place:
         os.environ["TAILORBIRD_CACHE"] = str(place / "cache")
         draw(place / "few", 600)
         model = place / "model.onnx"
-        command("train", place / "few", "-o", model, "--no-report", cache=place / "cache")
+        train = ["train", place / "few", "-o", model, "--backbone", backbone, "--no-report"]
+        command(*train, cache=place / "cache")
         yield place, model
 
 
@@ -104,19 +105,30 @@ def overhead(options: argparse.Namespace) -> None:
 
 
 def workers(options: argparse.Namespace) -> None:
-    """One worker of one thread against two, without the start of the cluster."""
+    """One worker of one thread against two, without the start of the cluster.
+
+    Beside it, what the machine allows: two plain commands of one thread each, that answer half the
+    photos, at the same time, against the first of them alone.
+    """
     from tailorbird.cluster.connection import connected
     from tailorbird.cluster.partitions import Job
     from tailorbird.cluster.running import RaySettings, run
     from tailorbird.cluster.work import Predict
 
-    with work() as (place, model), connected(cores=2):
-        photos, task = draw(place / "photos", options.count), Predict.of(model)
+    rows = max(1, min(500, options.count // 20))
+    with work() as (place, model):
+        halves = [draw(place / f"half-{n}", options.count // 2, first=n) for n in range(2)]
+        task = Predict.of(model)
         seconds: dict[int, list[float]] = {1: [], 2: []}
+        with connected(cores=2):
+            for turn in range(ROUNDS):
+                for count, found in seconds.items():
+                    job = Job(list(map(str, halves)), str(place / f"{turn}-{count}"), rows=rows)
+                    found.append(run(job, task, RaySettings("local", count)).seconds)
+        bare: dict[int, list[float]] = {1: [], 2: []}
         for turn in range(ROUNDS):
-            for count, found in seconds.items():
-                job = Job([str(photos)], str(place / f"{turn}-{count}"), rows=100)
-                found.append(run(job, task, RaySettings("local", count)).seconds)
+            for count, found in bare.items():
+                found.append(side_by_side(model, halves[:count], place / f"bare-{turn}-{count}"))
         best = {count: min(found) for count, found in seconds.items()}
         report(
             "ray_workers",
@@ -125,7 +137,22 @@ def workers(options: argparse.Namespace) -> None:
             photos=options.count,
             seconds={count: [round(one, 1) for one in found] for count, found in seconds.items()},
             photos_per_second={n: round(options.count / one, 1) for n, one in best.items()},
+            two_processes_without_ray=round(2 * min(bare[1]) / min(bare[2]), 3),
         )
+
+
+def side_by_side(model: Path, halves: list[Path], output: Path) -> float:
+    """Answer folders in as many plain commands of one thread at once; return the seconds."""
+    environment = {**os.environ, "TAILORBIRD_THREADS": "1"}
+    start = time.perf_counter()
+    tailorbird = [sys.executable, "-m", "tailorbird", "predict", str(model)]
+    commands = [
+        subprocess.Popen([*tailorbird, half, "-q", "-o", f"{output}-{n}"], env=environment)
+        for n, half in enumerate(halves)
+    ]
+    if any(one.wait() for one in commands):
+        raise SystemExit("tailorbird predict failed")
+    return time.perf_counter() - start
 
 
 def nodes(options: argparse.Namespace) -> None:
@@ -208,7 +235,7 @@ def killed(options: argparse.Namespace) -> None:
 
     with work() as (place, model), connected(cores=2) as ray:
         photos = draw(place / "photos", options.count)
-        task, mark = Predict.of(model), place / "killed"
+        task, mark = Predict.of(model), place / "worker-was-killed"
 
         class Killed(Predict):
             """Its first worker is killed at its third partition."""
@@ -338,10 +365,10 @@ def train_head(options: argparse.Namespace) -> None:
 
 
 def photos(options: argparse.Namespace) -> None:
-    """Plain predict and train with so many generated photos: memory and time."""
+    """Plain predict and train with so many generated photos and `pocket`: memory and time."""
     counts = [int(part) for part in options.counts.split(",")]
     results: dict[str, list[dict[str, float]]] = {"predict": [], "train": []}
-    with work() as (place, model):
+    with work("pocket") as (place, model):
         for count in counts:
             drawn = draw(place / f"photos-{count}", count, side=40)
             results["predict"].append(
