@@ -138,11 +138,18 @@ _Augment = Annotated[
     _tuning(text="Changes to the augmentation, such as zoom=0.2,flip=no,erase=0.25; or none."),
 ]
 _Mixup = Annotated[
-    float | None, _tuning(text="Mix photos in pairs, with shares from Beta(A, A), such as 0.2.")
+    float | None,
+    _tuning(
+        text="Mix photos in pairs, with shares from Beta(A, A). PyTorch: 0.2 as soon as training "
+        "photos are learned by heart."
+    ),
 ]
 _Cutmix = Annotated[
     float | None,
-    _tuning(text="Replace rectangles of photos by other photos, of areas from Beta(A, A)."),
+    _tuning(
+        text="Replace rectangles of photos by other photos, of areas from Beta(A, A). PyTorch: 1 "
+        "as soon as training photos are learned by heart."
+    ),
 ]
 _Accumulate = Annotated[
     int | None, _tuning(text="Parts of each batch, one after the other, to save memory.")

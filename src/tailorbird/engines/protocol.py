@@ -174,6 +174,9 @@ class TrainableNetwork(Protocol):
     device."""
     depth_decay: float
     """Default of `Training.depth_decay` for the whole backbone."""
+    mixing: tuple[float, float]
+    """mixup and cutmix that begin when training photos are learned by heart, unless the settings
+    name others; (0, 0): none."""
     single_size: bool
     """Whether it trains at one size by default, and not at rising ones."""
     sixteen_bit: bool

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from support.finetuning import photos, task  # noqa: F401 (fixtures)
+from support.finetuning import Listener, photos, task  # noqa: F401 (fixtures)
 from support.numpy_network import SETTINGS, NumpyNetwork, Task
 from tailorbird.engines.finetune.mixing import corners, draw, mixed, soft_labels
+from tailorbird.engines.finetune.results import Epoch
 from tailorbird.engines.protocol import Mix, Step, Views
 
 
@@ -65,8 +66,9 @@ def test_labels_are_mixed_like_photos() -> None:
 class Recording(NumpyNetwork):
     """Records how each batch is mixed."""
 
-    def __init__(self) -> None:
+    def __init__(self, mixing: tuple[float, float] = (0.0, 0.0)) -> None:
         super().__init__()
+        self.mixing = mixing
         self.mixes: list[Mix | None] = []
 
     def step(
@@ -88,3 +90,71 @@ def test_a_run_mixes_each_batch_anew_and_the_same_way_again(task: Task, tmp_path
     shares = [mix.share for mix in first.mixes if mix is not None]
     assert len(shares) == len(first.mixes) == len(set(shares)) == 8
     assert shares == [mix.share for mix in second.mixes if mix is not None]
+
+
+@pytest.mark.parametrize(
+    ("training", "validation", "photos", "expected"),
+    [
+        (0.929, 0.889, 341, True),  # 0.034 is two standard errors
+        (0.919, 0.889, 341, False),
+        (0.99, 0.889, 20, False),  # few photos show no difference
+        (0.85, 0.889, 341, False),
+        (1.0, 1.0, 341, False),
+        (None, 0.1, 341, False),
+    ],
+)
+def test_training_photos_are_learned_by_heart_when_recognised_clearly_better(
+    training: float | None, validation: float, photos: int, expected: bool
+) -> None:
+    epoch = Epoch(1, 32, "images", 1, 1e-3, 0.5, training, 0.3, validation, 10.0, 1.0, best=True)
+    assert epoch.overfits(photos) == expected
+
+
+def overfitting(task: Task) -> dict[str, Any]:
+    """Return labels of which those of validation photos are all wrong."""
+    labels = task.labels["validation"]
+    return {"labels": {**task.labels, "validation": (labels + 1) % 3}}
+
+
+def test_mixing_begins_when_training_photos_are_learned_by_heart(
+    task: Task, tmp_path: Path
+) -> None:
+    network, listener = Recording(mixing=(0.2, 1.0)), Listener()
+    settings = replace(SETTINGS, epochs=6)
+    tuned = task.run(network, settings, tmp_path, progress=listener, **overfitting(task))
+    count = len(task.labels["validation"])
+    epochs = [epoch for epoch in tuned.history if epoch.epoch]
+    first = next(n for n, epoch in enumerate(epochs, start=1) if epoch.overfits(count))
+    steps = len(network.mixes) // len(epochs)
+    assert 0 < first < len(epochs)
+    assert network.mixes[: first * steps] == [None] * first * steps
+    assert None not in network.mixes[first * steps :]
+    assert listener.text.count("photos are mixed from now on (mixup 0.2, CutMix 1)") == 1
+
+    stopped, again = Recording(mixing=(0.2, 1.0)), Recording(mixing=(0.2, 1.0))
+    interrupt = Listener(interrupt_at=first * steps + 1)
+    with pytest.raises(KeyboardInterrupt):
+        task.run(stopped, settings, tmp_path / "b", progress=interrupt, **overfitting(task))
+    task.run(again, settings, tmp_path / "b", **overfitting(task))
+    shares = [mix and mix.share for mix in [*stopped.mixes, *again.mixes]]
+    assert shares == [mix and mix.share for mix in network.mixes], "a resumed run goes on mixing"
+
+
+@pytest.mark.parametrize(
+    ("mixing", "given"),
+    [((0.0, 0.0), {}), ((0.2, 1.0), {"mixup": 0.0}), ((0.2, 1.0), {"cutmix": 0.0})],
+)
+def test_photos_are_not_mixed_where_the_network_or_the_settings_say_so(
+    task: Task, tmp_path: Path, mixing: tuple[float, float], given: dict[str, float]
+) -> None:
+    network = Recording(mixing)
+    task.run(network, replace(SETTINGS, epochs=6, **given), tmp_path, **overfitting(task))
+    assert set(network.mixes) == {None}
+
+
+def test_photos_are_not_mixed_while_validation_photos_are_recognised_as_well(
+    task: Task, tmp_path: Path
+) -> None:
+    network = Recording(mixing=(0.2, 1.0))
+    task.run(network, SETTINGS, tmp_path)
+    assert set(network.mixes) == {None}

@@ -226,7 +226,7 @@ def test_sizes_when_none_are_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "size"), [(2000, 192), (192, 192), (180, 192), (150, 160), (100, 128), (28, 128)]
+    ("side", "size"), [(2000, 224), (224, 224), (200, 224), (180, 192), (100, 128), (28, 128)]
 )
 def test_one_size_depends_on_the_size_of_the_photos(side: int, size: int) -> None:
     assert single_size(Deep(), 260, side) == size
@@ -235,11 +235,12 @@ def test_one_size_depends_on_the_size_of_the_photos(side: int, size: int) -> Non
 def test_one_size_of_a_network_too_deep_for_a_smaller_one_is_its_own() -> None:
     class Demanding(Deep):
         def cuts(self, size: int) -> Sequence[Cut]:
-            if size < 71:
-                raise SettingsError(f"size = {size}; Demanding takes images of 71 pixels and more")
+            if size < 100:
+                raise SettingsError(f"size = {size}; Demanding takes images of 100 pixels and more")
             return super().cuts(size)
 
-    assert single_size(Demanding(), 96, 500) == 96
+    assert single_size(Deep(), 128, 500) == 96
+    assert single_size(Demanding(), 128, 500) == 128
     assert single_size(Deep(), 32, 500) == 32
 
 

@@ -30,6 +30,7 @@ class NetworkDefaults:
     takes_pixels = False
     takes_views = False
     depth_decay = 0.5
+    mixing = (0.0, 0.0)
     single_size = False
     sixteen_bit = False
     process = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -75,6 +76,20 @@ class Epoch:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
         return asdict(self)
+
+    def overfits(self, photos: int) -> bool:
+        """Return whether training photos are learned by heart.
+
+        They are if they are recognised better than the validation photos by more than two standard
+        errors of the latter (binomial), although they are augmented and their mean is behind.
+
+        Args:
+            photos: number of validation photos.
+        """
+        if self.accuracy is None:
+            return False
+        share = self.validation_accuracy
+        return self.accuracy - share > 2 * math.sqrt(share * (1 - share) / photos)
 
     def sentence(self, stages: int, epochs: int) -> str:
         """Return the epoch as a sentence."""

@@ -57,6 +57,7 @@ class Position:
         stale: epochs since the stage's best.
         plateau: state of the plateau schedule.
         updates: number of updates of the EMA.
+        mixing: whether the network's `mixing` has begun.
         ends: why stages ended before their last epoch.
         over: whether the run is finished.
     """
@@ -75,6 +76,7 @@ class Position:
     stale: int = 0
     plateau: Plateau = field(default_factory=Plateau)
     updates: int = 0
+    mixing: bool = False
     ends: list[str] = field(default_factory=list)
     over: bool = False
 
@@ -283,12 +285,18 @@ class Run:
         """Return how the next batch is mixed; it follows from seed, stage, epoch and step."""
         task, position = self.task, self.position
         at = [task.seed, position.stage, position.epoch, position.step]
+        mixup, cutmix = task.settings.mixup, task.settings.cutmix
+        if self.chooses_mixing and position.mixing:
+            mixup, cutmix = task.network.mixing
         return mixing.draw(
-            photos,
-            mixup=task.settings.mixup,
-            cutmix=task.settings.cutmix,
-            random=np.random.default_rng(at),
+            photos, mixup=mixup or 0.0, cutmix=cutmix or 0.0, random=np.random.default_rng(at)
         )
+
+    @property
+    def chooses_mixing(self) -> bool:
+        """Return whether validation decides when mixing begins: neither kind is set."""
+        settings = self.task.settings
+        return settings.mixup is None and settings.cutmix is None and any(self.task.network.mixing)
 
     def close(self) -> None:
         """Close the cache files of the current stage."""

@@ -23,7 +23,7 @@ class FinetuneSettings:
 
     sizes: tuple[int, ...] | None = None
     """Input sizes in pixels, rising, one training stage per size; None: one smaller size, then the
-    backbone's own; or, for networks with `single_size`, the smaller one alone."""
+    backbone's own; or, for networks with `single_size`, one a little smaller alone."""
     unfreeze: Literal["gradual", "all"] | int = "gradual"
     """Backbone layers that train in addition to the head. gradual: the top of the backbone first,
     then all but its first layers; all; or N: at least the N topmost layers (0: the head alone)."""
@@ -48,9 +48,10 @@ class FinetuneSettings:
     """balanced: weight N / (classes present * photos of the class)."""
     ema: float = 0.9
     """EMA decay per 10 steps, 0 to below 1; 0 disables the moving average of the weights."""
-    mixup: float = 0.0
-    """Mix photos in pairs, with a share from Beta(mixup, mixup); 0 disables."""
-    cutmix: float = 0.0
+    mixup: float | None = None
+    """Mix photos in pairs, with a share from Beta(mixup, mixup); 0 disables. None for this and for
+    cutmix: networks with `mixing` begin both when training photos are learned by heart."""
+    cutmix: float | None = None
     """Replace a rectangle of each photo by another's, of an area from Beta(cutmix, cutmix); 0
     disables. With both, each batch takes one of them."""
     accumulate: int = 1
@@ -108,7 +109,8 @@ class FinetuneSettings:
         if self.clip is not None:
             problems.number("clip", self.clip, 0, above=True)
         for name in ("mixup", "cutmix"):
-            problems.number(name, getattr(self, name), 0)
+            if getattr(self, name) is not None:
+                problems.number(name, getattr(self, name), 0)
         problems.number("warm_up", self.warm_up, 0, 1, below=True)
         problems.number("ema", self.ema, 0, 1, below=True)
         problems.choice("schedule", self.schedule, SCHEDULES)

@@ -45,6 +45,10 @@ BLOCK_DECAY = 0.75
 and BEiT (Bao et al. 2022) fine-tune them."""
 CNN_DECAY = 0.5
 """Learning rate of a convolutional network's first layer as a fraction of its last one's."""
+MIXING = (0.2, 1.0)
+"""Mixup as for ImageNet in Zhang et al. 2018, CutMix as in Yun et al. 2019. Without them, photos of
+clothes were learned by heart after four epochs; with them from the start, hand signs took longer
+(docs/finetuning.md)."""
 
 BASE, OPTIMIZER, SCALER, GENERATOR = "base/", "optimizer/", "scaler/", "generator"
 FINE_TUNED = "fine-tuned"
@@ -69,6 +73,8 @@ class _Stage:
 
 class TorchNetwork:
     """A network of timm with a head; see `protocol.TrainableNetwork`."""
+
+    mixing = MIXING
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         """Rebuild the network that a backbone file was made from, with the file's weights.
