@@ -196,8 +196,8 @@ def test_without_a_size_there_is_one_and_validation_judges_mirrored_views(
     progress = Notes()
     info = train(shapes, tmp_path / "m.onnx", settings, progress=progress).info
     tuned = info.settings["finetune"]
-    assert tuned["settings"]["sizes"] == [SIDE // 2]
-    assert {stage["size"] for stage in tuned["stages"]} == {SIDE // 2}
+    assert tuned["settings"]["sizes"] == [SIDE]
+    assert {stage["size"] for stage in tuned["stages"]} == {SIDE}
     (said,) = (line for line in progress.lines if line.startswith("mirrored views are"))
     averaged = said.startswith("mirrored views are averaged in")
     assert info.settings["mirror"] is averaged and info.backbone["mirror"] is averaged
