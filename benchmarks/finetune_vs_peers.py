@@ -15,6 +15,11 @@ when it is known; the table is printed again after each side.
 Then: images/s of one training step of the whole network at 224 px, batches of 32, tailorbird
 beside timm's default (channels first, float32), in turns, in this environment.
 
+The peers train batch normalisation on the statistics of each batch. In the files of shared/weights
+it is folded into the convolutions (mean 0, variance 0.999), and in training mode all features would
+become zero; so timm, fastai and LightlyTrain get the same network with the means and variances of
+256 training photos, which gives the same answers.
+
 The scripts of the peers are in peers/; fastai, LightlyTrain and Keras are installed into
 environments of their own, benchmarks/.venv-NAME, if --python does not name one. timm runs in this
 environment (extra `torch`).
@@ -53,6 +58,56 @@ RESERVE = 60.0
 
 LIGHTLY = re.compile(r"val_metric/top1_acc_micro\s*\|\s*[\d.]+\s*\|\s*([\d.]+)")
 TARGET_STEP = 1.5
+
+
+def weights_for_peers(photos: Path, place: Path) -> Path:
+    """Write MobileNetV2 for timm with means and variances of photos in batch normalisation.
+
+    y = x + b becomes y = s (x - m) / sqrt(v + e) + m + b with s = sqrt(v + e).
+    """
+    import numpy as np
+    import timm
+    import torch
+    from PIL import Image
+    from safetensors.torch import load_file, save_file
+
+    network = timm.create_model("mobilenetv2_100", pad_type="same", bn_eps=1e-3).eval()
+    network.load_state_dict(load_file(TIMM_WEIGHTS))
+    files = sorted((photos / "train").rglob("*.jpg"))
+    squashed = [
+        np.asarray(Image.open(file).convert("RGB").resize((224, 224)), np.float32) / 127.5 - 1
+        for file in files[:: max(1, len(files) // 256)][:256]
+    ]
+    images = torch.from_numpy(np.stack(squashed)).permute(0, 3, 1, 2)
+    norms = [one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d)]
+    sums = {one: torch.zeros(2, one.num_features, dtype=torch.float64) for one in norms}
+
+    def count(norm: Any, inputs: Any, _: object) -> None:
+        values = inputs[0].double()
+        sums[norm] += torch.stack([values.mean((0, 2, 3)), values.square().mean((0, 2, 3))])
+
+    hooks = [one.register_forward_hook(count) for one in norms]
+    with torch.no_grad():
+        parts = images.split(32)
+        before = network(parts[0])
+        for part in parts[1:]:
+            network(part)
+        for norm in norms:
+            mean, square = sums[norm] / len(parts)
+            variance = (square - mean.square()).clamp(min=0)
+            factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+            norm.bias += factor * (mean - norm.running_mean)
+            norm.weight.copy_(factor * (variance + norm.eps).sqrt())
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+        for hook in hooks:
+            hook.remove()
+        difference = (network(parts[0]) - before).abs().max() / before.abs().max()
+    if not difference < 1e-3:
+        raise SystemExit(f"the answers changed by {difference}")
+    weights = place / "weights.safetensors"
+    save_file(network.state_dict(), weights)
+    return weights
 
 
 @dataclass
@@ -188,7 +243,7 @@ def tailorbird(side: Side, photos: Path, minutes: float, place: Path) -> None:
 
 def peer(side: Side, python: str, photos: Path, minutes: float, place: Path) -> None:
     """Run the script of a peer."""
-    weights = KERAS_WEIGHTS if side.name == "keras" else TIMM_WEIGHTS
+    weights = KERAS_WEIGHTS if side.name == "keras" else weights_for_peers(photos, place)
     script = HERE / "peers" / f"with_{side.name}.py"
 
     def read(line: str) -> float | None:
