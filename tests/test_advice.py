@@ -57,7 +57,8 @@ def test_pocket_is_told_of_lite_and_lite_of_fine_tuning() -> None:
     (step,) = after_training(
         measured(mistakes, backbone="lite", counts={"a": 90, "b": 70, "c": 70})
     )
-    assert "--finetune" in step.command and "1.8 points" in step.text
+    assert step.command.startswith("tailorbird train 'my photos' --finetune --ema 0.95 --views 8 ")
+    assert "4.0 points" in step.text
     tuned = measured(mistakes, backbone="lite", frozen=False, counts={"a": 90, "b": 70, "c": 70})
     assert after_training(tuned) == ()
 
