@@ -14,6 +14,7 @@ from support.finetuning import Listener, photos, task  # noqa: F401 (fixtures)
 from support.numpy_network import SETTINGS, NumpyNetwork, Task
 from tailorbird.engines.finetune.mixing import corners, draw, mixed, soft_labels
 from tailorbird.engines.finetune.results import Epoch
+from tailorbird.engines.finetune.settings import FinetuneSettings
 from tailorbird.engines.protocol import Mix, Step, Views
 
 
@@ -141,14 +142,18 @@ def test_mixing_begins_when_training_photos_are_learned_by_heart(
 
 
 @pytest.mark.parametrize(
-    ("mixing", "given"),
-    [((0.0, 0.0), {}), ((0.2, 1.0), {"mixup": 0.0}), ((0.2, 1.0), {"cutmix": 0.0})],
+    ("mixing", "settings"),
+    [
+        ((0.0, 0.0), replace(SETTINGS, epochs=6)),
+        ((0.2, 1.0), replace(SETTINGS, epochs=6, mixup=0.0)),
+        ((0.2, 1.0), replace(SETTINGS, epochs=6, cutmix=0.0)),
+    ],
 )
 def test_photos_are_not_mixed_where_the_network_or_the_settings_say_so(
-    task: Task, tmp_path: Path, mixing: tuple[float, float], given: dict[str, float]
+    task: Task, tmp_path: Path, mixing: tuple[float, float], settings: FinetuneSettings
 ) -> None:
     network = Recording(mixing)
-    task.run(network, replace(SETTINGS, epochs=6, **given), tmp_path, **overfitting(task))
+    task.run(network, settings, tmp_path, **overfitting(task))
     assert set(network.mixes) == {None}
 
 
