@@ -34,9 +34,9 @@ from PIL import Image
 ROUNDS = 2
 
 
-def draw(root: Path, count: int, side: int = 96, first: int = 0) -> Path:
+def draw(root: Path, count: int, side: int = 96, seed: int = 0) -> Path:
     """Draw distinct JPEG files in ten classes: smooth blobs, brighter in later classes."""
-    random = np.random.default_rng(first)
+    random = np.random.default_rng(seed)
     for label in range(10):
         (root / f"class {label}").mkdir(parents=True)
     for number in range(count):
@@ -117,7 +117,7 @@ def workers(options: argparse.Namespace) -> None:
 
     rows = max(1, min(500, options.count // 20))
     with work() as (place, model):
-        halves = [draw(place / f"half-{n}", options.count // 2, first=n) for n in range(2)]
+        halves = [draw(place / f"half-{n}", options.count // 2, seed=n) for n in range(2)]
         task = Predict.of(model)
         seconds: dict[int, list[float]] = {1: [], 2: []}
         with connected(cores=2):
