@@ -20,8 +20,8 @@ SMALLER = 0.7
 """Default first size as a share of the last."""
 SINGLE = 0.85
 """Default size of networks that train at one size, as a share of the backbone's own. For `lite` it
-is 224 px: before training, 85.0% of the validation clothes are recognised at that size, 83.9% at 192
-px and 86.8% at its own 260 px (docs/finetuning.md). Work grows with the square of the size."""
+is 224 px: before training, 85.0% of the validation clothes are recognised at that size, 83.9% at
+192 px and 86.8% at its own 260 px (docs/finetuning.md). Work grows with the square of the size."""
 SMALLEST = 0.5
 """Default size for small photos as a share of the backbone's own, for networks with one size."""
 SIZE_STEP = 32
