@@ -2,7 +2,7 @@
 #   make serve      the web page of the model that `make demo` trained
 #   make quick      before each commit: linting, types and the fast tests, under two minutes on two cores
 #   make test       linting, types and every test that is not marked slow
-#   make test-slow  the tests marked slow: repetitions of benchmarks, the tutorial, notebooks, JAX
+#   make test-slow  the tests marked slow: repetitions of benchmarks, the tutorial, notebooks, JAX, killed trainings
 #   make lint       ruff and the import layers alone
 
 PYTHON ?= python3

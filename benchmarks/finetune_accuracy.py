@@ -42,7 +42,7 @@ SOURCES = {
     ("mobilenet", "timm"): Source(
         "timm:mobilenetv2_100",
         SHARED / "weights" / "mobilenetv2_imagenet.timm.safetensors",
-        ("--model-args", "pad_type=same,bn_eps=0.001"),
+        ("--model-args", "pad_type=same,bn_eps=0.001,mean=0.5,std=0.5"),
         "mobilenetv2_100",
     ),
     ("mobilenet", "keras"): Source("keras:MobileNetV2", KERAS_WEIGHTS, (), "MobileNetV2"),

@@ -1,6 +1,7 @@
 """Measure how busy fine-tuning in PyTorch keeps a device: the whole loop over the bare step.
 
     python benchmarks/finetune_gpu.py [--network NAME] [--size 224] [--batch 256] [--epochs 3]
+        [--peers timm,keras] [--keras-python PATH] [--views-on-device]
 
 Two rates of images/s on the same network (timm, random weights), size, batch and arithmetic:
 
@@ -9,14 +10,19 @@ Two rates of images/s on the same network (timm, random weights), size, batch an
 
 The first epoch decodes the photos, later ones find them in memory: both are printed, and the ratio
 is that of the later ones. It needs no network connection and no data: photos are drawn unless
---photos names some. On a CPU the defaults are small, and views are made by Pillow in threads.
---keras also runs `finetune_vs_keras.py` on the same GPU, where Keras sees one.
+--photos names some. On a CPU the defaults are small, and views are made by Pillow in threads from
+the files, in every epoch; with --views-on-device they are made as on a GPU.
+--peers also runs the training loops of timm's train.py and of Keras on JAX on the same photos
+(peers/epochs_timm.py, peers/epochs_keras.py), in bfloat16 on a GPU; Keras and JAX are looked for in
+this environment, or --keras-python names another.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -36,6 +42,26 @@ from tailorbird.engines.torch.network import TorchNetwork
 from tailorbird.head import Dense, Head
 
 TARGET = 0.9
+IN_KERAS = {
+    "mobilenetv2_100": "MobileNetV2", "resnetv2_50": "ResNet50V2",
+}  # fmt: skip
+"""Names in Keras Applications of networks that both have."""
+
+
+def peer_rate(python: str, name: str, photos: Path, *values: object) -> float:
+    """Return images/s of the epochs after the first of a peer's training loop.
+
+    values: network, size, batch, epochs.
+    """
+    script = common.HERE / "peers" / f"epochs_{name}.py"
+    command = [python, str(script), str(photos), *map(str, values)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not said:
+        sys.exit(f"{' '.join(command)} failed: {done.stderr[-500:]}")
+    rates = [float(one["images_per_second"]) for one in said]
+    print(f"{name}: {', '.join(f'{rate:,.1f}' for rate in rates)} images/s", flush=True)
+    return statistics.median(rates[1:] or rates)
 
 
 def draw(folder: Path, count: int) -> Path:
@@ -126,15 +152,24 @@ def main() -> None:
     options.add_argument("--size", type=int)
     options.add_argument("--batch", type=int)
     options.add_argument("--epochs", type=int, default=3)
-    options.add_argument("--keras", action="store_true", help="also run finetune_vs_keras.py")
+    options.add_argument("--peers", default="", help="timm, keras, or both, with a comma")
+    options.add_argument("--keras-python", default=sys.executable, help="has Keras and JAX")
+    options.add_argument("--views-on-device", action="store_true", help="on a CPU: as on a GPU")
     given = options.parse_args()
     on_gpu = devices.device().type != "cpu"
     name = given.network or ("mobilenetv2_100" if on_gpu else "resnet18")
     size, batch = given.size or (224 if on_gpu else 96), given.batch or (256 if on_gpu else 16)
     count = given.count or (8192 if on_gpu else 160)
+    peers = [one for one in given.peers.split(",") if one]
+    if unknown := sorted(set(peers) - {"timm", "keras"}):
+        options.error(f"unknown peers {unknown}; valid: timm, keras")
+    if "keras" in peers and name not in IN_KERAS:
+        options.error(f"Keras has no {name}; --network may be {', '.join(IN_KERAS)}")
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         network = opened(name, size)
+        if given.views_on_device:
+            network.takes_pixels = network.takes_views = True
         settings = FinetuneSettings(
             sizes=(size,), unfreeze="all", epochs=given.epochs, batch_size=batch
         ).for_network(network)
@@ -151,6 +186,12 @@ def main() -> None:
         before = step_rate(network, task, 20 if on_gpu else 6)
         first, *later = loop_rates(task)
         after = step_rate(network, task, 20 if on_gpu else 6)
+        rates = {}
+        for one in peers:
+            python, network_name = sys.executable, name
+            if one == "keras":
+                python, network_name = given.keras_python, IN_KERAS[name]
+            rates[one] = peer_rate(python, one, photos, network_name, size, batch, given.epochs)
     # The step is measured on both sides of the loop, as other work on the machine comes and goes.
     step, loop = statistics.mean([before, after]), statistics.median(later or [first])
     print(f"step {before:,.1f} and {after:,.1f} images/s, mean {step:,.1f}")
@@ -163,12 +204,8 @@ def main() -> None:
         step=round(step, 1),
         first_epoch=round(first, 1),
         loop=round(loop, 1),
+        **{one: round(rate, 1) for one, rate in rates.items()},
     )
-    if given.keras:
-        import finetune_vs_keras
-
-        sys.argv = ["finetune_vs_keras.py"]
-        finetune_vs_keras.main()
 
 
 if __name__ == "__main__":

@@ -250,8 +250,8 @@ def _backbone(found: Trained, photos: str) -> list[Advice]:
         points = FINETUNING_REMOVES * wrong
         text = (
             "fine-tune the backbone with PyTorch: on three data sets that took away two fifths of "
-            f"the mistakes or more, in minutes rather than seconds; here that is {points:.1f} "
-            "points"
+            "the mistakes or more, in minutes rather than seconds, and a prediction took up to "
+            f"four times as long; here that is {points:.1f} points"
         )
         return [Advice(text, f"tailorbird train {photos} {FINETUNING} -o model.onnx", points)]
     return []

@@ -92,6 +92,7 @@ def test_a_cluster_fills_the_cache_as_one_process_does(
     assert cached(tmp_path / "shared", monkeypatch) == cached(tmp_path / "cache", monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_midst_changes_nothing(
     cluster: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def train_workers() -> list[int]:
     return sorted(n for n, name in names.items() if "TrainWorker" in name and ours(n))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_no_result(task: FinetuneTask, cluster: Any, tmp_path: Path) -> None:
     one = finetune(shared(task, tmp_path / "one", HERE, EPOCHS))
     killer = Killer()

@@ -240,6 +240,7 @@ def test_the_answer_of_the_command_has_the_documented_keys(left_alone: Path) -> 
     assert problems(answer, documented["tailorbird train"], documented) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_twice_resumes_to_the_same_model(
     tmp_path: Path, shapes: Path, backbone: Path, left_alone: Path
 ) -> None:

@@ -102,6 +102,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_parent_leaves_no_children_and_the_run_is_resumed(
     task: FinetuneTask, tmp_path: Path, number: int

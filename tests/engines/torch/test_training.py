@@ -84,6 +84,7 @@ def test_a_reference_is_finetuned_to_one_model_file(whole: Path, shapes: Path) -
     assert "training with PyTorch" in lines and "Warning" not in lines, lines
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_resumes_to_the_same_model(
     tmp_path: Path, shapes: Path, cache: Path, whole: Path
 ) -> None:
