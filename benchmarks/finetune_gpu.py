@@ -1,7 +1,7 @@
 """Measure how busy fine-tuning in PyTorch keeps a device: the whole loop over the bare step.
 
     python benchmarks/finetune_gpu.py [--network NAME] [--size 224] [--batch 256] [--epochs 3]
-        [--peers timm,keras] [--keras-python PATH] [--views-on-device]
+        [--peers timm,keras] [--keras-python PATH] [--pillow]
 
 Two rates of images/s on the same network (timm, random weights), size, batch and arithmetic:
 
@@ -10,8 +10,8 @@ Two rates of images/s on the same network (timm, random weights), size, batch an
 
 The first epoch decodes the photos, later ones find them in memory: both are printed, and the ratio
 is that of the later ones. It needs no network connection and no data: photos are drawn unless
---photos names some. On a CPU the defaults are small, and views are made by Pillow in threads from
-the files, in every epoch; with --views-on-device they are made as on a GPU.
+--photos names some. On a CPU the defaults are small; --pillow makes the views there one by one with
+Pillow, from the files in every epoch, as networks do that take no views.
 --peers also runs the training loops of timm's train.py and of Keras on JAX on the same photos
 (peers/epochs_timm.py, peers/epochs_keras.py), in bfloat16 on a GPU; Keras and JAX are looked for in
 this environment, or --keras-python names another.
@@ -154,7 +154,7 @@ def main() -> None:
     options.add_argument("--epochs", type=int, default=3)
     options.add_argument("--peers", default="", help="timm, keras, or both, with a comma")
     options.add_argument("--keras-python", default=sys.executable, help="has Keras and JAX")
-    options.add_argument("--views-on-device", action="store_true", help="on a CPU: as on a GPU")
+    options.add_argument("--pillow", action="store_true", help="views one by one")
     given = options.parse_args()
     on_gpu = devices.device().type != "cpu"
     name = given.network or ("mobilenetv2_100" if on_gpu else "resnet18")
@@ -168,8 +168,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         network = opened(name, size)
-        if given.views_on_device:
-            network.takes_pixels = network.takes_views = True
+        if given.pillow:
+            network.takes_views = False
         settings = FinetuneSettings(
             sizes=(size,), unfreeze="all", epochs=given.epochs, batch_size=batch
         ).for_network(network)

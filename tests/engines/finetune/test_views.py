@@ -146,6 +146,27 @@ def test_a_network_that_augments_receives_pictures_and_their_views(
     assert isinstance(again, Views) and np.array_equal(again.pictures, batch.pictures)
 
 
+def test_photos_that_do_not_fit_into_memory_are_decoded_again(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 4096}  # 4 GiB
+    monkeypatch.setattr(os, "sysconf", pages.get)
+    assert views.memory_bytes() == 2**29
+    pages["SC_PHYS_PAGES"] = 16
+    given = task.given(OnItsDevice(), ONE, tmp_path / "b")
+    found = views.Inputs(given, given.stages()[0], 0)
+    decoded: list[Any] = []
+
+    def counted(*arguments: Any) -> Any:
+        decoded.append(arguments)
+        return picture_of(*arguments)
+
+    monkeypatch.setattr(views, "picture_of", counted)
+    for _ in range(2):
+        assert sum(len(batch) for batch, _ in found.training(0)) == 60
+    assert len(decoded) == 120
+
+
 def test_several_processes_share_every_batch_and_the_validation_photos(
     task: Task, tmp_path: Path
 ) -> None:

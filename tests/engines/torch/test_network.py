@@ -406,6 +406,7 @@ def test_a_device_that_takes_pixels_and_views_trains_the_same_weights(
 ) -> None:
     """As on a GPU, but on the CPU: the frozen part runs in PyTorch, on pixels."""
     made = TorchNetwork(proto())
+    assert made.takes_views, "a CPU too makes the views of a batch at once"
     cut = len(made.cuts(SIZE)) // 2
     lower = run(made.frozen_part(SIZE, cut), IMAGES, "activations")
     training = Training(size=SIZE, cut=cut, regularisation=PLAIN)

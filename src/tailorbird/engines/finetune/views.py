@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -44,10 +45,18 @@ AHEAD_BATCHES = 2
 """Number of batches prepared ahead of the one in training, by all threads together."""
 
 MEMORY_BYTES = 4 * 2**30
-"""Maximum size of decoded photos in memory, where a device makes the views; more are decoded again
-in each epoch."""
+"""Maximum size of decoded photos in memory, where a network makes the views, or an eighth of the
+machine's memory if that is less; more are decoded again in each epoch."""
 
 MOST_STAGES = 100
+
+
+def memory_bytes() -> int:
+    """Return the maximum size in bytes of decoded photos in memory, of all processes together."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):  # Windows
+        return MEMORY_BYTES // 4
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(MEMORY_BYTES, whole // 8)
 
 
 def shape_of_batches(photos: int, wanted: int, parts: int = 1) -> tuple[int, int]:
@@ -119,12 +128,12 @@ class Inputs:
         clear(task.folder, self._prefix)
 
     def _fits_memory(self) -> bool:
-        """Return whether decoded photos are kept: for fast devices, which wait for decoding."""
+        """Return whether decoded photos are kept: the next epochs then need not decode them."""
         if not self._views:
             return False
         wide = self._rule.size * (1 + (self._augmentation.zoom if self._augmentation else 0))
         photos = sum(map(len, self._parts.values())) // self._processes
-        return photos * math.ceil(wide) ** 2 * 3 <= MEMORY_BYTES // self._processes
+        return photos * math.ceil(wide) ** 2 * 3 <= memory_bytes() // self._processes
 
     @property
     def made(self) -> int:
