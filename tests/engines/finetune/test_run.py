@@ -91,7 +91,7 @@ def test_a_run_learns_and_reports_progress(task: Task, tmp_path: Path) -> None:
     assert progress.notes[0].startswith(
         "stage 1/2: 16 px, the top 1 of 2 layers (above tint) and the head, 6 epochs"
     )
-    assert "stage 2/2, epoch 6/6: loss " in progress.notes[-1]
+    assert "stage 2/2, epoch 6/6: loss " in "".join(progress.notes[-2:])
     discard(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -118,6 +118,22 @@ def test_the_result_is_never_worse_than_the_frozen_base(task: Task, tmp_path: Pa
     assert not any(epoch.best for epoch in tuned.history)
     assert all(np.array_equal(network.values[name], value) for name, value in network.first.items())
     assert np.array_equal(network.head().layers[0].weight, task.head.layers[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("after", "budget", "said"),
+    [(None, None, "--epochs 4 may help"), (None, 60.0, "--epochs 4 may help"), (1, None, None)],
+)
+def test_a_run_whose_last_epoch_is_the_best_says_so(
+    task: Task, tmp_path: Path, after: int | None, budget: float | None, said: str | None
+) -> None:
+    network = NumpyNetwork() if after is None else Spoiling(after=after)
+    settings = replace(SETTINGS, sizes=(SIZE,), epochs=2, ema=0.0, budget=budget)
+    progress = Listener()
+    tuned = task.run(network, settings, tmp_path, progress=progress)
+    assert tuned.history[-1].best == (said is not None)
+    expected = f"the last epoch was the best: {said}" if said else "stage 1/1, epoch 2/2"
+    assert progress.notes[-1].startswith(expected)
 
 
 def test_the_kept_weights_are_described(task: Task, tmp_path: Path) -> None:
@@ -218,6 +234,9 @@ def test_a_time_budget_ends_the_run_with_the_best_weights(task: Task, tmp_path: 
     assert all(values["seconds_left"] <= 3 for values in progress.told)
     rates = [epoch.learning_rate for epoch in tuned.history if epoch.stage == 1 and epoch.epoch]
     assert rates[-1] < rates[0] / 4, "the schedule runs with the time"
+    last = tuned.history[-1]
+    longer = "a longer --budget may help" in progress.notes[-1]
+    assert longer == (tuned.best.trained == (last.stage, last.epoch))
 
 
 def test_a_time_budget_too_short_for_one_step(task: Task, tmp_path: Path) -> None:

@@ -142,11 +142,21 @@ def _fit(run: Run, interrupt: Interrupt) -> None:
         _train_stage(run, interrupt)
         following = run.position.stage + 1
         if following == len(run.stages) or not _time_left(run):
+            _note_improving(run)
             run.position.over = True
             run.save()
         else:
             _enter(run, following, interrupt)
     interrupt.check()  # Ctrl-C after the last step must not be lost
+
+
+def _note_improving(run: Run) -> None:
+    """Say so if the last epoch was the best: validation may not have reached its best yet."""
+    position = run.position
+    if position.epoch and run.best.best.trained == (position.stage + 1, position.epoch):
+        epochs = sum(stage.epochs for stage in run.stages)
+        longer = "a longer --budget" if "budget" in position.ends else f"--epochs {2 * epochs}"
+        run.progress.note(f"the last epoch was the best: {longer} may help")
 
 
 def _time_left(run: Run) -> bool:
