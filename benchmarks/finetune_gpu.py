@@ -13,8 +13,8 @@ is that of the later ones. It needs no network connection and no data: photos ar
 --photos names some. On a CPU the defaults are small; --pillow makes the views there one by one with
 Pillow, from the files in every epoch, as networks do that take no views.
 --peers also runs the training loops of timm's train.py and of Keras on JAX on the same photos
-(peers/epochs_timm.py, peers/epochs_keras.py), in bfloat16 on a GPU; Keras, JAX and TensorFlow (which
-reads the photos) are looked for in this environment, or --keras-python names another.
+(peers/epochs_timm.py, peers/epochs_keras.py), in bfloat16 on a GPU; Keras, JAX and TensorFlow,
+which reads the photos, are looked for in this environment, or --keras-python names another.
 """
 
 from __future__ import annotations
