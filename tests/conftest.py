@@ -118,9 +118,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=order)
 
 
+def pytest_collectstart() -> None:
+    """Seed before a module of tests is imported: layers of Keras draw their seed when made."""
+    seed()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Seed what networks with random weights are drawn from, before fixtures of any scope.
+    """Seed before fixtures of any scope."""
+    seed()
+
+
+def seed() -> None:
+    """Seed what networks with random weights are drawn from.
 
     Functions of this project take a seed; only networks that tests build themselves depend on this.
     Keras draws its own seeds from the module random.
