@@ -109,6 +109,7 @@ def test_training_photos_are_learned_by_heart_when_recognised_clearly_better(
 ) -> None:
     epoch = Epoch(1, 32, "images", 1, 1e-3, 0.5, training, 0.3, validation, 10.0, 1.0, best=True)
     assert epoch.overfits(photos) == expected
+    assert not epoch.overfits(photos, best=0.999), "the weights of this epoch are behind"
 
 
 def overfitting(task: Task) -> dict[str, Any]:
@@ -124,8 +125,13 @@ def test_mixing_begins_when_training_photos_are_learned_by_heart(
     settings = replace(SETTINGS, epochs=6)
     tuned = task.run(network, settings, tmp_path, progress=listener, **overfitting(task))
     count = len(task.labels["validation"])
+    highest, heart = tuned.start.accuracy, []
+    for epoch in tuned.history:
+        highest = max(highest, epoch.validation_accuracy)
+        if epoch.epoch:
+            heart.append(epoch.overfits(count, highest))
     epochs = [epoch for epoch in tuned.history if epoch.epoch]
-    first = next(n for n, epoch in enumerate(epochs, start=1) if epoch.overfits(count))
+    first = heart.index(True) + 1
     steps = len(network.mixes) // len(epochs)
     assert 0 < first < len(epochs)
     assert network.mixes[: first * steps] == [None] * first * steps

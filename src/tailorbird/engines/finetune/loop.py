@@ -383,10 +383,11 @@ def _record(run: Run, logits: NDArray[np.float32], weights: Arrays, trained: flo
     run.history.append(entry)
     position.plateau = position.plateau.after(found.log_loss)
     run.progress.note(entry.sentence(len(run.stages), stage.epochs))
-    if run.chooses_mixing and not position.mixing and entry.overfits(len(logits)):
+    highest = max(run.start.accuracy, *(one.validation_accuracy for one in run.history))
+    if run.chooses_mixing and not position.mixing and entry.overfits(len(logits), highest):
         position.mixing = True
         mixup, cutmix = run.task.network.mixing
         run.progress.note(
-            "training photos are recognised better than validation photos: photos are mixed from "
-            f"now on (mixup {mixup:g}, CutMix {cutmix:g})"
+            "training photos are recognised better than validation photos ever were: photos are "
+            f"mixed from now on (mixup {mixup:g}, CutMix {cutmix:g})"
         )

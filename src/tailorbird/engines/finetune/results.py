@@ -77,18 +77,20 @@ class Epoch:
         """Return the fields for JSON."""
         return asdict(self)
 
-    def overfits(self, photos: int) -> bool:
+    def overfits(self, photos: int, best: float = 0.0) -> bool:
         """Return whether training photos are learned by heart.
 
-        They are if they are recognised better than the validation photos by more than two standard
-        errors of the latter (binomial), although they are augmented and their mean is behind.
+        They are if they are recognised better than the validation photos ever were, by more than
+        two standard errors (binomial), although they are augmented and their mean is behind. In
+        this epoch alone averaged weights may be far behind those that train.
 
         Args:
             photos: number of validation photos.
+            best: the highest accuracy on them before, the frozen backbone's included.
         """
         if self.accuracy is None:
             return False
-        share = self.validation_accuracy
+        share = max(self.validation_accuracy, best)
         return self.accuracy - share > 2 * math.sqrt(share * (1 - share) / photos)
 
     def sentence(self, stages: int, epochs: int) -> str:
