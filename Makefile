@@ -1,6 +1,6 @@
 # On a fresh machine: `make demo` and `make test`. Each makes its own virtual environment.
 #   make serve      the web page of the model that `make demo` trained
-#   make quick      before each commit: linting, types and the fast tests, under two minutes on two cores
+#   make quick      before each commit: linting, types and the fast tests, about two minutes on two cores
 #   make test       linting, types and every test that is not marked slow
 #   make test-slow  the tests marked slow: repetitions of benchmarks, the tutorial, notebooks, JAX, killed trainings
 #   make lint       ruff and the import layers alone
@@ -44,7 +44,7 @@ check: lint
 	$(TEST)/bin/mypy
 
 quick: check
-	$(PYTEST) --ignore tests/engines/keras --ignore tests/engines/torch --ignore tests/cluster -m "not (slow or keras or torch or ray or browser or process or postgres)"
+	$(PYTEST) --ignore tests/engines/keras --ignore tests/engines/torch --ignore tests/cluster -m "not (slow or long or keras or torch or ray or browser or process or postgres)"
 
 test: check
 	$(PYTEST) -m "not slow"
