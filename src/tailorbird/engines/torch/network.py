@@ -98,7 +98,7 @@ class TorchNetwork:
         self.takes_pixels = on_gpu
         # Sampling that repeats the border is not there on every version of Apple's GPUs.
         # On a CPU too a batch of views at once is faster than one after the other with Pillow:
-        # benchmarks/finetune_gpu.py, 1.13 to 1.22 times as many images/s in the whole loop.
+        # benchmarks/finetune_gpu.py, 1.06 to 1.37 times as many images/s in the whole loop.
         self.takes_views = self._device.type != "mps"
         self.single_size = not self._architecture.fixed_size
         self.sixteen_bit = devices.sixteen_bit(self._device, self._layout)
