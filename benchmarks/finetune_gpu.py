@@ -42,9 +42,7 @@ from tailorbird.engines.torch.network import TorchNetwork
 from tailorbird.head import Dense, Head
 
 TARGET = 0.9
-IN_KERAS = {
-    "mobilenetv2_100": "MobileNetV2", "resnetv2_50": "ResNet50V2",
-}  # fmt: skip
+IN_KERAS = {"mobilenetv2_100": "MobileNetV2", "resnetv2_50": "ResNet50V2"}
 """Names in Keras Applications of networks that both have."""
 
 

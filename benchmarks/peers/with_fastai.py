@@ -58,7 +58,7 @@ def main() -> None:
     say(step_images_per_second=len(images) / each)
     learner.model.load_state_dict(state)
     learner.freeze()
-    # An epoch took 0.75 of these first steps, the frozen one nearly as long.
+    # A batch of an epoch took 0.75 times as long as these first steps, with the body frozen too.
     epoch = len(data.train) * each * 0.8
     epochs = max(1, math.floor((left(seconds) - epoch) / epoch))
     keep = SaveModelCallback(monitor="accuracy", fname="best")

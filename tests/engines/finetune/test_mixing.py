@@ -108,7 +108,7 @@ def test_training_photos_are_learned_by_heart_when_recognised_clearly_better(
     training: float | None, validation: float, photos: int, expected: bool
 ) -> None:
     epoch = Epoch(1, 32, "images", 1, 1e-3, 0.5, training, 0.3, validation, 10.0, 1.0, best=True)
-    assert epoch.overfits(photos) == expected
+    assert epoch.overfits(photos, best=validation) == expected
     assert not epoch.overfits(photos, best=0.999), "the weights of this epoch are behind"
 
 

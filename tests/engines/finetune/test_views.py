@@ -150,8 +150,13 @@ def test_photos_that_do_not_fit_into_memory_are_decoded_again(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages = {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 4096}  # 4 GiB
+    container = tmp_path / "memory.max"
     monkeypatch.setattr(os, "sysconf", pages.get)
-    assert views.memory_bytes() == 2**29
+    monkeypatch.setattr(views, "CONTAINER", container)
+    for limit, allowed in ((None, 2**29), ("max\n", 2**29), (f"{2**30}\n", 2**27)):
+        if limit is not None:
+            container.write_text(limit)
+        assert views.memory_bytes() == allowed
     pages["SC_PHYS_PAGES"] = 16
     given = task.given(OnItsDevice(), ONE, tmp_path / "b")
     found = views.Inputs(given, given.stages()[0], 0)

@@ -77,21 +77,22 @@ class Epoch:
         """Return the fields for JSON."""
         return asdict(self)
 
-    def overfits(self, photos: int, best: float = 0.0) -> bool:
+    def overfits(self, photos: int, best: float) -> bool:
         """Return whether training photos are learned by heart.
 
         They are if they are recognised better than the validation photos ever were, by more than
-        two standard errors (binomial), although they are augmented and their mean is behind. In
-        this epoch alone averaged weights may be far behind those that train.
+        two standard errors (binomial), although they are augmented and their mean is behind. The
+        validation accuracy of this epoch alone says less: early on, the averaged weights that it
+        is measured with are far behind those that train.
 
         Args:
             photos: number of validation photos.
-            best: the highest accuracy on them before, the frozen backbone's included.
+            best: the highest validation accuracy so far, this epoch's and the frozen backbone's
+                included; 0 to 1.
         """
         if self.accuracy is None:
             return False
-        share = max(self.validation_accuracy, best)
-        return self.accuracy - share > 2 * math.sqrt(share * (1 - share) / photos)
+        return self.accuracy - best > 2 * math.sqrt(best * (1 - best) / photos)
 
     def sentence(self, stages: int, epochs: int) -> str:
         """Return the epoch as a sentence."""

@@ -15,7 +15,8 @@ import math
 import os
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,10 @@ AHEAD_BATCHES = 2
 
 MEMORY_BYTES = 4 * 2**30
 """Maximum size of decoded photos in memory, where a network makes the views, or an eighth of the
-machine's memory if that is less; more are decoded again in each epoch."""
+memory of the machine or container if that is less; more are decoded again in each epoch."""
+
+CONTAINER = Path("/sys/fs/cgroup/memory.max")
+"""Where Linux says how many bytes a container may use; `max` if there is no limit."""
 
 MOST_STAGES = 100
 
@@ -56,6 +60,8 @@ def memory_bytes() -> int:
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):  # Windows
         return MEMORY_BYTES // 4
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):
+        whole = min(whole, int(CONTAINER.read_text()))
     return min(MEMORY_BYTES, whole // 8)
 
 
