@@ -41,6 +41,9 @@ def test_two_processes_give_the_result_of_one(
     assert len(two.history) == len(one.history) == 2 and two.stopped == "finished"
     assert any("2 of them" in line for line in progress.lines)
     assert sum("epoch 2/2" in line for line in progress.lines) == 1, "said once, not by each"
+    assert two.resumed_from is None, "reading what the children trained is no resuming"
+    improving = sum("the last epoch was the best" in line for line in progress.lines)
+    assert improving == (two.best.trained == (1, 2))
     for first, second in zip(one.history, two.history, strict=True):
         assert second.loss == pytest.approx(first.loss, rel=1e-3)
         assert second.validation_log_loss == pytest.approx(first.validation_log_loss, rel=1e-3)

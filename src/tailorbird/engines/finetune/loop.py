@@ -65,6 +65,7 @@ def finetune(task: FinetuneTask, *, progress: Progress | None = None) -> Finetun
     lock = exclusive(task.folder / "lock", busy) if not network.process else nullcontext()
     with lock, deferred_interrupt(network.agree, task.host.stop_wanted) as interrupt:
         run = _opened(task, progress)
+        finished = run.position.over
         try:
             _fit(run, interrupt)
         except StopRequested:
@@ -83,8 +84,8 @@ def finetune(task: FinetuneTask, *, progress: Progress | None = None) -> Finetun
         stages=run.stages,
         best=run.best.best,
         start=run.start,
-        # What was launched elsewhere is read here as a finished run, which is no resuming.
-        resumed_from=None if task.host.launch is not None else run.resumed_from,
+        # Reading a finished run, such as one that other processes trained, is no resuming.
+        resumed_from=None if finished else run.resumed_from,
         seconds=run.position.seconds,
         stopped=run.position.stopped(),
     )
